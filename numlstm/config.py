@@ -1,0 +1,83 @@
+"""The sizes and flags of an LSTM, and the names and shapes of its parameters.
+
+This is the one home of both facts: whatever packs, loads, checks or prints a
+parameter asks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes and flags, as the constructor of ``torch.nn.LSTM`` takes them.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers : int
+        Features of a step, hidden units, stacked layers.
+    bias, batch_first, bidirectional : bool
+        As in ``torch.nn.LSTM``.
+    dropout : float
+        Probability of zeroing an output between layers, in training mode.
+    proj_size : int
+        Size of the projected hidden state; 0 for none.
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bias: bool = True
+    batch_first: bool = False
+    dropout: float = 0.0
+    bidirectional: bool = False
+    proj_size: int = 0
+
+    @property
+    def num_directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def output_size(self) -> int:
+        """Features that one direction puts out at each step: ``proj_size``, or ``hidden_size`` where that is 0."""
+        return self.proj_size or self.hidden_size
+
+    def layer_input_size(self, layer: int) -> int:
+        """Features that a layer reads: the input's, or both directions of the layer below."""
+        return self.input_size if layer == 0 else self.num_directions * self.output_size
+
+    def cells(self) -> Iterator[tuple[int, int, str]]:
+        """Every (layer, direction, suffix of its parameters' names), in the order of ``state_dict``."""
+        for layer in range(self.num_layers):
+            for direction in range(self.num_directions):
+                yield layer, direction, f"_l{layer}" + ("_reverse" if direction else "")
+
+    def cell_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+        """Shapes of one cell's parameters by name without suffix; gate blocks are in the order i, f, g, o."""
+        gates = 4 * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (gates, self.layer_input_size(layer)),
+            "weight_hh": (gates, self.output_size),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        return shapes
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all parameters by full name, in the order of ``state_dict``.
+
+        Examples
+        --------
+        >>> Config(6, 4).parameter_shapes()
+        {'weight_ih_l0': (16, 6), 'weight_hh_l0': (16, 4), 'bias_ih_l0': (16,), 'bias_hh_l0': (16,)}
+        """
+        return {
+            name + suffix: shape
+            for layer, _, suffix in self.cells()
+            for name, shape in self.cell_shapes(layer).items()
+        }

@@ -1,0 +1,76 @@
+"""The plan: one flat array of int64 that a kernel is given the address of, and nothing else.
+
+It starts with the header, whose slots are ``Header``; one record of ``Cell`` slots follows
+for each layer and direction, in the order in which they run. Offsets and strides
+are counted in numbers, addresses in bytes. One home for kernels, planner and tests;
+``VERSION`` changes with any meaning here.
+"""
+
+from enum import IntEnum, auto
+
+VERSION = 1
+
+
+class _Slots(IntEnum):
+    @staticmethod
+    def _generate_next_value_(name, start, count, last_values):  # noqa: ARG004
+        return count
+
+
+class Header(_Slots):
+    """What holds for the whole call."""
+
+    CELLS_FROM = auto()  # the cells to run: [CELLS_FROM, CELLS_TO)
+    CELLS_TO = auto()
+    STEPS_FROM = auto()  # the steps to run, in the order in which each direction takes them
+    STEPS_TO = auto()
+    ROWS_FROM = auto()  # the batch rows to run
+    ROWS_TO = auto()
+    STEPS = auto()  # T: after the step T - 1 the states are final
+    ROWS = auto()  # B
+    GROUP = auto()  # rows that pass through all layers together
+    TALLEST = auto()  # rows of the tallest tile that may be used
+    INPUT = auto()  # addresses; those up to PANELS change with every call
+    H_0 = auto()  # 0: zeros
+    C_0 = auto()
+    OUTPUT = auto()
+    H_N = auto()
+    C_N = auto()
+    PANELS = auto()
+    BELOW = auto()  # the sequence between two layers, where output cannot serve
+    GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
+    HIDDEN = auto()  # h before W_hr: [row][unit]
+    # counters of the paths taken, for the tests that must know
+    TILES = auto()  # tiles of several rows
+    TOGETHER = auto()  # several blocks of one row at once
+    SINGLE = auto()  # one block of one row
+    TALL = auto()  # rows of the tallest tile that ran
+    PART = auto()  # tiles that end beyond the last unit
+    HOISTED = auto()  # chunks of hoisted projection
+    PROJECTED = auto()  # steps through W_hr
+    GROUPS = auto()  # groups of rows
+    LENGTH = auto()  # the header's own length
+
+
+class Cell(_Slots):
+    """One layer in one direction."""
+
+    SOURCE = auto()  # header slot that holds the address of what the cell reads: [step][row][feature]
+    SOURCE_AT = auto()  # where the first step of this direction stands
+    SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse)
+    SOURCE_ROW = auto()
+    TARGET = auto()  # likewise for what it writes
+    TARGET_AT = auto()
+    TARGET_STEP = auto()
+    TARGET_ROW = auto()
+    INPUTS = auto()  # features read
+    OUTPUTS = auto()  # size of h: projected, or UNITS
+    UNITS = auto()  # hidden units
+    PROJECTED = auto()  # 1: h goes through W_hr
+    PANEL = auto()  # offset in PANELS of [block][k][gate][lane], k over INPUTS, then OUTPUTS
+    BIAS = auto()  # offset in PANELS of [block][gate][lane]
+    HR_PANEL = auto()  # offset in PANELS of [block][k][lane]
+    H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
+    C_AT = auto()
+    HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted
+    LENGTH = auto()

@@ -1,0 +1,107 @@
+"""From a Numba kernel to an object file for a kind of CPU. Imported only when one must be built.
+
+Numba types and lowers the kernels; from there LLVM is driven here, so that the
+result depends on the level asked for and not on the machine that builds. The object's one
+entry is ``void numlstm_forward(int64_t *plan)``, and it needs nothing undefined.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import contextmanager
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import config, types
+from numba.core.compiler_lock import global_compiler_lock
+
+from .layer import forward_kernel
+from .levels import Level
+from .shapes import REGISTERS_16, REGISTERS_32
+from .simd import PLAN, STANDALONE
+
+ENTRY = "numlstm_forward"
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _unoptimised():
+    """Numba's own optimisation off: it is made for the machine that builds."""
+    before = config.OPT, config.LOOP_VECTORIZE
+    config.OPT, config.LOOP_VECTORIZE = type(config.OPT)(0), 0
+    try:
+        yield
+    finally:
+        config.OPT, config.LOOP_VECTORIZE = before
+
+
+def _module(dispatcher) -> llvm.ModuleRef:
+    """The whole kernel as one LLVM module with a bare C entry: no Python, no GIL, no reference counts."""
+    (compiled,) = dispatcher.overloads.values()
+    target = compiled.target_context
+    library = target.codegen().create_library(ENTRY)
+    module = library.create_ir_module(ENTRY)
+    callee = target.declare_function(module, compiled.fndesc)
+    plan = ir.IntType(64).as_pointer()
+    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [plan]), name=ENTRY)
+    builder = ir.IRBuilder(entry.append_basic_block())
+    target.call_conv.call_function(builder, callee, types.none, [PLAN], [entry.args[0]])
+    builder.ret_void()
+    library.add_ir_module(module)
+    library.add_linking_library(compiled.library)
+    library.finalize()
+    return llvm.parse_assembly(str(library._final_module))
+
+
+def target_machine(level: Level) -> llvm.TargetMachine:
+    """LLVM's description of the CPUs of a level; position-independent, so that the object can be linked anywhere."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(level.triple)
+    return target.create_target_machine(cpu=level.cpu, features=level.features, opt=3, reloc="pic", codemodel="small")
+
+
+def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) -> None:
+    """Keep only what the entry reaches, and optimise it for the machine. Loops are vectorised already, by hand."""
+    module.triple = triple
+    module.data_layout = str(machine.target_data)
+    for function in module.functions:
+        if not function.is_declaration and function.name != ENTRY:
+            function.linkage = llvm.Linkage.internal
+            if known := re.search(rf"{STANDALONE}(\w+?)B\d", function.name):
+                function.name = known[1]
+                function.add_function_attribute("noinline")
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    module.verify()
+
+
+@global_compiler_lock
+def build(number: str, level: Level) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
+    lanes = level.register_bytes // {"float32": 4, "float64": 8}[number]
+    shapes = REGISTERS_32 if level.registers >= 32 else REGISTERS_16
+    with _unoptimised():
+        dispatcher = forward_kernel(number, lanes, shapes, level.fused)
+        module = _module(dispatcher)
+    machine = target_machine(level)
+    _optimise(module, machine, level.triple)
+    undefined = sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm."))
+    if undefined:
+        raise RuntimeError(f"the kernel for {level.name} refers to {undefined}, which nothing here provides")
+    return module, machine
+
+
+def object_code(number: str, level: Level) -> bytes:
+    """The relocatable object file."""
+    module, machine = build(number, level)
+    return machine.emit_object(module)
+
+
+def assembly(number: str, level: Level) -> str:
+    """The same module as text, for those who want to read it."""
+    module, machine = build(number, level)
+    return machine.emit_assembly(module)

@@ -1,0 +1,205 @@
+"""The recurrent kernel: a whole forward pass, all layers and directions, over one plan.
+
+Memory: weights are panels ``[block][k][gate][lane]``, k over the input features and
+then over h, so that one pass over a panel gives the four gates of ``lanes`` hidden
+units, whose c and h are finished in registers. h goes straight to the output and is
+read back from there a step later; c lives in c_n.
+
+Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
+stays in cache while all the rows of a group pass over it.
+
+Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and
+adds x_k w_k in order of k, R starts at 0 and adds h_k w_k in order of k, one FMA each;
+the gate is X + R. Rows, tiles and the hoisted projection only choose which of these
+chains run side by side, never the order within one.
+"""
+
+from numba import njit, types
+
+from .abi import Cell, Header
+from .gates import activations
+from .project import hidden_projection, input_projection
+from .shapes import by_height, next_height
+from .simd import KERNEL, PLAN, Simd, get, inline, named, put, record_at, tally
+
+RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
+
+
+def cell_epilogue(simd):
+    """``finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count)``: c in place and h, for row r and block j of a tile.
+
+    ``count`` units are left from the tile's first one on; what lies beyond is not touched.
+    """
+    lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
+    cell_of = activations(simd).cell
+
+    @inline
+    def finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
+        c_at, h_at, left = r * c_stride + j * lanes, r * h_stride + j * lanes, count - j * lanes
+        h_new, c_new = cell_of(i, f, g, o, load_part(c, c_at, left))
+        store_part(c, c_at, c_new, left)
+        store_part(h, h_at, h_new, left)
+
+    return finish
+
+
+def recurrent_tile(simd, finish_one, height, blocks):
+    """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
+
+    ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
+    """
+    lanes, width = simd.lanes, 4 * simd.lanes
+    pointer_at, moved = simd.pointer_at, simd.moved
+    tile = simd.tile(height, 4, blocks)
+    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, tile.dot
+
+    finish = tile.each(finish_one, simd.pointer, types.int64, simd.pointer, types.int64, types.int64)
+
+    @named(f"recur_{height}x{blocks}")
+    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
+        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        panels = pointer_at(plan, Header.PANELS)
+        panel_gap = (inputs + outputs) * width
+        panel = get(cell, Cell.PANEL) + block * panel_gap
+        if get(cell, Cell.HOIST) > 0:
+            value = load(gates, 0, width, gap)
+        else:
+            value = start(panels, get(cell, Cell.BIAS) + block * width, width)
+            value = dot(value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
+        rest = dot(zero(), panels, panel + inputs * width, panel_gap, outputs, h, h_stride)
+        unit = block * lanes
+        c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
+        if get(cell, Cell.PROJECTED) > 0:
+            target_stride = (units + lanes - 1) // lanes * lanes
+        else:
+            target_stride = get(cell, Cell.TARGET_ROW)
+        finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
+
+    return kernel
+
+
+def forward_kernel(number, lanes, shapes, fused):
+    """The kernel ``forward(plan)`` for one number type and one kind of CPU."""
+    simd = Simd(number, lanes, fused)
+    pointer_at, moved = simd.pointer_at, simd.moved
+    load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
+    width = 4 * lanes
+    finish = cell_epilogue(simd)
+    project_input = input_projection(simd, shapes)
+    project_hidden = hidden_projection(simd, shapes)
+    height_of = next_height(shapes.rows)
+    blocks_of = next_height(shapes.together)
+    most = shapes.together[0]
+    zeros = simd.splat(0)
+    tall_tile = by_height(shapes.rows, {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows})
+    wide_tile = by_height(shapes.together, {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together})
+
+    @inline
+    def begin(target, at, source, count):
+        """Initial states: a copy without numbers below the smallest normal one, or zeros."""
+        for k in range(0, count, lanes):
+            store_part(target, at + k, flush(load_part(source, at + k, count - k)), count - k)
+
+    @inline
+    def clear(target, at, count):
+        for k in range(0, count, lanes):
+            store_part(target, at + k, zeros(), count - k)
+
+    @inline
+    def states(plan, cell, first, rows):
+        """Initial h and c of the rows [first, first + rows), where the kernel keeps them: in h_n and c_n."""
+        outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        h, h_at = pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs
+        c, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + first * units
+        if get(plan, Header.H_0) != 0:
+            begin(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
+            begin(c, c_at, pointer_at(plan, Header.C_0), rows * units)
+        else:
+            clear(h, h_at, rows * outputs)
+            clear(c, c_at, rows * units)
+
+    @inline
+    def row_step(plan, cell, first, rows, x, h, h_stride, y, y_stride, gates, gap):
+        """One step, row after row, several blocks at once."""
+        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
+        for r in range(rows):
+            block = 0
+            while block < blocks:
+                n = blocks_of(blocks - block, most)
+                tally(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
+                wide_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                          moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
+                          moved(gates, block * gap + r * width), gap)  # fmt: skip
+                block += n
+
+    @inline
+    def block_step(plan, cell, first, rows, x, h, h_stride, y, y_stride, gates, gap):
+        """One step, block after block: every tile of rows passes over a panel while it is in cache."""
+        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
+        for block in range(blocks):
+            r = 0
+            while r < rows:
+                height = height_of(rows - r, get(plan, Header.TALLEST))
+                tally(plan, Header.TILES if height > 1 else Header.SINGLE)
+                put(plan, Header.TALL, max(height, get(plan, Header.TALL)))
+                tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                          moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
+                          moved(gates, block * gap + r * width), gap)  # fmt: skip
+                r += height
+
+    @named("cell")
+    def run_cell(plan, cell, first, rows):
+        """All steps of one layer and direction for the rows [first, first + rows)."""
+        outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        source = moved(pointer_at(plan, get(cell, Cell.SOURCE)), get(cell, Cell.SOURCE_AT))
+        source = moved(source, first * get(cell, Cell.SOURCE_ROW))
+        target = moved(pointer_at(plan, get(cell, Cell.TARGET)), get(cell, Cell.TARGET_AT))
+        target = moved(target, first * get(cell, Cell.TARGET_ROW))
+        h_n = moved(pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs)
+        gates, hidden = pointer_at(plan, Header.GATES), pointer_at(plan, Header.HIDDEN)
+        from_step, to_step, hoist = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO), get(cell, Cell.HOIST)
+        projected = get(cell, Cell.PROJECTED) > 0
+        if from_step == 0:
+            states(plan, cell, first, rows)
+        if units % lanes != 0:
+            tally(plan, Header.PART)
+        chunk, done = 0, 0  # steps of the chunk of hoisted projection, and how many of them are done
+        for step in range(from_step, to_step):
+            x = moved(source, step * get(cell, Cell.SOURCE_STEP))
+            y = moved(target, step * get(cell, Cell.TARGET_STEP))
+            h, h_stride = h_n, outputs
+            if step > 0:
+                h, h_stride = moved(y, -get(cell, Cell.TARGET_STEP)), get(cell, Cell.TARGET_ROW)
+            if hoist > 0:
+                if done == chunk:
+                    chunk, done = min(hoist, to_step - step), 0
+                    tally(plan, Header.HOISTED)
+                    project_input(plan, cell, x, chunk, rows)
+                x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
+                done += 1
+            else:
+                x_gates, gap = gates, 0
+            h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
+            if projected:
+                h_new, h_new_stride = hidden, (units + lanes - 1) // lanes * lanes
+            if rows == 1 or get(plan, Header.TALLEST) == 1:
+                row_step(plan, cell, first, rows, x, h, h_stride, h_new, h_new_stride, x_gates, gap)
+            else:
+                block_step(plan, cell, first, rows, x, h, h_stride, h_new, h_new_stride, x_gates, gap)
+            if projected:
+                tally(plan, Header.PROJECTED)
+                project_hidden(plan, cell, y, rows)
+        if to_step == get(plan, Header.STEPS):
+            y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
+            for r in range(rows):
+                begin(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+
+    def forward(plan):
+        group = get(plan, Header.GROUP)
+        for first in range(get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO), group):
+            rows = min(group, get(plan, Header.ROWS_TO) - first)
+            tally(plan, Header.GROUPS)
+            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
+                run_cell(plan, record_at(plan, RECORDS + n * RECORD), first, rows)
+
+    return njit(types.void(PLAN), forceinline=False, **KERNEL)(forward)

@@ -1,0 +1,132 @@
+"""The two projections: W_ih x for a chunk of steps ahead of the recurrence, and W_hr h after a step.
+
+Hoisted input projection. Reads the panels ``[block][k][gate][lane]`` of a cell at k < INPUTS
+and writes ``GATES[block][step][row][gate][lane]``: the chain X of every gate, from
+the bias, in order of k, the same bits as in the recurrent tile.
+Order: blocks, then tiles of rows, a row being one batch row at one step.
+
+Hidden projection. Reads ``HIDDEN[row][unit]`` and panels ``[block][k][lane]``, four blocks
+interleaved as ``[k][block][lane]`` as long as there are four; one chain from 0 in order of k,
+flushed, straight into the output.
+"""
+
+from numba import types
+
+from .abi import Cell, Header
+from .shapes import by_height, next_height
+from .simd import get, inline, named
+
+
+def input_projection(simd, shapes):
+    """``project(plan, cell, source, steps, rows)``: the chain X for ``steps`` x ``rows``, from ``source`` on."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    width = 4 * lanes
+
+    def tile_kernel(height):
+        tile = simd.tile(height, 4)
+        start, dot, store = tile.start, tile.dot, tile.store
+
+        @named(f"project_{height}")
+        def kernel(plan, cell, block, source, stride, gates, gates_stride):
+            inputs = get(cell, Cell.INPUTS)
+            panels = pointer_at(plan, Header.PANELS)
+            panel = get(cell, Cell.PANEL) + block * (inputs + get(cell, Cell.OUTPUTS)) * width
+            value = start(panels, get(cell, Cell.BIAS) + block * width, 0)
+            store(gates, 0, gates_stride, dot(value, panels, panel, 0, inputs, source, stride))
+
+        return kernel
+
+    height_of = next_height(shapes.rows)
+    run_tile = by_height(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
+
+    @inline
+    def line(plan, cell, block, source, stride, count, gates, gates_stride):
+        """``count`` rows that stand ``stride`` apart."""
+        r = 0
+        while r < count:
+            height = height_of(count - r, get(plan, Header.TALLEST))
+            run_tile(height, plan, cell, block, moved(source, r * stride), stride,
+                     moved(gates, r * gates_stride), gates_stride)  # fmt: skip
+            r += height
+
+    @inline
+    def project(plan, cell, source, steps, rows):
+        step, row = get(cell, Cell.SOURCE_STEP), get(cell, Cell.SOURCE_ROW)
+        gates = pointer_at(plan, Header.GATES)
+        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
+        # the longer axis is cut into tiles; both together where they are evenly spaced
+        if rows == 1:
+            outer, outer_source, outer_gates = 1, 0, 0
+            inner, inner_source, inner_gates = steps, step, width
+        elif step == rows * row:
+            outer, outer_source, outer_gates = 1, 0, 0
+            inner, inner_source, inner_gates = steps * rows, row, width
+        elif rows >= steps:
+            outer, outer_source, outer_gates = steps, step, rows * width
+            inner, inner_source, inner_gates = rows, row, width
+        else:
+            outer, outer_source, outer_gates = rows, row, width
+            inner, inner_source, inner_gates = steps, step, rows * width
+        for block in range(blocks):
+            for n in range(outer):
+                target = moved(gates, block * steps * rows * width + n * outer_gates)
+                line(plan, cell, block, moved(source, n * outer_source), inner_source, inner, target, inner_gates)
+
+    return project
+
+
+def hidden_projection(simd, shapes):
+    """``project(plan, cell, target, rows)``: h of ``rows`` rows through W_hr into the output."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    flush, store_part = simd.flush, simd.store_part
+
+    @inline
+    def finish_1(a, r, j, target, stride, count):
+        store_part(target, r * stride, flush(a), count)
+
+    @inline
+    def finish_4(a, b, c, d, r, j, target, stride, count):
+        store_part(target, r * stride, flush(a), lanes)
+        store_part(target, r * stride + lanes, flush(b), lanes)
+        store_part(target, r * stride + 2 * lanes, flush(c), lanes)
+        store_part(target, r * stride + 3 * lanes, flush(d), count - 3 * lanes)
+
+    finish = {1: finish_1, 4: finish_4}
+
+    def tile_kernel(height, columns):
+        tile = simd.tile(height, columns)
+        zero, dot = tile.zero, tile.dot
+        store = tile.each(finish[columns], simd.pointer, types.int64, types.int64)
+
+        @named(f"hidden_{height}x{columns}")
+        def kernel(plan, cell, block, r, target):
+            units = get(cell, Cell.UNITS)
+            padded = (units + lanes - 1) // lanes * lanes
+            panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
+            panel = get(cell, Cell.HR_PANEL) + block * units * lanes
+            value = dot(zero(), panels, panel, 0, units, moved(hidden, r * padded), padded)
+            at, stride = block * lanes, get(cell, Cell.TARGET_ROW)
+            store(value, moved(target, r * stride + at), stride, get(cell, Cell.OUTPUTS) - at)
+
+        return kernel
+
+    height_of = next_height(shapes.rows)
+    wide = by_height(shapes.rows, {height: tile_kernel(height, 4) for height in shapes.rows})
+    narrow = by_height(shapes.rows, {height: tile_kernel(height, 1) for height in shapes.rows})
+
+    @inline
+    def project(plan, cell, target, rows):
+        blocks = (get(cell, Cell.OUTPUTS) + lanes - 1) // lanes
+        block = 0
+        while block < blocks:
+            r = 0
+            while r < rows:
+                height = height_of(rows - r, get(plan, Header.TALLEST))
+                if blocks - block >= 4:
+                    wide(height, plan, cell, block, r, target)
+                else:
+                    narrow(height, plan, cell, block, r, target)
+                r += height
+            block += 4 if blocks - block >= 4 else 1
+
+    return project

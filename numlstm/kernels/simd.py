@@ -1,0 +1,408 @@
+"""A SIMD register as a Numba type, and the instructions that kernels are written with.
+
+Numba's own vectoriser does not find the gate loop of an LSTM (four reductions
+that share one broadcast operand), so kernels say what they mean: a value of type
+``Register(float32, 8)`` is an LLVM ``<8 x float>``, and a tile is a tuple of such
+values that LLVM keeps in registers. ``Simd(number, lanes, fused)`` holds the
+instructions for one number type and register width.
+"""
+
+import inspect
+from functools import lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+from llvmlite import ir
+from numba import njit
+from numba.core import cgutils, types
+from numba.core.datamodel import models
+from numba.extending import intrinsic, register_model
+from numba.np.numpy_support import from_dtype
+
+# One compile policy for all kernels. Nothing is called from Python, so no wrappers; fastmath would lose NaN and bits.
+KERNEL = {
+    "error_model": "numpy",
+    "boundscheck": False,
+    "fastmath": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+inline = njit(forceinline=True, **KERNEL)
+
+INT64 = ir.IntType(64)
+PLAN = types.CPointer(types.int64)
+STANDALONE = "loop_"  # what the names of functions begin with that ``build`` keeps from being inlined
+
+
+class Register(types.Type):
+    """``lanes`` numbers of one scalar type in a SIMD register."""
+
+    def __init__(self, dtype, lanes):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Register({dtype}, {lanes})")
+
+
+@register_model(Register)
+class RegisterModel(models.PrimitiveModel):
+    """How LLVM sees a register: a first-class vector value."""
+
+    def __init__(self, manager, register):
+        scalar = manager.lookup(register.dtype).get_value_type()
+        super().__init__(manager, register, ir.VectorType(scalar, register.lanes))
+
+
+def fixed_intrinsic(definition, names):
+    """``definition(typing_context, *arguments)`` as an intrinsic whose arguments have these names."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    definition.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in ["typing_context", *names]])
+    return intrinsic(definition)
+
+
+def instruction(result, *arguments):
+    """Make ``emit(builder, *values)`` a function for kernels, of a fixed signature.
+
+    A result that is a tuple type is given back by ``emit`` as a list of LLVM values.
+    """
+
+    def decorate(emit):
+        def definition(typing_context, *_):
+            def codegen(context, builder, _, values):
+                value = emit(builder, *values)
+                if isinstance(result, types.UniTuple):
+                    return cgutils.pack_array(builder, value)
+                return context.get_dummy_value() if result is types.void else value
+
+            return result(*arguments), codegen
+
+        definition.__name__ = emit.__name__
+        return fixed_intrinsic(definition, list(inspect.signature(emit).parameters)[1:])
+
+    return decorate
+
+
+@instruction(types.int64, PLAN, types.int64)
+def get(builder, plan, slot):
+    """``plan[slot]``."""
+    return builder.load(builder.gep(plan, [slot]))
+
+
+@instruction(types.void, PLAN, types.int64)
+def tally(builder, plan, slot):
+    """Add 1 to a counter in the plan."""
+    where = builder.gep(plan, [slot])
+    builder.store(builder.add(builder.load(where), INT64(1)), where)
+
+
+@instruction(types.void, PLAN, types.int64, types.int64)
+def put(builder, plan, slot, value):
+    """``plan[slot] = value``."""
+    builder.store(value, builder.gep(plan, [slot]))
+
+
+@instruction(PLAN, PLAN, types.int64)
+def record_at(builder, plan, slot):
+    """The part of the plan that begins at ``slot``."""
+    return builder.gep(plan, [slot])
+
+
+def named(name):
+    """A decorator for a kernel of its own symbol: ``name`` is found again in the machine code, never inlined away."""
+
+    def decorate(function):
+        function.__name__ = function.__qualname__ = STANDALONE + name
+        return njit(forceinline=False, **KERNEL)(function)  # said aloud: it would be inherited from an inlined caller
+
+    return decorate
+
+
+class Simd:
+    """The instructions for registers of ``lanes`` numbers.
+
+    ``fused`` says that the CPU has a fused multiply-add. Without one,
+    ``fma`` is a multiplication and an addition: other bits, and documented so.
+    """
+
+    def __init__(self, number, lanes, fused=True):
+        self.number, self.lanes, self.fused = np.dtype(number), lanes, fused
+        self.scalar = from_dtype(self.number)
+        self.register = Register(self.scalar, lanes)
+        self.pointer = types.CPointer(self.scalar)
+        self.bits = self.number.itemsize * 8
+        self.vector = ir.VectorType(ir.FloatType() if self.bits == 32 else ir.DoubleType(), lanes)
+        self.integers = ir.VectorType(ir.IntType(self.bits), lanes)
+        self._memory()
+        self._arithmetic()
+        self._special()
+
+    # What the instructions are made of ------------------------------------------------------------------------
+
+    def constant(self, value):
+        """An LLVM constant with ``value`` in every lane."""
+        return ir.Constant(self.vector, [float(self.number.type(value))] * self.lanes)
+
+    def integer(self, value):
+        """An LLVM constant of integers as wide as the number type."""
+        return ir.Constant(self.integers, [value] * self.lanes)
+
+    def address(self, builder, pointer, index):
+        """The address of ``pointer[index]``, as that of a register."""
+        return builder.bitcast(builder.gep(pointer, [index]), self.vector.as_pointer())
+
+    def emit_load(self, builder, pointer, index):
+        return builder.load(self.address(builder, pointer, index), align=self.number.itemsize)
+
+    def emit_splat(self, builder, scalar):
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        one = builder.insert_element(undefined, scalar, ir.IntType(32)(0))
+        return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None))
+
+    def emit_fma(self, builder, a, b, c):
+        if not self.fused:
+            return builder.fadd(builder.fmul(a, b), c)
+        # llvm.fma, never llvm.fmuladd, which may round twice
+        signature = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.lanes}f{self.bits}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), [a, b, c])
+
+    def emit_mask(self, builder, count):
+        """Lanes below ``count``, as a vector of one bit each."""
+        narrow = ir.IntType(32)
+        wide = ir.VectorType(narrow, self.lanes)
+        undefined = ir.Constant(wide, ir.Undefined)
+        one = builder.insert_element(undefined, builder.trunc(count, narrow), narrow(0))
+        limit = builder.shuffle_vector(one, undefined, ir.Constant(wide, None))
+        return builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), limit)
+
+    def masked(self, builder, name, result, arguments):
+        signature = ir.FunctionType(result, [a.type for a in arguments])
+        name = f"llvm.masked.{name}.v{self.lanes}f{self.bits}.p0"
+        return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), arguments)
+
+    # Instructions ---------------------------------------------------------------------------------------------
+
+    def _memory(self):
+        V, P, at = self.register, self.pointer, types.int64
+        alignment = ir.IntType(32)(self.number.itemsize)
+
+        @instruction(V, P, at)
+        def load(builder, pointer, index):
+            return self.emit_load(builder, pointer, index)
+
+        @instruction(types.void, P, at, V)
+        def store(builder, pointer, index, value):
+            builder.store(value, self.address(builder, pointer, index), align=self.number.itemsize)
+
+        @instruction(V, P, at, at)
+        def load_masked(builder, pointer, index, count):
+            where = self.address(builder, pointer, index)
+            mask = self.emit_mask(builder, count)
+            return self.masked(builder, "load", self.vector, [where, alignment, mask, self.constant(0)])
+
+        @instruction(types.void, P, at, V, at)
+        def store_masked(builder, pointer, index, value, count):
+            where = self.address(builder, pointer, index)
+            mask = self.emit_mask(builder, count)
+            self.masked(builder, "store", ir.VoidType(), [value, where, alignment, mask])
+
+        @instruction(P, PLAN, at)
+        def pointer_at(builder, plan, slot):
+            """The address in ``plan[slot]`` as a pointer to numbers."""
+            return builder.inttoptr(builder.load(builder.gep(plan, [slot])), self.vector.element.as_pointer())
+
+        @instruction(P, P, at)
+        def moved(builder, pointer, index):
+            """``pointer + index`` in numbers."""
+            return builder.gep(pointer, [index])
+
+        self.load, self.store, self.pointer_at, self.moved = load, store, pointer_at, moved
+        lanes = self.lanes
+
+        @inline
+        def load_part(pointer, at, count):
+            """The first ``count`` lanes from memory, zero in the rest; nothing beyond them is touched."""
+            if count >= lanes:
+                return load(pointer, at)
+            return load_masked(pointer, at, count)
+
+        @inline
+        def store_part(pointer, at, value, count):
+            """Store the first ``count`` lanes."""
+            if count >= lanes:
+                store(pointer, at, value)
+            else:
+                store_masked(pointer, at, value, count)
+
+        self.load_part, self.store_part = load_part, store_part
+
+    def _arithmetic(self):
+        V = self.register
+
+        @instruction(V, V, V)
+        def add(builder, a, b):
+            return builder.fadd(a, b)
+
+        @instruction(V, V, V)
+        def mul(builder, a, b):
+            return builder.fmul(a, b)
+
+        @instruction(V, V, V)
+        def div(builder, a, b):
+            return builder.fdiv(a, b)
+
+        @instruction(V, V, V, V)
+        def fma(builder, a, b, c):
+            """a * b + c in one rounding."""
+            return self.emit_fma(builder, a, b, c)
+
+        @instruction(V, V)
+        def neg(builder, a):
+            return builder.fneg(a)
+
+        @instruction(V, V, V, V)
+        def clamp(builder, x, low, high):
+            """x limited to [low, high]. NaN stays: an ordered comparison is false for it."""
+            x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
+            return builder.select(builder.fcmp_ordered(">", x, high), high, x)
+
+        @instruction(V, V, V, V, V)
+        def below(builder, x, limit, then, otherwise):
+            """``then`` where x < limit, else (and where x is NaN) ``otherwise``."""
+            return builder.select(builder.fcmp_ordered("<", x, limit), then, otherwise)
+
+        self.add, self.mul, self.div, self.fma, self.neg = add, mul, div, fma, neg
+        self.clamp, self.below = clamp, below
+
+    def splat(self, value):
+        """An instruction that gives ``value`` in every lane."""
+
+        @instruction(self.register)
+        def constant(builder):
+            return self.constant(value)
+
+        return constant
+
+    def _special(self):
+        V = self.register
+        fraction = np.finfo(self.number).nmant
+        bias = np.finfo(self.number).maxexp - 1
+        magic = 1.5 * 2.0**fraction  # adding it leaves the rounded integer in the low bits
+        magic_bits = int(np.array(magic, self.number).view(f"u{self.number.itemsize}"))
+        sign = 1 << (self.bits - 1)
+        normal = int(np.array(np.finfo(self.number).tiny).view(f"u{self.number.itemsize}"))
+
+        @instruction(types.UniTuple(V, 2), V, V)
+        def round_power(builder, x, scale):
+            """(n, 2**n) for n = x * scale rounded to an integer in the range of normal exponents.
+
+            By integer arithmetic on the bits, since converting NaN to an integer is undefined in LLVM.
+            """
+            shifted = self.emit_fma(builder, x, scale, self.constant(magic))
+            n = builder.fsub(shifted, self.constant(magic))
+            exponent = builder.sub(builder.bitcast(shifted, self.integers), self.integer(magic_bits - bias))
+            return [n, builder.bitcast(builder.shl(exponent, self.integer(fraction)), self.vector)]
+
+        @instruction(V, V)
+        def flush(builder, x):
+            """x, and 0 where its magnitude is below the smallest normal number; NaN stays."""
+            magnitude = builder.and_(builder.bitcast(x, self.integers), self.integer(sign - 1))
+            small = builder.icmp_unsigned("<", magnitude, self.integer(normal))
+            return builder.select(small, self.constant(0), x)
+
+        self.round_power, self.flush = round_power, flush
+
+    @lru_cache  # noqa: B019  (a Simd lives as long as a build)
+    def tile(self, rows, columns, blocks=1):
+        """The instructions on a tile of accumulators: ``rows`` batch rows x ``blocks`` panels x ``columns`` registers.
+
+        Columns are the four gates of a panel, or registers of outputs of a projection. ``gap`` is
+        the distance between two blocks in memory, in numbers.
+        """
+        simd, lanes, at = self, self.lanes, types.int64
+        size = rows * blocks * columns
+        P, tile = self.pointer, types.UniTuple(self.register, size)
+        places = [(j, k) for j in range(blocks) for k in range(columns)]
+
+        def column_at(builder, index, gap, j, k):
+            return builder.add(builder.add(index, builder.mul(gap, INT64(j))), INT64(k * lanes))
+
+        def row_at(builder, index, stride, r):
+            return builder.add(index, builder.mul(stride, INT64(r)))
+
+        @instruction(tile)
+        def zero(builder):
+            return [simd.constant(0)] * size
+
+        @instruction(tile, P, at, at)
+        def start(builder, bias, index, gap):
+            """Every row starts with the same registers: the bias."""
+            first = [simd.emit_load(builder, bias, column_at(builder, index, gap, j, k)) for j, k in places]
+            return first * rows
+
+        @instruction(tile, P, at, at, at)
+        def load(builder, pointer, index, stride, gap):
+            return [
+                simd.emit_load(builder, pointer, column_at(builder, row_at(builder, index, stride, r), gap, j, k))
+                for r in range(rows)
+                for j, k in places
+            ]
+
+        @instruction(types.void, P, at, at, tile)
+        def store(builder, pointer, index, stride, value):
+            """Of one block."""
+            for n in range(size):
+                r, k = divmod(n, columns)
+                where = builder.add(row_at(builder, index, stride, r), INT64(k * lanes))
+                address = simd.address(builder, pointer, where)
+                builder.store(builder.extract_value(value, n), address, align=simd.number.itemsize)
+
+        @instruction(tile, tile, tile)
+        def add(builder, a, b):
+            return [builder.fadd(builder.extract_value(a, n), builder.extract_value(b, n)) for n in range(size)]
+
+        @instruction(tile, tile, P, at, at, P, at, at)
+        def fma(builder, value, panel, index, gap, source, first, stride):
+            """Every accumulator plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
+            splats = []
+            for r in range(rows):
+                number = builder.load(builder.gep(source, [row_at(builder, first, stride, r)]))
+                splats.append(simd.emit_splat(builder, number))
+            sums = [None] * size
+            for n, (j, k) in enumerate(places):
+                # one weight at a time: 12 sums, 3 splats and 1 weight fill the 16 registers of AVX2
+                weight = simd.emit_load(builder, panel, column_at(builder, index, gap, j, k))
+                for r in range(rows):
+                    old = builder.extract_value(value, r * len(places) + n)
+                    sums[r * len(places) + n] = simd.emit_fma(builder, weight, splats[r], old)
+            return sums
+
+        def each(function, *kinds):
+            """An instruction that calls ``function(*registers, r, j, *more)`` for every row r and block j of the tile.
+
+            ``registers`` are the ``columns`` of that row and block, ``kinds`` the types of ``more``.
+            """
+
+            def each(typing_context, value, *more):
+                arguments = [simd.register] * columns + [at, at, *kinds]
+                callee = types.Dispatcher(function)
+                signature = typing_context.resolve_function_type(callee, arguments, {})
+
+                def codegen(context, builder, _, values):
+                    call = context.get_function(callee, signature)
+                    for n in range(rows * blocks):
+                        r, j = divmod(n, blocks)
+                        taken = [builder.extract_value(values[0], n * columns + k) for k in range(columns)]
+                        call(builder, [*taken, INT64(r), INT64(j), *values[1:]])
+                    return context.get_dummy_value()
+
+                return types.void(tile, *kinds), codegen
+
+            return fixed_intrinsic(each, ["value", *(f"more_{n}" for n in range(len(kinds)))])
+
+        @inline
+        def dot(value, panel, index, gap, count, source, stride):
+            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``."""
+            for k in range(count):
+                value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
+            return value
+
+        return SimpleNamespace(zero=zero, start=start, load=load, store=store, add=add, dot=dot, each=each)

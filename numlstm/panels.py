@@ -1,0 +1,157 @@
+"""Parameters <-> packed panels: the one copy of the weights that a model holds.
+
+The gate panels of a cell are ``[block][k][gate][lane]``: a block is ``lanes`` hidden units, k runs
+over the input features and then over h, gates are i, f, g, o. The bias is b_ih + b_hh as
+``[block][gate][lane]``. W_hr is ``[block][k][lane]``; where four blocks of outputs
+follow each other they are interleaved as ``[k][block][lane]``, so that the tile of four gates
+serves there too. Lanes beyond the last unit hold zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .config import Config
+from .kernels import store
+
+Array = np.ndarray[Any, np.dtype[Any]]
+LINE = 64  # bytes: a register load that crosses a cache line costs two
+
+
+@dataclass(frozen=True)
+class CellLayout:
+    """Where the parts of one cell lie, counted in numbers."""
+
+    panel: int
+    bias: int
+    hr_panel: int
+
+
+def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
+    """An uninitialised flat array that starts on a cache line."""
+    room = np.empty(count * dtype.itemsize + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    return room[start : start + count * dtype.itemsize].view(dtype)
+
+
+def cell_layouts(config: Config, lanes: int) -> tuple[list[CellLayout], int]:
+    """The layout of every cell in order of ``Config.cells``, and the numbers in all."""
+    layouts, end = [], 0
+    blocks = -(-config.hidden_size // lanes)
+    for layer, _, _ in config.cells():
+        panel = end
+        bias = panel + blocks * (config.layer_input_size(layer) + config.output_size) * 4 * lanes
+        hr_panel = bias + blocks * 4 * lanes
+        end = hr_panel + -(-config.proj_size // lanes) * config.hidden_size * lanes
+        end += -end % (LINE // 4)
+        layouts.append(CellLayout(panel, bias, hr_panel))
+    return layouts, end
+
+
+class Panels:
+    """All weights of an LSTM, packed for one number type and register width. Never changed once made.
+
+    Parameters
+    ----------
+    config : Config
+    dtype : dtype
+        float32 or float64.
+    """
+
+    __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes", "memo")
+
+    def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, memo: Any = None) -> None:
+        self.config, self.dtype = config, np.dtype(dtype)
+        self.lanes = store.lanes(self.dtype.name)
+        self._layouts, size = cell_layouts(config, self.lanes)
+        self.data = aligned_empty(size, self.dtype)
+        if data is None:
+            self.data[:] = 0
+        else:
+            self.data[:] = data
+        self._biases: dict[str, Array] = {}
+        # what the planner remembers for a model of these sizes; shared by the Panels that replace one another
+        self.memo: Any = memo
+
+    @classmethod
+    def pack(cls, config: Config, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
+        """Panels of these parameters, all of ``config.parameter_shapes()``, converted to ``dtype``."""
+        panels = cls(config, dtype)
+        panels._fill(parameters)
+        return panels
+
+    def replace(self, parameters: Mapping[str, Array]) -> Panels:
+        """New panels with some parameters changed."""
+        panels = Panels(self.config, self.dtype, self.data, self.memo)
+        panels._biases = dict(self._biases)
+        panels._fill(parameters)
+        return panels
+
+    def parameter(self, name: str) -> Array:
+        """One parameter, unpacked bit for bit into a new read-only array."""
+        shape = self.config.parameter_shapes()[name]
+        if name in self._biases:
+            value = self._biases[name].copy()
+        else:
+            value = np.empty(shape, self.dtype)
+            for inner, outer in self._pieces(name):
+                value[outer] = inner
+        value.flags.writeable = False
+        return value
+
+    def layout(self, cell: int) -> CellLayout:
+        """Where the parts of the cell lie in ``data``."""
+        return self._layouts[cell]
+
+    def _fill(self, parameters: Mapping[str, Array]) -> None:
+        for name, value in parameters.items():
+            if name.startswith("bias"):
+                self._biases[name] = np.array(value, self.dtype)
+            else:
+                for inner, outer in self._pieces(name):
+                    inner[...] = value[outer]
+        if self.config.bias:
+            for cell, (_, _, suffix) in enumerate(self.config.cells()):
+                if f"bias_ih{suffix}" in parameters or f"bias_hh{suffix}" in parameters:
+                    self._fill_bias(cell, self._biases[f"bias_ih{suffix}"] + self._biases[f"bias_hh{suffix}"])
+
+    def _fill_bias(self, cell: int, bias: Array) -> None:
+        start, width = self._layouts[cell].bias, 4 * self.lanes
+        for gate, of_gate in enumerate(bias.reshape(4, -1)):
+            for block, part in _blocks(self.config.hidden_size, self.lanes):
+                at = start + block * width + gate * self.lanes
+                self.data[at : at + part.stop - part.start] = of_gate[part]
+
+    def _pieces(self, name: str) -> Iterator[tuple[Array, tuple[slice, slice]]]:
+        """A weight matrix block by block: (view of the panel with rows first, its place in the matrix)."""
+        config, lanes = self.config, self.lanes
+        cells = [f"weight_{kind}{suffix}" for _, _, suffix in config.cells() for kind in ("ih", "hh", "hr")]
+        cell, kind = divmod(cells.index(name), 3)
+        layer = cell // config.num_directions
+        inputs, outputs, units = config.layer_input_size(layer), config.output_size, config.hidden_size
+        if kind == 2:
+            blocks = -(-outputs // lanes)
+            for block, part in _blocks(outputs, lanes):
+                group = block // 4 * 4
+                columns, column = (4, block - group) if group + 4 <= blocks else (1, 0)
+                at = self._layouts[cell].hr_panel + (group if columns == 4 else block) * units * lanes
+                panel = self.data[at : at + units * columns * lanes].reshape(units, columns, lanes)
+                yield panel[:, column, : part.stop - part.start].T, (part, slice(None))
+            return
+        first, last = (0, inputs) if kind == 0 else (inputs, inputs + outputs)
+        for block, part in _blocks(units, lanes):
+            at = self._layouts[cell].panel + block * (inputs + outputs) * 4 * lanes
+            panel = self.data[at : at + (inputs + outputs) * 4 * lanes].reshape(-1, 4, lanes)
+            for gate in range(4):
+                rows = slice(gate * units + part.start, gate * units + part.stop)
+                yield panel[first:last, gate, : part.stop - part.start].T, (rows, slice(None))
+
+
+def _blocks(size: int, lanes: int) -> Iterator[tuple[int, slice]]:
+    """(block, its units) for every block of ``lanes`` of ``size``."""
+    for block, start in enumerate(range(0, size, lanes)):
+        yield block, slice(start, min(start + lanes, size))

@@ -1,0 +1,140 @@
+"""For the sizes of a call: which tiles, what is hoisted, how rows are grouped, and what memory it takes.
+
+A plan is made once for a shape and kept. It is the flat array that ``kernels/abi.py`` describes,
+with addresses left open; a call copies it into the workspace that it leases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .kernels.abi import Cell, Header
+from .panels import Array, Panels
+
+CACHE_L1 = 32 << 10
+WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a second-level cache beside the panels
+GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What tests force, so that every path runs at small sizes. Results never depend on it."""
+
+    hoist: bool | None = None  # None: where it pays
+    hoist_steps: int = 0  # steps of a chunk; 0: as many as fit a cache
+    tallest: int = 1 << 30  # rows of the tallest tile
+    group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
+    convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
+
+
+settings = Settings()
+
+
+@contextmanager
+def override(**changes: Any) -> Iterator[None]:
+    """Change the settings for a while (for tests; not safe from several threads)."""
+    global settings
+    before = settings
+    settings = replace(before, **changes)
+    try:
+        yield
+    finally:
+        settings = before
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The slots for one shape, and the numbers that each buffer of the workspace needs to hold."""
+
+    slots: Array
+    below: int
+    gates: int
+    hidden: int
+
+
+def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], target: tuple[int, int]) -> Plan:
+    """The plan for ``steps`` x ``rows``.
+
+    Parameters
+    ----------
+    panels : Panels
+    steps, rows : int
+        Length of the sequence and batch size.
+    source, target : (int, int)
+        Strides of a step and of a row in input and output, in numbers.
+    """
+    config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
+    directions, outputs, units = config.num_directions, config.output_size, config.hidden_size
+    blocks = -(-units // lanes)
+    slots = np.zeros(Header.LENGTH + Cell.LENGTH * config.num_layers * directions, np.int64)
+    group = settings.group or max(96, WORKING_SET // (itemsize * (units + outputs)) // 12 * 12)
+    header = {
+        Header.CELLS_TO: config.num_layers * directions,
+        Header.STEPS_TO: steps,
+        Header.ROWS_TO: rows,
+        Header.STEPS: steps,
+        Header.ROWS: rows,
+        Header.GROUP: group,
+        Header.TALLEST: settings.tallest,
+    }
+    for slot, value in header.items():
+        slots[slot] = value
+    group_rows = min(group, rows)
+    below = (rows * directions * outputs, directions * outputs)
+    gates = 0
+    for n, (layer, direction, _) in enumerate(config.cells()):
+        cell = slots[Header.LENGTH + n * Cell.LENGTH :][: Cell.LENGTH]
+        # the last layer writes the output; below it, layers take turns so that one more sequence is enough
+        writes_output = (config.num_layers - 1 - layer) % 2 == 0
+        reads = (Header.INPUT, source) if layer == 0 else _place(not writes_output, target, below)
+        writes = _place(writes_output, target, below)
+        inputs = config.layer_input_size(layer)
+        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize)
+        gates = max(gates, hoist * group_rows * blocks * 4 * lanes)
+        layout = panels.layout(n)
+        for slots_of, (base, (step, row)), at in (
+            ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
+            ((Cell.TARGET, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW), writes, direction * outputs),
+        ):
+            if direction:
+                at, step = at + (steps - 1) * step, -step
+            cell[list(slots_of)] = base, at, step, row
+        cell[Cell.INPUTS], cell[Cell.OUTPUTS], cell[Cell.UNITS] = inputs, outputs, units
+        cell[Cell.PROJECTED] = config.proj_size > 0
+        cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
+        cell[Cell.H_AT], cell[Cell.C_AT] = n * rows * outputs, n * rows * units
+        cell[Cell.HOIST] = hoist
+    return Plan(
+        slots=slots,
+        below=steps * rows * directions * outputs if config.num_layers > 1 else 0,
+        gates=gates,
+        hidden=group_rows * blocks * lanes if config.proj_size else 0,
+    )
+
+
+def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tuple[Header, tuple[int, int]]:
+    return (Header.OUTPUT, target) if output else (Header.BELOW, below)
+
+
+def _hoisted_steps(steps: int, rows: int, inputs: int, outputs: int, blocks: int, lanes: int, itemsize: int) -> int:
+    """Steps of a chunk of the hoisted projection, or 0 where the recurrent tile does it as well.
+
+    It pays where the recurrence has too few rows to fill a tile and the panels are too big for the first cache.
+    """
+    row_bytes = blocks * 4 * lanes * itemsize
+    fits = GATES_MOST // max(row_bytes * rows, 1)
+    wanted = settings.hoist
+    if wanted is None:
+        panel_bytes = (inputs + outputs) * row_bytes
+        wanted = steps * rows >= 3 and rows < 24 and panel_bytes > CACHE_L1 and inputs >= 8 and fits >= 1
+    if not wanted:
+        return 0
+    if settings.hoist_steps:
+        return min(settings.hoist_steps, steps)
+    most_rows = max(48, (512 << 10) // row_bytes)
+    return max(1, min(steps, fits, most_rows // rows))
