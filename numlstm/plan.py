@@ -17,6 +17,7 @@ from .kernels.abi import Cell, Header
 from .panels import Array, Panels
 
 CACHE_L1 = 32 << 10
+CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
 WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a second-level cache beside the panels
 GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
 
@@ -27,6 +28,7 @@ class Settings:
 
     hoist: bool | None = None  # None: where it pays
     hoist_steps: int = 0  # steps of a chunk; 0: as many as fit a cache
+    far: bool | None = None  # whether panels are too big for the second cache; None: by their size
     tallest: int = 1 << 30  # rows of the tallest tile
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
     convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
@@ -96,6 +98,7 @@ def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], ta
         inputs = config.layer_input_size(layer)
         hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize)
         gates = max(gates, hoist * group_rows * blocks * 4 * lanes)
+        panel_bytes = (inputs + outputs) * blocks * 4 * lanes * itemsize
         layout = panels.layout(n)
         for slots_of, (base, (step, row)), at in (
             ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
@@ -108,6 +111,7 @@ def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], ta
         cell[Cell.PROJECTED] = config.proj_size > 0
         cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
         cell[Cell.H_AT], cell[Cell.C_AT] = n * rows * outputs, n * rows * units
+        cell[Cell.FAR] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
         cell[Cell.HOIST] = hoist
     return Plan(
         slots=slots,
@@ -136,5 +140,7 @@ def _hoisted_steps(steps: int, rows: int, inputs: int, outputs: int, blocks: int
         return 0
     if settings.hoist_steps:
         return min(settings.hoist_steps, steps)
-    most_rows = max(48, (512 << 10) // row_bytes)
+    # panels beyond the second cache are streamed once a chunk: fewer, longer chunks
+    gates_bytes = GATES_MOST // 2 if inputs * row_bytes > CACHE_L2 else GATES_MOST // 8
+    most_rows = max(48, gates_bytes // row_bytes)
     return max(1, min(steps, fits, most_rows // rows))

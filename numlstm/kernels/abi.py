@@ -72,5 +72,6 @@ class Cell(_Slots):
     HR_PANEL = auto()  # offset in PANELS of [block][k][lane]
     H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
     C_AT = auto()
+    FAR = auto()  # 1: the panels are too big to stay in the second cache
     HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted
     LENGTH = auto()

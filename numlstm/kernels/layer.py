@@ -22,6 +22,7 @@ from .project import hidden_projection, input_projection
 from .shapes import by_height, next_height
 from .simd import KERNEL, PLAN, Simd, get, inline, named, put, record_at, tally
 
+AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
 
 
@@ -43,6 +44,25 @@ def cell_epilogue(simd):
     return finish
 
 
+def by_distance(near, far):
+    """``dot`` that asks for weights ahead of their use (``far``) where the plan says that no cache holds them."""
+    if far is near:
+
+        @inline
+        def dot(cell, value, panels, panel, gap, count, source, stride):
+            return near(value, panels, panel, gap, count, source, stride)
+
+    else:
+
+        @inline
+        def dot(cell, value, panels, panel, gap, count, source, stride):
+            if get(cell, Cell.FAR) > 0:
+                return far(value, panels, panel, gap, count, source, stride)
+            return near(value, panels, panel, gap, count, source, stride)
+
+    return dot
+
+
 def recurrent_tile(simd, finish_one, height, blocks):
     """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
 
@@ -51,8 +71,9 @@ def recurrent_tile(simd, finish_one, height, blocks):
     lanes, width = simd.lanes, 4 * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
     tile = simd.tile(height, 4, blocks)
-    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, tile.dot
-
+    zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
+    # several rows pass over a panel that is in cache by then; a single row waits for every line of it
+    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot) if height == 1 else by_distance(near, near)
     finish = tile.each(finish_one, simd.pointer, types.int64, simd.pointer, types.int64, types.int64)
 
     @named(f"recur_{height}x{blocks}")
@@ -65,8 +86,8 @@ def recurrent_tile(simd, finish_one, height, blocks):
             value = load(gates, 0, width, gap)
         else:
             value = start(panels, get(cell, Cell.BIAS) + block * width, width)
-            value = dot(value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
-        rest = dot(zero(), panels, panel + inputs * width, panel_gap, outputs, h, h_stride)
+            value = dot(cell, value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
+        rest = dot(cell, zero(), panels, panel + inputs * width, panel_gap, outputs, h, h_stride)
         unit = block * lanes
         c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
         if get(cell, Cell.PROJECTED) > 0:

@@ -173,6 +173,13 @@ class Simd:
         limit = builder.shuffle_vector(one, undefined, ir.Constant(wide, None))
         return builder.icmp_signed("<", ir.Constant(wide, list(range(self.lanes))), limit)
 
+    def emit_prefetch(self, builder, pointer):
+        """Ask for a cache line that will be read soon; a hint, which never faults."""
+        byte, narrow = ir.IntType(8).as_pointer(), ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [byte, narrow, narrow, narrow])
+        function = cgutils.get_or_insert_function(builder.module, signature, "llvm.prefetch.p0")
+        builder.call(function, [builder.bitcast(pointer, byte), narrow(0), narrow(3), narrow(1)])
+
     def masked(self, builder, name, result, arguments):
         signature = ir.FunctionType(result, [a.type for a in arguments])
         name = f"llvm.masked.{name}.v{self.lanes}f{self.bits}.p0"
@@ -311,11 +318,12 @@ class Simd:
         self.round_power, self.flush = round_power, flush
 
     @lru_cache  # noqa: B019  (a Simd lives as long as a build)
-    def tile(self, rows, columns, blocks=1):
+    def tile(self, rows, columns, blocks=1, ahead=0):
         """The instructions on a tile of accumulators: ``rows`` batch rows x ``blocks`` panels x ``columns`` registers.
 
         Columns are the four gates of a panel, or registers of outputs of a projection. ``gap`` is
-        the distance between two blocks in memory, in numbers.
+        the distance between two blocks in memory, in numbers. Weights are asked for ``ahead`` bytes before
+        their use, where that is not 0.
         """
         simd, lanes, at = self, self.lanes, types.int64
         size = rows * blocks * columns
@@ -362,17 +370,33 @@ class Simd:
         @instruction(tile, tile, P, at, at, P, at, at)
         def fma(builder, value, panel, index, gap, source, first, stride):
             """Every accumulator plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
-            splats = []
-            for r in range(rows):
+            def splat(r):
                 number = builder.load(builder.gep(source, [row_at(builder, first, stride, r)]))
-                splats.append(simd.emit_splat(builder, number))
-            sums = [None] * size
-            for n, (j, k) in enumerate(places):
-                # one weight at a time: 12 sums, 3 splats and 1 weight fill the 16 registers of AVX2
-                weight = simd.emit_load(builder, panel, column_at(builder, index, gap, j, k))
+                return simd.emit_splat(builder, number)
+
+            def weight(n):
+                return simd.emit_load(builder, panel, column_at(builder, index, gap, *places[n]))
+
+            for n in range(len(places) if ahead else 0):
+                where = builder.add(column_at(builder, index, gap, *places[n]), INT64(ahead // simd.number.itemsize))
+                simd.emit_prefetch(builder, builder.gep(panel, [where]))
+            sums = [builder.extract_value(value, n) for n in range(size)]
+            # The longer side stays in registers and the shorter passes by one at a time: 12 sums, 3 splats and
+            # 1 weight fill the 16 registers of AVX2; 24 sums, 4 weights and 1 splat leave 3 of 32.
+            if rows <= len(places):
+                splats = [splat(r) for r in range(rows)]
+                for n in range(len(places)):
+                    passing = weight(n)
+                    for r in range(rows):
+                        at_sum = r * len(places) + n
+                        sums[at_sum] = simd.emit_fma(builder, passing, splats[r], sums[at_sum])
+            else:
+                weights = [weight(n) for n in range(len(places))]
                 for r in range(rows):
-                    old = builder.extract_value(value, r * len(places) + n)
-                    sums[r * len(places) + n] = simd.emit_fma(builder, weight, splats[r], old)
+                    passing = splat(r)
+                    for n in range(len(places)):
+                        at_sum = r * len(places) + n
+                        sums[at_sum] = simd.emit_fma(builder, weights[n], passing, sums[at_sum])
             return sums
 
         def each(function, *kinds):
