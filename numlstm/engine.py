@@ -9,34 +9,30 @@ from typing import Any
 
 import numpy as np
 
+from . import plan as planning
 from .kernels import store
 from .kernels.abi import Cell, Header
 from .panels import Array, Panels, aligned_empty
-from .plan import Plan, make_plan, settings
+from .plan import Plan, Plans
 
-PLANS_KEPT = 64  # shapes whose plans are remembered
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
 
-# NumPy's C interface fixes where an array keeps the address of its data: right behind the object header.
-_DATA = object.__basicsize__
-_read_address = ctypes.c_ssize_t.from_address
+# NumPy's C interface fixes where an array object holds the address of its numbers: right behind the object header.
+# The kernel reads it there, which takes a nanosecond where ``array.ctypes.data`` takes most of one thousand.
+BOX = object.__basicsize__
 
 
 def address(array: Array) -> int:
-    """The address of an array's first element; a tenth of the time of ``array.ctypes.data``."""
-    return int(_read_address(id(array) + _DATA).value)
-
-
-def _address_by_interface(array: Array) -> int:
-    return int(array.__array_interface__["data"][0])
+    """The address of an array's first number."""
+    return int(ctypes.c_ssize_t.from_address(id(array) + BOX).value)
 
 
 _probe = np.empty(3)
-if address(_probe) != _address_by_interface(_probe):  # another Python, another layout
-    address = _address_by_interface  # type: ignore[assignment]  # noqa: F811
+if address(_probe) != _probe.ctypes.data:
+    raise ImportError("numlstm knows where CPython and NumPy keep an array's address; this Python keeps it elsewhere")
 
 
 class Workspace:
@@ -66,22 +62,9 @@ class Memory:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
-        self.plans: dict[Any, Plan] = {}
+        self.plans = Plans()
         self.idle: list[Workspace] = []
         self.run = store.kernel(dtype.name).forward
-
-    def plan(self, panels: Panels, x: Array, output: Array) -> Plan:
-        """The plan for arrays of these shapes and strides."""
-        key = (x.shape, x.strides, output.strides, settings)
-        plan = self.plans.get(key)
-        if plan is None:
-            size = panels.dtype.itemsize
-            source, target = (tuple(s // size for s in a.strides[:2]) for a in (x, output))
-            plan = make_plan(panels, x.shape[0], x.shape[1], source, target)
-            if len(self.plans) >= PLANS_KEPT:
-                self.plans.pop(next(iter(self.plans)), None)
-            self.plans[key] = plan
-        return plan
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -94,8 +77,8 @@ class Memory:
         return workspace
 
 
-_ADDRESSES = struct.Struct("7q")  # INPUT, H_0, C_0, OUTPUT, H_N, C_N, PANELS
-_ADDRESSES_AT = 8 * int(Header.INPUT)
+_ADDRESSES = struct.Struct("8q")  # BOXED, INPUT, H_0, C_0, OUTPUT, H_N, C_N, PANELS
+_ADDRESSES_AT = 8 * int(Header.BOXED)
 
 
 def memory(panels: Panels) -> Memory:
@@ -133,39 +116,31 @@ def forward(
         Applied in place to what each layer but the last puts out, as (T, B, features).
     """
     kept = panels.memo or memory(panels)
-    if dropout is not None or not _direct(x, panels.dtype):
-        _forward_in_pieces(panels, kept, x, hx, output, h_n, c_n, dropout)
+    plan = kept.plans.by_shape.get((x.shape, x.strides, output.strides)) or kept.plans.make(panels, x, output)
+    if dropout is not None or not plan.direct or x.dtype != panels.dtype or not x.flags.aligned:
+        _forward_in_pieces(panels, kept, plan, x, hx, output, h_n, c_n, dropout)
         return
-    workspace = kept.lease(kept.plan(panels, x, output))
-    h_0, c_0 = (0, 0) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    workspace = kept.lease(plan)
+    h_0, c_0 = (0, 0) if hx is None else (id(_state(hx[0], h_n)), id(_state(hx[1], c_n)))
     _ADDRESSES.pack_into(
-        workspace.slots, _ADDRESSES_AT,
-        address(x), h_0, c_0, address(output), address(h_n), address(c_n), address(panels.data),
+        workspace.slots, _ADDRESSES_AT, BOX, id(x), h_0, c_0, id(output), id(h_n), id(c_n), id(panels.data)
     )  # fmt: skip
     kept.run(workspace.address)
     kept.idle.append(workspace)
 
 
-def _direct(x: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether the kernel can read the array where it is."""
-    size = dtype.itemsize
-    if x.dtype != dtype or not x.flags.aligned:
-        return False
-    step, row, feature = x.strides
-    return (feature == size or x.shape[2] == 1) and step % size == 0 and row % size == 0
-
-
-def _state(given: Array, final: Array) -> int:
-    """The address of an initial state: its own, or after conversion that of the final state."""
+def _state(given: Array, final: Array) -> Array:
+    """The array to read an initial state from: itself, or after conversion the one of the final state."""
     if given.dtype == final.dtype and given.flags.carray:
-        return address(given)
+        return given
     np.copyto(final, given, casting="unsafe")
-    return address(final)
+    return final
 
 
 def _forward_in_pieces(
     panels: Panels,
     kept: Memory,
+    plan: Plan,
     x: Array,
     hx: States | None,
     output: Array,
@@ -179,18 +154,31 @@ def _forward_in_pieces(
     directions = config.num_directions
     if rows == 0:
         return
-    pieces = not _direct(x, panels.dtype)
+    pieces = not (plan.direct and x.dtype == panels.dtype and x.flags.aligned)
     # a piece is some steps of some rows, small enough to be converted into a buffer
-    piece_rows = max(1, min(rows, settings.convert_bytes // (features * size))) if pieces else rows
-    piece_steps = max(1, min(steps, settings.convert_bytes // (features * size * piece_rows))) if pieces else steps
-    buffer = np.empty((piece_steps, piece_rows, features) if pieces else (0, 0, 0), panels.dtype)
-    stand_in = np.lib.stride_tricks.as_strided(buffer, x.shape, buffer.strides) if pieces else x
-    workspace = kept.lease(kept.plan(panels, stand_in, output))
-    slots = workspace.slots
-    h_0, c_0 = (0, 0) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
-    _ADDRESSES.pack_into(
-        slots, _ADDRESSES_AT, address(x), h_0, c_0, address(output), address(h_n), address(c_n), address(panels.data)
+    piece_rows = max(1, min(rows, planning.settings.convert_bytes // (features * size))) if pieces else rows
+    piece_steps = (
+        max(1, min(steps, planning.settings.convert_bytes // (features * size * piece_rows))) if pieces else steps
     )
+    buffer = np.empty((piece_steps, piece_rows, features) if pieces else (0, 0, 0), panels.dtype)
+    if pieces:  # the kernel is to believe that the buffer is a part of the whole input
+        stand_in = np.lib.stride_tricks.as_strided(buffer, x.shape, buffer.strides)
+        key = (stand_in.shape, stand_in.strides, output.strides)
+        plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, stand_in, output)
+    workspace = kept.lease(plan)
+    slots = workspace.slots
+    slots[Header.BOXED] = 0
+    slots[[Header.H_0, Header.C_0]] = 0
+    if hx is not None:
+        slots[[Header.H_0, Header.C_0]] = address(_state(hx[0], h_n)), address(_state(hx[1], c_n))
+    for slot, array in (
+        (Header.INPUT, x),
+        (Header.OUTPUT, output),
+        (Header.H_N, h_n),
+        (Header.C_N, c_n),
+        (Header.PANELS, panels.data),
+    ):
+        slots[slot] = address(array)
 
     def run(cells: tuple[int, int], of_rows: tuple[int, int], of_steps: tuple[int, int]) -> None:
         slots[[Header.CELLS_FROM, Header.CELLS_TO]] = cells

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -35,18 +36,7 @@ class Settings:
 
 
 settings = Settings()
-
-
-@contextmanager
-def override(**changes: Any) -> Iterator[None]:
-    """Change the settings for a while (for tests; not safe from several threads)."""
-    global settings
-    before = settings
-    settings = replace(before, **changes)
-    try:
-        yield
-    finally:
-        settings = before
+PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
 @dataclass(frozen=True)
@@ -57,9 +47,54 @@ class Plan:
     below: int
     gates: int
     hidden: int
+    direct: bool  # whether the kernel can read an input of these strides where it is
 
 
-def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], target: tuple[int, int]) -> Plan:
+class Plans:
+    """The plans of one model by shape; forgotten when the settings change."""
+
+    _all: ClassVar[WeakSet[Plans]] = WeakSet()
+
+    def __init__(self) -> None:
+        self.by_shape: dict[Any, Plan] = {}
+        Plans._all.add(self)
+
+    def make(self, panels: Panels, x: Array, output: Array) -> Plan:
+        """Make and remember the plan for arrays of these shapes and strides: the key is all that decides it."""
+        size = panels.dtype.itemsize
+        step, row, feature = x.strides
+        direct = (feature == size or x.shape[2] == 1) and step % size == 0 and row % size == 0
+        source, target = (step // size, row // size), (output.strides[0] // size, output.strides[1] // size)
+        plan = make_plan(panels, x.shape[0], x.shape[1], source, target, direct)
+        if len(self.by_shape) >= PLANS_KEPT:
+            self.by_shape.clear()
+        self.by_shape[x.shape, x.strides, output.strides] = plan
+        return plan
+
+    @staticmethod
+    def forget_all() -> None:
+        """Let every model plan anew."""
+        for plans in list(Plans._all):
+            plans.by_shape.clear()
+
+
+@contextmanager
+def override(**changes: Any) -> Iterator[None]:
+    """Change the settings for a while (for tests; not safe from several threads)."""
+    global settings
+    before = settings
+    settings = replace(before, **changes)
+    Plans.forget_all()
+    try:
+        yield
+    finally:
+        settings = before
+        Plans.forget_all()
+
+
+def make_plan(
+    panels: Panels, steps: int, rows: int, source: tuple[int, int], target: tuple[int, int], direct: bool
+) -> Plan:
     """The plan for ``steps`` x ``rows``.
 
     Parameters
@@ -69,6 +104,8 @@ def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], ta
         Length of the sequence and batch size.
     source, target : (int, int)
         Strides of a step and of a row in input and output, in numbers.
+    direct : bool
+        Whether those of the input are whole numbers and its features adjacent.
     """
     config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
     directions, outputs, units = config.num_directions, config.output_size, config.hidden_size
@@ -118,6 +155,7 @@ def make_plan(panels: Panels, steps: int, rows: int, source: tuple[int, int], ta
         below=steps * rows * directions * outputs if config.num_layers > 1 else 0,
         gates=gates,
         hidden=group_rows * blocks * lanes if config.proj_size else 0,
+        direct=direct,
     )
 
 

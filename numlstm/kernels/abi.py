@@ -13,7 +13,7 @@ VERSION = 1
 
 class _Slots(IntEnum):
     @staticmethod
-    def _generate_next_value_(name, start, count, last_values):  # noqa: ARG004
+    def _generate_next_value_(name, start, count, last_values):
         return count
 
 
@@ -30,6 +30,8 @@ class Header(_Slots):
     ROWS = auto()  # B
     GROUP = auto()  # rows that pass through all layers together
     TALLEST = auto()  # rows of the tallest tile that may be used
+    BOXED = auto()  # 0: the addresses up to PANELS are those of numbers. Else they are those of array objects,
+    # each of which holds the address of its numbers so many bytes from its start
     INPUT = auto()  # addresses; those up to PANELS change with every call
     H_0 = auto()  # 0: zeros
     C_0 = auto()

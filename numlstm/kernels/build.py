@@ -18,7 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from .layer import forward_kernel
 from .levels import Level
-from .shapes import REGISTERS_16, REGISTERS_32
+from .shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .simd import PLAN, STANDALONE
 
 ENTRY = "numlstm_forward"
@@ -63,7 +63,7 @@ def target_machine(level: Level) -> llvm.TargetMachine:
 
 
 def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) -> None:
-    """Keep only what the entry reaches, and optimise it for the machine. Loops are vectorised already, by hand."""
+    """Keep only what the entry reaches, and optimise it for the machine. Loops are vectorised and unrolled already, by hand."""
     module.triple = triple
     module.data_layout = str(machine.target_data)
     for function in module.functions:
@@ -72,18 +72,21 @@ def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) 
             if known := re.search(rf"{STANDALONE}(\w+?)B\d", function.name):
                 function.name = known[1]
                 function.add_function_attribute("noinline")
+    for variable in module.global_variables:  # Numba's environments, which nothing here reads
+        if not variable.is_declaration:
+            variable.linkage = llvm.Linkage.internal
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.slp_vectorization = False
+    options.loop_vectorization = options.slp_vectorization = options.loop_unrolling = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
     module.verify()
 
 
 @global_compiler_lock
-def build(number: str, level: Level) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
-    lanes = level.register_bytes // {"float32": 4, "float64": 8}[number]
-    shapes = REGISTERS_32 if level.registers >= 32 else REGISTERS_16
+    lanes = level.lanes({"float32": 4, "float64": 8}[number])
+    shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     with _unoptimised():
         dispatcher = forward_kernel(number, lanes, shapes, level.fused)
         module = _module(dispatcher)
@@ -95,13 +98,13 @@ def build(number: str, level: Level) -> tuple[llvm.ModuleRef, llvm.TargetMachine
     return module, machine
 
 
-def object_code(number: str, level: Level) -> bytes:
+def object_code(number: str, level: Level, shapes: Shapes | None = None) -> bytes:
     """The relocatable object file."""
-    module, machine = build(number, level)
+    module, machine = build(number, level, shapes)
     return machine.emit_object(module)
 
 
-def assembly(number: str, level: Level) -> str:
+def assembly(number: str, level: Level, shapes: Shapes | None = None) -> str:
     """The same module as text, for those who want to read it."""
-    module, machine = build(number, level)
+    module, machine = build(number, level, shapes)
     return machine.emit_assembly(module)

@@ -20,7 +20,7 @@ from .abi import Cell, Header
 from .gates import activations
 from .project import hidden_projection, input_projection
 from .shapes import by_height, next_height
-from .simd import KERNEL, PLAN, Simd, get, inline, named, put, record_at, tally
+from .simd import KERNEL, PLAN, Simd, get, inline, named, put, record_at, tally, word_at
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -112,8 +112,10 @@ def forward_kernel(number, lanes, shapes, fused):
     blocks_of = next_height(shapes.together)
     most = shapes.together[0]
     zeros = simd.splat(0)
-    tall_tile = by_height(shapes.rows, {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows})
-    wide_tile = by_height(shapes.together, {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together})
+    single = recurrent_tile(simd, finish, 1, 1)
+    tall = {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows if n > 1}
+    wide = {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together if n > 1}
+    tall_tile, wide_tile = by_height(shapes.rows, tall | {1: single}), by_height(shapes.together, wide | {1: single})
 
     @inline
     def begin(target, at, source, count):
@@ -215,7 +217,19 @@ def forward_kernel(number, lanes, shapes, fused):
             for r in range(rows):
                 begin(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
 
+    @inline
+    def unbox(plan):
+        """Put the addresses of numbers in place of those of the array objects that hold them."""
+        offset = get(plan, Header.BOXED)
+        if offset != 0:
+            for slot in range(Header.INPUT, Header.PANELS + 1):
+                box = get(plan, slot)
+                if box != 0:
+                    put(plan, slot, word_at(box + offset))
+            put(plan, Header.BOXED, 0)
+
     def forward(plan):
+        unbox(plan)
         group = get(plan, Header.GROUP)
         for first in range(get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO), group):
             rows = min(group, get(plan, Header.ROWS_TO) - first)

@@ -30,6 +30,7 @@ KERNEL = {
 inline = njit(forceinline=True, **KERNEL)
 
 INT64 = ir.IntType(64)
+LINE = 64  # bytes of a cache line
 PLAN = types.CPointer(types.int64)
 STANDALONE = "loop_"  # what the names of functions begin with that ``build`` keeps from being inlined
 
@@ -97,6 +98,12 @@ def tally(builder, plan, slot):
 def put(builder, plan, slot, value):
     """``plan[slot] = value``."""
     builder.store(value, builder.gep(plan, [slot]))
+
+
+@instruction(types.int64, types.int64)
+def word_at(builder, address):
+    """The 64-bit word at an address."""
+    return builder.load(builder.inttoptr(address, INT64.as_pointer()))
 
 
 @instruction(PLAN, PLAN, types.int64)
@@ -370,6 +377,7 @@ class Simd:
         @instruction(tile, tile, P, at, at, P, at, at)
         def fma(builder, value, panel, index, gap, source, first, stride):
             """Every accumulator plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
+
             def splat(r):
                 number = builder.load(builder.gep(source, [row_at(builder, first, stride, r)]))
                 return simd.emit_splat(builder, number)
@@ -377,9 +385,10 @@ class Simd:
             def weight(n):
                 return simd.emit_load(builder, panel, column_at(builder, index, gap, *places[n]))
 
-            for n in range(len(places) if ahead else 0):
-                where = builder.add(column_at(builder, index, gap, *places[n]), INT64(ahead // simd.number.itemsize))
-                simd.emit_prefetch(builder, builder.gep(panel, [where]))
+            for j, k in places if ahead else ():
+                if k * lanes * simd.number.itemsize % LINE == 0:
+                    where = builder.add(column_at(builder, index, gap, j, k), INT64(ahead // simd.number.itemsize))
+                    simd.emit_prefetch(builder, builder.gep(panel, [where]))
             sums = [builder.extract_value(value, n) for n in range(size)]
             # The longer side stays in registers and the shorter passes by one at a time: 12 sums, 3 splats and
             # 1 weight fill the 16 registers of AVX2; 24 sums, 4 weights and 1 splat leave 3 of 32.

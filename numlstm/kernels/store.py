@@ -92,7 +92,9 @@ def _load(number: str, level: Level) -> Kernel:
         log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
     origin = f"cache: {path}"
     if code is None:
-        log.info("numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path)
+        log.info(
+            "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
+        )
         from .build import object_code
 
         code, origin = object_code(number, level), "compiled in this process"

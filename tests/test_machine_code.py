@@ -1,0 +1,98 @@
+"""The main loops as the machine sees them: no stack access, enough multiply-adds a load.
+
+Reads the assembly of the very module that is cached and loaded, for every level that is built
+by default on x86-64; LLVM emits them on any machine.
+"""
+
+import re
+from functools import cache
+
+import pytest
+
+from numlstm.kernels.build import assembly
+from numlstm.kernels.levels import LEVELS
+from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32, Shapes
+
+SHAPES = {"x86-64-v3": REGISTERS_16, "x86-64-v4": REGISTERS_32}
+NUMBERS = ("float32", "float64")
+
+
+@cache
+def text(number, level, shapes=None):
+    return assembly(number, LEVELS[level], shapes)
+
+
+def main_loops(text, name):
+    """The instructions of the innermost loops with multiply-adds in the function of that name."""
+    function = re.search(rf"^{name}:\n(.*?)^\s*\.size\s+{name},", text, re.DOTALL | re.MULTILINE)
+    assert function, f"there is no function {name} in the module"
+    # rbp is a general register, unless the function keeps the stack's frame in it
+    stack = r"\(%r[sb]p" if re.search(r"movq\s+%rsp, %rbp", function[1]) else r"\(%rsp"
+    lines = [line.split("#")[0].strip() for line in function[1].splitlines()]
+    labels = {line[:-1]: n for n, line in enumerate(lines) if line.endswith(":")}
+    loops = []
+    for n, line in enumerate(lines):
+        jump = re.match(r"j\w+\s+(\.L\w+)$", line)
+        start = labels.get(jump[1], n) if jump else n
+        body = [x for x in lines[start:n] if x and not x.startswith(".")]
+        backward = [x for x in body if (j := re.match(r"j\w+\s+(\.L\w+)$", x)) and start <= labels.get(j[1], -1) < n]
+        if start < n and not backward and any(x.startswith("vfmadd") for x in body):
+            loops.append([x.replace("(%rbp", "(stack") if "b" in stack else x for x in [*body, line]])
+    assert loops, f"{name} has no loop with multiply-adds"
+    return loops
+
+
+def touches_stack(loop):
+    return [x for x in loop if re.search(r"\((%rsp|stack)", x)]
+
+
+def loads(loop):
+    """Instructions that read memory, a multiply-add with a memory operand among them."""
+    return [x for x in loop if "(" in x and not x.startswith(("lea", "prefetch"))]
+
+
+def multiply_adds(loop):
+    return [x for x in loop if x.startswith("vfmadd")]
+
+
+def check(text, shapes):
+    tallest = shapes.rows[0]
+    names = [f"recur_{rows}x1" for rows in shapes.rows] + [f"project_{rows}" for rows in shapes.rows]
+    names += [f"recur_1x{blocks}" for blocks in shapes.together] + [f"hidden_{rows}x4" for rows in shapes.rows]
+    for name in names:
+        loops = main_loops(text, name)
+        assert len(loops) >= (2 if name.startswith("recur") else 1), f"{name}: a chain is missing"
+        for loop in loops:
+            assert not touches_stack(loop), f"{name} spills: {touches_stack(loop)}"
+    for name in (f"recur_{tallest}x1", f"project_{tallest}", f"hidden_{tallest}x4"):
+        for loop in main_loops(text, name):
+            ratio = len(multiply_adds(loop)) / len(loads(loop))
+            assert ratio >= 1.5, f"{name}: {ratio:.2f} multiply-adds a load"
+
+
+@pytest.mark.parametrize("level", SHAPES)
+@pytest.mark.parametrize("number", NUMBERS)
+def test_main_loops_stay_in_registers(number, level):
+    check(text(number, level), SHAPES[level])
+
+
+def test_the_check_notices_a_tile_that_does_not_fit():
+    """Four rows by four gates are all 16 registers of AVX2: LLVM must spill."""
+    too_tall = Shapes(rows=(4, 1), together=(1,))
+    with pytest.raises(AssertionError, match="spills"):
+        check(text("float32", "x86-64-v3", too_tall), too_tall)
+
+
+def test_the_check_notices_a_missing_function():
+    with pytest.raises(AssertionError, match="no function recur_5x1"):
+        check(text("float32", "x86-64-v3"), Shapes(rows=(5, 1), together=(1,)))
+
+
+@pytest.mark.parametrize("level", SHAPES)
+def test_the_module_needs_nothing_of_python(level):
+    """No symbol of Numba, of Python or of a C library is called or referred to."""
+    code = text("float32", level)
+    called = set(re.findall(r"\bcall\w*\s+(\S+)", code))
+    defined = set(re.findall(r"^(\w+):", code, re.MULTILINE))
+    assert called - defined == set(), called - defined
+    assert not re.search(r"Numba|NRT_|Py[A-Z]\w+_", code)
