@@ -52,7 +52,7 @@ class Workspace:
                 self.buffers[name] = aligned_empty(0, self.dtype)  # give back before taking
                 self.buffers[name] = aligned_empty(need, self.dtype)
             slots[slot] = address(self.buffers[name])
-        self.slots = slots
+        self.slots, self.buffer = slots, memoryview(slots)
         self.address = address(slots)
         self.plan = plan
 
@@ -123,7 +123,7 @@ def forward(
     workspace = kept.lease(plan)
     h_0, c_0 = (0, 0) if hx is None else (id(_state(hx[0], h_n)), id(_state(hx[1], c_n)))
     _ADDRESSES.pack_into(
-        workspace.slots, _ADDRESSES_AT, BOX, id(x), h_0, c_0, id(output), id(h_n), id(c_n), id(panels.data)
+        workspace.buffer, _ADDRESSES_AT, BOX, id(x), h_0, c_0, id(output), id(h_n), id(c_n), id(panels.data)
     )  # fmt: skip
     kept.run(workspace.address)
     kept.idle.append(workspace)
@@ -133,8 +133,14 @@ def _state(given: Array, final: Array) -> Array:
     """The array to read an initial state from: itself, or after conversion the one of the final state."""
     if given.dtype == final.dtype and given.flags.carray:
         return given
-    np.copyto(final, given, casting="unsafe")
+    convert(final, given)
     return final
+
+
+def convert(into: Array, given: Array) -> None:
+    """Copy numbers of another dtype; what is too large becomes infinite in silence, as in PyTorch."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(into, given, casting="unsafe")
 
 
 def _forward_in_pieces(
@@ -195,7 +201,7 @@ def _forward_in_pieces(
                     if pieces:
                         begin, end = of_steps if direction == 0 else (steps - of_steps[1], steps - of_steps[0])
                         part = buffer[: end - begin, : of_rows[1] - first]
-                        np.copyto(part, x[begin:end, of_rows[0] : of_rows[1]], casting="unsafe")
+                        convert(part, x[begin:end, of_rows[0] : of_rows[1]])
                         # where the whole input would begin, if the piece were a part of it
                         slots[Header.INPUT] = address(buffer) - begin * buffer.strides[0] - first * buffer.strides[1]
                     run((direction, direction + 1), of_rows, of_steps)

@@ -63,7 +63,7 @@ def target_machine(level: Level) -> llvm.TargetMachine:
 
 
 def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) -> None:
-    """Keep only what the entry reaches, and optimise it for the machine. Loops are vectorised and unrolled already, by hand."""
+    """Keep only what the entry reaches, and optimise it for the machine; loops are vectorised by hand already."""
     module.triple = triple
     module.data_layout = str(machine.target_data)
     for function in module.functions:

@@ -376,7 +376,7 @@ class Simd:
 
         @instruction(tile, tile, P, at, at, P, at, at)
         def fma(builder, value, panel, index, gap, source, first, stride):
-            """Every accumulator plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
+            """Every sum plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
 
             def splat(r):
                 number = builder.load(builder.gep(source, [row_at(builder, first, stride, r)]))
@@ -438,4 +438,4 @@ class Simd:
                 value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
             return value
 
-        return SimpleNamespace(zero=zero, start=start, load=load, store=store, add=add, dot=dot, each=each)
+        return SimpleNamespace(zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each)

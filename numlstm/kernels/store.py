@@ -103,7 +103,7 @@ def _load(number: str, level: Level) -> Kernel:
                 _write(path, code)
             except OSError as error:
                 log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
-    forward, keep = _link(code)
+    forward, keep = link(code)
     return Kernel(forward, level, origin, time.perf_counter() - begun, keep)
 
 
@@ -156,7 +156,7 @@ def _write(path: Path, code: bytes) -> None:
         raise
 
 
-def _link(code: bytes) -> tuple[Forward, object]:
+def link(code: bytes) -> tuple[Forward, object]:
     """Load an object by LLVM's linker. The call drops the GIL, as every ctypes call does."""
     import llvmlite.binding as llvm
 

@@ -1,0 +1,81 @@
+"""A forward call on every line of the grid, and beside it what the machine can do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from numlstm.bench import grid, peers
+
+QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
+FMAS = 50_000_000  # of a call in the quick mode
+LINES = {line.name: line.shortened(FMAS) if QUICK else line for line in grid.GRID}
+THREADS = [1]  # a call runs on one
+
+
+class Forward:
+    """``lstm(input, (h_0, c_0))``, and the same with ``out=``. Setup pays what is compiled or built at first."""
+
+    params = (list(LINES), THREADS)
+    param_names = ("line", "threads")
+    timeout = 300.0
+
+    def setup(self, line: str, threads: int) -> None:
+        """Make both calls once."""
+        self.fresh, self.reuse = (self.call(line, threads, style) for style in ("fresh", "reuse"))
+
+    @staticmethod
+    def call(line: str, threads: int, style: str) -> Callable[[], Any]:
+        """The same call that ``numlstm bench`` times."""
+        sizes = LINES[line]
+        task = peers.Task(sizes, threads, style, sizes.parameters(), sizes.inputs())
+        (setting,) = peers.numlstm(task).values()
+        setting.call()
+        return setting.call
+
+    def time_call(self, line: str, threads: int) -> None:
+        """New arrays at every call."""
+        self.fresh()
+
+    def time_call_with_out(self, line: str, threads: int) -> None:
+        """Into arrays that are kept."""
+        self.reuse()
+
+
+class Machine:
+    """The scale for the times above: the fastest of a few short measurements."""
+
+    params = (THREADS,)
+    param_names = ("threads",)
+    timeout = 300.0
+
+    def setup(self, threads: int) -> None:
+        """Measure all limits."""
+        from numlstm.bench.limits import Limits
+
+        limits = Limits(threads)
+        samples = [limits.sample() for _ in range(5)]
+        self.best = {name: max(sample[name] for sample in samples) for name in samples[0]}
+
+    def peak(self, dtype: str) -> float:
+        """Of the register width that gives most."""
+        return max(value for name, value in self.best.items() if name.startswith(f"fma_{dtype}_"))
+
+    def track_fma_peak_float32(self, threads: int) -> float:
+        return self.peak("float32")
+
+    def track_fma_peak_float64(self, threads: int) -> float:
+        return self.peak("float64")
+
+    def track_read_L2(self, threads: int) -> float:
+        return self.best["read_L2"]
+
+    def track_read_L3(self, threads: int) -> float:
+        return self.best["read_L3"]
+
+    def track_read_memory(self, threads: int) -> float:
+        return self.best["read_memory"]
+
+    track_fma_peak_float32.unit = track_fma_peak_float64.unit = "GF/s"  # type: ignore[attr-defined]
+    track_read_L2.unit = track_read_L3.unit = track_read_memory.unit = "GB/s"  # type: ignore[attr-defined]

@@ -1,0 +1,26 @@
+"""numlstm: an LSTM engine for the CPU with the interface of ``torch.nn.LSTM``, without PyTorch.
+
+Examples
+--------
+>>> import numlstm
+>>> lstm = numlstm.LSTM(6, 4, num_layers=2, seed=0)
+>>> output, (h_n, c_n) = lstm([[0.0] * 6] * 5)
+>>> output.shape, h_n.shape, c_n.shape
+((5, 4), (2, 4), (2, 4))
+"""
+
+from typing import Any
+
+from numlstm.cell import LSTMCell
+from numlstm.interop import from_torch
+from numlstm.lstm import LSTM
+
+__all__ = ["LSTM", "LSTMCell", "from_torch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":  # reads the installed package's metadata, which few programs need
+        from importlib.metadata import version
+
+        return version("numlstm")
+    raise AttributeError(f"module 'numlstm' has no attribute '{name}'")

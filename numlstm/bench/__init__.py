@@ -1,0 +1,9 @@
+"""Measuring: numlstm beside its peers and beside the limits of the machine, in one interleaved run.
+
+- `grid`: what is measured. `peers`: with whom, in which setting. `limits`: what the machine can do.
+- `worker`: the process that engines run in. `measure`: rounds and turns.
+- `results`: raw samples and the figures that follow from them. `table`: those as text.
+- `memory`: what a call costs beyond its results.
+
+Nothing heavy is imported before it is measured.
+"""

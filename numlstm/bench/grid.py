@@ -1,0 +1,183 @@
+"""The grid: the sizes that are measured, their data, and the arithmetic that each of them takes.
+
+From one step of a small cell to a two-layer language model: what is measured is how an LSTM
+is used, not what one engine is good at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numlstm.config import Config
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the grid: an LSTM and the shape of its input.
+
+    Parameters
+    ----------
+    name : str
+        What the line is called.
+    input_size, hidden_size, num_layers : int
+        As in ``torch.nn.LSTM``.
+    directions : int
+        2 for a bidirectional LSTM, else 1.
+    sequence_length, batch_size : int
+        The input is (sequence_length, batch_size, input_size).
+    proj_size : int
+        As in ``torch.nn.LSTM``.
+    dtype : str
+        ``"float32"`` or ``"float64"``.
+
+    Examples
+    --------
+    >>> Line("tiny", 6, 4, 2, 1, 5, 1).fmas
+    1440
+    """
+
+    name: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    directions: int
+    sequence_length: int
+    batch_size: int
+    proj_size: int = 0
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "input_size": 1, "hidden_size": 1, "num_layers": 1, "directions": 1,
+            "sequence_length": 1, "batch_size": 1, "proj_size": 0,
+        }  # fmt: skip
+        for size, least in at_least.items():
+            if (value := getattr(self, size)) < least:
+                raise ValueError(f"{size} of line {self.name!r} is {value}; it must be at least {least}")
+        if self.directions > 2:
+            raise ValueError(f"directions of line {self.name!r} is {self.directions}; it must be 1 or 2")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size of line {self.name!r} is {self.proj_size}; it must be below hidden_size {self.hidden_size}"
+            )
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype of line {self.name!r} is {self.dtype!r}; it must be 'float32' or 'float64'")
+
+    @classmethod
+    def parse(cls, text: str, dtype: str = "float32") -> Line:
+        """A line from ``I,H,L,D,T,B``: input, hidden, layers, directions, steps, batch; a seventh is proj_size.
+
+        Examples
+        --------
+        >>> Line.parse("8,64,2,1,168,64").hidden_size
+        64
+        """
+        parts = text.split(",")
+        try:
+            sizes = [int(part) for part in parts]
+        except ValueError:
+            sizes = []
+        if len(sizes) not in (6, 7):
+            raise ValueError(
+                f"sizes are {text!r}; they must be six whole numbers I,H,L,D,T,B (input, hidden, layers, directions, "
+                "steps, batch), or seven with proj_size"
+            )
+        input_size, hidden_size, num_layers, directions, sequence_length, batch_size, *projected = sizes
+        proj_size = projected[0] if projected else 0
+        return cls(text, input_size, hidden_size, num_layers, directions, sequence_length, batch_size, proj_size, dtype)
+
+    @property
+    def config(self) -> Config:
+        """The LSTM's sizes and flags."""
+        return Config(
+            self.input_size,
+            self.hidden_size,
+            self.num_layers,
+            bidirectional=self.directions == 2,
+            proj_size=self.proj_size,
+        )
+
+    @property
+    def fmas(self) -> int:
+        """Multiply-adds of one call: those of the matrices, which every engine must do; activations are not counted."""
+        config = self.config
+        row = sum(
+            4 * config.hidden_size * (config.layer_input_size(layer) + config.output_size)
+            + config.proj_size * config.hidden_size
+            for layer, _, _ in config.cells()
+        )
+        return row * self.sequence_length * self.batch_size
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weight matrices, biases left out."""
+        shapes = self.config.parameter_shapes().items()
+        return sum(int(np.prod(shape)) for name, shape in shapes if name.startswith("weight")) * self.itemsize
+
+    @property
+    def recurrent_bytes(self) -> int:
+        """Bytes of one cell's recurrent weights: what every step needs again (W_hh, and W_hr if projected)."""
+        return (4 * self.config.output_size + self.proj_size) * self.hidden_size * self.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number."""
+        return np.dtype(self.dtype).itemsize
+
+    def shortened(self, fmas: int) -> Line:
+        """The same line with no more steps than keep a call within `fmas`, but one."""
+        step = self.fmas // self.sequence_length
+        return replace(self, sequence_length=max(1, min(self.sequence_length, fmas // step)))
+
+    def parameters(self) -> dict[str, Array]:
+        """Weights as a new LSTM has them, U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), the same at every call."""
+        random = np.random.default_rng(0)
+        bound = self.hidden_size**-0.5
+        return {
+            name: random.uniform(-bound, bound, shape).astype(self.dtype)
+            for name, shape in self.config.parameter_shapes().items()
+        }
+
+    def inputs(self) -> tuple[Array, Array, Array]:
+        """``input``, ``h_0`` and ``c_0``, the same at every call."""
+        random = np.random.default_rng(1)
+        cells = self.num_layers * self.directions
+        return (
+            random.standard_normal((self.sequence_length, self.batch_size, self.input_size)).astype(self.dtype),
+            random.uniform(-1, 1, (cells, self.batch_size, self.config.output_size)).astype(self.dtype),
+            random.standard_normal((cells, self.batch_size, self.hidden_size)).astype(self.dtype),
+        )
+
+
+GRID = (
+    Line("seed", 6, 4, 2, 1, 5, 1),
+    Line("amp_step", 1, 40, 1, 1, 1, 1),
+    Line("amp_block", 1, 40, 1, 1, 2048, 1),
+    Line("vad_step", 128, 128, 1, 1, 1, 1),
+    Line("forecast", 8, 64, 2, 1, 168, 64),
+    Line("tagger", 100, 256, 1, 2, 50, 1),
+    Line("voice", 40, 256, 3, 1, 160, 8),
+    Line("speech", 80, 512, 3, 2, 200, 1),
+    Line("lm", 1024, 1024, 2, 1, 64, 16),
+    Line("lm_step", 1024, 1024, 2, 1, 1, 1),
+)
+
+
+def find(name: str) -> Line:
+    """The line of that name.
+
+    Examples
+    --------
+    >>> find("voice").num_layers
+    3
+    """
+    for line in GRID:
+        if line.name == name:
+            return line
+    raise ValueError(f"no line is called {name!r}; there are {', '.join(line.name for line in GRID)}")

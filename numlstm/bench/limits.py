@@ -1,0 +1,131 @@
+"""The limits of this machine, measured: multiply-adds a second, and bytes read a second from each cache and memory.
+
+An engine's figures mean something beside these only if both were measured under the same clock, so
+``Limits.sample`` is short enough to be a turn in every round.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .grid import Array
+from .machine import cache_sizes, memory_bytes
+from .probes import STREAMS, Kernel, fma_kernel, read_kernel, registers
+
+TRIES = 3  # runs of a probe in a sample: the fastest counts, since who loses the core meanwhile sees no limit
+
+
+def aligned(size: int, dtype: str) -> Array:
+    """Ones that begin at a cache line, every page of them touched."""
+    itemsize = np.dtype(dtype).itemsize
+    array: Array = np.ones(size + 64 // itemsize, dtype)
+    return array[(-array.ctypes.data % 64) // itemsize :][:size]
+
+
+class _Probe:
+    """One limit: a kernel, its data for each thread, and how much a pass is worth."""
+
+    def __init__(self, kernel: Kernel, data: list[Array], worth: int) -> None:
+        self.kernel, self.data, self.worth = kernel, data, worth
+        self.results = [aligned(64 // d.itemsize, d.dtype.name) for d in data]
+        plans = zip(data, self.results, strict=True)
+        self.plans = [np.array([1, d.ctypes.data, r.ctypes.data, d.size], np.int64) for d, r in plans]
+
+    def run(self, thread: int) -> float:
+        """Worth a second."""
+        address = self.plans[thread].ctypes.data
+        start = time.perf_counter_ns()
+        self.kernel(address)
+        return self.worth * int(self.plans[thread][0]) / (time.perf_counter_ns() - start) * 1e9
+
+    def calibrate(self, seconds: float) -> None:
+        """So many passes that one run takes about `seconds`."""
+        passes = 1
+        while True:
+            self.plans[0][0] = passes
+            pace = max(self.run(0) for _ in range(3)) / self.worth  # the fastest: others may hold the core meanwhile
+            if passes / pace >= seconds / 4:
+                break
+            passes *= 4
+        for plan in self.plans:
+            plan[0] = max(1, round(pace * seconds))
+
+
+class Limits:
+    """Peaks and bandwidths of `threads` threads together.
+
+    Parameters
+    ----------
+    threads : int
+        How many run at once.
+    seconds : float
+        What one probe takes in a sample, about; passes over a buffer larger than the caches may take longer.
+    caches : dict of str to int, optional
+        Bytes of ``L1``, ``L2``, ``L3``; as the system says if left out.
+
+    Notes
+    -----
+    The memory read is four times L3, a quarter of the whole memory at most. A cache is read over half of
+    it; L3, which is shared, over four times L2 where that is less.
+    """
+
+    def __init__(self, threads: int = 1, seconds: float = 0.002, caches: dict[str, int] | None = None) -> None:
+        self.threads = threads
+        self.probes = {**self._peaks(), **self._bandwidths(caches or cache_sizes())}
+        for probe in self.probes.values():
+            probe.calibrate(seconds / TRIES)
+
+    def _peaks(self) -> dict[str, _Probe]:
+        widths, count, fused = registers()
+        chains = 24 if count >= 32 else 12  # more than ports x latency (2 x 5, 4 x 4), and none is spilled
+        probes = {}
+        for dtype in ("float32", "float64"):
+            for width in widths:
+                lanes = width // np.dtype(dtype).itemsize
+                numbers = aligned((2 + chains) * lanes, dtype)
+                numbers[: 2 * lanes] = 0.5  # s * 0.5 + 0.5 goes to 1 from anywhere
+                numbers[2 * lanes :] = np.linspace(0, 1, chains * lanes)
+                kernel = fma_kernel(dtype, lanes, chains, fused)
+                probes[f"fma_{dtype}_{width * 8}"] = _Probe(kernel, [numbers] * self.threads, 2 * chains * lanes)
+        return probes
+
+    def _bandwidths(self, caches: dict[str, int]) -> dict[str, _Probe]:
+        (width, *_), _, _ = registers()
+        l1, l2, l3 = (caches[level] for level in ("L1", "L2", "L3"))
+        sizes = {
+            "L1": l1 // 2,
+            "L2": l2 // 2,
+            "L3": max(2 * l2, min(l3 // (2 * self.threads), 4 * l2)),
+            "memory": min(4 * l3, memory_bytes() // 4) // self.threads,
+        }
+        kernel, pace = read_kernel(width), STREAMS * width
+        probes = {}
+        for level, wanted in sizes.items():
+            size = max(1, wanted // pace) * pace
+            data = [aligned(size // 4, "float32") for _ in range(self.threads)]
+            probes[f"read_{level}"] = _Probe(kernel, data, size)
+        return probes
+
+    def sample(self) -> dict[str, float]:
+        """One measurement of every limit.
+
+        Returns
+        -------
+        dict of str to float
+            ``fma_{dtype}_{bits}`` in GF/s, a multiply-add counted as two; ``read_{level}`` in GB/s.
+        """
+        barrier = threading.Barrier(self.threads)
+        with ThreadPoolExecutor(self.threads) as pool:
+
+            def run(probe: _Probe, thread: int) -> float:
+                barrier.wait()
+                return probe.run(thread)
+
+            def together(probe: _Probe) -> float:
+                return sum(pool.map(run, [probe] * self.threads, range(self.threads)))
+
+            return {name: max(together(probe) for _ in range(TRIES)) / 1e9 for name, probe in self.probes.items()}

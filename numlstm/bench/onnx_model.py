@@ -1,0 +1,107 @@
+"""An LSTM as an ONNX model of static shape: one LSTM node a layer, all states as inputs and outputs.
+
+For the peers that read ONNX. The format: https://onnx.ai/onnx/operators/onnx__LSTM.html. ONNX orders the gates
+i, o, f, c where PyTorch has i, f, g, o; its LSTM gives (steps, directions, batch, hidden) where the next layer needs
+(steps, batch, directions * hidden); it has no projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .grid import Array, Line
+
+OPSET = 14  # LSTM, Split and Reshape as used here; read by every release of the last years
+IR_VERSION = 8
+
+
+def gates_iofc(parameter: Array) -> Array:
+    """Gate blocks i, f, g, o along the first axis to i, o, f, g.
+
+    Examples
+    --------
+    >>> gates_iofc(np.array([1, 2, 3, 4])).tolist()
+    [1, 4, 2, 3]
+    """
+    i, f, g, o = np.split(parameter, 4)
+    return np.concatenate([i, o, f, g])
+
+
+def onnx_model(line: Line, parameters: Mapping[str, Array]) -> bytes:
+    """The model, serialised.
+
+    Parameters
+    ----------
+    line : Line
+        Sizes; proj_size must be 0.
+    parameters : mapping of str to ndarray
+        By the names of ``torch.nn.LSTM``, with biases.
+
+    Returns
+    -------
+    bytes
+        A model with inputs ``input``, ``h_0``, ``c_0`` and outputs ``output``, ``h_n``, ``c_n``, shaped as in PyTorch.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    if line.proj_size:
+        raise ValueError(f"proj_size is {line.proj_size}; ONNX's LSTM has no projection")
+    suffixes = ("", "_reverse")[: line.directions]
+    layers = range(line.num_layers)
+    flat = line.sequence_length, line.batch_size, line.directions * line.hidden_size
+    constants = {"flat": np.array(flat, np.int64)}
+    nodes = []
+
+    def stacked(name: str, layer: int) -> Array:
+        return np.stack([gates_iofc(parameters[f"{name}_l{layer}{suffix}"]) for suffix in suffixes])
+
+    def of_layer(name: str, layer: int) -> str:
+        return name if line.num_layers == 1 else f"{name}_{layer}"
+
+    if line.num_layers > 1:
+        constants["cells"] = np.full(line.num_layers, line.directions, np.int64)
+        for state in ("h_0", "c_0"):
+            nodes.append(helper.make_node("Split", [state, "cells"], [of_layer(state, k) for k in layers], axis=0))
+    below = "input"
+    for k in layers:
+        constants[f"W_{k}"] = stacked("weight_ih", k)
+        constants[f"R_{k}"] = stacked("weight_hh", k)
+        constants[f"B_{k}"] = np.concatenate([stacked("bias_ih", k), stacked("bias_hh", k)], axis=1)
+        nodes.append(
+            helper.make_node(
+                "LSTM",
+                [below, f"W_{k}", f"R_{k}", f"B_{k}", "", of_layer("h_0", k), of_layer("c_0", k)],
+                [f"Y_{k}", of_layer("h_n", k), of_layer("c_n", k)],
+                hidden_size=line.hidden_size,
+                direction="bidirectional" if line.directions == 2 else "forward",
+            )
+        )
+        sequence = f"Y_{k}"
+        if line.directions == 2:  # with one direction the Reshape alone does it
+            nodes.append(helper.make_node("Transpose", [sequence], [f"rows_{k}"], perm=[0, 2, 1, 3]))
+            sequence = f"rows_{k}"
+        below = "output" if k == line.num_layers - 1 else f"between_{k}"
+        nodes.append(helper.make_node("Reshape", [sequence, "flat"], [below]))
+    if line.num_layers > 1:
+        for state in ("h_n", "c_n"):
+            nodes.append(helper.make_node("Concat", [of_layer(state, k) for k in layers], [state], axis=0))
+
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(line.dtype))
+    states = line.num_layers * line.directions, line.batch_size, line.hidden_size
+    read = {"input": (*flat[:2], line.input_size), "h_0": states, "c_0": states}
+    made = {"output": flat, "h_n": states, "c_n": states}
+    graph = helper.make_graph(
+        nodes,
+        "lstm",
+        [helper.make_tensor_value_info(name, number, shape) for name, shape in read.items()],
+        [helper.make_tensor_value_info(name, number, shape) for name, shape in made.items()],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data

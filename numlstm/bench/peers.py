@@ -1,0 +1,229 @@
+"""The engines that are measured, each in its fastest documented setting.
+
+An engine is a function from a line, its data and a number of threads to settings: ways to make
+the same call. Where the documentation leaves a choice whose winner depends on the
+sizes, the worker times them all and keeps the fastest.
+
+What is timed is what a user does: NumPy arrays in (input, h_0, c_0), NumPy arrays out. In the style "fresh"
+every call gives new arrays, as ``lstm(input, (h_0, c_0))`` does; in the style "reuse" every engine may write into
+buffers that it keeps, as ``lstm.forward(input, (h_0, c_0), out=out)`` does.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from .grid import Array, Line
+from .onnx_model import onnx_model
+
+STYLES = ("fresh", "reuse")
+
+
+class LeftOutError(Exception):
+    """An engine that cannot take part; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to make the call.
+
+    ``call()`` gives ``output, h_n, c_n`` as NumPy arrays, flat or as ``output, (h_n, c_n)``. It runs inside
+    ``context()``, which is entered once a round, outside of what is timed.
+    """
+
+    call: Callable[[], Any]
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an engine is given.
+
+    Inputs are made once; a call reads them, and must not write to them.
+    """
+
+    line: Line
+    threads: int
+    style: str
+    parameters: Mapping[str, Array]
+    inputs: tuple[Array, Array, Array]
+
+
+Engine = Callable[[Task], dict[str, Setting]]
+
+
+def results(returned: Any) -> tuple[Array, Array, Array]:
+    """``output, h_n, c_n`` of a call, whichever way they are nested."""
+    if len(returned) == 2:
+        output, (h_n, c_n) = returned
+    else:
+        output, h_n, c_n = returned
+    return output, h_n, c_n
+
+
+def package_version(name: str) -> str:
+    """The installed version, or a LeftOutError that says how to install it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        raise LeftOutError(f"{name} is not installed (pip install {name})") from None
+
+
+def numlstm(task: Task) -> dict[str, Setting]:
+    """This package. Nothing to choose; it runs on one thread, whatever the number allowed."""
+    from numlstm.lstm import LSTM
+
+    line, config = task.line, task.line.config
+    lstm = LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=line.dtype,
+    )
+    lstm.load_state_dict(task.parameters)
+    lstm.eval()
+    x, h_0, c_0 = task.inputs
+    if task.style == "reuse":
+        out = tuple(np.empty_like(array) for array in results(lstm(x, (h_0, c_0))))
+        return {"lstm.forward with out=": Setting(partial(lstm.forward, x, (h_0, c_0), out=out))}
+    return {"lstm(input, (h_0, c_0))": Setting(partial(lstm, x, (h_0, c_0)))}
+
+
+def torch(task: Task) -> dict[str, Setting]:
+    """PyTorch in inference mode, tensors made beforehand over the memory of the arrays.
+
+    Its LSTM has two implementations: oneDNN, which packs the weights anew at every call, and its own, which is ahead
+    for single steps. The switch between them is global, so it is set for a round and put back.
+    ``torch.compile`` does not look into an LSTM; it was measured and only adds its own call.
+    """
+    package_version("torch")
+    import torch
+
+    torch.set_num_threads(task.threads)
+    config = task.line.config
+    lstm = torch.nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=getattr(torch, task.line.dtype),
+    )
+    lstm.load_state_dict({name: torch.from_numpy(value) for name, value in task.parameters.items()})
+    lstm.eval()
+    backends: Any = torch.backends
+    x, h_0, c_0 = (torch.from_numpy(array) for array in task.inputs)
+
+    def call() -> tuple[Any, Any, Any]:
+        output, (h_n, c_n) = lstm(x, (h_0, c_0))
+        return output.numpy(), h_n.numpy(), c_n.numpy()
+
+    @contextmanager
+    def inference(onednn: bool) -> Iterator[None]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the switch also sets TF32, and warns that there is no GPU for it
+            switch = backends.mkldnn.flags(enabled=onednn)
+            switch.__enter__()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                switch.__exit__(None, None, None)
+
+    own = {"inference_mode, own kernels": Setting(call, partial(inference, False))}
+    if not backends.mkldnn.is_available() or task.line.dtype != "float32" or task.line.proj_size:
+        return own  # oneDNN's LSTM has neither
+    return {"inference_mode, oneDNN": Setting(call, partial(inference, True)), **own}
+
+
+def onnxruntime(task: Task) -> dict[str, Setting]:
+    """ONNX Runtime, all optimisations, sequential, ``session.run`` with feeds made beforehand.
+
+    In the style "reuse" through an I/O binding, whose inputs and outputs are bound once.
+    """
+    package_version("onnxruntime")
+    package_version("onnx")
+    _only_what_onnx_has(task.line, "onnxruntime", ("float32",))
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = task.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    model = onnx_model(task.line, task.parameters)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    names = ["output", "h_n", "c_n"]
+    feeds = dict(zip(("input", "h_0", "c_0"), task.inputs, strict=True))
+    if task.style == "fresh":
+        return {"session.run": Setting(partial(session.run, names, feeds))}
+    out = [np.empty_like(array) for array in session.run(names, feeds)]
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    for name, array in zip(names, out, strict=True):
+        binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+    def call() -> list[Array]:
+        session.run_with_iobinding(binding)
+        return out
+
+    return {"io_binding": Setting(call)}
+
+
+def openvino(task: Task) -> dict[str, Setting]:
+    """OpenVINO on the CPU: latency hint, static shape, input tensors that share the arrays' memory.
+
+    Its default precision on a CPU with bfloat16 instructions is bfloat16; float32 is asked for. Its results
+    are buffers of the request, overwritten by the next call, so the style "fresh" copies them. Tensors that are set
+    once were measured to be ahead of ``infer(inputs, share_inputs=True)``, of ``share_outputs`` and of ``start_async``.
+    """
+    package_version("openvino")
+    package_version("onnx")
+    _only_what_onnx_has(task.line, "openvino", ("float32",))
+    import openvino
+
+    core = openvino.Core()
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": task.threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    request = core.compile_model(core.read_model(onnx_model(task.line, task.parameters)), "CPU", settings)
+    request = request.create_infer_request()
+    for at, array in enumerate(task.inputs):
+        request.set_input_tensor(at, openvino.Tensor(array, shared_memory=True))
+
+    def fresh() -> list[Array]:
+        request.infer()
+        return [request.get_output_tensor(at).data.copy() for at in range(3)]
+
+    def reuse() -> list[Array]:
+        request.infer()
+        return [request.get_output_tensor(at).data for at in range(3)]
+
+    return {"preset tensors": Setting(fresh if task.style == "fresh" else reuse)}
+
+
+def _only_what_onnx_has(line: Line, engine: str, dtypes: tuple[str, ...]) -> None:
+    if line.proj_size:
+        raise LeftOutError(f"ONNX's LSTM, which {engine} reads, has no proj_size")
+    if line.dtype not in dtypes:
+        raise LeftOutError(f"{engine}'s LSTM on the CPU computes in {' or '.join(dtypes)}, not in {line.dtype}")
+
+
+ENGINES: dict[str, Engine] = {"numlstm": numlstm, "torch": torch, "onnxruntime": onnxruntime, "openvino": openvino}
+PEERS = tuple(name for name in ENGINES if name != "numlstm")

@@ -1,0 +1,165 @@
+"""The kernels that find out what this machine can do, made of the same registers as the engine's.
+
+The peak is many independent chains of FMAs that never leave their registers; the bandwidth is many chains of
+additions, each of which reads one register from memory.
+"""
+
+# mypy: allow-untyped-calls, allow-untyped-decorators
+# (Numba's decorators and the kernels' instructions have no types)
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.core.compiler_lock import global_compiler_lock
+
+from numlstm.kernels.simd import KERNEL, PLAN, Simd, get, instruction
+
+STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
+INT64 = ir.IntType(64)
+ENTRY = "probe"
+
+
+class Kernel:
+    """A compiled kernel: call it with the address of its plan. The GIL is let go.
+
+    Numba types and lowers it. LLVM is driven here, for this very CPU, so that a limit does not depend on how this
+    process's Numba was set when it compiled its first function.
+    """
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        options: Any = KERNEL
+        self._module, self._machine = _optimised(numba.njit(types.void(PLAN), **options)(function))
+        self._engine = llvm.create_mcjit_compiler(self._module, _host())
+        self._engine.finalize_object()
+        self._call: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(ENTRY))
+
+    def __call__(self, address: int) -> None:
+        self._call(address)
+
+    @property
+    def assembly(self) -> str:
+        """The machine code as text, for those who want to count."""
+        text: str = self._machine.emit_assembly(self._module)
+        return text
+
+
+def _host() -> llvm.TargetMachine:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
+    )
+
+
+@global_compiler_lock
+def _optimised(dispatcher: Any) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    """The module of a kernel with a bare C entry, optimised for this CPU."""
+    (compiled,) = dispatcher.overloads.values()
+    target = compiled.target_context
+    library = target.codegen().create_library(ENTRY)
+    source = library.create_ir_module(ENTRY)
+    callee = target.declare_function(source, compiled.fndesc)
+    entry = ir.Function(source, ir.FunctionType(ir.VoidType(), [INT64.as_pointer()]), name=ENTRY)
+    builder = ir.IRBuilder(entry.append_basic_block())
+    target.call_conv.call_function(builder, callee, types.none, [PLAN], [entry.args[0]])
+    builder.ret_void()
+    library.add_ir_module(source)
+    library.add_linking_library(compiled.library)
+    library.finalize()
+    module, machine = llvm.parse_assembly(str(library._final_module)), _host()
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(module, passes)
+    return module, machine
+
+
+def registers() -> tuple[list[int], int, bool]:
+    """Widths in bytes of this CPU's registers, widest first; how many there are; whether it has fused multiply-add."""
+    if platform.machine().lower() in ("aarch64", "arm64"):
+        return [16], 32, True
+    features = llvm.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512vl"):
+        return [64, 32], 32, True
+    if features.get("avx2") and features.get("fma"):
+        return [32], 16, True
+    return [16], 16, False
+
+
+def fma_kernel(dtype: str, lanes: int, chains: int, fused: bool) -> Kernel:
+    """``plan[0]`` times one FMA in each of `chains` registers of `lanes` numbers.
+
+    Every chain is s = s * a + b. ``plan[1]`` is the address of a, b and one start for each chain, a register each;
+    where the starts differ, LLVM cannot make one chain of them. The sum goes to ``plan[2]``, so
+    that nothing is left out.
+    """
+    simd = Simd(dtype, lanes, fused)
+    sums_type = types.UniTuple(simd.register, chains)
+
+    @instruction(sums_type, simd.pointer)
+    def begin(builder: Any, numbers: Any) -> list[Any]:
+        return [simd.emit_load(builder, numbers, INT64((2 + n) * lanes)) for n in range(chains)]
+
+    @instruction(sums_type, sums_type, simd.register, simd.register)
+    def step(builder: Any, sums: Any, factor: Any, addend: Any) -> list[Any]:
+        return [simd.emit_fma(builder, builder.extract_value(sums, n), factor, addend) for n in range(chains)]
+
+    load, store, pointer_at, total = simd.load, simd.store, simd.pointer_at, _total(simd, chains)
+
+    def kernel(plan):  # type: ignore[no-untyped-def]
+        numbers = pointer_at(plan, 1)
+        factor, addend, sums = load(numbers, 0), load(numbers, lanes), begin(numbers)
+        for _ in range(get(plan, 0)):
+            sums = step(sums, factor, addend)
+        store(pointer_at(plan, 2), 0, total(sums))
+
+    return Kernel(kernel)
+
+
+def read_kernel(width: int) -> Kernel:
+    """``plan[0]`` times: add up the ``plan[3]`` float32 at ``plan[1]``, a multiple of `STREAMS` registers.
+
+    A register has `width` bytes. The sum goes to ``plan[2]``.
+    """
+    simd = Simd("float32", width // 4)
+    sums_type = types.UniTuple(simd.register, STREAMS)
+
+    @instruction(sums_type)
+    def zero(builder: Any) -> list[Any]:
+        return [simd.constant(0)] * STREAMS
+
+    @instruction(sums_type, sums_type, simd.pointer, types.int64)
+    def step(builder: Any, sums: Any, numbers: Any, at: Any) -> list[Any]:
+        places = [builder.add(at, INT64(n * simd.lanes)) for n in range(STREAMS)]
+        read = [simd.emit_load(builder, numbers, place) for place in places]
+        return [builder.fadd(builder.extract_value(sums, n), value) for n, value in enumerate(read)]
+
+    store, pointer_at, total, pace = simd.store, simd.pointer_at, _total(simd, STREAMS), STREAMS * simd.lanes
+
+    def kernel(plan):  # type: ignore[no-untyped-def]
+        numbers, sums = pointer_at(plan, 1), zero()
+        for _ in range(get(plan, 0)):
+            for at in range(0, get(plan, 3), pace):
+                sums = step(sums, numbers, at)
+        store(pointer_at(plan, 2), 0, total(sums))
+
+    return Kernel(kernel)
+
+
+def _total(simd: Simd, count: int) -> Any:
+    """An instruction that adds up the registers of a tuple."""
+
+    @instruction(simd.register, types.UniTuple(simd.register, count))
+    def total(builder: Any, sums: Any) -> Any:
+        value = builder.extract_value(sums, 0)
+        for n in range(1, count):
+            value = builder.fadd(value, builder.extract_value(sums, n))
+        return value
+
+    return total

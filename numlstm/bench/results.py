@@ -1,0 +1,155 @@
+"""What a run measured, kept raw, and the figures that follow from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .grid import Array, Line
+
+FORMAT = "numlstm-bench"
+VERSION = 1
+MACHINE = "machine"  # whose turn it is when the limits are measured
+OURS = "numlstm"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One engine's turn in one round. The order of a list of turns is the order in which they were taken."""
+
+    round: int
+    engine: str
+    calls: int
+    nanoseconds: int
+    idle: bool = True  # whether all its threads slept before the next turn began
+
+    @property
+    def microseconds(self) -> float:
+        """Of one call."""
+        return self.nanoseconds / self.calls / 1e3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How an engine took part in a line, or why it did not."""
+
+    setting: str = ""
+    max_error: float = 0.0
+    left_out: str = ""
+
+
+@dataclass
+class LineResult:
+    """Everything about one line at one number of threads."""
+
+    line: Line
+    threads: int
+    style: str
+    entries: dict[str, Entry] = field(default_factory=dict)
+    turns: list[Turn] = field(default_factory=list)
+    limits: list[dict[str, float]] = field(default_factory=list)  # one a round
+
+    @property
+    def measured(self) -> list[str]:
+        """Engines that took part."""
+        return [name for name, entry in self.entries.items() if not entry.left_out]
+
+    def microseconds(self, engine: str) -> Array:
+        """One figure a round, in order of rounds."""
+        turns = sorted((turn for turn in self.turns if turn.engine == engine), key=lambda turn: turn.round)
+        return np.array([turn.microseconds for turn in turns])
+
+    def median(self, engine: str) -> float:
+        """Microseconds of a call: the median over rounds."""
+        return float(np.median(self.microseconds(engine)))
+
+    def best_peer(self) -> str | None:
+        """The peer with the lowest median."""
+        peers = [name for name in self.measured if name != OURS]
+        return min(peers, key=self.median, default=None)
+
+    def speed_up(self, peer: str) -> tuple[float, float]:
+        """How many times faster than a peer: the median of the rounds' ratios, and the ratio of the medians."""
+        ours, theirs = self.microseconds(OURS), self.microseconds(peer)
+        return float(np.median(theirs / ours)), float(np.median(theirs) / np.median(ours))
+
+    def rate(self, engine: str) -> float:
+        """GF/s, a multiply-add counted as two."""
+        return 2e-3 * self.line.fmas / self.median(engine)
+
+    def limit(self, name: str) -> float:
+        """A limit of the machine: the median over rounds."""
+        return float(np.median([limits[name] for limits in self.limits]))
+
+    def widths(self, dtype: str) -> list[int]:
+        """Register widths in bits whose peak was measured, widest first."""
+        names = self.limits[0] if self.limits else {}
+        return sorted((int(n.rsplit("_", 1)[1]) for n in names if n.startswith(f"fma_{dtype}_")), reverse=True)
+
+    def peak(self) -> float:
+        """FMA peak in GF/s for the line's dtype, of the register width that gave most."""
+        return max(self.limit(f"fma_{self.line.dtype}_{width}") for width in self.widths(self.line.dtype))
+
+    def bound(self, caches: dict[str, int]) -> tuple[str, float]:
+        """What limits this line on this machine, and the microseconds that this limit allows.
+
+        Either the FMA peak, or the bandwidth of the smallest cache that holds the weights which are needed again
+        and again: one cell's recurrent weights at every step, or all weights at every call of a single step.
+        """
+        line = self.line
+        needs = {"FMA peak": 2e-3 * line.fmas / self.peak()}
+        if line.sequence_length == 1:
+            held = read = line.weight_bytes
+        else:
+            held = line.recurrent_bytes
+            read = held * line.num_layers * line.directions * line.sequence_length
+        level = next((level for level, size in caches.items() if held <= size), "memory")
+        needs[level] = 1e-3 * read / self.limit(f"read_{level}")
+        name = max(needs, key=needs.__getitem__)
+        return name, needs[name]
+
+
+@dataclass
+class Report:
+    """A run: the machine, when, how, and one result a line and number of threads."""
+
+    machine: dict[str, Any]
+    date: str
+    rounds: int
+    results: list[LineResult] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """As text; `from_json` gives an equal report."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a text that is something else, or of a later version.
+        """
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"this is not a file of results: it is not JSON ({error})") from None
+        if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (FORMAT, VERSION):
+            raise ValueError(
+                f'this is not a file of results: it must be an object with "format": "{FORMAT}" and "version": '
+                f"{VERSION}, as `numlstm bench --save` writes it"
+            )
+        results = [
+            LineResult(
+                line=Line(**result.pop("line")),
+                entries={name: Entry(**entry) for name, entry in result.pop("entries").items()},
+                turns=[Turn(**turn) for turn in result.pop("turns")],
+                **result,
+            )
+            for result in data.pop("results")
+        ]
+        return cls(results=results, **data)

@@ -1,0 +1,148 @@
+"""A report as text: a heading, one Markdown table a number of threads, and what was left out and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence, Sized
+from itertools import groupby
+
+from .machine import in_words
+from .results import OURS, LineResult, Report
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point.
+
+    Examples
+    --------
+    >>> [number(value) for value in (0.98765, 13.6, 590.4, 10971.7)]
+    ['0.988', '13.6', '590', '10,972']
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def percent(fraction: float) -> str:
+    """Two digits below ten.
+
+    Examples
+    --------
+    >>> [percent(fraction) for fraction in (0.0027, 0.053, 0.854, 1.0)]
+    ['0.27 %', '5.3 %', '85 %', '100 %']
+    """
+    value = 100 * fraction
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.2g} %"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up, the first one to the left and the rest to the right."""
+    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *rest = (
+            cell.ljust(w) if at == 0 else cell.rjust(w) for at, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        )
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if at == 0 else "-" * (w + 1) + ":" for at, w in enumerate(widths)) + "|"
+    return "\n".join([line(head), rule, *map(line, rows)])
+
+
+def text(report: Report) -> str:
+    """The whole report."""
+    parts = [heading(report)]
+    for threads, group in groupby(report.results, key=lambda result: result.threads):
+        results = list(group)
+        parts += [limits(threads, results), table(results, report.machine["caches"])]
+        parts += [summary for summary in (geometric_mean(results), notes(results)) if summary]
+    return "\n\n".join(parts)
+
+
+def heading(report: Report) -> str:
+    """The machine, the date and the versions."""
+    machine = report.machine
+    cpu = f"{machine['cpu']} ({machine['cpu_model']})" if machine["cpu_model"] else machine["cpu"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    load = "" if machine["load"] is None else f", load average {machine['load']:.1f} before"
+    style = "buffers kept" if any(result.style == "reuse" for result in report.results) else "new arrays at every call"
+    return (
+        f"{cpu}, {machine['cores']} cores, {in_words(machine['caches'])}\n"
+        f"{machine['system']}, Python {machine['python']}\n{versions}\n"
+        f"{report.date}{load}, {report.rounds} rounds, {style}; microseconds a call: median over rounds (fastest round)"
+    )
+
+
+def limits(threads: int, results: Sequence[LineResult]) -> str:
+    """What the machine can do, medians over all rounds of all lines."""
+    every = LineResult(results[0].line, threads, "", limits=[limit for result in results for limit in result.limits])
+    peaks = [
+        f"{dtype} " + ", ".join(f"{number(every.limit(f'fma_{dtype}_{w}'))} at {w} bits" for w in every.widths(dtype))
+        for dtype in ("float32", "float64")
+    ]
+    reads = [f"{level} {number(every.limit(f'read_{level}'))}" for level in ("L1", "L2", "L3", "memory")]
+    title = f"{threads} thread" + ("" if threads == 1 else "s")
+    return f"{title}. FMA peak in GF/s: {'; '.join(peaks)}. Reading in GB/s: {', '.join(reads)}."
+
+
+def table(results: Sequence[LineResult], caches: dict[str, int]) -> str:
+    """One row a line. Without numlstm among the engines, the peers alone."""
+    engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
+    head = ["line", *engines, "best peer", "speed-up", "of medians", "GF/s", "of FMA peak", "of its limit"]
+    return markdown(head, [_row(result, engines, caches) for result in results])
+
+
+def _row(result: LineResult, engines: Sequence[str], caches: dict[str, int]) -> list[str]:
+    row = [result.line.name]
+    for name in engines:
+        if name in result.measured:
+            row.append(f"{number(result.median(name))} ({number(float(result.microseconds(name).min()))})")
+        else:
+            row.append("left out")
+    best = result.best_peer()
+    row.append(best or "-")
+    if OURS not in result.measured:
+        return [*row, "-", "-", "-", "-", "-"]
+    row += [f"{ratio:.2f}" for ratio in result.speed_up(best)] if best else ["-", "-"]
+    limit, allowed = result.bound(caches)
+    ours = result.median(OURS)
+    of_peak, of_limit = (percent(part) for part in (result.rate(OURS) / result.peak(), allowed / ours))
+    return [*row, number(result.rate(OURS)), of_peak, f"{of_limit} of {limit}"]
+
+
+def geometric_mean(results: Sequence[LineResult]) -> str:
+    """Of the speed-ups over the best peer, where there are several."""
+    compared = [
+        result.speed_up(best)[0]
+        for result in results
+        if OURS in result.measured and (best := result.best_peer()) is not None
+    ]
+    if len(compared) < 2:
+        return ""
+    mean = math.exp(sum(map(math.log, compared)) / len(compared))
+    return f"Geometric mean of the speed-ups over {len(compared)} lines: {mean:.2f}."
+
+
+def notes(results: Sequence[LineResult]) -> str:
+    """The settings that were fastest, who was left out and why, who did not come to rest."""
+    lines = []
+    for name in results[0].entries:
+        settings: dict[str, list[str]] = {}
+        reasons: dict[str, list[str]] = {}
+        for result in results:
+            entry = result.entries[name]
+            kind, key = (reasons, entry.left_out) if entry.left_out else (settings, entry.setting)
+            kind.setdefault(key, []).append(result.line.name)
+        restless = [result.line.name for result in results if not all(t.idle for t in result.turns if t.engine == name)]
+        said = [f"{setting}{_where(where, results, settings)}" for setting, where in settings.items()]
+        said += [f"left out{_where(where, results, reasons)}: {reason}" for reason, where in reasons.items()]
+        if restless:
+            said.append(f"still used the CPU a second after its turn ({', '.join(restless)}): mistrust these lines")
+        lines.append(f"- {name}: {'; '.join(said)}")
+    return "\n".join(lines)
+
+
+def _where(names: Sequence[str], results: Sequence[LineResult], kinds: Sized) -> str:
+    """Which lines a remark is about, unless it is about all of them."""
+    return "" if len(names) == len(results) and len(kinds) == 1 else f" ({', '.join(names)})"

@@ -1,0 +1,138 @@
+"""LSTMCell: what ``torch.nn.LSTMCell`` is for inference, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy import empty, ndarray
+from numpy.typing import ArrayLike, NDArray
+
+from numlstm import checks, engine
+from numlstm.module import Module
+
+Array = NDArray[Any]
+
+
+class LSTMCell(Module):
+    """One step of one LSTM layer, with the interface and the conventions of ``torch.nn.LSTMCell``.
+
+    It is an `LSTM` of one layer over one step, to the bit.
+
+    Parameters
+    ----------
+    input_size : int
+        Features of the input.
+    hidden_size : int
+        Hidden units.
+    bias : bool
+        Whether there are ``bias_ih`` and ``bias_hh``; None stands in their place if not.
+    device : None or "cpu"
+        Only the CPU is built.
+    dtype : dtype, optional
+        float32 (the default) or float64, of parameters and results.
+    seed : int, optional
+        What `numpy.random.default_rng` takes. The same seed gives the same parameters.
+
+    Attributes
+    ----------
+    weight_ih, weight_hh, bias_ih, bias_hh : ndarray
+        Parameters of shapes (4 * hidden_size, input_size), (4 * hidden_size, hidden_size) and twice
+        (4 * hidden_size,), with gate blocks in the order i, f, g, o. Reading one gives a read-only copy. Assign an
+        array to change one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type or value.
+    NotImplementedError
+        A device other than the CPU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> cell = LSTMCell(10, 20, seed=0)
+    >>> cell
+    LSTMCell(10, 20)
+    >>> h, c = np.zeros((3, 20)), np.zeros((3, 20))
+    >>> for step in np.ones((2, 3, 10)):
+    ...     h, c = cell(step, (h, c))
+    >>> h.shape, h.dtype
+    ((3, 20), dtype('float32'))
+    """
+
+    _suffix = "_l0"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        seed: Any = None,
+    ) -> None:
+        config = checks.cell_config(input_size, hidden_size, bias)
+        checks.cpu_only(device)
+        self._start(config, checks.parameter_dtype(dtype), seed)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("bias_ih", "bias_hh") and "_config" in self.__dict__ and not self.bias:
+            return None
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the repr."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
+
+    def __call__(self, *args: Any, **options: Any) -> tuple[Array, Array]:
+        """Run `forward`."""
+        return self.forward(*args, **options)
+
+    def forward(self, input: ArrayLike, hx: Any = None) -> tuple[Array, Array]:
+        """Run one step.
+
+        Parameters
+        ----------
+        input : array_like
+            (batch, input_size), or unbatched (input_size,). Any real dtype, byte order and strides.
+        hx : (array_like, array_like), optional
+            h_0 and c_0 of shape (batch, hidden_size), or unbatched (hidden_size,); zeros if left out.
+
+        Returns
+        -------
+        (h_1, c_1) : tuple of ndarray
+            The states after the step, shaped like h_0 and c_0, sharing memory with nothing.
+
+        Raises
+        ------
+        ValueError
+            The input or a state is not 1-D or 2-D.
+        RuntimeError
+            Sizes of input or states do not fit, with PyTorch's text.
+        TypeError
+            An array does not hold real numbers, or `hx` is no tuple.
+        IndexError
+            `hx` has fewer than two items, or its arrays fewer axes than they need.
+        NotImplementedError
+            The input is a packed sequence.
+        """
+        panels = self._panels
+        dtype = panels.dtype
+        if type(input) is ndarray and input.dtype is dtype:
+            array = input
+        else:
+            checks.not_built_yet(input, None)
+            array = checks.real_array("input", input)
+        seen = self._seen
+        call = seen.get(array.shape)
+        if call is None:
+            call = checks.cell_call(self._config, array.shape, hx)
+            self._call_for(call, array.shape, seen)
+        if hx is not None:
+            hx = checks.cell_states(call, hx, dtype)
+        output, h_1, c_1 = empty(call.hidden, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
+        axes = (None, None) if call.unbatched else (None,)  # one step, and a batch of one
+        states = None if hx is None else (hx[0][axes], hx[1][axes])
+        engine.forward(panels, array[axes], states, output[axes], h_1[axes], c_1[axes])
+        return h_1, c_1

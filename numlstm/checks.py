@@ -1,0 +1,605 @@
+"""What sizes, inputs and states must be, and the sentences that say so.
+
+Where ``torch.nn.LSTM`` raises, the type and the first line are those of PyTorch 2.13, and the checks run in its
+order; below the first line stands what was received and what to do. A check changes nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+import reprlib
+import warnings
+from collections.abc import Callable, Mapping
+from numbers import Number
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from numpy.typing import NDArray
+
+from numlstm.config import Config
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+States = tuple[Array, Array]
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+REAL_KINDS = "fiu"  # of np.dtype.kind: floats, signed and unsigned integers
+OVERLAP_WORK = 10_000  # candidate solutions tried before two arrays count as overlapping
+ARRAY_ATTRIBUTES = ("__array__", "__array_interface__", "__array_struct__", "__buffer__")
+
+
+# ---------------------------------------------------------------- constructor
+
+
+def lstm_config(
+    input_size: Any,
+    hidden_size: Any,
+    num_layers: Any,
+    bias: Any,
+    batch_first: Any,
+    dropout: Any,
+    bidirectional: Any,
+    proj_size: Any,
+) -> Config:
+    """The Config of an LSTM, or the error that ``torch.nn.LSTM`` raises for these arguments."""
+    probability = dropout_probability(dropout)
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+            f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+            stacklevel=3,
+        )
+    flag("bias", bias)
+    flag("batch_first", batch_first)
+    _features("input_size", input_size)
+    _features("hidden_size", hidden_size)
+    layers = _count("num_layers", num_layers, _at_least_one)
+    projection = _count("proj_size", proj_size, _zero_or_below(hidden_size))
+    flag("bidirectional", bidirectional)
+    return Config(int(input_size), int(hidden_size), layers, bias, batch_first, probability, bidirectional, projection)
+
+
+def cell_config(input_size: Any, hidden_size: Any, bias: Any) -> Config:
+    """The Config of an LSTMCell; sizes may be NumPy's integers, as in ``torch.nn.LSTMCell``."""
+    flag("bias", bias)
+    sizes = {"input_size": input_size, "hidden_size": hidden_size}
+    for name, value in sizes.items():
+        sizes[name] = int(value) if isinstance(value, np.integer) else value
+        _features(name, sizes[name])
+    return Config(int(sizes["input_size"]), int(sizes["hidden_size"]), bias=bias)
+
+
+def dropout_probability(dropout: Any) -> float:
+    """The dropout probability as a float."""
+    try:
+        probability = float(dropout)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise type(error)(f"{error}\ndropout must be a number in [0, 1], not {_show(dropout)}.") from None
+    if not isinstance(dropout, Number) or isinstance(dropout, bool) or not 0 <= probability <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an element being zeroed\n"
+            f"It is {_show(dropout)}, a {type(dropout).__name__}."
+        )
+    return probability
+
+
+def flag(name: str, value: Any) -> None:
+    """A flag must be True or False itself."""
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name} should be of type bool, got: {type(value).__name__}\n"
+            f"{name} must be True or False, not {_show(value)}."
+        )
+
+
+def _features(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(
+            f"{name} should be of type int, got: {type(value).__name__}\n"
+            f"{name} is a number of features: a positive int, not {_show(value)}."
+        )
+    if value <= 0:
+        raise ValueError(
+            f"{name} must be greater than zero\n{name} is a number of features: a positive int, not {value}."
+        )
+
+
+def _count(name: str, value: Any, bound: Callable[[Any], str | None]) -> int:
+    """The value as an int; what Python itself says of a value that cannot be compared or count comes first."""
+    try:
+        fault = bound(value)
+        count = 0 if fault else operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"{error}\n{name} must be an int, not {_show(value)}, a {type(value).__name__}.") from None
+    if fault:
+        raise ValueError(f"{fault}\n{name} is {_show(value)}.")
+    if isinstance(value, bool):
+        raise TypeError(f"{name} should be of type int, got: bool\n{name} must be an int, not {value}.")
+    return count
+
+
+def _at_least_one(value: Any) -> str | None:
+    return "num_layers must be greater than zero" if value <= 0 else None
+
+
+def _zero_or_below(hidden_size: int) -> Callable[[Any], str | None]:
+    def fault(value: Any) -> str | None:
+        if value < 0:
+            return "proj_size should be a positive integer or zero to disable projections"
+        if value >= hidden_size:
+            return f"proj_size has to be smaller than hidden_size\nhidden_size is {hidden_size}."
+        return None
+
+    return fault
+
+
+def parameter_dtype(value: Any) -> np.dtype[Any]:
+    """float32 or float64, from NumPy's names and types or from a ``torch.dtype``; None is float32."""
+    if value is None:
+        return FLOAT32
+    given = str(value).removeprefix("torch.") if _is_torch(value, "dtype") else value
+    if not isinstance(given, ndarray | np.generic):  # np.dtype would take an array's
+        try:
+            dtype = np.dtype(given)
+        except (TypeError, ValueError):
+            dtype = np.dtype(object)
+        if dtype == FLOAT32:
+            return FLOAT32
+        if dtype == FLOAT64:
+            return FLOAT64
+    raise TypeError(
+        f"dtype must be float32 or float64, not {_show(value)}\n"
+        "An LSTM computes in one of these two, in the byte order of this machine; "
+        "input of any other real dtype is converted."
+    )
+
+
+def cpu_only(device: Any) -> None:
+    """Only the CPU is built."""
+    name = str(device) if _is_torch(device, "device") else device
+    if name is None or (isinstance(name, str) and name in ("cpu", "cpu:0")):
+        return
+    if not isinstance(name, str | int):
+        raise TypeError(f"device must be None or 'cpu', not {_show(device)}, a {type(device).__name__}")
+    raise NotImplementedError(
+        f"device must be None or 'cpu', not {_show(device)}\nOnly the CPU is built; CUDA is not built yet."
+    )
+
+
+def target(first: Any, dtype: Any) -> tuple[Any, Any]:
+    """The device and the dtype that the arguments of ``to`` name: the first may be either, or an array to be like."""
+    if isinstance(first, ndarray) or _is_torch_tensor(first):
+        first, given = getattr(first, "device", None), first.dtype
+    elif _names_device(first):
+        return first, dtype
+    else:
+        first, given = None, first
+    if dtype is not None:
+        raise TypeError(f"to() takes a device before a dtype, not {_show(given)} before {_show(dtype)}")
+    return first, given
+
+
+def _names_device(value: Any) -> bool:
+    if value is None or _is_torch(value, "device") or isinstance(value, int):
+        return True
+    if isinstance(value, str):
+        try:
+            np.dtype(value)
+        except TypeError:
+            return True
+    return False
+
+
+# ---------------------------------------------------------------- arrays
+
+
+def real_array(name: str, value: Any) -> Array:
+    """The value as a plain ndarray of its own real dtype; shares memory with it wherever NumPy can."""
+    if isinstance(value, ndarray):
+        if np.any(getattr(value, "mask", False)):
+            raise TypeError(
+                f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
+            )
+        array = value if type(value) is ndarray else value.view(ndarray)
+    else:
+        array = _from_foreign(name, value)
+    if array.dtype.kind not in REAL_KINDS:
+        raise TypeError(
+            f"{name} must hold real numbers, not {array.dtype}\n"
+            "Floats and integers of any width and byte order are converted; complex, bool, object, text and dates "
+            f"are not. Received: a {type(value).__name__} of shape {array.shape}."
+        )
+    return array
+
+
+def _from_foreign(name: str, value: Any) -> Array:
+    """Nested lists, and the arrays of other libraries through ``__array__`` or DLPack."""
+    try:
+        if _is_torch_tensor(value):
+            return _from_torch_tensor(value)
+        if hasattr(value, "__dlpack__") and not any(hasattr(value, how) for how in ARRAY_ATTRIBUTES):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except Exception as error:  # whatever the foreign object raises
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(
+            f"{name} must be an array of real numbers in the CPU's memory; "
+            f"this {type(value).__name__} could not be read as one\n{type(error).__name__}: {error}"
+        ) from error
+
+
+def _from_torch_tensor(value: Any) -> Array:
+    tensor = value.detach().resolve_neg()
+    if "float" in str(tensor.dtype) and tensor.dtype.itemsize <= 2:
+        tensor = tensor.float()  # NumPy has no bfloat16; float32 holds every bfloat16, float16 and float8
+    return np.asarray(tensor)
+
+
+def _is_torch(value: Any, name: str) -> bool:
+    """Whether the value is ``torch.<name>``, without importing torch."""
+    kind = type(value)
+    return kind.__module__ == "torch" and kind.__qualname__ == name
+
+
+def _is_torch_tensor(value: Any) -> bool:
+    return any(kind.__module__ == "torch" and kind.__qualname__ == "Tensor" for kind in type(value).__mro__)
+
+
+def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """An array for the parameter of that name, converted to its dtype."""
+    array = real_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, not {array.shape}\nNothing was assigned.")
+    return as_dtype(array, dtype)
+
+
+def as_dtype(array: Array, dtype: np.dtype[Any]) -> Array:
+    """The array in that dtype; what is too large becomes infinite, silently as in PyTorch."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(dtype, copy=False)
+
+
+def loadable(
+    owner: str, state_dict: Any, shapes: Mapping[str, Shape], dtype: np.dtype[Any], strict: bool
+) -> tuple[dict[str, Array], list[str], list[str]]:
+    """What of a state dict can be loaded, the missing keys and the unexpected ones."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"Expected state_dict to be dict-like, got {type(state_dict)}.\n"
+            "Pass a mapping of parameter names to arrays, such as the result of state_dict()."
+        )
+    missing = [name for name in shapes if name not in state_dict]
+    unexpected = [key for key in state_dict if key not in shapes]
+    errors, arrays = [], {}
+    if strict and missing:
+        errors.append("Missing key(s) in state_dict: {}. ".format(", ".join(f'"{key}"' for key in missing)))
+    if strict and unexpected:
+        errors.append("Unexpected key(s) in state_dict: {}. ".format(", ".join(f'"{key}"' for key in unexpected)))
+    for name, shape in shapes.items():
+        if name not in state_dict:
+            continue
+        value = state_dict[name]
+        try:
+            array = real_array(name, value)
+        except (TypeError, ValueError) as error:
+            errors.append(
+                f'While copying the parameter named "{name}", expected torch.Tensor or Tensor-like object from '
+                f"checkpoint but received {type(value)}: {error}"
+            )
+            continue
+        if array.shape == shape:
+            arrays[name] = as_dtype(array, dtype)
+        else:
+            errors.append(
+                f"size mismatch for {name}: copying a param with shape torch.Size({list(array.shape)}) from "
+                f"checkpoint, the shape in current model is torch.Size({list(shape)})."
+            )
+    if errors:
+        raise RuntimeError(
+            f"Error(s) in loading state_dict for {owner}:\n\t" + "\n\t".join(errors) + "\nNothing was loaded."
+        )
+    return arrays, missing, unexpected
+
+
+# ---------------------------------------------------------------- a call
+
+
+class Call(NamedTuple):
+    """The shapes of one call as its user sees them, known from the input's shape alone."""
+
+    output: Shape
+    hidden: Shape  # of h_0 and h_n
+    cell: Shape  # of c_0 and c_n
+    batch: int  # rows; 1 for unbatched input
+    swap: bool  # batch_first: the engine sees it transposed
+    unbatched: bool
+
+
+def lstm_call(config: Config, shape: Shape, hx: Any) -> Call:
+    """The call for an input of that shape, or the first error that ``torch.nn.LSTM`` finds in it."""
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"LSTM: Expected input to be 2D or 3D, got {len(shape)}D instead\n"
+            f"input must have shape {_wanted_input(config)}, or (steps, {config.input_size}) unbatched; "
+            f"received {shape}."
+        )
+    unbatched = len(shape) == 2
+    swap = config.batch_first and not unbatched
+    steps = shape[1] if swap else shape[0]
+    batch = 1 if unbatched else shape[0] if swap else shape[1]
+    rows = () if unbatched else (batch,)
+    cells = config.num_layers * config.num_directions
+    call = Call(
+        output=(*shape[:-1], config.num_directions * config.output_size),
+        hidden=(cells, *rows, config.output_size),
+        cell=(cells, *rows, config.hidden_size),
+        batch=batch,
+        swap=swap,
+        unbatched=unbatched,
+    )
+    if hx is not None:
+        _state_dims(call, *_pair(hx))
+    if shape[-1] != config.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[-1]}\n"
+            f"input has shape {shape}; its last axis must hold the {config.input_size} features of a step."
+        )
+    if steps == 0:
+        if hx is not None:
+            lstm_states(call, hx, FLOAT32)
+        raise RuntimeError(
+            "Expected sequence length to be larger than 0 in RNN\n"
+            f"input has shape {shape}, which holds no step; an empty batch is fine, an empty sequence is not."
+        )
+    return call
+
+
+def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
+    """h_0 and c_0 as arrays of the shapes that the call asks for."""
+    if type(hx) is tuple and len(hx) == 2:  # what a loop passes: the last call's own result
+        h_0, c_0 = hx
+        if (
+            type(h_0) is ndarray
+            and type(c_0) is ndarray
+            and h_0.dtype is dtype
+            and c_0.dtype is dtype
+            and h_0.shape == call.hidden
+            and c_0.shape == call.cell
+        ):
+            return hx
+    h_0, c_0 = _pair(hx)
+    _state_dims(call, h_0, c_0)
+    for index, (state, expected) in enumerate(((h_0, call.hidden), (c_0, call.cell))):
+        if state.shape != expected:
+            got, wanted = state.shape, expected
+            if call.unbatched:  # PyTorch speaks of the batch of one that it made of it
+                got, wanted = (got[0], 1, got[1]), (expected[0], 1, expected[1])
+            raise RuntimeError(
+                f"Expected hidden[{index}] size {wanted}, got {list(got)}\n"
+                f"{'hc'[index]}_0 must have shape {expected}: (num_layers * num_directions, "
+                f"{'' if call.unbatched else 'batch, '}features); batch_first does not touch it."
+            )
+    if len(hx) != 2:
+        raise RuntimeError(f"lstm expects two hidden states\nhx must be (h_0, c_0), but it has {len(hx)} items.")
+    return h_0, c_0
+
+
+def _wanted_input(config: Config) -> str:
+    return f"({'batch, steps' if config.batch_first else 'steps, batch'}, {config.input_size})"
+
+
+def _state_dims(call: Call, h_0: Array, c_0: Array) -> None:
+    dims = len(call.hidden)
+    if h_0.ndim != dims or c_0.ndim != dims:
+        raise RuntimeError(
+            f"For {'unbatched 2-D' if call.unbatched else 'batched 3-D'} input, hx and cx should also be {dims}-D "
+            f"but got ({h_0.ndim}-D, {c_0.ndim}-D) tensors\n"
+            f"h_0 must have shape {call.hidden} and c_0 {call.cell}; received {h_0.shape} and {c_0.shape}."
+        )
+
+
+def _tuple_or_list(hx: Any) -> None:
+    if not isinstance(hx, tuple | list):
+        raise TypeError(
+            f"hx must be a tuple (h_0, c_0), not {type(hx).__name__}\n"
+            "Both states are needed; leave hx out to start from zeros."
+        )
+
+
+def _pair(hx: Any) -> States:
+    _tuple_or_list(hx)
+    if len(hx) < 2:
+        raise IndexError(
+            f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
+            f"hx must be (h_0, c_0), but it has {len(hx)} items."
+        )
+    return real_array("h_0", hx[0]), real_array("c_0", hx[1])
+
+
+def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
+    """The call of an LSTMCell for an input of that shape, or the first error that ``torch.nn.LSTMCell`` finds."""
+    if len(shape) not in (1, 2):
+        raise ValueError(
+            f"LSTMCell: Expected input to be 1D or 2D, got {len(shape)}D instead\n"
+            f"input must have shape (batch, {config.input_size}), or ({config.input_size},) unbatched; "
+            f"received {shape}."
+        )
+    unbatched = len(shape) == 1
+    state = (*shape[:-1], config.hidden_size)
+    call = Call(state, state, state, 1 if unbatched else shape[0], swap=False, unbatched=unbatched)
+    if hx is not None:
+        _cell_state_dims(call, hx)
+    if shape[-1] != config.input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {shape[-1]} expected {config.input_size}\n"
+            f"input has shape {shape}; its last axis must hold {config.input_size} features."
+        )
+    return call
+
+
+def cell_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
+    """h_0 and c_0 of an LSTMCell as arrays of the shape that the call asks for."""
+    if type(hx) is tuple and len(hx) == 2:
+        h_0, c_0 = hx
+        if (
+            type(h_0) is ndarray
+            and type(c_0) is ndarray
+            and h_0.dtype is dtype
+            and c_0.dtype is dtype
+            and h_0.shape == c_0.shape == call.hidden
+        ):
+            return hx
+    states = _cell_state_dims(call, hx)
+    for index, state in enumerate(states):
+        _cell_state(call, index, state)
+    return states[0], states[1]
+
+
+def _cell_state_dims(call: Call, hx: Any) -> list[Array]:
+    _tuple_or_list(hx)
+    states = [real_array(f"hx[{index}]", value) for index, value in enumerate(hx)]
+    for index, state in enumerate(states):
+        if state.ndim not in (1, 2):
+            raise ValueError(
+                f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.ndim}D instead\n"
+                f"hx must be (h_0, c_0), both of shape {call.hidden}."
+            )
+    if call.unbatched and len(states) < 2:
+        raise IndexError(
+            f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
+            f"hx must be (h_0, c_0), but it has {len(states)} items."
+        )
+    if len(states) != 2:
+        raise RuntimeError(f"lstm_cell expects two hidden states\nhx must be (h_0, c_0), but it has {len(states)}.")
+    return states
+
+
+def _cell_state(call: Call, index: int, state: Array) -> None:
+    """PyTorch first compares the batch, then the features, of the batch of one that it makes of unbatched states."""
+    if state.shape == call.hidden:
+        return
+    shape = (1, *state.shape) if call.unbatched else state.shape
+    units = call.hidden[-1]
+    wanted = f"\n{'hc'[index]}_0 must have shape {call.hidden}; received {state.shape}."
+    if shape[0] != call.batch:
+        raise RuntimeError(f"Input batch size {call.batch} doesn't match hidden{index} batch size {shape[0]}" + wanted)
+    if len(shape) < 2:
+        raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got 1)" + wanted)
+    if shape[1] != units:
+        raise RuntimeError(f"hidden{index} has inconsistent hidden_size: got {shape[1]}, expected {units}" + wanted)
+    raise RuntimeError(f"hx[{index}] is batched, but input is not" + wanted)
+
+
+def not_built_yet(input: Any, lengths: Any) -> None:
+    """Refuse sequences of different lengths, which are not built yet."""
+    if lengths is not None:
+        raise NotImplementedError(
+            "lengths is not built yet\nUntil it is, run each sequence by itself, cut to its length."
+        )
+    if hasattr(input, "batch_sizes"):
+        raise NotImplementedError(
+            f"input is a {type(input).__name__}, and packed sequences are not built yet\n"
+            "Until they are, run each sequence by itself, cut to its length."
+        )
+
+
+# ---------------------------------------------------------------- out=
+
+
+def out_arrays(out: Any, call: Call, dtype: np.dtype[Any], input: Array, hx: States | None) -> tuple[Array, ...]:
+    """The three arrays of ``out=``, fit to be written: nothing else that the call reads or writes overlaps them."""
+    if not isinstance(out, tuple | list) or len(out) != 3:
+        what = f"{len(out)} items" if isinstance(out, tuple | list) else type(out).__name__
+        raise TypeError(f"out must be a tuple (output, h_n, c_n), not {what}")
+    for name, array, shape in zip(("output", "h_n", "c_n"), out, (call.output, call.hidden, call.cell), strict=True):
+        if type(array) is not ndarray or array.dtype is not dtype:
+            _out_type(name, array, dtype)
+        if array.shape != shape:
+            raise ValueError(f"{name} in out must have shape {shape}, not {array.shape}")
+        if not array.flags.carray:
+            _out_layout(name, array)
+    _no_overlap(out, input, hx)
+    return tuple(out)
+
+
+def _out_type(name: str, array: Any, dtype: np.dtype[Any]) -> None:
+    if not isinstance(array, ndarray) or hasattr(array, "mask"):
+        raise TypeError(f"{name} in out must be a numpy.ndarray, not {type(array).__name__}")
+    if array.dtype != dtype:
+        raise TypeError(f"{name} in out must have dtype {dtype}, not {array.dtype}\nResults are not converted.")
+
+
+def _out_layout(name: str, array: Array) -> None:
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} in out must be C-contiguous\nIts strides are {array.strides}.")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} in out must be writeable, but it is read-only")
+    raise ValueError(f"{name} in out must be aligned to its {array.itemsize}-byte numbers")
+
+
+def _no_overlap(out: Any, input: Array, hx: States | None) -> None:
+    output, h_n, c_n = out
+    held: tuple[Array, ...] = (output, h_n, c_n)
+    twice = 0
+    if hx is not None:
+        held += hx
+        twice = (h_n is hx[0]) + (c_n is hx[1])  # the one overlap that is allowed
+    ids = set(map(id, held))
+    if len(ids) + twice == len(held) and _own_their_memory(held):
+        if id(input) in ids or not input.flags.owndata:
+            for name, array in (("output", output), ("h_n", h_n), ("c_n", c_n)):
+                _apart(name, array, "input", input)
+        return  # different arrays that own their memory need no search
+    _apart("output", output, "h_n", h_n)
+    _apart("output", output, "c_n", c_n)
+    _apart("h_n", h_n, "c_n", c_n)
+    for name, array in (("output", output), ("h_n", h_n), ("c_n", c_n)):
+        _apart(name, array, "input", input)
+    if hx is not None:
+        h_0, c_0 = hx
+        _apart("output", output, "h_0", h_0)
+        _apart("output", output, "c_0", c_0)
+        _apart("h_n", h_n, "c_0", c_0)
+        _apart("c_n", c_n, "h_0", h_0)
+        if h_n is not h_0:
+            _apart("h_n", h_n, "h_0", h_0, or_same=True)
+        if c_n is not c_0:
+            _apart("c_n", c_n, "c_0", c_0, or_same=True)
+
+
+def _own_their_memory(arrays: tuple[Array, ...]) -> bool:
+    for array in arrays:  # noqa: SIM110 (all() takes three times as long)
+        if not array.flags.owndata:
+            return False
+    return True
+
+
+def _apart(name: str, array: Array, other_name: str, other: Array, *, or_same: bool = False) -> None:
+    """The array must share no memory with the other, or with `or_same` be the very same array."""
+    if not np.may_share_memory(array, other) or (or_same and _same_place(array, other)):
+        return
+    try:
+        shared = np.shares_memory(array, other, max_work=OVERLAP_WORK)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        shared = True
+    if shared:
+        raise ValueError(
+            f"{name} in out shares memory with {other_name}\n"
+            "Only h_n may be the very array passed as h_0, and c_n that passed as c_0."
+        )
+
+
+def _same_place(array: Array, other: Array) -> bool:
+    """Whether two arrays are views of the same numbers in the same order."""
+    return (
+        array.dtype == other.dtype
+        and array.shape == other.shape
+        and array.strides == other.strides
+        and array.__array_interface__["data"][0] == other.__array_interface__["data"][0]
+    )
+
+
+def _show(value: Any) -> str:
+    return " ".join(reprlib.repr(value).split())

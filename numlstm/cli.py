@@ -1,0 +1,188 @@
+"""The command ``numlstm``. Each command imports what it needs when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec
+
+import click
+
+if TYPE_CHECKING:
+    from numlstm.bench.grid import Line
+
+P = ParamSpec("P")
+
+
+def sentences(command: Callable[P, None]) -> Callable[P, None]:
+    """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own ways of ending a command
+        except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
+            raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
+
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="numlstm", message="%(package)s %(version)s")
+def main() -> None:
+    """An LSTM engine for the CPU with the interface of torch.nn.LSTM."""
+
+
+@main.command()
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the forecast into this PNG file; without matplotlib it is drawn as text.  [default: numlstm_demo.png]",
+)
+@sentences
+def demo(plot: Path | None) -> None:
+    """Forecast measurements that the model has not seen, and compare."""
+    from numlstm.demo import run
+
+    run(plot)
+
+
+@main.command()
+@click.option("--line", "names", multiple=True, metavar="NAME", help="Only this line of the grid. Repeatable.")
+@click.option(
+    "--sizes",
+    multiple=True,
+    metavar="I,H,L,D,T,B[,P]",
+    help="Own sizes: input, hidden, layers, directions, steps, batch, and proj_size. Repeatable.",
+)
+@click.option(
+    "--threads",
+    multiple=True,
+    type=click.IntRange(min=1),
+    help="Threads that every engine may use. Repeatable.  [default: 1]",
+)
+@click.option(
+    "--peers", metavar="LIST", help="Peers, with commas between, or 'none'. All that are installed by default."
+)
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of every engine.  [default: 15, quick 3]")
+@click.option("--quick", is_flag=True, help="Few and short turns: to see that it works, not to quote.")
+@click.option("--reuse", is_flag=True, help="Let every engine write into buffers that it keeps, as with out=.")
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write all raw samples to this JSON file."
+)
+@click.option(
+    "--show",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing; print the table of a saved file.",
+)
+@sentences
+def bench(
+    *,
+    names: tuple[str, ...],
+    sizes: tuple[str, ...],
+    threads: tuple[int, ...],
+    peers: str | None,
+    rounds: int | None,
+    quick: bool,
+    reuse: bool,
+    dtype: str,
+    save: Path | None,
+    show: Path | None,
+) -> None:
+    """Time numlstm against torch, onnxruntime and openvino, and against the limits of this machine.
+
+    Every engine's results are checked first. Then all take turns, round by round, so that a machine
+    that slows down slows all of them. A peer that is not installed is left out by name.
+    """
+    from numlstm.bench import measure, table
+    from numlstm.bench.peers import PEERS
+    from numlstm.bench.results import Report
+
+    if show:
+        click.echo(table.text(Report.from_json(show.read_text())))
+        return
+    if save and not save.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {save.parent}", param_hint="--save")
+    report = measure.run(
+        _lines(names, sizes, dtype),
+        ["numlstm", *_peers(peers, PEERS)],
+        threads=threads or (1,),
+        rounds=rounds or (3 if quick else 15),
+        seconds=0.005 if quick else 0.02,
+        style="reuse" if reuse else "fresh",
+        progress=_progress,
+    )
+    _progress("")
+    click.echo(table.text(report))
+    if save:
+        save.write_text(report.to_json())
+    if wrong := measure.failures(report):
+        raise RuntimeError("; ".join(wrong))
+
+
+def _lines(names: tuple[str, ...], sizes: tuple[str, ...], dtype: str) -> list[Line]:
+    from dataclasses import replace
+
+    from numlstm.bench import grid
+
+    try:
+        lines = [grid.find(name) for name in names]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--line") from None
+    try:
+        own = [grid.Line.parse(text) for text in sizes]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--sizes") from None
+    return [replace(line, dtype=dtype) for line in [*lines, *own] or grid.GRID]
+
+
+def _peers(text: str | None, known: tuple[str, ...]) -> list[str]:
+    if text is None:
+        return list(known)
+    names = [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(f"there is no peer {name!r}; there are {', '.join(known)}", param_hint="--peers")
+    return list(dict.fromkeys(names))
+
+
+def _progress(what: str) -> None:
+    """What is done now, on one line of a terminal that is written over; nothing anywhere else."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{what}", nl=False, err=True)
+
+
+@main.command()
+@sentences
+def info() -> None:
+    """What runs here: versions, the CPU, its kernels and where they come from."""
+    from numlstm.bench import machine
+    from numlstm.kernels import store
+
+    def say(name: str, value: str) -> None:
+        click.echo(f"{name:16} {value}")
+
+    facts, level = machine.facts(), store.level()
+    say("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
+    say("Python", f"{facts['python']}, {facts['system']}")
+    say("CPU", ", ".join(filter(None, (facts["cpu"], facts["cpu_model"]))))
+    say("cores", f"{facts['cores']} usable; a call runs on one")
+    say("caches", machine.in_words(facts["caches"]))
+    fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"
+    say("kernels for", f"{level.name}: {level.registers} registers of {level.register_bytes * 8} bits, {fused}")
+    try:
+        say("cache folder", str(store.cache_folder()))
+    except OSError as error:
+        say("cache folder", f"none: {error}")
+    for number in ("float32", "float64"):
+        kernel = store.kernel(number)
+        say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()

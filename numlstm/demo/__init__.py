@@ -1,0 +1,157 @@
+"""``numlstm demo``: an LSTM trained with PyTorch forecasts measurements that it has not seen, without PyTorch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numlstm.demo.chart import draw, text_chart
+from numlstm.demo.forecast import (
+    FEATURES,
+    HORIZONS,
+    Forecaster,
+    Record,
+    mean_absolute,
+    root_mean_square,
+    simple_forecasts,
+)
+
+__all__ = ["Forecaster", "Record", "run"]
+
+Array = NDArray[Any]
+
+PLOT = "numlstm_demo.png"
+
+
+def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] = print) -> None:
+    """Forecast the unseen years of the CO2 record, and tell how well and how fast.
+
+    Parameters
+    ----------
+    plot : path, optional
+        Where to draw the plot, as a PNG; ``numlstm_demo.png`` in the current directory if left out. Without
+        matplotlib a chart in text is shown instead.
+    echo : callable
+        What a line of text is given to.
+    """
+    record, forecaster = Record.load(), Forecaster.load()
+    known = forecaster.metadata
+    forecasts = {"LSTM": forecaster.forecast(record)} | simple_forecasts(record, known["train_to"])
+    unseen = record.between(known["unseen_from"], known["unseen_to"])
+    for line in description(record, forecaster):
+        echo(line)
+    for line in every_horizon(record, forecasts, unseen):
+        echo(line)
+    for line in one_origin(record, forecasts, int(np.flatnonzero(unseen)[-1])):
+        echo(line)
+    for line in speed(record, forecaster):
+        echo(line)
+    path = os.fspath(plot if plot is not None else PLOT)
+    try:
+        draw(record, forecasts, unseen, path)
+        echo(f"plot: {path}")
+    except ImportError:
+        for line in text_chart(record, forecasts["LSTM"], unseen):
+            echo(line)
+        echo('matplotlib is not installed, so this is text; pip install "numlstm[plot]" for a picture.')
+    except OSError as error:
+        echo(f"no plot: {path} cannot be written ({error.strerror or error}); --plot PATH puts it elsewhere.")
+
+
+def description(record: Record, forecaster: Forecaster) -> Iterator[str]:
+    """What the model is and where the data come from."""
+    known = forecaster.metadata
+    hidden = forecaster.lstm.hidden_size
+    yield "CO2 in the air at Mauna Loa, Hawaii: twelve months ahead"
+    yield ""
+    yield f"data   {len(record.ppm)} monthly means, {record.months[0]} to {record.months[-1]}, in ppm; public domain."
+    yield "       Keeling and Whorf 2004, SIO network, Carbon Dioxide Information Analysis Center; weekly values by"
+    yield "       way of statsmodels.datasets.co2. numlstm/demo/data/README.md quotes notice and source in full."
+    yield f"model  numlstm.{forecaster.lstm} and a Linear({hidden}, {HORIZONS}), trained with PyTorch {known['torch']}"
+    yield f"       on the months to {known['train_to']}. It reads {len(FEATURES)} numbers a month and corrects the"
+    yield "       seasonal-naive forecast of the next twelve, which is the same month of the year before."
+    yield f"unseen {known['unseen_from']} to {known['unseen_to']}: fixed before training, and read neither in training"
+    yield "       nor in choosing the model."
+    yield ""
+
+
+def every_horizon(record: Record, forecasts: dict[str, Array], unseen: Array) -> Iterator[str]:
+    """Forecast, measurement and errors at every horizon, over all origins of the unseen years."""
+    measured = record.measured()[unseen]
+    errors = {name: forecast[unseen] - measured for name, forecast in forecasts.items()}
+    first, last = record.origins[unseen][[0, -1]]
+    yield f"Mean over {len(measured)} origins, {first} to {last}, in ppm. Errors are mean absolute; * is the smallest."
+    yield "+ drift: raised by the origin's rise over a year; + mean rise: by the mean rise of the training years."
+    yield ""
+    yield "months                        error of"
+    yield "ahead   measured   forecast" + "".join(f"{name:>16}" for name in errors)
+    absolute = np.array([mean_absolute(error) for error in errors.values()])
+    for h in range(HORIZONS):
+        yield (
+            f"{h + 1:5}   {measured[:, h].mean():8.2f}   {forecasts['LSTM'][unseen, h].mean():8.2f}"
+            + marked(absolute[:, h])
+        )
+    yield f"{'mean absolute error':27}" + marked(absolute.mean(axis=1))
+    yield f"{'root mean square error':27}" + marked(np.array([root_mean_square(error) for error in errors.values()]))
+    yield ""
+    for name, row in zip(list(errors)[1:], absolute[1:], strict=True):
+        label = "seasonal-naive " + name if name.startswith("+") else name
+        yield (
+            f"LSTM against {label}: {absolute[0].mean() / row.mean():.2f} of its error, smaller at "
+            f"{(absolute[0] < row).sum()} of {HORIZONS} horizons"
+        )
+    yield ""
+
+
+def marked(values: Array) -> str:
+    """A row of numbers, the smallest with a star."""
+    smallest = values.argmin()
+    return "".join(f"{value:15.2f}{'*' if i == smallest else ' '}" for i, value in enumerate(values)).rstrip()
+
+
+def one_origin(record: Record, forecasts: dict[str, Array], at: int) -> Iterator[str]:
+    """Every month forecast from one origin."""
+    measured = record.measured()[at]
+    ahead = record.origins[at] + np.arange(1, HORIZONS + 1)
+    lstm, naive = forecasts["LSTM"][at], forecasts["seasonal-naive"][at]
+    yield f"The last origin, {record.origins[at]}, in ppm:"
+    yield ""
+    yield "month     measured       LSTM    error   seasonal-naive    error"
+    for month, truth, own, plain in zip(ahead, measured, lstm, naive, strict=True):
+        row = f"{own:7.2f}   {own - truth:+6.2f}          {plain:7.2f}   {plain - truth:+6.2f}"
+        yield f"{month}    {truth:7.2f}    {row}"
+    yield ""
+
+
+def speed(record: Record, forecaster: Forecaster) -> Iterator[str]:
+    """How long a call over the whole record and a call of one step take, and whether they agree."""
+    lstm, x = forecaster.lstm, forecaster.input(record)
+    whole, _ = lstm(x)
+    state, steps = None, []
+    for t in range(len(x)):
+        output, state = lstm(x[t : t + 1], state)
+        steps.append(output)
+    same = np.array_equal(np.concatenate(steps).view(np.uint32), whole.view(np.uint32))
+    forward = median_microseconds(lambda: lstm(x), 200)
+    one = x[-1:]
+    step = median_microseconds(lambda: lstm(one, state), 2000)
+    yield f"a forward call over {len(x)} months    {forward:8.1f} us    (median of 200)"
+    yield f"a single step, the state handed on {step:8.1f} us    (median of 2000)"
+    yield f"{len(x)} single steps give {'the same bits as' if same else 'OTHER BITS THAN'} the one call."
+    yield ""
+
+
+def median_microseconds(call: Callable[[], object], times: int) -> float:
+    """Median duration of a call in microseconds."""
+    durations = []
+    for _ in range(times):
+        start = perf_counter()
+        call()
+        durations.append(perf_counter() - start)
+    return median(durations) * 1e6

@@ -1,0 +1,113 @@
+"""The demo's plot: a PNG by matplotlib, and a chart in text for who has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
+
+Array = NDArray[Any]
+
+LEAD_IN = 12  # months shown before the first forecast
+COLOURS = {"LSTM": "#d1495b", "seasonal-naive": "#8d99ae", "+ drift": "#30638e", "+ mean rise": "#6a994e"}
+ROWS, YEARS = 17, 3  # of the chart in text
+
+
+def yearly(unseen: Array) -> Array:
+    """Every twelfth origin, counted from the last: forecasts that follow one another without a gap or an overlap."""
+    return np.flatnonzero(unseen)[::-HORIZONS][::-1]
+
+
+def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: str) -> None:
+    """Write a PNG: the record with a year's forecast from every twelfth origin, and the errors of all origins.
+
+    Parameters
+    ----------
+    record : Record
+        What was measured.
+    forecasts : mapping of str to ndarray, shape (origins, HORIZONS)
+        By name, ``"LSTM"`` and ``"seasonal-naive"`` among them, in ppm.
+    unseen : ndarray of bool, shape (origins,)
+        The origins to show.
+    path : str
+        Where to.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    OSError
+        The file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 7.2), layout="constrained")
+    FigureCanvasAgg(figure)  # no window, no global state
+    above, below = figure.subplots(2, 1, height_ratios=[2, 1])
+
+    origins = yearly(unseen)
+    first, last = record.origins[origins[0]] - LEAD_IN, record.origins[origins[-1]] + HORIZONS
+    shown = (record.months >= first) & (record.months <= last)
+    above.plot(record.months[shown], record.ppm[shown], color="#222222", linewidth=1.6, label="measured")
+    for at in origins:
+        ahead = record.origins[at] + np.arange(HORIZONS + 1)
+        start = record.ppm[record.months == record.origins[at]]
+        for name, style in (("seasonal-naive", (0, (2, 2))), ("LSTM", "solid")):
+            line = np.concatenate([start, forecasts[name][at]])
+            label = f"{name}, a year from each dot" if name == "LSTM" else name
+            above.plot(
+                ahead,
+                line,
+                color=COLOURS[name],
+                linestyle=style,
+                linewidth=1.5,
+                label=label if at == origins[0] else None,
+            )
+        above.plot(ahead[:1], start, "o", color=COLOURS["LSTM"], markersize=5, zorder=5)
+    above.set_ylabel("CO$_2$, ppm")
+    above.set_title("CO$_2$ at Mauna Loa: years that the LSTM has not seen, monthly means")
+    above.legend(frameon=False, loc="upper left")
+
+    measured = record.measured()[unseen]
+    horizons = np.arange(1, HORIZONS + 1)
+    for name, forecast in forecasts.items():
+        error = mean_absolute(forecast[unseen] - measured)
+        label = f"seasonal-naive {name}" if name.startswith("+") else name
+        width = 2.4 if name == "LSTM" else 1.5
+        below.plot(horizons, error, "o-", color=COLOURS[name], linewidth=width, markersize=4, label=label)
+    below.set_xticks(horizons)
+    below.set_xlabel("months ahead")
+    below.set_ylabel("mean absolute error, ppm")
+    below.set_ylim(bottom=0)
+    below.set_title(f"error over all {len(measured)} origins", fontsize=10)
+    below.legend(frameon=False, ncols=2)
+
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=130, format="png")
+
+
+def text_chart(record: Record, forecast: Array, unseen: Array) -> Iterator[str]:
+    """Lines of a chart of the last years: measured and forecast from every twelfth origin, two columns a month."""
+    origins = yearly(unseen)[-YEARS:]
+    months = record.origins[origins[0]] + np.arange(1, YEARS * HORIZONS + 1)
+    at = np.searchsorted(record.months, months)
+    measured, ahead = record.ppm[at], forecast[origins].ravel()
+    low, high = min(measured.min(), ahead.min()), max(measured.max(), ahead.max())
+    grid = np.full((ROWS, 2 * len(months)), " ")
+    for values, mark in ((measured, "."), (ahead, "o")):
+        rows = np.rint((high - values) / (high - low) * (ROWS - 1)).astype(int)
+        columns = 2 * np.arange(len(months))
+        grid[rows, columns] = np.where(grid[rows, columns] == " ", mark, "@")
+    yield "ppm     . measured   o LSTM, a year from each December   @ both"
+    for row, line in enumerate(grid):
+        label = f"{high - (high - low) * row / (ROWS - 1):6.1f}" if row % 4 == 0 else ""
+        yield f"{label:>6} |{''.join(line)}".rstrip()
+    yield "       +" + "".join("|-" if month.astype(int) % 12 == 0 else "--" for month in months)
+    yield "        " + "".join(f"{str(month)[:4]:24}" for month in months[::12]).rstrip()

@@ -1,0 +1,110 @@
+"""LSTMs that other libraries hold in memory, without importing those libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numlstm import checks
+from numlstm.cell import LSTMCell
+from numlstm.lstm import LSTM
+
+Array = NDArray[Any]
+
+TORCH_MODULE = "torch.nn.modules.rnn"
+LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
+WIDENED = ("torch.float16", "torch.bfloat16")  # to float32, which holds every number of theirs
+
+
+def from_torch(module: Any) -> LSTM | LSTMCell:
+    """Return an LSTM or LSTMCell with the sizes, flags and parameters of PyTorch's, in eval mode.
+
+    Parameters
+    ----------
+    module : torch.nn.LSTM or torch.nn.LSTMCell
+        On any device; its parameters are copied. Subclasses will do if they keep the forward of their base, and so
+        do parametrised modules, with the parameters' present values.
+
+    Returns
+    -------
+    LSTM or LSTMCell
+        In float64 if the module is, else in float32, which holds float16 and bfloat16 exactly.
+
+    Raises
+    ------
+    TypeError
+        The module is something else, computes something else, or has parameters of another dtype.
+    ValueError
+        Its parameters do not have the shapes that its sizes say.
+
+    Examples
+    --------
+    >>> from_torch("model.pt")
+    Traceback (most recent call last):
+        ...
+    TypeError: from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not str
+    """
+    base = _base(module)
+    if base is None:
+        raise _refusal(module)
+    kind = base.__name__
+    if type(module).forward is not base.forward or "forward" in vars(module):
+        raise TypeError(
+            f"{type(module).__name__} has a forward of its own, which may compute something else than {kind}'s\n"
+            f"If it does not, make a numlstm.{kind} of its sizes and load_state_dict() its parameters."
+        )
+    for hooks in ("_forward_pre_hooks", "_forward_hooks"):
+        if getattr(module, hooks, None):
+            raise TypeError(
+                f"the {kind} has forward hooks, which numlstm cannot run\n"
+                "Remove them first, or fold what they do into the parameters (torch.nn.utils.remove_weight_norm)."
+            )
+    if kind == "LSTM":
+        config = checks.lstm_config(**{name: getattr(module, name) for name in LSTM_SIZES}, dropout=0.0)
+        config = replace(config, dropout=checks.dropout_probability(module.dropout))
+        return LSTM._from_parameters(config, *_parameters(module, config.parameter_shapes()))
+    config = checks.cell_config(module.input_size, module.hidden_size, module.bias)
+    shapes = {name.removesuffix(LSTMCell._suffix): shape for name, shape in config.parameter_shapes().items()}
+    return LSTMCell._from_parameters(config, *_parameters(module, shapes))
+
+
+def _base(module: Any) -> Any:
+    """The class of PyTorch's that the module is one of, or None."""
+    for base in type(module).__mro__:
+        if base.__module__ == TORCH_MODULE and base.__name__ in ("LSTM", "LSTMCell"):
+            return base
+    return None
+
+
+def _refusal(module: Any) -> TypeError:
+    inside = []
+    if hasattr(module, "named_modules") and not isinstance(module, type):
+        inside = [name for name, child in module.named_modules() if _base(child) is not None]
+    return TypeError(
+        f"from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not {type(module).__name__}"
+        + (f"\nIt holds some: pass one of {', '.join(inside)}." if inside else "")
+    )
+
+
+def _parameters(module: Any, shapes: Mapping[str, checks.Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
+    """The dtype of the module's parameters, and each as an array of the shape that its sizes say."""
+    tensors = {name: getattr(module, name) for name in shapes}
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    if len(dtypes) > 1:
+        raise TypeError(f"parameters must have one dtype, not {', '.join(sorted(dtypes))}")
+    name = dtypes.pop()
+    dtype = checks.FLOAT32 if name in WIDENED else checks.parameter_dtype(name.removeprefix("torch."))
+    arrays = {}
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise TypeError(f"{name} is on the meta device, which holds no numbers\nGive the module parameters first.")
+        arrays[name] = checks.real_array(name, tensor.detach().cpu())
+        if arrays[name].shape != shapes[name]:
+            raise ValueError(
+                f"{name} must have shape {shapes[name]} for the sizes that the module states, not {arrays[name].shape}"
+            )
+    return dtype, arrays

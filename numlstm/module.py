@@ -1,0 +1,362 @@
+"""What LSTM and LSTMCell share: parameters, their dictionary, modes, dtype, copies and pickles.
+
+Parameters live in immutable panels and nowhere else. Whatever changes one makes new panels, so that a call under
+way keeps those it started with.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from numlstm import checks
+from numlstm.config import Config
+from numlstm.panels import Panels
+
+Array = NDArray[Any]
+
+PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)")
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` returns: keys that a state dict lacked, and keys that nothing has."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+    def __repr__(self) -> str:
+        if not self.missing_keys and not self.unexpected_keys:
+            return "<All keys matched successfully>"
+        return f"_IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
+
+
+class Module:
+    """Parameters by name, over panels; the base of `LSTM` and `LSTMCell`.
+
+    A subclass says in `_suffix` what its parameters' names lack of those in the panels.
+    """
+
+    _suffix = ""
+    _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype"})
+
+    training: bool
+    _config: Config
+    _panels: Panels
+    _rng: np.random.Generator
+    _shapes: dict[str, checks.Shape]
+    _seen: dict[checks.Shape, checks.Call]
+
+    def _start(self, config: Config, dtype: np.dtype[Any], seed: Any) -> None:
+        """Begin with fresh parameters, in train mode."""
+        try:
+            rng = np.random.default_rng(seed)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{error}\nseed must be None, a non-negative int or what else numpy.random.default_rng takes, "
+                f"not {seed!r}."
+            ) from None
+        self._hold(config, rng)
+        self._panels = self._packed(dtype, self._drawn())
+        self.training = True
+
+    @classmethod
+    def _from_parameters(cls, config: Config, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Self:
+        """One that is loaded: these parameters by the names of its state dict, in eval mode."""
+        self = cls.__new__(cls)
+        self._hold(config, np.random.default_rng())
+        self._panels = self._packed(dtype, parameters)
+        self.training = False
+        return self
+
+    def _hold(self, config: Config, rng: np.random.Generator) -> None:
+        self._lock = threading.Lock()  # held while new panels are made, so that none of two assignments is lost
+        self._config = config
+        self._rng = rng
+        self._shapes = {self._own(name): shape for name, shape in config.parameter_shapes().items()}
+        self._seen = {}
+
+    def _own(self, name: str) -> str:
+        """The name here of a parameter of the panels."""
+        return name.removesuffix(self._suffix)
+
+    def _packed(self, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
+        named = {name + self._suffix: checks.as_dtype(array, dtype) for name, array in parameters.items()}
+        return Panels.pack(self._config, dtype, named)
+
+    def _parameter(self, name: str) -> Array:
+        return self._panels.parameter(name + self._suffix)
+
+    def _replace(self, parameters: Mapping[str, Array]) -> None:
+        if parameters:
+            with self._lock:
+                named = {name + self._suffix: array for name, array in parameters.items()}
+                self._panels = self._panels.replace(named)
+
+    def _drawn(self) -> dict[str, Array]:
+        """A fresh value for every parameter, in the order of the state dict."""
+        bound = self._config.hidden_size**-0.5
+        try:
+            return {name: self._rng.uniform(-bound, bound, shape) for name, shape in self._shapes.items()}
+        except (MemoryError, ValueError, OverflowError) as error:
+            raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
+
+    def _call_for(self, call: checks.Call, shape: checks.Shape, seen: dict[checks.Shape, checks.Call]) -> None:
+        """Remember a call's shapes, for as many shapes as a program is likely to use in turn."""
+        if len(seen) >= 1024:
+            seen.clear()
+        seen[shape] = call
+
+    # ------------------------------------------------------------ sizes and flags
+
+    @property
+    def input_size(self) -> int:
+        """Features of a step's input."""
+        return self._config.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden units."""
+        return self._config.hidden_size
+
+    @property
+    def bias(self) -> bool:
+        """Whether there are biases."""
+        return self._config.bias
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of parameters and results: float32 or float64."""
+        return self._panels.dtype
+
+    # ------------------------------------------------------------ parameters
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("_shapes", ()):
+            return self._parameter(name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        shapes = self.__dict__.get("_shapes", {})
+        if name in shapes:
+            self._replace({name: checks.parameter(name, value, shapes[name], self.dtype)})
+        elif name in self._fixed:
+            raise AttributeError(
+                f"{name} of {self!r} cannot be changed once it is made\n"
+                f"Make another {type(self).__name__}, or use to() for its dtype.",
+                name=name,
+                obj=self,
+            )
+        elif PARAMETER_NAME.match(name):
+            raise AttributeError(
+                f"{self!r} has no parameter '{name}'\nIts parameters are {', '.join(shapes)}.", name=name, obj=self
+            )
+        else:
+            object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__.get("_shapes", ()):
+            raise AttributeError(f"parameter '{name}' of {self!r} cannot be deleted", name=name, obj=self)
+        object.__delattr__(self, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *self.__dict__.get("_shapes", ())})
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Array]]:
+        """Yield names and parameters, in the order of the state dict, as read-only arrays.
+
+        Parameters
+        ----------
+        prefix : str
+            Put before each name, with a dot.
+        recurse, remove_duplicate : bool
+            Without effect: there are no submodules and no parameter occurs twice.
+
+        Yields
+        ------
+        (str, ndarray)
+            A name and a copy of the parameter of that name.
+        """
+        for name in self._shapes:
+            yield (f"{prefix}.{name}" if prefix else name), self._parameter(name)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Array]:
+        """Yield the parameters, in the order of the state dict, as read-only arrays."""
+        for _, parameter in self.named_parameters():
+            yield parameter
+
+    def state_dict(
+        self,
+        *,
+        destination: OrderedDict[str, Array] | None = None,
+        prefix: str = "",
+        keep_vars: bool = False,
+    ) -> OrderedDict[str, Array]:
+        """Return every parameter by name: writable copies, independent of this object.
+
+        Parameters
+        ----------
+        destination : OrderedDict, optional
+            Filled and returned in place of a new one.
+        prefix : str
+            Put before each name.
+        keep_vars : bool
+            Without effect: there are no gradients to keep.
+
+        Returns
+        -------
+        OrderedDict of str to ndarray
+            In the order and with the names of PyTorch's ``state_dict``.
+        """
+        panels = self._panels
+        into: OrderedDict[str, Array] = OrderedDict() if destination is None else destination
+        for name in self._shapes:
+            into[prefix + name] = np.array(panels.parameter(name + self._suffix))
+        return into
+
+    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> IncompatibleKeys:
+        """Take parameters from a state dict: all of them or, on an error, none.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array_like
+            Arrays of any real dtype, converted to this object's; tensors of PyTorch do as well.
+        strict : bool
+            Whether a missing or unexpected key is an error. If not, the parameters that are there are loaded.
+
+        Returns
+        -------
+        IncompatibleKeys
+            A named tuple of the lists ``missing_keys`` and ``unexpected_keys``.
+
+        Raises
+        ------
+        RuntimeError
+            A key is missing or unexpected while `strict`, a shape is wrong, or a value is no real array; with
+            PyTorch's text.
+        TypeError
+            `state_dict` is no mapping.
+        """
+        owner = type(self).__name__
+        arrays, missing, unexpected = checks.loadable(owner, state_dict, self._shapes, self.dtype, strict)
+        self._replace(arrays)
+        return IncompatibleKeys(missing, unexpected)
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""
+        drawn = self._drawn()
+        with self._lock:
+            self._panels = self._packed(self._panels.dtype, drawn)
+
+    # ------------------------------------------------------------ modes, device, dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """Set train mode, in which dropout between layers acts, or with False eval mode; return the object itself."""
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is expected to be boolean\nIt is {mode!r}.")
+        self.training = mode
+        return self
+
+    def eval(self) -> Self:
+        """Set eval mode, the same as ``train(False)``; return the object itself."""
+        return self.train(False)
+
+    def to(self, device: Any = None, dtype: Any = None) -> Self:
+        """Convert the parameters in place, and return the object itself.
+
+        Parameters
+        ----------
+        device : None or "cpu"
+            Only the CPU is built. The first argument may be a dtype instead, or an array whose dtype is meant.
+        dtype : dtype, optional
+            float32 or float64; that of PyTorch does as well.
+
+        Raises
+        ------
+        TypeError
+            Another dtype.
+        NotImplementedError
+            Another device.
+        """
+        device, dtype = checks.target(device, dtype)
+        checks.cpu_only(device)
+        if dtype is not None:
+            wanted = checks.parameter_dtype(dtype)
+            with self._lock:
+                if wanted != self._panels.dtype:
+                    self._panels = self._packed(wanted, {name: self._parameter(name) for name in self._shapes})
+        return self
+
+    def cpu(self) -> Self:
+        """Return the object itself: its parameters are in the CPU's memory."""
+        return self
+
+    def cuda(self, device: Any = None) -> Self:
+        """Raise NotImplementedError: CUDA is not built yet."""
+        return self.to("cuda")
+
+    def float(self) -> Self:
+        """Convert the parameters to float32 in place, and return the object itself."""
+        return self.to(dtype=np.float32)
+
+    def double(self) -> Self:
+        """Convert the parameters to float64 in place, and return the object itself."""
+        return self.to(dtype=np.float64)
+
+    def half(self) -> Self:
+        """Raise TypeError: there is no arithmetic in float16; input in float16 is converted."""
+        return self.to(dtype=np.float16)
+
+    def bfloat16(self) -> Self:
+        """Raise TypeError: there is no arithmetic in bfloat16; input in bfloat16 is converted."""
+        return self.to(dtype="bfloat16")
+
+    # ------------------------------------------------------------ text, copies, pickles
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the repr."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _apart(self) -> dict[str, Any]:
+        """The attributes but for those that stand for a place in memory or are derived."""
+        derived = {"_panels", "_lock", "_shapes", "_seen"}
+        return {name: value for name, value in self.__dict__.items() if name not in derived}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._apart() | {"_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        attributes = dict(state)
+        parameters, dtype = attributes.pop("_parameters"), checks.parameter_dtype(attributes.pop("_dtype"))
+        self._hold(attributes.pop("_config"), attributes.pop("_rng"))
+        self._panels = self._packed(dtype, parameters)
+        self.__dict__.update(attributes)
+
+    def _twin(self) -> Self:
+        """Another object of this type on the same panels, which no one can change; the rest is yet to come."""
+        twin = type(self).__new__(type(self))
+        twin._hold(self._config, copy.deepcopy(self._rng))
+        twin._panels = self._panels
+        return twin
+
+    def __copy__(self) -> Self:
+        twin = self._twin()
+        twin.__dict__.update({name: value for name, value in self._apart().items() if name != "_rng"})
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = twin = self._twin()
+        rest = {name: value for name, value in self._apart().items() if name != "_rng"}
+        twin.__dict__.update(copy.deepcopy(rest, memo))
+        return twin

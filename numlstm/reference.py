@@ -1,0 +1,161 @@
+"""The LSTM in plain NumPy at any precision: the judge of the engine, so it shares nothing with it.
+
+Every line is an equation of Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (1999)
+and the projection of Sak et al. (2014), in the conventions of ``torch.nn.LSTM``. Nothing is fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+Array = NDArray[Any]
+
+
+def lstm(
+    parameters: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    hx: tuple[ArrayLike, ArrayLike] | None = None,
+    *,
+    dtype: DTypeLike = np.longdouble,
+    batch_first: bool = False,
+    flush: DTypeLike | None = None,
+) -> tuple[Array, tuple[Array, Array]]:
+    """Run an LSTM over whole sequences.
+
+    Parameters
+    ----------
+    parameters : mapping of str to array_like
+        As in the ``state_dict`` of ``torch.nn.LSTM``: ``weight_ih_l{k}`` of shape (4 * hidden_size, in),
+        ``weight_hh_l{k}`` of (4 * hidden_size, out), ``bias_ih_l{k}`` and ``bias_hh_l{k}`` of (4 * hidden_size,)
+        or none, ``weight_hr_l{k}`` of (proj_size, hidden_size) or none; the same with ``_reverse`` for a
+        second direction. Gate blocks are in the order i, f, g, o. The names say how many layers and directions
+        there are.
+    x : array_like
+        (T, B, input_size), or (B, T, input_size) with `batch_first`, or (T, input_size) unbatched; T >= 1.
+    hx : (array_like, array_like), optional
+        h_0 of shape (layers * directions, B, proj_size or hidden_size) and c_0 of (layers * directions, B,
+        hidden_size), both without B if unbatched. Zeros if left out.
+    dtype : dtype
+        Precision of every operation: float32, float64 or longdouble.
+    batch_first : bool
+        Whether B comes before T in `x` and in the output.
+    flush : dtype, optional
+        The dtype of the engine that is judged, or None for pure mathematics; see `cell`.
+
+    Returns
+    -------
+    output : ndarray
+        h of the last layer at every step, (T, B, directions * out) or as `x` is laid out.
+    (h_n, c_n) : tuple of ndarray
+        The states after the last step, shaped like h_0 and c_0.
+
+    Examples
+    --------
+    >>> weights = {"weight_ih_l0": np.ones((4, 1)), "weight_hh_l0": np.zeros((4, 1))}
+    >>> output, (h_n, c_n) = lstm(weights, [[0.0], [1.0]], dtype=np.float64)
+    >>> output.round(4).tolist(), h_n.round(4).tolist(), c_n.round(4).tolist()
+    ([[0.0], [0.3696]], [[0.3696]], [[0.5568]])
+    """
+    seq = np.asarray(x).astype(dtype)
+    if batch_first and seq.ndim == 3:
+        seq = seq.swapaxes(0, 1)
+    suffixes = [name.removeprefix("weight_ih") for name in parameters if name.startswith("weight_ih")]
+    directions = 2 if "_l0_reverse" in suffixes else 1
+    h_n, c_n = [], []
+    for layer in range(len(suffixes) // directions):
+        outputs = []
+        for direction in range(directions):
+            suffix = f"_l{layer}" + ("_reverse" if direction else "")
+            own = {
+                name.removesuffix(suffix): np.asarray(value).astype(dtype)
+                for name, value in parameters.items()
+                if name.endswith(suffix)
+            }
+            at = layer * directions + direction
+            state = None if hx is None else (np.asarray(hx[0])[at], np.asarray(hx[1])[at])
+            steps = []
+            for step in seq[::-1] if direction else seq:
+                state = cell(own, step, state, dtype=dtype, flush=flush)
+                steps.append(state[0])
+            assert state is not None, "a sequence has at least one step"
+            outputs.append(np.stack(steps[::-1] if direction else steps))
+            h_n.append(state[0])
+            c_n.append(state[1])
+        seq = np.concatenate(outputs, axis=-1)
+    if batch_first and seq.ndim == 3:
+        seq = seq.swapaxes(0, 1)
+    return seq, (np.stack(h_n), np.stack(c_n))
+
+
+def cell(
+    parameters: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    hx: tuple[ArrayLike, ArrayLike] | None = None,
+    *,
+    dtype: DTypeLike = np.longdouble,
+    flush: DTypeLike | None = None,
+) -> tuple[Array, Array]:
+    """Run one step of one layer in one direction.
+
+    Parameters
+    ----------
+    parameters : mapping of str to array_like
+        ``weight_ih``, ``weight_hh``, and where there are any ``bias_ih``, ``bias_hh``, ``weight_hr``;
+        shapes as for `lstm`.
+    x : array_like
+        (B, in), or (in,) unbatched.
+    hx : (array_like, array_like), optional
+        h of shape (B, out) and c of (B, hidden_size), both without B if unbatched. Zeros if left out.
+    dtype : dtype
+        Precision of every operation.
+    flush : dtype, optional
+        None, or the dtype whose small numbers are to vanish as they do in the engine: h and c below its smallest
+        normal number become 0, when read and when made (with a projection: after it), and a sigmoid whose argument
+        is below -87 (float32) or -708 (float64), the whole number next to the logarithm of that, is 0.
+
+    Returns
+    -------
+    h, c : ndarray
+        The next states.
+    """
+    p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
+    rows = np.asarray(x, dtype)
+    batch, hidden_size = rows.shape[:-1], p["weight_ih"].shape[0] // 4
+    if hx is None:
+        hx = (np.zeros((*batch, p["weight_hh"].shape[1])), np.zeros((*batch, hidden_size)))
+    h, c = (_flushed(np.asarray(state, dtype), flush) for state in hx)
+    with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
+        gates = rows @ p["weight_ih"].T + h @ p["weight_hh"].T
+        if "bias_ih" in p:
+            gates = gates + (p["bias_ih"] + p["bias_hh"])
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        c = _flushed(sigmoid(f, flush) * c + sigmoid(i, flush) * np.tanh(g), flush)
+        h = sigmoid(o, flush) * np.tanh(c)
+        if "weight_hr" in p:
+            h = h @ p["weight_hr"].T
+        return _flushed(h, flush), c
+
+
+def sigmoid(x: Array, flush: DTypeLike | None = None) -> Array:
+    """1 / (1 + e**-x) without overflow, to the last digits on both sides; `flush` as in `cell`.
+
+    Examples
+    --------
+    >>> sigmoid(np.array([-np.inf, -100.0, 0.0, np.inf])).tolist()
+    [0.0, 3.720075976020836e-44, 0.5, 1.0]
+    >>> sigmoid(np.array([-100.0]), np.float32).tolist()
+    [0.0]
+    """
+    with np.errstate(under="ignore"):
+        e = np.exp(-np.abs(x))
+        gate: Array = np.where(x < 0, e, 1) / (1 + e)
+    return gate if flush is None else np.where(x < np.ceil(np.log(np.finfo(flush).tiny)), 0, gate)
+
+
+def _flushed(state: Array, flush: DTypeLike | None) -> Array:
+    """The state with what is below the smallest normal number of `flush` made 0; NaN stays."""
+    return state if flush is None else np.where(np.abs(state) < np.finfo(flush).tiny, 0, state)

@@ -1,0 +1,218 @@
+"""The command ``numlstm``: light to start, one line where something is wrong, and a measurement from end to end."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from needs import need
+
+from numlstm.bench import grid, measure, peers
+from numlstm.bench.results import Entry, LineResult, Report
+from numlstm.cli import main
+
+COMMAND = [sys.executable, "-m", "numlstm.cli"]
+
+
+def invoke(*args):
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def process(*args, **options):
+    return subprocess.run(
+        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+class TestStart:
+    def test_help_in_a_process(self):
+        done = process("--help")
+        assert done.returncode == 0
+        for command in ("demo", "bench", "info"):
+            assert f"\n  {command} " in done.stdout
+        assert done.stderr == ""
+
+    @pytest.mark.parametrize("args", [["--help"], ["bench", "--help"], ["--version"]])
+    def test_nothing_heavy_is_imported_for_help(self, args):
+        code = (
+            "import sys\nfrom numlstm.cli import main\n"
+            f"main({args!r}, standalone_mode=False)\n"
+            "print(sorted({'numba', 'llvmlite', 'torch', 'matplotlib', 'onnxruntime', 'openvino'} & set(sys.modules)))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+    def test_every_command_has_help(self):
+        for name in main.commands:
+            result = invoke(name, "--help")
+            assert result.exit_code == 0
+            assert len(result.output.splitlines()) > 3
+
+    def test_version(self):
+        result = invoke("--version")
+        assert result.exit_code == 0
+        assert result.output.startswith("numlstm ")
+
+
+class TestErrors:
+    """One line after "Error:", exit code 2 for what was typed and 1 for what went wrong, never a traceback."""
+
+    @pytest.mark.parametrize(
+        ("args", "code", "words"),
+        [
+            (["bench", "--line", "sead"], 2, "no line is called 'sead'; there are seed, amp_step"),
+            (["bench", "--sizes", "1,2"], 2, "sizes are '1,2'; they must be six whole numbers"),
+            (["bench", "--sizes", "1,2,1,3,1,1"], 2, "directions of line '1,2,1,3,1,1' is 3; it must be 1 or 2"),
+            (["bench", "--peers", "torch,tensorflow"], 2, "there is no peer 'tensorflow'; there are torch"),
+            (["bench", "--threads", "0"], 2, "0 is not in the range"),
+            (["bench", "--rounds", "0"], 2, "0 is not in the range"),
+            (["bench", "--line", "seed", "--save", "nowhere/at/all.json"], 2, "there is no folder nowhere"),
+            (["bench", "--show", "absent.json"], 2, "does not exist"),
+            (["nonsense"], 2, "No such command"),
+        ],
+    )
+    def test_what_was_typed(self, args, code, words, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        result = invoke(*args)
+        assert result.exit_code == code
+        assert words in result.output
+        assert "Traceback" not in result.output
+        assert isinstance(result.exception, SystemExit)
+
+    def test_a_file_that_is_something_else(self, tmp_path):
+        other = tmp_path / "other.json"
+        other.write_text('{"a": 1}')
+        result = invoke("bench", "--show", other)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: this is not a file of results")
+        assert len(result.output.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        "error", [measure.BenchError("first\nsecond"), OSError(28, "No space left on device"), TypeError()]
+    )
+    def test_errors_of_the_library_are_one_line(self, monkeypatch, error):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr(measure, "run", fail)
+        result = invoke("bench", "--line", "seed")
+        assert result.exit_code == 1
+        (line,) = result.output.splitlines()
+        assert line.startswith("Error: ") and len(line) > len("Error: ")
+
+    def test_numlstm_being_wrong_is_an_error_and_a_peer_missing_is_not(self, monkeypatch):
+        def report(**left_out):
+            entries = {name: Entry(left_out=reason) for name, reason in left_out.items()}
+            names = ["fma_float32_256", "fma_float64_256", "read_L1", "read_L2", "read_L3", "read_memory"]
+            result = LineResult(grid.find("seed"), 1, "fresh", entries, [], [dict.fromkeys(names, 1.0)])
+            facts = {
+                "cpu": "c", "cpu_model": "", "cores": 1, "load": None, "caches": {"L1": 1}, "system": "s",
+                "python": "3", "versions": {},
+            }  # fmt: skip
+            return lambda *_, **__: Report(facts, "today", 1, [result])
+
+        monkeypatch.setattr(measure, "run", report(torch="torch is not installed (pip install torch)"))
+        assert invoke("bench", "--line", "seed").exit_code == 0
+        monkeypatch.setattr(measure, "run", report(numlstm="wrong result: output differs"))
+        result = invoke("bench", "--line", "seed")
+        assert result.exit_code == 1
+        assert "Error: numlstm on seed at 1 thread: wrong result: output differs" in result.output
+
+
+class TestBench:
+    def test_what_is_asked_for_is_measured(self, monkeypatch):
+        """Options on their way to `measure.run`."""
+        asked = {}
+
+        def run(lines, engines, **options):
+            asked.update(options, lines=lines, engines=engines)
+            raise OSError("enough")
+
+        monkeypatch.setattr(measure, "run", run)
+        invoke("bench", "--line", "voice", "--sizes", "1,4,1,2,3,5,2", "--threads", "1", "--threads", "2", "--peers",
+               "openvino,torch", "--rounds", "7", "--reuse", "--dtype", "float64")  # fmt: skip
+        assert [(line.name, line.dtype) for line in asked["lines"]] == [
+            ("voice", "float64"),
+            ("1,4,1,2,3,5,2", "float64"),
+        ]
+        assert asked["engines"] == ["numlstm", "openvino", "torch"]
+        assert (asked["threads"], asked["rounds"], asked["style"], asked["seconds"]) == ((1, 2), 7, "reuse", 0.02)
+        invoke("bench")
+        assert asked["lines"] == list(grid.GRID)
+        assert asked["engines"] == ["numlstm", *peers.PEERS]
+        assert (asked["threads"], asked["rounds"], asked["style"]) == ((1,), 15, "fresh")
+        invoke("bench", "--quick", "--peers", "none")
+        assert asked["engines"] == ["numlstm"]
+        assert (asked["rounds"], asked["seconds"]) == (3, 0.005)
+
+    def test_end_to_end_without_peers(self, tmp_path):
+        """A real process, one round of one line; the saved samples give the same table again."""
+        saved = tmp_path / "results.json"
+        done = process("bench", "--quick", "--line", "seed", "--peers", "none", "--save", saved)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""  # progress is for terminals
+        (row,) = (line for line in done.stdout.splitlines() if line.startswith("| seed"))
+        assert len(row.split("|")) == 10
+        assert "FMA peak in GF/s: float32" in done.stdout
+        data = json.loads(saved.read_text())
+        (result,) = data["results"]
+        order = [turn["engine"] for turn in result["turns"]]
+        assert order == ["machine", "numlstm", "numlstm", "machine", "machine", "numlstm"]
+        assert all(turn["nanoseconds"] > 0 for turn in result["turns"])
+        assert 0 < result["entries"]["numlstm"]["max_error"] < 1e-6
+        assert result["line"]["name"] == "seed"
+        again = process("bench", "--show", saved)
+        assert again.stdout == done.stdout
+
+    @pytest.mark.parametrize("threads", [1, 2])
+    def test_end_to_end_with_peers(self, tmp_path, threads):
+        for package in ("torch", "onnxruntime", "onnx", "openvino"):
+            need(package)
+        saved = tmp_path / "results.json"
+        done = process("bench", "--quick", "--line", "seed", "--rounds", 2, "--threads", threads, "--save", saved)
+        assert done.returncode == 0, done.stderr
+        (row,) = (line for line in done.stdout.splitlines() if line.startswith("| seed"))
+        assert "left out" not in done.stdout
+        assert any(f" {peer} " in row for peer in peers.PEERS)  # the best one
+        (result,) = json.loads(saved.read_text())["results"]
+        assert result["threads"] == threads
+        order = [turn["engine"] for turn in result["turns"]]
+        names = ["machine", "numlstm", *peers.PEERS]
+        assert order == [*names, *names[1:], names[0]]
+        assert all(entry["max_error"] < 1e-5 and entry["setting"] for entry in result["entries"].values())
+
+
+class TestInfo:
+    def test_it_says_what_runs_here(self):
+        result = invoke("info")
+        assert result.exit_code == 0, result.output
+        rows = {line[:16].strip(): line[17:] for line in result.output.splitlines()}
+        assert list(rows) == [
+            "versions", "Python", "CPU", "cores", "caches", "kernels for", "cache folder", "float32 kernels",
+            "float64 kernels",
+        ]  # fmt: skip
+        assert all(rows.values())
+        assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
+
+    def test_without_a_home_it_says_so(self, monkeypatch):
+        from numlstm.kernels import store
+
+        def homeless():
+            raise OSError("Could not determine home directory.")
+
+        monkeypatch.setattr(store, "cache_folder", homeless)
+        result = invoke("info")
+        assert result.exit_code == 0
+        assert "cache folder     none: Could not determine home directory." in result.output
+
+
+class TestDemo:
+    def test_the_plot_s_path_is_handed_on(self, monkeypatch, tmp_path):
+        import numlstm.demo
+
+        asked = []
+        monkeypatch.setattr(numlstm.demo, "run", asked.append, raising=False)
+        assert invoke("demo").exit_code == 0
+        assert invoke("demo", "--plot", tmp_path / "a.png").exit_code == 0
+        assert asked == [None, tmp_path / "a.png"]
