@@ -77,7 +77,5 @@ class Config:
         {'weight_ih_l0': (16, 6), 'weight_hh_l0': (16, 4), 'bias_ih_l0': (16,), 'bias_hh_l0': (16,)}
         """
         return {
-            name + suffix: shape
-            for layer, _, suffix in self.cells()
-            for name, shape in self.cell_shapes(layer).items()
+            name + suffix: shape for layer, _, suffix in self.cells() for name, shape in self.cell_shapes(layer).items()
         }

@@ -41,18 +41,22 @@ class Workspace:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self.plan: Plan | None = None
-        self.buffers = {name: aligned_empty(0, dtype) for name in ("below", "gates", "hidden")}
+        self.buffers: dict[str, Array] = {}
+
+    def room(self, name: str, count: int) -> Array:
+        """The buffer of that name, with room for ``count`` numbers; a large one that is not needed is given back."""
+        have = self.buffers.get(name)
+        if have is None or count > have.size or (count < have.size // 4 and have.nbytes > KEEP_BYTES):
+            self.buffers.pop(name, None)  # given back before the new one is taken
+            have = self.buffers[name] = aligned_empty(count, self.dtype)
+        return have
 
     def adopt(self, plan: Plan) -> None:
         """Make room for a plan and take over its slots."""
         slots = plan.slots.copy()
         for slot, name in ((Header.BELOW, "below"), (Header.GATES, "gates"), (Header.HIDDEN, "hidden")):
-            need, have = getattr(plan, name), self.buffers[name].size
-            if need > have or (need < have // 4 and have * self.dtype.itemsize > KEEP_BYTES):
-                self.buffers[name] = aligned_empty(0, self.dtype)  # give back before taking
-                self.buffers[name] = aligned_empty(need, self.dtype)
-            slots[slot] = address(self.buffers[name])
-        self.slots, self.buffer = slots, memoryview(slots)
+            slots[slot] = address(self.room(name, getattr(plan, name)))
+        self.slots, self.buffer = slots, slots.data
         self.address = address(slots)
         self.plan = plan
 
@@ -116,9 +120,11 @@ def forward(
         Applied in place to what each layer but the last puts out, as (T, B, features).
     """
     kept = panels.memo or memory(panels)
-    plan = kept.plans.by_shape.get((x.shape, x.strides, output.strides)) or kept.plans.make(panels, x, output)
+    key = (x.shape, x.strides, output.strides)
+    plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     if dropout is not None or not plan.direct or x.dtype != panels.dtype or not x.flags.aligned:
-        _forward_in_pieces(panels, kept, plan, x, hx, output, h_n, c_n, dropout)
+        direct = plan.direct and x.dtype == panels.dtype and x.flags.aligned
+        _forward_in_pieces(panels, kept, x, direct, hx, output, h_n, c_n, dropout)
         return
     workspace = kept.lease(plan)
     h_0, c_0 = (0, 0) if hx is None else (id(_state(hx[0], h_n)), id(_state(hx[1], c_n)))
@@ -146,72 +152,68 @@ def convert(into: Array, given: Array) -> None:
 def _forward_in_pieces(
     panels: Panels,
     kept: Memory,
-    plan: Plan,
     x: Array,
+    direct: bool,
     hx: States | None,
     output: Array,
     h_n: Array,
     c_n: Array,
     dropout: Dropout | None,
 ) -> None:
-    """The same pass where Python must act in between: the input is converted piece by piece, or dropout applied."""
+    """The same pass where Python must act in between: the input is converted piece by piece, or dropout applied.
+
+    A piece is some steps of some rows, small enough to be converted into a buffer; the kernel is made to believe
+    that the buffer is a part of the whole input.
+    """
     config, size = panels.config, panels.dtype.itemsize
     steps, rows, features = x.shape
-    directions = config.num_directions
     if rows == 0:
         return
-    pieces = not (plan.direct and x.dtype == panels.dtype and x.flags.aligned)
-    # a piece is some steps of some rows, small enough to be converted into a buffer
-    piece_rows = max(1, min(rows, planning.settings.convert_bytes // (features * size))) if pieces else rows
-    piece_steps = (
-        max(1, min(steps, planning.settings.convert_bytes // (features * size * piece_rows))) if pieces else steps
-    )
-    buffer = np.empty((piece_steps, piece_rows, features) if pieces else (0, 0, 0), panels.dtype)
-    if pieces:  # the kernel is to believe that the buffer is a part of the whole input
-        stand_in = np.lib.stride_tricks.as_strided(buffer, x.shape, buffer.strides)
-        key = (stand_in.shape, stand_in.strides, output.strides)
-        plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, stand_in, output)
-    workspace = kept.lease(plan)
-    slots = workspace.slots
-    slots[Header.BOXED] = 0
-    slots[[Header.H_0, Header.C_0]] = 0
-    if hx is not None:
-        slots[[Header.H_0, Header.C_0]] = address(_state(hx[0], h_n)), address(_state(hx[1], c_n))
-    for slot, array in (
-        (Header.INPUT, x),
-        (Header.OUTPUT, output),
-        (Header.H_N, h_n),
-        (Header.C_N, c_n),
-        (Header.PANELS, panels.data),
-    ):
-        slots[slot] = address(array)
-
-    def run(cells: tuple[int, int], of_rows: tuple[int, int], of_steps: tuple[int, int]) -> None:
-        slots[[Header.CELLS_FROM, Header.CELLS_TO]] = cells
-        slots[[Header.ROWS_FROM, Header.ROWS_TO]] = of_rows
-        slots[[Header.STEPS_FROM, Header.STEPS_TO]] = of_steps
-        kept.run(workspace.address)
-
+    piece_steps, piece_rows, strides = steps, rows, x.strides
+    if not direct:
+        most = planning.settings.convert_bytes // (features * size)
+        piece_rows = max(1, min(rows, most))
+        piece_steps = max(1, min(steps, most // piece_rows))
+        strides = (piece_rows * features * size, features * size, size)
+    key = (x.shape, strides, output.strides)
+    workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
     try:
-        for first in range(0, rows, piece_rows):
-            of_rows = (first, min(first + piece_rows, rows))
-            for direction in range(directions):
+        slots = workspace.slots
+        slots[Header.BOXED] = slots[Header.H_0] = slots[Header.C_0] = 0
+        slots[Header.INPUT] = address(x)
+        if hx is not None:
+            slots[Header.H_0], slots[Header.C_0] = address(_state(hx[0], h_n)), address(_state(hx[1], c_n))
+        results = (Header.OUTPUT, output), (Header.H_N, h_n), (Header.C_N, c_n), (Header.PANELS, panels.data)
+        for slot, array in results:
+            slots[slot] = address(array)
+
+        def run(cells: tuple[int, int], of_rows: tuple[int, int], of_steps: tuple[int, int]) -> None:
+            slots[[Header.CELLS_FROM, Header.CELLS_TO]] = cells
+            slots[[Header.ROWS_FROM, Header.ROWS_TO]] = of_rows
+            slots[[Header.STEPS_FROM, Header.STEPS_TO]] = of_steps
+            kept.run(workspace.address)
+
+        for first_row in range(0, rows, piece_rows):
+            of_rows = (first_row, min(first_row + piece_rows, rows))
+            for direction in range(config.num_directions):
                 for done in range(0, steps, piece_steps):
                     of_steps = (done, min(done + piece_steps, steps))
-                    if pieces:
+                    if not direct:
+                        # the reverse direction takes its first steps at the end of the sequence
                         begin, end = of_steps if direction == 0 else (steps - of_steps[1], steps - of_steps[0])
-                        part = buffer[: end - begin, : of_rows[1] - first]
-                        convert(part, x[begin:end, of_rows[0] : of_rows[1]])
-                        # where the whole input would begin, if the piece were a part of it
-                        slots[Header.INPUT] = address(buffer) - begin * buffer.strides[0] - first * buffer.strides[1]
+                        count = piece_steps * piece_rows * features
+                        buffer = workspace.room("piece", count)[:count]
+                        piece = buffer.reshape(piece_steps, piece_rows, features)
+                        convert(piece[: end - begin, : of_rows[1] - first_row], x[begin:end, first_row : of_rows[1]])
+                        slots[Header.INPUT] = address(buffer) - begin * strides[0] - first_row * strides[1]
                     run((direction, direction + 1), of_rows, of_steps)
         for layer in range(1, config.num_layers):
+            first_cell = layer * config.num_directions
             if dropout is not None:
-                cell = Header.LENGTH + (layer - 1) * directions * Cell.LENGTH
-                at_output = slots[cell + Cell.TARGET] == Header.OUTPUT
-                count = steps * rows * output.shape[2]
-                dropout(output if at_output else workspace.buffers["below"][:count].reshape(output.shape))
-            run((layer * directions, (layer + 1) * directions), (0, rows), (0, steps))
+                at_output = slots[Header.LENGTH + (first_cell - 1) * Cell.LENGTH + Cell.TARGET] == Header.OUTPUT
+                below = workspace.buffers["below"][: output.size]
+                dropout(output if at_output else below.reshape(output.shape))
+            run((first_cell, first_cell + config.num_directions), (0, rows), (0, steps))
     finally:
-        workspace.plan = None  # its slots no longer are the plan's
+        workspace.plan = None  # its slots are no longer the plan's
         kept.idle.append(workspace)

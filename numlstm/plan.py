@@ -36,6 +36,7 @@ class Settings:
 
 
 settings = Settings()
+Strides = tuple[int, ...]  # or a shape
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
@@ -59,16 +60,16 @@ class Plans:
         self.by_shape: dict[Any, Plan] = {}
         Plans._all.add(self)
 
-    def make(self, panels: Panels, x: Array, output: Array) -> Plan:
-        """Make and remember the plan for arrays of these shapes and strides: the key is all that decides it."""
+    def make(self, panels: Panels, shape: Strides, strides: Strides, output: Strides) -> Plan:
+        """Make and remember the plan for an input of this shape and these strides, and an output of those."""
         size = panels.dtype.itemsize
-        step, row, feature = x.strides
-        direct = (feature == size or x.shape[2] == 1) and step % size == 0 and row % size == 0
-        source, target = (step // size, row // size), (output.strides[0] // size, output.strides[1] // size)
-        plan = make_plan(panels, x.shape[0], x.shape[1], source, target, direct)
+        step, row, feature = strides
+        direct = (feature == size or shape[2] == 1) and step % size == 0 and row % size == 0
+        source, target = (step // size, row // size), (output[0] // size, output[1] // size)
+        plan = make_plan(panels, shape[0], shape[1], source, target, direct)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
-        self.by_shape[x.shape, x.strides, output.strides] = plan
+        self.by_shape[shape, strides, output] = plan
         return plan
 
     @staticmethod

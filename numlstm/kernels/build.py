@@ -15,6 +15,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import config, types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 
 from .layer import forward_kernel
 from .levels import Level
@@ -26,14 +27,20 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def _unoptimised():
-    """Numba's own optimisation off: it is made for the machine that builds."""
-    before = config.OPT, config.LOOP_VECTORIZE
-    config.OPT, config.LOOP_VECTORIZE = type(config.OPT)(0), 0
+def _numba_settings():
+    """Numba's own optimisation off, since it is made for the machine that builds; its JIT on, whatever the user set.
+
+    The settings are Numba's for the whole process, so they are held only under its compiler lock; its compiler for
+    this CPU, which everybody's functions share, is made before, with the settings of the user.
+    """
+    cpu_target.target_context.codegen()
+    ours = {"OPT": type(config.OPT)(0), "LOOP_VECTORIZE": 0, "DISABLE_JIT": 0}
+    before = {name: getattr(config, name) for name in ours}
+    vars(config).update(ours)
     try:
         yield
     finally:
-        config.OPT, config.LOOP_VECTORIZE = before
+        vars(config).update(before)
 
 
 def _module(dispatcher) -> llvm.ModuleRef:
@@ -87,7 +94,7 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
     lanes = level.lanes({"float32": 4, "float64": 8}[number])
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
-    with _unoptimised():
+    with _numba_settings():
         dispatcher = forward_kernel(number, lanes, shapes, level.fused)
         module = _module(dispatcher)
     machine = target_machine(level)

@@ -1,0 +1,167 @@
+"""Where kernels come from: built once, cached, trusted only from a safe place, and never a reason to fail."""
+
+import logging
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from numlstm.kernels import levels, store
+
+RUN = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+import numlstm, numpy
+lstm = numlstm.LSTM(2, 3, seed=0)
+print("SUM", float(lstm(numpy.ones((2, 1, 2)))[0].sum()))
+print("NUMBA", "numba" in sys.modules)
+"""
+
+
+def child(**environment):
+    """A fresh process that computes something; what it printed."""
+    given = {**os.environ, **{k: v for k, v in environment.items() if v is not None}}
+    for name in [k for k, v in environment.items() if v is None]:
+        given.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], env=given, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A cache folder that one process has filled."""
+    folder = tmp_path_factory.mktemp("cache") / "numlstm"
+    said = child(NUMLSTM_CACHE_DIR=str(folder))
+    assert "compiling the float32 kernels" in said and "NUMBA True" in said
+    return folder
+
+
+def only_file(folder):
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_the_second_process_compiles_nothing_and_imports_no_numba(folder):
+    said = child(NUMLSTM_CACHE_DIR=str(folder))
+    assert "compiling" not in said and "NUMBA False" in said
+
+
+def test_the_cache_is_private_and_whole(folder):
+    path = only_file(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o077 == 0
+    assert store._read(path) is not None
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "foreign"])
+def test_a_damaged_object_is_not_used(folder, tmp_path, fault, caplog):
+    content = only_file(folder).read_bytes()
+    half = len(content) // 2
+    damaged = {
+        "empty": b"",
+        "truncated": content[:half],
+        "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+        "foreign": b"\x7fELF" + content[4:],
+    }[fault]
+    path = tmp_path / "safe" / "object.o"
+    path.parent.mkdir(mode=0o700)
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    assert store._read(path) is not None  # the path is fine: what follows is due to the damage
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING):
+        assert store._read(path) is None
+    assert "damaged" in caplog.text
+
+
+def test_an_object_that_others_could_have_written_is_not_used(folder, tmp_path):
+    content = only_file(folder).read_bytes()
+    home = tmp_path / "safe"
+    home.mkdir(mode=0o700)
+    path = home / "object.o"
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    for target, mode, safe in ((path, 0o622, 0o600), (home, 0o777, 0o700), (home, 0o720, 0o700)):
+        target.chmod(mode)
+        with pytest.raises(OSError, match="others can write"):
+            store._read(path)
+        target.chmod(safe)
+        assert store._read(path) is not None
+    (tmp_path / "link").symlink_to(home)
+    with pytest.raises(OSError, match="symbolic link"):
+        store._read(tmp_path / "link" / "object.o")
+
+
+def test_without_a_home_the_kernels_are_compiled_in_memory():
+    said = child(HOME="/nonexistent", XDG_CACHE_HOME=None, NUMLSTM_CACHE_DIR="/proc/nowhere/numlstm")
+    assert "are not cached" in said and "SUM" in said
+
+
+def test_another_level_is_another_object(monkeypatch):
+    names = {store._fingerprint("float32", level) for level in levels.LEVELS.values()}
+    assert len(names | {store._fingerprint("float64", store.level())}) == len(levels.LEVELS) + 1
+
+
+def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
+    monkeypatch.setenv("NUMLSTM_CPU", "x86-64-v9")
+    with pytest.raises(RuntimeError, match="NUMLSTM_CPU='x86-64-v9' is not a level that this CPU has"):
+        levels.this_machine()
+
+
+def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
+    monkeypatch.delenv("NUMLSTM_CPU", raising=False)
+    monkeypatch.setattr(levels.platform, "machine", lambda: "x86_64")
+    for flags, name in ((levels._V4, "x86-64-v4"), (levels._V4 - {"avx512dq"}, "x86-64-v3"), ({"sse2"}, "x86-64")):
+        monkeypatch.setattr(levels, "_x86_flags", lambda flags=flags: flags)
+        assert levels.this_machine().name == name
+    monkeypatch.setattr(levels.platform, "machine", lambda: "vax")
+    with pytest.raises(RuntimeError, match="no kernels for the CPU 'vax'"):
+        levels.this_machine()
+
+
+def test_without_fused_multiply_add_the_results_are_other_bits_but_close():
+    """The level for old CPUs runs here too: right within rounding, and documented as other bits."""
+    if store.level().name.startswith("aarch64"):
+        pytest.skip("needs an x86-64 CPU")
+    sums = [float(child(NUMLSTM_CPU=name).split("SUM ")[1].split()[0]) for name in ("x86-64", store.level().name)]
+    assert np.isclose(*sums, rtol=1e-5, atol=0)
+
+
+OWN = """
+import numba
+from numba.core import config
+@numba.njit
+def total(a):
+    s = 0.0
+    for v in a:
+        s += v
+    return s
+import numlstm, numpy
+if {build}:
+    numlstm.LSTM(2, 3)(numpy.ones((2, 1, 2)))
+total(numpy.ones(9))
+(code,) = total.inspect_asm().values()
+print(code.count("rsp"), config.OPT, config.LOOP_VECTORIZE, config.DISABLE_JIT)
+"""
+
+
+def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
+    """Counted: the stack accesses of a function compiled in a process that built kernels, and in one that did not."""
+    said = []
+    for build in (False, True):
+        environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(tmp_path / str(build))}
+        code = OWN.format(build=build)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True
+        )
+        said.append(done.stdout)
+    assert said[0] == said[1]
+
+
+def test_kernels_are_built_where_numbas_jit_is_switched_off(tmp_path):
+    said = child(NUMBA_DISABLE_JIT="1", NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    assert "compiling" in said and "SUM" in said
