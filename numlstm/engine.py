@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import ctypes
-import struct
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy import empty
 
+from . import boxes
 from . import plan as planning
+from .boxes import address
 from .kernels import store
 from .kernels.abi import Cell, Header
 from .panels import Array, Panels, aligned_empty
-from .plan import Plan, Plans
+from .plan import PLANS_KEPT, Plan, Plans, Shape, checked
 
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
-
-# NumPy's C interface fixes where an array object holds the address of its numbers: right behind the object header.
-# The kernel reads it there, which takes a nanosecond where ``array.ctypes.data`` takes most of one thousand.
-BOX = object.__basicsize__
-
-
-def address(array: Array) -> int:
-    """The address of an array's first number."""
-    return int(ctypes.c_ssize_t.from_address(id(array) + BOX).value)
-
-
-_probe = np.empty(3)
-if address(_probe) != _probe.ctypes.data:
-    raise ImportError("numlstm knows where CPython and NumPy keep an array's address; this Python keeps it elsewhere")
 
 
 class Workspace:
@@ -56,7 +43,7 @@ class Workspace:
         slots = plan.slots.copy()
         for slot, name in ((Header.BELOW, "below"), (Header.GATES, "gates"), (Header.HIDDEN, "hidden")):
             slots[slot] = address(self.room(name, getattr(plan, name)))
-        self.slots, self.buffer = slots, slots.data
+        self.slots = slots
         self.address = address(slots)
         self.plan = plan
 
@@ -68,7 +55,9 @@ class Memory:
         self.dtype = dtype
         self.plans = Plans()
         self.idle: list[Workspace] = []
-        self.run = store.kernel(dtype.name).forward
+        kernel = store.kernel(dtype.name)
+        self.run, self.call = kernel.forward, kernel.call
+        self.routes: tuple[dict[Shape, Route], dict[Shape, Route]] = self.plans.by_call
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -79,10 +68,6 @@ class Memory:
         if workspace.plan is not plan:
             workspace.adopt(plan)
         return workspace
-
-
-_ADDRESSES = struct.Struct("8q")  # BOXED, INPUT, H_0, C_0, OUTPUT, H_N, C_N, PANELS
-_ADDRESSES_AT = 8 * int(Header.BOXED)
 
 
 def memory(panels: Panels) -> Memory:
@@ -122,17 +107,74 @@ def forward(
     kept = panels.memo or memory(panels)
     key = (x.shape, x.strides, output.strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
-    if dropout is not None or not plan.direct or x.dtype != panels.dtype or not x.flags.aligned:
-        direct = plan.direct and x.dtype == panels.dtype and x.flags.aligned
-        _forward_in_pieces(panels, kept, x, direct, hx, output, h_n, c_n, dropout)
+    readable = plan.direct and x.dtype == panels.dtype and x.flags.aligned
+    if dropout is not None or not readable or not boxes.readable:
+        _forward_in_pieces(panels, kept, x, readable, hx, output, h_n, c_n, dropout)
         return
     workspace = kept.lease(plan)
-    h_0, c_0 = (0, 0) if hx is None else (id(_state(hx[0], h_n)), id(_state(hx[1], c_n)))
-    _ADDRESSES.pack_into(
-        workspace.buffer, _ADDRESSES_AT, BOX, id(x), h_0, c_0, id(output), id(h_n), id(c_n), id(panels.data)
-    )  # fmt: skip
-    kept.run(workspace.address)
+    h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    kept.call(workspace.address, (x, h_0, c_0, output, h_n, c_n, panels.data))
     kept.idle.append(workspace)
+
+
+class Route:
+    """The short way for a call whose shapes were seen before: the kernel checks the arrays where they lie.
+
+    Parameters
+    ----------
+    kept : Memory
+        Of the model.
+    plan : Plan
+        As `plan.checked` makes it.
+    output, hidden, cell : tuple of int
+        Shapes of the results.
+    """
+
+    __slots__ = ("call", "cell", "dtype", "hidden", "idle", "output", "plan")
+
+    def __init__(self, kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> None:
+        self.call, self.idle, self.dtype, self.plan = kept.call, kept.idle, kept.dtype, plan
+        self.output, self.hidden, self.cell = output, hidden, cell
+
+    def take(self, panels: Panels, x: Any, h_0: Any, c_0: Any) -> tuple[Array, States] | None:
+        """The results, or None if the arrays are not of the kind that this way is for. States may both be None."""
+        dtype = self.dtype
+        output, h_n, c_n = empty(self.output, dtype), empty(self.hidden, dtype), empty(self.cell, dtype)
+        try:
+            workspace = self.idle.pop()
+        except IndexError:
+            workspace = Workspace(dtype)
+        if workspace.plan is not self.plan:
+            workspace.adopt(self.plan)
+        refused = self.call(workspace.address, (x, h_0, c_0, output, h_n, c_n, panels.data))
+        self.idle.append(workspace)
+        return None if refused else (output, (h_n, c_n))
+
+
+def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool) -> None:
+    """Remember the short way for a call of these shapes, as the user sees them: unbatched ones are 2-D."""
+    kept = memory(panels)
+    routes = kept.routes[batch_first]
+    if input in routes or not boxes.readable or 0 in input:
+        return
+    size = panels.dtype.itemsize
+    (shape, strides), (_, output_strides) = (_step_row(s, batch_first, size) for s in (input, output))
+    key = (shape, strides, output_strides)
+    plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
+    if len(routes) >= PLANS_KEPT:
+        routes.clear()
+    routes[input] = Route(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
+
+
+def _step_row(shape: Shape, batch_first: bool, size: int) -> tuple[Shape, Shape]:
+    """Shape and strides, as (steps, rows, features), of a C-contiguous array that the user sees in this shape."""
+    features = shape[-1]
+    if len(shape) == 2:
+        return (shape[0], 1, features), (features * size, features * size, size)
+    outer, inner = (shape[1] * features * size, features * size)
+    if batch_first:
+        return (shape[1], shape[0], features), (inner, outer, size)
+    return shape, (outer, inner, size)
 
 
 def _state(given: Array, final: Array) -> Array:
@@ -179,7 +221,7 @@ def _forward_in_pieces(
     workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
     try:
         slots = workspace.slots
-        slots[Header.BOXED] = slots[Header.H_0] = slots[Header.C_0] = 0
+        slots[Header.H_0] = slots[Header.C_0] = 0
         slots[Header.INPUT] = address(x)
         if hx is not None:
             slots[Header.H_0], slots[Header.C_0] = address(_state(hx[0], h_n)), address(_state(hx[1], c_n))

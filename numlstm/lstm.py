@@ -198,10 +198,6 @@ class LSTM(Module):
 
     # ------------------------------------------------------------ a call
 
-    def __call__(self, *args: Any, **options: Any) -> Result:
-        """Run `forward`."""
-        return self.forward(*args, **options)
-
     def forward(self, input: ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result:
         """Run the LSTM over whole sequences.
 
@@ -257,6 +253,18 @@ class LSTM(Module):
         True
         """
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
+        config = self._config
+        kept = panels.memo
+        if kept is not None and out is lengths is None and type(input) is ndarray:
+            route = kept.routes[config.batch_first].get(input.shape)
+            if route is not None and not (self.training and config.dropout):
+                results: Result | None = None
+                if hx is None:
+                    results = route.take(panels, input, None, None)
+                elif type(hx) is tuple and len(hx) == 2:
+                    results = route.take(panels, input, hx[0], hx[1])
+                if results is not None:
+                    return results
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             array = input
@@ -282,7 +290,17 @@ class LSTM(Module):
             engine.forward(panels, array.transpose(1, 0, 2), hx, output.transpose(1, 0, 2), h_n, c_n, dropout)
         else:
             engine.forward(panels, array, hx, output, h_n, c_n, dropout)
+        if out is None:
+            engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
         return output, (h_n, c_n)
+
+    __call__ = forward  # not a call of it: a step of a small LSTM takes little more than a call of Python's
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Let a call reach the ``forward`` of a subclass."""
+        super().__init_subclass__(**arguments)
+        if "forward" in cls.__dict__ and "__call__" not in cls.__dict__:
+            cls.__call__ = cls.forward  # type: ignore[method-assign]
 
     def _masks(self) -> Callable[[Array], None] | None:
         """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""

@@ -6,15 +6,17 @@ with addresses left open; a call copies it into the workspace that it leases.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 import numpy as np
 
-from .kernels.abi import Cell, Header
+from . import boxes
+from .kernels.abi import Box, Cell, Header
 from .panels import Array, Panels
 
 CACHE_L1 = 32 << 10
@@ -36,7 +38,7 @@ class Settings:
 
 
 settings = Settings()
-Strides = tuple[int, ...]  # or a shape
+Shape = tuple[int, ...]  # or strides
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
@@ -52,15 +54,19 @@ class Plan:
 
 
 class Plans:
-    """The plans of one model by shape; forgotten when the settings change."""
+    """The plans of one model by shape; forgotten when the settings change.
+
+    ``by_call`` is for whoever keeps more about a call than its plan; it is forgotten together with the rest.
+    """
 
     _all: ClassVar[WeakSet[Plans]] = WeakSet()
 
     def __init__(self) -> None:
         self.by_shape: dict[Any, Plan] = {}
+        self.by_call: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
         Plans._all.add(self)
 
-    def make(self, panels: Panels, shape: Strides, strides: Strides, output: Strides) -> Plan:
+    def make(self, panels: Panels, shape: Shape, strides: Shape, output: Shape) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
         size = panels.dtype.itemsize
         step, row, feature = strides
@@ -76,7 +82,8 @@ class Plans:
     def forget_all() -> None:
         """Let every model plan anew."""
         for plans in list(Plans._all):
-            plans.by_shape.clear()
+            for remembered in (plans.by_shape, *plans.by_call):
+                remembered.clear()
 
 
 @contextmanager
@@ -122,6 +129,16 @@ def make_plan(
         Header.GROUP: group,
         Header.TALLEST: settings.tallest,
     }
+    header |= {
+        Header.ITEMS_AT: boxes.ITEMS,
+        Header.TYPE_AT: boxes.TYPE,
+        Header.DATA_AT: boxes.DATA,
+        Header.NDIM_AT: boxes.NDIM,
+        Header.SIZES_AT: boxes.SIZES,
+        Header.STRIDES_AT: boxes.STRIDES,
+        Header.DTYPE_AT: boxes.DTYPE,
+        Header.NONE: id(None),
+    }
     for slot, value in header.items():
         slots[slot] = value
     group_rows = min(group, rows)
@@ -158,6 +175,20 @@ def make_plan(
         hidden=group_rows * blocks * lanes if config.proj_size else 0,
         direct=direct,
     )
+
+
+def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
+    """The same plan for a kernel that checks input, h_0 and c_0 itself: C-contiguous arrays of these shapes."""
+    slots = np.concatenate([plan.slots, np.zeros(len(shapes) * Box.LENGTH, np.int64)])
+    slots[Header.CHECKED], slots[Header.TYPE], slots[Header.DTYPE] = 1, id(np.ndarray), id(dtype)
+    slots[Header.MISALIGNED], slots[Header.BOXES] = dtype.itemsize - 1, plan.slots.size
+    for n, shape in enumerate(shapes):
+        strides = [dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape))]
+        box = slots[plan.slots.size + n * Box.LENGTH :]
+        box[Box.NDIM] = len(shape)
+        box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = shape
+        box[Box.STRIDE_0 : Box.STRIDE_0 + len(shape)] = strides
+    return replace(plan, slots=slots)
 
 
 def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tuple[Header, tuple[int, int]]:

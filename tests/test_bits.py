@@ -186,8 +186,7 @@ def planted(monkeypatch):
             return tile
 
     monkeypatch.setattr(layer, "Simd", Reordered)
-    forward, keep = store.link(build.object_code("float32", store.level()))
-    kernel = store.Kernel(forward, store.level(), "planted", 0.0, keep)
+    kernel = store.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
     monkeypatch.setitem(store._loaded, "float32", kernel)
 
 

@@ -1,7 +1,8 @@
 """What a call and a model take: NumPy tells tracemalloc of every array, so bytes are counted exactly."""
 
 import gc
-import resource
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -124,48 +125,65 @@ def test_a_call_with_out_allocates_no_array():
     assert peak(lambda: lstm(x)) > output.nbytes  # the measure does see arrays
 
 
+GROWTH = """
+import gc, resource, sys
+import numpy as np
+import numlstm
+
 def resident():
-    """Bytes of memory in use, as the operating system counts them."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
+
+form, calls = sys.argv[1], int(sys.argv[2])
+lstm = numlstm.LSTM(3, 8, num_layers=2, seed=0).eval()
+x = np.zeros((2, 1, 3), np.float16 if form == "converted" else np.float32)
+output, (h_n, c_n) = lstm(x)
+leak = []
+call = {
+    "results": lambda: lstm(x),
+    "converted": lambda: lstm(x),
+    "out": lambda: lstm.forward(x, out=(output, h_n, c_n)),
+    "states": lambda: lstm(x, (h_n, c_n)),
+    "leak": lambda: leak.append(lstm(x)),
+}[form]
+for _ in range(2000):
+    call()
+gc.collect()
+gc.disable()  # garbage that only the collector finds would count as a leak
+held = resident()
+for _ in range(calls):
+    call()
+print(resident() - held)
+"""
+
+
+def growth(form):
+    """Bytes by which a fresh process grows over many calls, as the operating system counts them."""
+    command = [sys.executable, "-c", GROWTH, form, str(CALLS)]
+    return int(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
 
 
 @pytest.mark.parametrize("form", ["results", "out", "converted", "states"])
 def test_a_hundred_thousand_calls_leave_nothing_behind(form):
-    lstm = numlstm.LSTM(3, 8, num_layers=2, seed=0).eval()
-    x = np.zeros((2, 1, 3), np.float16 if form == "converted" else np.float32)
-    output, (h_n, c_n) = lstm(x)
-    calls = {
-        "results": lambda: lstm(x),
-        "converted": lambda: lstm(x),
-        "out": lambda: lstm.forward(x, out=(output, h_n, c_n)),
-        "states": lambda: lstm(x, (h_n, c_n)),
-    }
-    call = calls[form]
-    for _ in range(1000):
-        call()
-    gc.collect()
-    gc.disable()  # garbage that only the collector finds would count as a leak
-    tracemalloc.start()
-    try:
-        for _ in range(100):  # what a call replaces is counted from here on
-            call()
-        traced, held = tracemalloc.get_traced_memory()[0], resident()
-        for _ in range(CALLS // 10):
-            call()
-        assert tracemalloc.get_traced_memory()[0] - traced < 4096
-        tracemalloc.stop()  # tracing makes calls slow: the rest is the operating system's count
-        for _ in range(CALLS):
-            call()
-        assert resident() - held < 4 * MB
-    finally:
-        tracemalloc.stop()
-        gc.enable()
+    assert growth(form) < MB
 
 
 def test_the_measure_notices_a_leak():
-    leak = []
-    held = resident()
-    for _ in range(CALLS // 10):
-        leak.append(np.ones(1000))
-    assert resident() - held > 4 * MB
+    assert growth("leak") > 10 * MB
+
+
+@pytest.mark.parametrize("form", ["results", "converted", "states"])
+def test_nothing_is_held_between_calls(form):
+    lstm = numlstm.LSTM(3, 8, num_layers=2, seed=0).eval()
+    x = np.zeros((2, 1, 3), np.float16 if form == "converted" else np.float32)
+    _, hx = lstm(x)
+    tracemalloc.start()
+    try:
+        for _ in range(100):  # what a call replaces is counted from here on
+            lstm(x, hx if form == "states" else None)
+        held = tracemalloc.get_traced_memory()[0]
+        for _ in range(CALLS // 10):
+            lstm(x, hx if form == "states" else None)
+        assert tracemalloc.get_traced_memory()[0] - held < 4096
+    finally:
+        tracemalloc.stop()

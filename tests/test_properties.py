@@ -212,6 +212,8 @@ def test_the_bound_would_see_a_fault(call):
         need_longdouble()
     lost = call.hx[0], call.hx[1].copy()
     lost[1][0, -1] = 0
-    assume(np.abs(call.hx[1][0, -1]).max() > 0.01)
     x = call.laid_out(call.x[:1])  # one step: later ones forget
-    assert error(call.net(x, lost), exact(call.net, x, call.hx)) > 10 * bound(call)
+    want = exact(call.net, x, call.hx)
+    assume(error(exact(call.net, x, lost), want) > 2 * bound(call))  # a gate may be shut before it
+    assert error(call.net(x, call.hx), want) <= bound(call)
+    assert error(call.net(x, lost), want) > bound(call)

@@ -9,6 +9,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum, auto
 
 VERSION = 1
+FORWARD, CALL = "numlstm_forward", "numlstm_call"  # the entries of a kernel object
 
 
 class _Slots(IntEnum):
@@ -30,9 +31,7 @@ class Header(_Slots):
     ROWS = auto()  # B
     GROUP = auto()  # rows that pass through all layers together
     TALLEST = auto()  # rows of the tallest tile that may be used
-    BOXED = auto()  # 0: the addresses up to PANELS are those of numbers. Else they are those of array objects,
-    # each of which holds the address of its numbers so many bytes from its start
-    INPUT = auto()  # addresses; those up to PANELS change with every call
+    INPUT = auto()  # addresses; those up to PANELS are of the arrays of a call, in the order of ``call``'s tuple
     H_0 = auto()  # 0: zeros
     C_0 = auto()
     OUTPUT = auto()
@@ -51,7 +50,34 @@ class Header(_Slots):
     HOISTED = auto()  # chunks of hoisted projection
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
+    # for ``call``: where objects keep their parts, in bytes from their start, and what the arrays must be
+    ITEMS_AT = auto()
+    TYPE_AT = auto()
+    DATA_AT = auto()
+    NDIM_AT = auto()
+    SIZES_AT = auto()
+    STRIDES_AT = auto()
+    DTYPE_AT = auto()
+    NONE = auto()  # address of None
+    CHECKED = auto()  # 0: the arrays are known to be right
+    TYPE = auto()  # address of the type that arrays must have
+    DTYPE = auto()  # address of their dtype
+    MISALIGNED = auto()  # bits that must not be set in the address of their numbers
+    BOXES = auto()  # slot of the first of three ``Box`` records: input, h_0 and c_0
     LENGTH = auto()  # the header's own length
+
+
+class Box(_Slots):
+    """What an array must be; sizes in numbers, strides in bytes as NumPy has them."""
+
+    NDIM = auto()
+    SIZE_0 = auto()
+    SIZE_1 = auto()
+    SIZE_2 = auto()
+    STRIDE_0 = auto()
+    STRIDE_1 = auto()
+    STRIDE_2 = auto()
+    LENGTH = auto()
 
 
 class Cell(_Slots):

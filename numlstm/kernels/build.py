@@ -1,8 +1,9 @@
 """From a Numba kernel to an object file for a kind of CPU. Imported only when one must be built.
 
 Numba types and lowers the kernels; from there LLVM is driven here, so that the
-result depends on the level asked for and not on the machine that builds. The object's one
-entry is ``void numlstm_forward(int64_t *plan)``, and it needs nothing undefined.
+result depends on the level asked for and not on the machine that builds. The object's entries
+are ``void numlstm_forward(int64_t *plan)`` and ``int64_t numlstm_call(int64_t *plan, int64_t boxes)``, and it
+needs nothing undefined.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from numba.core import config, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
+from .abi import CALL, FORWARD
+from .call import boxed
 from .layer import forward_kernel
 from .levels import Level
 from .shapes import REGISTERS_16, REGISTERS_32, Shapes
-from .simd import PLAN, STANDALONE
+from .simd import STANDALONE
 
-ENTRY = "numlstm_forward"
 log = logging.getLogger(__name__)
 
 
@@ -43,20 +45,26 @@ def _numba_settings():
         vars(config).update(before)
 
 
-def _module(dispatcher) -> llvm.ModuleRef:
-    """The whole kernel as one LLVM module with a bare C entry: no Python, no GIL, no reference counts."""
-    (compiled,) = dispatcher.overloads.values()
-    target = compiled.target_context
-    library = target.codegen().create_library(ENTRY)
-    module = library.create_ir_module(ENTRY)
-    callee = target.declare_function(module, compiled.fndesc)
-    plan = ir.IntType(64).as_pointer()
-    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [plan]), name=ENTRY)
-    builder = ir.IRBuilder(entry.append_basic_block())
-    target.call_conv.call_function(builder, callee, types.none, [PLAN], [entry.args[0]])
-    builder.ret_void()
+def _module(dispatchers: dict) -> llvm.ModuleRef:
+    """Kernels by name as one LLVM module of bare C functions: no Python, no GIL, no reference counts."""
+    compiled = {name: next(iter(dispatcher.overloads.values())) for name, dispatcher in dispatchers.items()}
+    target = next(iter(compiled.values())).target_context
+    library = target.codegen().create_library("numlstm")
+    module = library.create_ir_module("numlstm")
+    for name, result in compiled.items():
+        callee = target.declare_function(module, result.fndesc)
+        given, back = result.signature.args, result.signature.return_type
+        kinds = [target.get_value_type(kind) for kind in given]
+        returned = ir.VoidType() if back == types.none else target.get_value_type(back)
+        entry = ir.Function(module, ir.FunctionType(returned, kinds), name=name)
+        builder = ir.IRBuilder(entry.append_basic_block())
+        _, value = target.call_conv.call_function(builder, callee, back, given, entry.args)
+        if back == types.none:
+            builder.ret_void()
+        else:
+            builder.ret(value)
+        library.add_linking_library(result.library)
     library.add_ir_module(module)
-    library.add_linking_library(compiled.library)
     library.finalize()
     return llvm.parse_assembly(str(library._final_module))
 
@@ -74,7 +82,7 @@ def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) 
     module.triple = triple
     module.data_layout = str(machine.target_data)
     for function in module.functions:
-        if not function.is_declaration and function.name != ENTRY:
+        if not function.is_declaration and function.name not in (FORWARD, CALL):
             function.linkage = llvm.Linkage.internal
             if known := re.search(rf"{STANDALONE}(\w+?)B\d", function.name):
                 function.name = known[1]
@@ -95,8 +103,8 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     lanes = level.lanes({"float32": 4, "float64": 8}[number])
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     with _numba_settings():
-        dispatcher = forward_kernel(number, lanes, shapes, level.fused)
-        module = _module(dispatcher)
+        forward = forward_kernel(number, lanes, shapes, level.fused)
+        module = _module({FORWARD: forward, CALL: boxed(forward)})
     machine = target_machine(level)
     _optimise(module, machine, level.triple)
     undefined = sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm."))

@@ -14,13 +14,13 @@ the gate is X + R. Rows, tiles and the hoisted projection only choose which of t
 chains run side by side, never the order within one.
 """
 
-from numba import njit, types
+from numba import types
 
 from .abi import Cell, Header
 from .gates import activations
 from .project import hidden_projection, input_projection
 from .shapes import by_height, next_height
-from .simd import KERNEL, PLAN, Simd, get, inline, named, put, record_at, tally, word_at
+from .simd import PLAN, Simd, get, inline, named, put, record_at, tally
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -217,19 +217,8 @@ def forward_kernel(number, lanes, shapes, fused):
             for r in range(rows):
                 begin(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
 
-    @inline
-    def unbox(plan):
-        """Put the addresses of numbers in place of those of the array objects that hold them."""
-        offset = get(plan, Header.BOXED)
-        if offset != 0:
-            for slot in range(Header.INPUT, Header.PANELS + 1):
-                box = get(plan, slot)
-                if box != 0:
-                    put(plan, slot, word_at(box + offset))
-            put(plan, Header.BOXED, 0)
-
+    @named("forward")
     def forward(plan):
-        unbox(plan)
         group = get(plan, Header.GROUP)
         for first in range(get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO), group):
             rows = min(group, get(plan, Header.ROWS_TO) - first)
@@ -237,4 +226,5 @@ def forward_kernel(number, lanes, shapes, fused):
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
                 run_cell(plan, record_at(plan, RECORDS + n * RECORD), first, rows)
 
-    return njit(types.void(PLAN), forceinline=False, **KERNEL)(forward)
+    forward.compile(types.void(PLAN))
+    return forward

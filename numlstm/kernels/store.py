@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from .abi import CALL, FORWARD
 from .levels import Level, this_machine
 
 Forward = Callable[[int], None]
+Call = Callable[[int, Any], int]
 MAGIC = b"numlstm object 1\n"
 log = logging.getLogger("numlstm")
 _lock = threading.Lock()
@@ -32,9 +35,13 @@ _loaded: dict[str, Kernel] = {}
 
 @dataclass(frozen=True)
 class Kernel:
-    """A loaded kernel: the C function ``void (int64 *plan)``, and where it came from."""
+    """A loaded kernel: its C functions, and where it came from.
+
+    ``forward`` takes the address of a plan, ``call`` that of a plan and the tuple of arrays.
+    """
 
     forward: Forward
+    call: Call
     level: Level
     origin: str
     seconds: float
@@ -103,8 +110,7 @@ def _load(number: str, level: Level) -> Kernel:
                 _write(path, code)
             except OSError as error:
                 log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
-    forward, keep = link(code)
-    return Kernel(forward, level, origin, time.perf_counter() - begun, keep)
+    return link(code, level, origin, begun)
 
 
 def _fingerprint(number: str, level: Level) -> str:
@@ -156,8 +162,8 @@ def _write(path: Path, code: bytes) -> None:
         raise
 
 
-def link(code: bytes) -> tuple[Forward, object]:
-    """Load an object by LLVM's linker. The call drops the GIL, as every ctypes call does."""
+def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
+    """Load an object by LLVM's linker. Its functions drop the GIL, as every ctypes call does."""
     import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
@@ -166,7 +172,9 @@ def link(code: bytes) -> tuple[Forward, object]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = engine.get_function_address("numlstm_forward")
-    if not address:
-        raise RuntimeError("the kernel object has no entry numlstm_forward")
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address), engine
+    address = {name: engine.get_function_address(name) for name in (FORWARD, CALL)}
+    if not all(address.values()):
+        raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
+    forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.py_object)(address[CALL])
+    return Kernel(forward, call, level, origin, time.perf_counter() - begun, engine)

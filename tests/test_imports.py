@@ -1,0 +1,167 @@
+"""Imports point down: a module imports only what comes later in the order of the design, also inside functions."""
+
+import ast
+import json
+import shutil
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "numlstm"
+
+# From what a user sees down to machine code. A name is a module or a folder; inside a folder there is no cycle.
+ORDER = (
+    "__init__",
+    "cli",
+    "demo",
+    "bench",
+    "interop",
+    "lstm",
+    "cell",
+    "module",
+    "reference",  # imports nothing of the rest
+    "engine",
+    "plan",
+    "panels",
+    "boxes",
+    "checks",
+    "config",
+    "kernels",
+)
+ALONE = {"reference"}
+FOREIGN = {"torch": {"numlstm.bench.peers"}}  # whom the bench times, imported when it does and nowhere else
+HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "onnxruntime", "openvino", "safetensors")
+
+
+def modules(package):
+    """Every module of a package by its dotted name."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(name, path, known):
+    """(line, name, whether at the top level) of every import in a file; those of the package as modules of it."""
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    within = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    outer = set(tree.body)
+
+    def of_package(dotted):
+        while dotted not in known and "." in dotted:
+            dotted = dotted.rpartition(".")[0]
+        return dotted
+
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = within.split(".")[: len(within.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in ("import_module", "__import__") and node.args and isinstance(node.args[0], ast.Constant):
+                names = [within + node.args[0].value if node.args[0].value[:1] == "." else node.args[0].value]
+        for dotted in names:
+            is_ours = dotted.split(".")[0] == path_root(known)
+            yield node.lineno, of_package(dotted) if is_ours else dotted, node in outer
+
+
+def path_root(known):
+    return min(known, key=len)
+
+
+def violations(package):
+    """Everything in a package that breaks the order, as sentences; and how many imports were looked at."""
+    known, said, looked_at = modules(package), [], 0
+    root = path_root(known)
+
+    def level(name):
+        return "__init__" if name == root else name.split(".")[1]
+
+    graph = {name: set() for name in known}
+    for name, path in known.items():
+        if level(name) not in ORDER:
+            said.append(f"{name} has no place in the order: give it one in {Path(__file__).name}")
+            continue
+        for line, target, outer in imported(name, path, known):
+            looked_at += 1
+            where = f"{path.relative_to(package.parent)}:{line}"
+            if target.split(".")[0] != root:
+                allowed = FOREIGN.get(target.split(".")[0])
+                if allowed is not None and (name not in allowed or outer):
+                    said.append(f"{where} imports {target}, which only {sorted(allowed)} may, inside a function")
+                continue
+            if level(name) in ALONE:
+                said.append(f"{where} imports {target}, and is to import nothing of {root}")
+            elif level(target) == level(name):
+                graph[name].add(target)
+            elif level(target) in ORDER and ORDER.index(level(target)) < ORDER.index(level(name)):
+                said.append(f"{where} imports {target}, which is above it")
+    try:
+        TopologicalSorter({name: targets - {name} for name, targets in graph.items()}).prepare()
+    except CycleError as error:
+        said.append(f"a cycle inside a folder: {' -> '.join(error.args[1])}")
+    return said, looked_at
+
+
+def test_imports_point_down():
+    said, looked_at = violations(PACKAGE)
+    assert not said, "\n".join(said)
+    assert looked_at > 50
+    assert {name.split(".")[1] for name in modules(PACKAGE) if "." in name} <= set(ORDER)
+
+
+INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
+
+
+@pytest.mark.parametrize(
+    "file, line, says",
+    [
+        ("config.py", "from numlstm.panels import Panels", "config.py:{} imports numlstm.panels, which is above it"),
+        ("config.py", "from .lstm import LSTM", "config.py:{} imports numlstm.lstm, which is above it"),
+        ("engine.py", "from numlstm import LSTM", "engine.py:{} imports numlstm, which is above it"),
+        ("lstm.py", "import numlstm", "lstm.py:{} imports numlstm, which is above it"),
+        ("panels.py", "def late():\n    from . import plan", "panels.py:{} imports numlstm.plan, which is above it"),
+        ("checks.py", "def late():\n    import numlstm.cell as c", "checks.py:{} imports numlstm.cell, which is above"),
+        ("kernels/abi.py", "from ..engine import forward", "abi.py:{} imports numlstm.engine, which is above it"),
+        ("plan.py", INDIRECT.format("numlstm.engine"), "plan.py:{} imports numlstm.engine, which is above it"),
+        ("plan.py", INDIRECT.format(".lstm"), "plan.py:{} imports numlstm.lstm, which is above it"),
+        ("kernels/abi.py", "from . import store", "a cycle inside a folder"),
+        ("reference.py", "from numlstm import config", "imports numlstm.config, and is to import nothing of numlstm"),
+        ("interop.py", "def late():\n    import torch", "interop.py:{} imports torch, which only"),
+        ("bench/peers.py", "import torch.nn", "peers.py:{} imports torch.nn, which only"),
+        ("stray.py", "", "numlstm.stray has no place in the order"),
+    ],
+)
+def test_a_planted_import_upward_is_found(file, line, says, tmp_path):
+    package = tmp_path / "numlstm"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    before, _ = violations(package)
+    path = package / file
+    text = path.read_text("utf-8") if path.exists() else ""
+    path.write_text(f"{text}\n{line}\n", "utf-8")
+    new = [said for said in violations(package)[0] if said not in before]
+    number = len(path.read_text("utf-8").splitlines())
+    assert len(new) == 1, new
+    assert says.format(number) in new[0]
+
+
+def loaded(statement):
+    """Which heavy packages a fresh process has imported after a statement."""
+    code = f"import json, sys\n{statement}\nprint(json.dumps([name for name in {HEAVY!r} if name in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return json.loads(done.stdout)
+
+
+def test_import_numlstm_is_light():
+    assert loaded("import numlstm") == []
+    assert loaded("import numlstm; numlstm.LSTM, numlstm.LSTMCell, numlstm.from_torch, numlstm.__version__") == []
+    assert loaded("import numlstm, click") == ["click"]  # the check sees what is there
+    assert set(loaded("import numlstm, numba")) == {"numba", "llvmlite"}

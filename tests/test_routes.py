@@ -1,0 +1,185 @@
+"""The short way of a call whose shapes were seen before: taken where it should be, and never with a wrong array.
+
+The kernel reads the array objects themselves, so whatever could mislead it is tried here; every case must give
+what the long way gives, or its error.
+"""
+
+import numpy as np
+import pytest
+from judge import same_bits
+
+import numlstm
+from numlstm import boxes, engine
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Count the calls that the short way served (True) and refused (False)."""
+    counted = []
+    take = engine.Route.take
+
+    def counting(self, *arguments):
+        results = take(self, *arguments)
+        counted.append(results is not None)
+        return results
+
+    monkeypatch.setattr(engine.Route, "take", counting)
+    return counted
+
+
+def equal(got, want):
+    (y, (h, c)), (y_want, (h_want, c_want)) = got, want
+    return same_bits(y, y_want) and same_bits(h, h_want) and same_bits(c, c_want)
+
+
+def long_way(lstm, x, hx=None):
+    """The same call through arrays that the caller gives, which never takes the short way."""
+    output, (h_n, c_n) = lstm(x, hx)
+    out = tuple(np.full_like(a, 7) for a in (output, h_n, c_n))
+    return lstm.forward(x, hx, out=out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(4, 3, 5), (4, 5), (1, 1, 5), (3, 1, 5)])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_the_second_call_takes_the_short_way(taken, dtype, shape, batch_first, with_states):
+    lstm = numlstm.LSTM(5, 6, 2, batch_first=batch_first, bidirectional=True, proj_size=2, dtype=dtype, seed=0).eval()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(dtype)
+    _, (h, c) = lstm(x)
+    states = (rng.standard_normal(h.shape).astype(dtype), rng.standard_normal(c.shape).astype(dtype))
+    hx = states if with_states else None
+    want = long_way(lstm, x, hx)
+    taken.clear()
+    assert equal(lstm(x, hx), want) and taken == [True]
+
+
+def test_arrays_of_another_kind_go_the_long_way(taken):
+    lstm = numlstm.LSTM(5, 6, seed=0).eval()
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 3, 5)).astype(np.float32)
+    _, (h, c) = lstm(x)
+
+    class Mine(np.ndarray):
+        pass
+
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(np.float32).reshape(x.shape)
+    others = {
+        "float64": x.astype(np.float64),
+        "big-endian": x.astype(">f4"),
+        "Fortran": np.asfortranarray(x),
+        "reversed": x[::-1],
+        "strided": np.repeat(x, 2, axis=2)[:, :, ::2],
+        "zero strides": np.broadcast_to(x[:1, :1, :1], x.shape),
+        "unaligned": unaligned,
+    }
+    for name, other in others.items():
+        want = long_way(lstm, other, (h, c))
+        taken.clear()
+        assert equal(lstm(other, (h, c)), want) and taken == [False], name
+        state = np.broadcast_to(h[:, :1], h.shape), c.astype(np.float64)
+        want = long_way(lstm, x, state)
+        taken.clear()
+        assert equal(lstm(x, state), want) and taken == [False], name
+    taken.clear()
+    assert equal(lstm(x.view(Mine), (h, c)), lstm(x, (h, c))) and taken == [True]  # a subclass does not even try
+    assert equal(lstm(x, (h.view(Mine), c)), lstm(x, (h, c))) and taken == [True, False, True]
+
+
+def test_read_only_arrays_are_read(taken):
+    lstm = numlstm.LSTM(5, 6, seed=0).eval()
+    x = np.ones((2, 1, 5), np.float32)
+    _, (h, c) = lstm(x)
+    for array in (x, h, c):
+        array.flags.writeable = False
+    taken.clear()
+    before = x.copy(), h.copy(), c.copy()
+    lstm(x, (h, c))
+    assert taken == [True]
+    assert all(same_bits(a, b) for a, b in zip((x, h, c), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda h, c: (h,),
+        lambda h, c: (h, c, c),
+        lambda h, c: (h, None),
+        lambda h, c: (None, c),
+        lambda h, c: (h[:, :1], c),
+        lambda h, c: (h, c[0]),
+        lambda h, c: (h, c[:, :, :3]),
+        lambda h, c: (h, c.astype(complex)),
+        lambda h, c: (h, "c"),
+        lambda h, c: h,
+        lambda h, c: 3,
+    ],
+)
+def test_wrong_states_are_refused_as_on_the_long_way(taken, wrong):
+    lstm = numlstm.LSTM(5, 6, seed=0).eval()
+    x = np.ones((2, 4, 5), np.float32)
+    _, (h, c) = lstm(x)
+    hx = wrong(h, c)
+    with pytest.raises(Exception) as short:
+        lstm(x, hx)
+    assert True not in taken
+    fresh = numlstm.LSTM(5, 6, seed=0).eval()
+    with pytest.raises(type(short.value)) as long:
+        fresh(x, hx)
+    assert str(short.value) == str(long.value)
+
+
+def test_new_weights_dtype_and_flags_are_seen_at_once(taken):
+    lstm = numlstm.LSTM(5, 6, 2, seed=0)
+    x = np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32)
+    lstm(x), lstm(x)
+    lstm.weight_ih_l0 = np.zeros((24, 5))
+    assert equal(lstm(x), long_way(lstm, x))
+    lstm.batch_first = True
+    assert lstm(x)[0].shape == (3, 3, 6) and equal(lstm(x), long_way(lstm, x))
+    twin = lstm.double()
+    output, _ = twin(x)
+    assert output.dtype == np.float64 and equal(twin(x), long_way(twin, x))
+    lstm.float().dropout = 0.5
+    assert not equal(lstm(x), lstm(x))  # in train mode each call draws its own mask
+    assert equal(lstm.eval()(x), long_way(lstm, x))
+
+
+def test_a_subclass_may_override_forward():
+    class Doubled(numlstm.LSTM):
+        def forward(self, input, hx=None, **rest):
+            output, states = super().forward(input, hx, **rest)
+            return 2 * output, states
+
+    x = np.ones((2, 1, 3), np.float32)
+    mine, plain = Doubled(3, 4, seed=0), numlstm.LSTM(3, 4, seed=0)
+    for _ in range(3):
+        assert same_bits(mine(x)[0], 2 * plain(x)[0])
+
+
+def test_without_readable_objects_everything_works(monkeypatch, taken):
+    """On a Python that keeps objects otherwise, the long way serves alone."""
+    monkeypatch.setattr(boxes, "readable", False)
+    lstm = numlstm.LSTM(5, 6, 2, bidirectional=True, seed=0).eval()
+    x = np.ones((3, 2, 5), np.float32)
+    results = [lstm(x), lstm(x, lstm(x)[1]), lstm(x)]
+    monkeypatch.undo()
+    again = numlstm.LSTM(5, 6, 2, bidirectional=True, seed=0).eval()
+    assert taken == [] and equal(results[0], again(x)) and equal(results[1], again(x, again(x)[1]))
+
+
+def test_the_layout_of_objects_is_checked(monkeypatch):
+    """The probe that decides whether objects are readable fails for each wrong offset."""
+    assert boxes.readable and boxes._as_expected()
+    for name, wrong in (
+        ("ITEMS", boxes.ITEMS + 8), ("TYPE", boxes.TYPE - 8), ("DATA", boxes.NDIM), ("NDIM", boxes.DATA),
+        ("DTYPE", boxes.DTYPE - 8),
+    ):  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(boxes, name, wrong)
+            assert not boxes._as_expected(), name
+    with monkeypatch.context() as patch:
+        patch.setattr(boxes, "SIZES", boxes.STRIDES)
+        patch.setattr(boxes, "STRIDES", boxes.SIZES)
+        assert not boxes._as_expected()
