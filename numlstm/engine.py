@@ -20,6 +20,7 @@ KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it t
 
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
+Take = Callable[[Panels, Any, Any, Any], tuple[Array, States] | None]
 
 
 class Workspace:
@@ -57,7 +58,7 @@ class Memory:
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
         self.run, self.call = kernel.forward, kernel.call
-        self.routes: tuple[dict[Shape, Route], dict[Shape, Route]] = self.plans.by_call
+        self.routes: tuple[dict[Shape, Take], dict[Shape, Take]] = self.plans.by_call
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -113,12 +114,13 @@ def forward(
         return
     workspace = kept.lease(plan)
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
-    kept.call(workspace.address, (x, h_0, c_0, output, h_n, c_n, panels.data))
+    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    kept.call(workspace.address, id(arrays))
     kept.idle.append(workspace)
 
 
-class Route:
-    """The short way for a call whose shapes were seen before: the kernel checks the arrays where they lie.
+def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> Take:
+    """A call whose shapes were seen before: the kernel checks the arrays where they lie.
 
     Parameters
     ----------
@@ -128,27 +130,29 @@ class Route:
         As `plan.checked` makes it.
     output, hidden, cell : tuple of int
         Shapes of the results.
+
+    Returns
+    -------
+    callable
+        ``take(panels, x, h_0, c_0)``, the states both None for zeros: the results, or None where an
+        array is not of the kind that this way is for. A closure, since attributes take time here.
     """
+    call, idle, dtype = kept.call, kept.idle, kept.dtype
 
-    __slots__ = ("call", "cell", "dtype", "hidden", "idle", "output", "plan")
-
-    def __init__(self, kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> None:
-        self.call, self.idle, self.dtype, self.plan = kept.call, kept.idle, kept.dtype, plan
-        self.output, self.hidden, self.cell = output, hidden, cell
-
-    def take(self, panels: Panels, x: Any, h_0: Any, c_0: Any) -> tuple[Array, States] | None:
-        """The results, or None if the arrays are not of the kind that this way is for. States may both be None."""
-        dtype = self.dtype
-        output, h_n, c_n = empty(self.output, dtype), empty(self.hidden, dtype), empty(self.cell, dtype)
+    def take(panels: Panels, x: Any, h_0: Any, c_0: Any) -> tuple[Array, States] | None:
+        y, h_n, c_n = empty(output, dtype), empty(hidden, dtype), empty(cell, dtype)
         try:
-            workspace = self.idle.pop()
+            workspace = idle.pop()
         except IndexError:
             workspace = Workspace(dtype)
-        if workspace.plan is not self.plan:
-            workspace.adopt(self.plan)
-        refused = self.call(workspace.address, (x, h_0, c_0, output, h_n, c_n, panels.data))
-        self.idle.append(workspace)
-        return None if refused else (output, (h_n, c_n))
+        if workspace.plan is not plan:
+            workspace.adopt(plan)
+        arrays = (x, h_0, c_0, y, h_n, c_n, panels.data)
+        refused = call(workspace.address, id(arrays))
+        idle.append(workspace)
+        return None if refused else (y, (h_n, c_n))
+
+    return take
 
 
 def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool) -> None:
@@ -163,7 +167,7 @@ def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: 
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     if len(routes) >= PLANS_KEPT:
         routes.clear()
-    routes[input] = Route(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
+    routes[input] = short_way(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
 
 
 def _step_row(shape: Shape, batch_first: bool, size: int) -> tuple[Shape, Shape]:

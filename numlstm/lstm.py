@@ -256,13 +256,13 @@ class LSTM(Module):
         config = self._config
         kept = panels.memo
         if kept is not None and out is lengths is None and type(input) is ndarray:
-            route = kept.routes[config.batch_first].get(input.shape)
-            if route is not None and not (self.training and config.dropout):
+            take = kept.routes[config.batch_first].get(input.shape)
+            if take is not None and not (self.training and config.dropout):
                 results: Result | None = None
                 if hx is None:
-                    results = route.take(panels, input, None, None)
+                    results = take(panels, input, None, None)
                 elif type(hx) is tuple and len(hx) == 2:
-                    results = route.take(panels, input, hx[0], hx[1])
+                    results = take(panels, input, hx[0], hx[1])
                 if results is not None:
                     return results
         dtype = panels.dtype

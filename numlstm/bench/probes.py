@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
-import numba
 from llvmlite import ir
 from numba.core import types
-from numba.core.compiler_lock import global_compiler_lock
 
-from numlstm.kernels.simd import KERNEL, PLAN, Simd, get, instruction
+from numlstm.kernels.build import bare_module, optimise
+from numlstm.kernels.compiler import standalone
+from numlstm.kernels.simd import PLAN, Simd, get, instruction
 
 STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
 INT64 = ir.IntType(64)
@@ -30,13 +30,14 @@ ENTRY = "probe"
 class Kernel:
     """A compiled kernel: call it with the address of its plan. The GIL is let go.
 
-    Numba types and lowers it. LLVM is driven here, for this very CPU, so that a limit does not depend on how this
-    process's Numba was set when it compiled its first function.
+    It is built as the engine's kernels are, but for this very CPU.
     """
 
     def __init__(self, function: Callable[[Any], None]) -> None:
-        options: Any = KERNEL
-        self._module, self._machine = _optimised(numba.njit(types.void(PLAN), **options)(function))
+        kernel = standalone(function)
+        kernel.compile(types.void(PLAN))
+        self._module, self._machine = bare_module({ENTRY: kernel}), _host()
+        optimise(self._module, self._machine, (ENTRY,))
         self._engine = llvm.create_mcjit_compiler(self._module, _host())
         self._engine.finalize_object()
         self._call: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(ENTRY))
@@ -57,27 +58,6 @@ def _host() -> llvm.TargetMachine:
     return llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-
-
-@global_compiler_lock
-def _optimised(dispatcher: Any) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """The module of a kernel with a bare C entry, optimised for this CPU."""
-    (compiled,) = dispatcher.overloads.values()
-    target = compiled.target_context
-    library = target.codegen().create_library(ENTRY)
-    source = library.create_ir_module(ENTRY)
-    callee = target.declare_function(source, compiled.fndesc)
-    entry = ir.Function(source, ir.FunctionType(ir.VoidType(), [INT64.as_pointer()]), name=ENTRY)
-    builder = ir.IRBuilder(entry.append_basic_block())
-    target.call_conv.call_function(builder, callee, types.none, [PLAN], [entry.args[0]])
-    builder.ret_void()
-    library.add_ir_module(source)
-    library.add_linking_library(compiled.library)
-    library.finalize()
-    module, machine = llvm.parse_assembly(str(library._final_module)), _host()
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(module, passes)
-    return module, machine
 
 
 def registers() -> tuple[list[int], int, bool]:

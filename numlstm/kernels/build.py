@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import contextmanager
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import config, types
+from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 
 from .abi import CALL, FORWARD
 from .call import boxed
@@ -28,24 +26,8 @@ from .simd import STANDALONE
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def _numba_settings():
-    """Numba's own optimisation off, since it is made for the machine that builds; its JIT on, whatever the user set.
-
-    The settings are Numba's for the whole process, so they are held only under its compiler lock; its compiler for
-    this CPU, which everybody's functions share, is made before, with the settings of the user.
-    """
-    cpu_target.target_context.codegen()
-    ours = {"OPT": type(config.OPT)(0), "LOOP_VECTORIZE": 0, "DISABLE_JIT": 0}
-    before = {name: getattr(config, name) for name in ours}
-    vars(config).update(ours)
-    try:
-        yield
-    finally:
-        vars(config).update(before)
-
-
-def _module(dispatchers: dict) -> llvm.ModuleRef:
+@global_compiler_lock
+def bare_module(dispatchers: dict) -> llvm.ModuleRef:
     """Kernels by name as one LLVM module of bare C functions: no Python, no GIL, no reference counts."""
     compiled = {name: next(iter(dispatcher.overloads.values())) for name, dispatcher in dispatchers.items()}
     target = next(iter(compiled.values())).target_context
@@ -77,12 +59,12 @@ def target_machine(level: Level) -> llvm.TargetMachine:
     return target.create_target_machine(cpu=level.cpu, features=level.features, opt=3, reloc="pic", codemodel="small")
 
 
-def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, triple: str) -> None:
-    """Keep only what the entry reaches, and optimise it for the machine; loops are vectorised by hand already."""
-    module.triple = triple
+def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple[str, ...]) -> None:
+    """Keep only what the entries reach, and optimise it for the machine; loops are vectorised by hand already."""
+    module.triple = machine.triple
     module.data_layout = str(machine.target_data)
     for function in module.functions:
-        if not function.is_declaration and function.name not in (FORWARD, CALL):
+        if not function.is_declaration and function.name not in entries:
             function.linkage = llvm.Linkage.internal
             if known := re.search(rf"{STANDALONE}(\w+?)B\d", function.name):
                 function.name = known[1]
@@ -102,11 +84,10 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
     lanes = level.lanes({"float32": 4, "float64": 8}[number])
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
-    with _numba_settings():
-        forward = forward_kernel(number, lanes, shapes, level.fused)
-        module = _module({FORWARD: forward, CALL: boxed(forward)})
+    forward = forward_kernel(number, lanes, shapes, level.fused)
+    module = bare_module({FORWARD: forward, CALL: boxed(forward)})
     machine = target_machine(level)
-    _optimise(module, machine, level.triple)
+    optimise(module, machine, (FORWARD, CALL))
     undefined = sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm."))
     if undefined:
         raise RuntimeError(f"the kernel for {level.name} refers to {undefined}, which nothing here provides")

@@ -6,40 +6,40 @@ written before all is found right; the result is 0, or the number of the first a
 that is not what the plan is for.
 """
 
-from numba import njit, types
+from numba import types
 
 from .abi import Box, Header
-from .simd import KERNEL, PLAN, get, inline, put, record_at, word_at
+from .compiler import inline, standalone
+from .simd import PLAN, get, put, record_at, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
 BOX = int(Box.LENGTH)
 
 
-@inline
-def fits(plan, box, want):
-    """Whether the object is an array of the expected type, dtype, sizes, strides and alignment."""
-    if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
-        return False
-    if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
-        return False
-    if word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) != 0:
-        return False
-    ndim = get(want, Box.NDIM)
-    if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
-        return False
-    sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
-    for k in range(ndim):
-        size = get(want, Box.SIZE_0 + k)
-        if word_at(sizes + 8 * k) != size:
-            return False
-        if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
-            return False
-    return True
-
-
 def boxed(forward):
     """``call(plan, boxes)`` for a kernel."""
+
+    @inline
+    def fits(plan, box, want):
+        """Whether the object is an array of the expected type, dtype, sizes, strides and alignment."""
+        if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
+            return False
+        if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
+            return False
+        if word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) != 0:
+            return False
+        ndim = get(want, Box.NDIM)
+        if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
+            return False
+        sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
+        for k in range(ndim):
+            size = get(want, Box.SIZE_0 + k)
+            if word_at(sizes + 8 * k) != size:
+                return False
+            if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
+                return False
+        return True
 
     def call(plan, boxes):
         items, none = boxes + get(plan, Header.ITEMS_AT), get(plan, Header.NONE)
@@ -60,4 +60,6 @@ def boxed(forward):
         forward(plan)
         return 0
 
-    return njit(types.int64(PLAN, types.int64), forceinline=False, **KERNEL)(call)
+    kernel = standalone(call)
+    kernel.compile(types.int64(PLAN, types.int64))
+    return kernel

@@ -2,7 +2,7 @@
 
 Everything rests on e^x kept as the pair (2^n, e^x - 2^n), so that e^x and e^x - 1
 both keep their last bits: a small signal stays one, where 1 - 2 / (e^2x + 1) would
-cancel. With t = e^2x - 1, tanh(x) is t / (t + 2); sigmoid(x) is 1 / (1 + e^-x).
+cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + e^-x).
 
 - A gate (i, f, o) below the smallest normal number is exactly 0.
 - The forget gate has a division of its own, so that sigmoid(f) c is right over the
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .simd import inline
+from .compiler import inline
 
 # (2**r - 1) / r on [-1/2, 1/2]: the polynomial of least maximal relative error (Remez exchange at 60 digits),
 # lowest power first. 2**-26.5 in float32, 2**-61.9 in float64.
@@ -49,7 +49,7 @@ LOG2_E = {
 }
 # e**FULL and e**-FULL are normal numbers, and e**-x for x < -FULL belongs to a gate that is not
 FULL = {"float32": 87.0, "float64": 708.0}
-# from e**FLAT on, t / (t + 2) rounds to 1
+# below e**-FLAT, -t / (t + 2) rounds to 1
 FLAT = {"float32": 20.0, "float64": 40.0}
 
 
@@ -57,10 +57,11 @@ def activations(simd):
     """``cell(i, f, g, o, c) -> (h, c)`` for the registers of ``simd``."""
     add, mul, div, fma, neg = simd.add, simd.mul, simd.div, simd.fma, simd.neg
     clamp, below, round_power, flush = simd.clamp, simd.below, simd.round_power, simd.flush
+    minus_abs, with_sign = simd.minus_abs, simd.with_sign
     name = simd.number.name
     one, two, minus_one, infinity = simd.splat(1), simd.splat(2), simd.splat(-1), simd.splat(np.inf)
     full, minus_full = simd.splat(FULL[name]), simd.splat(-FULL[name])
-    flat, minus_flat = simd.splat(FLAT[name]), simd.splat(-FLAT[name])
+    minus_flat = simd.splat(-FLAT[name])
     log2_e, log2_e_rest = (simd.splat(part) for part in LOG2_E[name])
 
     def horner(coefficients):
@@ -94,22 +95,26 @@ def activations(simd):
     def one_and_exp_of_minus(x):
         """1 + e**-x, the denominator of sigmoid(x): infinite where the gate is below the smallest normal number."""
         power, rest = exp_parts(neg(clamp(x, minus_full(), full())))
-        return below(x, minus_full(), infinity(), add(one(), add(power, rest)))
+        return below(x, minus_full(), infinity(), add(add(one(), power), rest))
 
     @inline
-    def exp_twice_minus_one(x):
-        """e**2x - 1, limited where tanh is flat."""
-        power, rest = exp_parts(clamp(mul(x, two()), minus_flat(), flat()))
+    def exp_minus_one(x):
+        """t = e**(-2|x|) - 1, limited where tanh is flat: |tanh(x)| is -t / (t + 2).
+
+        Of |x| and not of x, for t + 2 is then at most 2, and its product with another denominator never overflows.
+        """
+        x = mul(minus_abs(x), two())
+        power, rest = exp_parts(below(x, minus_flat(), minus_flat(), x))
         return add(rest, add(power, minus_one()))
 
     @inline
     def cell(i, f, g, o, c):
         """Gates before activation and the cell state, to the new h and c."""
-        t = exp_twice_minus_one(g)
-        new = div(t, mul(one_and_exp_of_minus(i), add(t, two())))
+        t = exp_minus_one(g)
+        new = div(with_sign(t, g), mul(one_and_exp_of_minus(i), add(t, two())))
         c = flush(add(div(c, one_and_exp_of_minus(f)), new))
-        t = exp_twice_minus_one(c)
-        h = flush(div(t, mul(one_and_exp_of_minus(o), add(t, two()))))
+        t = exp_minus_one(c)
+        h = flush(div(with_sign(t, c), mul(one_and_exp_of_minus(o), add(t, two()))))
         return h, c
 
     return SimpleNamespace(cell=cell)

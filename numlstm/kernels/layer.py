@@ -8,19 +8,20 @@ read back from there a step later; c lives in c_n.
 Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
 stays in cache while all the rows of a group pass over it.
 
-Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and
-adds x_k w_k in order of k, R starts at 0 and adds h_k w_k in order of k, one FMA each;
-the gate is X + R. Rows, tiles and the hoisted projection only choose which of these
+Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
+at 0 and adds h_k w_k, in order of k, one FMA each; after every 16 terms that more follow, the next 16 are summed from
+0 and added. The gate is X + R. Rows, tiles and the hoisted projection only choose which of these
 chains run side by side, never the order within one.
 """
 
 from numba import types
 
 from .abi import Cell, Header
+from .compiler import inline
 from .gates import activations
 from .project import hidden_projection, input_projection
 from .shapes import by_height, next_height
-from .simd import PLAN, Simd, get, inline, named, put, record_at, tally
+from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -164,7 +165,7 @@ def forward_kernel(number, lanes, shapes, fused):
             while r < rows:
                 height = height_of(rows - r, get(plan, Header.TALLEST))
                 tally(plan, Header.TILES if height > 1 else Header.SINGLE)
-                put(plan, Header.TALL, max(height, get(plan, Header.TALL)))
+                put(plan, Header.TALL, greater(height, get(plan, Header.TALL)))
                 tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                           moved(gates, block * gap + r * width), gap)  # fmt: skip
@@ -195,7 +196,7 @@ def forward_kernel(number, lanes, shapes, fused):
                 h, h_stride = moved(y, -get(cell, Cell.TARGET_STEP)), get(cell, Cell.TARGET_ROW)
             if hoist > 0:
                 if done == chunk:
-                    chunk, done = min(hoist, to_step - step), 0
+                    chunk, done = smaller(hoist, to_step - step), 0
                     tally(plan, Header.HOISTED)
                     project_input(plan, cell, x, chunk, rows)
                 x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
@@ -221,7 +222,7 @@ def forward_kernel(number, lanes, shapes, fused):
     def forward(plan):
         group = get(plan, Header.GROUP)
         for first in range(get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO), group):
-            rows = min(group, get(plan, Header.ROWS_TO) - first)
+            rows = smaller(group, get(plan, Header.ROWS_TO) - first)
             tally(plan, Header.GROUPS)
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
                 run_cell(plan, record_at(plan, RECORDS + n * RECORD), first, rows)

@@ -13,8 +13,9 @@ flushed, straight into the output.
 from numba import types
 
 from .abi import Cell, Header
+from .compiler import inline
 from .shapes import by_height, next_height
-from .simd import get, inline, named
+from .simd import get, named
 
 
 def input_projection(simd, shapes):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .simd import inline
+from .compiler import inline
 
 
 @dataclass(frozen=True)

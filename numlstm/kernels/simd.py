@@ -13,22 +13,16 @@ from types import SimpleNamespace
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
 from numba.core import cgutils, types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 from numba.np.numpy_support import from_dtype
 
-# One compile policy for all kernels. Nothing is called from Python, so no wrappers; fastmath would lose NaN and bits.
-KERNEL = {
-    "error_model": "numpy",
-    "boundscheck": False,
-    "fastmath": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
-inline = njit(forceinline=True, **KERNEL)
+from .compiler import inline, standalone
 
+# Terms of a sum before the next sub-total. Without them 37 of 200 random LSTMs have a larger error than PyTorch and a
+# rounding of 1.0, with 64 terms 6, with 16 none; 16 cost up to 5 % of speed.
+SUBTOTAL = 16
 INT64 = ir.IntType(64)
 LINE = 64  # bytes of a cache line
 PLAN = types.CPointer(types.int64)
@@ -100,6 +94,18 @@ def put(builder, plan, slot, value):
     builder.store(value, builder.gep(plan, [slot]))
 
 
+@instruction(types.int64, types.int64, types.int64)
+def smaller(builder, a, b):
+    """The smaller of two integers; Python's ``min`` would bring code of Numba's with it."""
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
+@instruction(types.int64, types.int64, types.int64)
+def greater(builder, a, b):
+    """The greater of two integers."""
+    return builder.select(builder.icmp_signed(">", a, b), a, b)
+
+
 @instruction(types.int64, types.int64)
 def word_at(builder, address):
     """The 64-bit word at an address."""
@@ -117,7 +123,7 @@ def named(name):
 
     def decorate(function):
         function.__name__ = function.__qualname__ = STANDALONE + name
-        return njit(forceinline=False, **KERNEL)(function)  # said aloud: it would be inherited from an inlined caller
+        return standalone(function)
 
     return decorate
 
@@ -322,7 +328,20 @@ class Simd:
             small = builder.icmp_unsigned("<", magnitude, self.integer(normal))
             return builder.select(small, self.constant(0), x)
 
+        @instruction(V, V)
+        def minus_abs(builder, x):
+            """-|x|; NaN stays."""
+            return builder.bitcast(builder.or_(builder.bitcast(x, self.integers), self.integer(sign)), self.vector)
+
+        @instruction(V, V, V)
+        def with_sign(builder, x, of):
+            """|x| with the sign of another number."""
+            size = builder.and_(builder.bitcast(x, self.integers), self.integer(sign - 1))
+            signs = builder.and_(builder.bitcast(of, self.integers), self.integer(sign))
+            return builder.bitcast(builder.or_(size, signs), self.vector)
+
         self.round_power, self.flush = round_power, flush
+        self.minus_abs, self.with_sign = minus_abs, with_sign
 
     @lru_cache  # noqa: B019  (a Simd lives as long as a build)
     def tile(self, rows, columns, blocks=1, ahead=0):
@@ -433,9 +452,17 @@ class Simd:
 
         @inline
         def dot(value, panel, index, gap, count, source, stride):
-            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``."""
-            for k in range(count):
+            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``.
+
+            The first SUBTOTAL of them go on from ``value``; every SUBTOTAL after them start from 0 and are added to it.
+            """
+            for k in range(smaller(SUBTOTAL, count)):
                 value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
+            for first in range(SUBTOTAL, count, SUBTOTAL):
+                part = zero()
+                for k in range(first, smaller(first + SUBTOTAL, count)):
+                    part = fma(part, panel, index + k * columns * lanes, gap, source, k, stride)
+                value = add(value, part)
             return value
 
         return SimpleNamespace(zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each)

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from .abi import CALL, FORWARD
 from .levels import Level, this_machine
 
 Forward = Callable[[int], None]
-Call = Callable[[int, Any], int]
+Call = Callable[[int, int], int]
 MAGIC = b"numlstm object 1\n"
 log = logging.getLogger("numlstm")
 _lock = threading.Lock()
@@ -37,7 +36,7 @@ _loaded: dict[str, Kernel] = {}
 class Kernel:
     """A loaded kernel: its C functions, and where it came from.
 
-    ``forward`` takes the address of a plan, ``call`` that of a plan and the tuple of arrays.
+    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays.
     """
 
     forward: Forward
@@ -176,5 +175,5 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     if not all(address.values()):
         raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.py_object)(address[CALL])
+    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
     return Kernel(forward, call, level, origin, time.perf_counter() - begun, engine)
