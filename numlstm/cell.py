@@ -124,11 +124,10 @@ class LSTMCell(Module):
         else:
             checks.not_built_yet(input, None)
             array = checks.real_array("input", input)
-        seen = self._seen
-        call = seen.get(array.shape)
+        call = self._seen.get(array.shape)
         if call is None:
             call = checks.cell_call(self._config, array.shape, hx)
-            self._call_for(call, array.shape, seen)
+            self._call_for(call, array.shape)
         if hx is not None:
             hx = checks.cell_states(call, hx, dtype)
         output, h_1, c_1 = empty(call.hidden, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)

@@ -58,7 +58,7 @@ class Memory:
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
         self.run, self.call = kernel.forward, kernel.call
-        self.routes: tuple[dict[Shape, Take], dict[Shape, Take]] = self.plans.by_call
+        self.routes: tuple[dict[Shape, Take], dict[Shape, Take]] = self.plans.routes
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -251,6 +251,7 @@ def _forward_in_pieces(
                         buffer = workspace.room("piece", count)[:count]
                         piece = buffer.reshape(piece_steps, piece_rows, features)
                         convert(piece[: end - begin, : of_rows[1] - first_row], x[begin:end, first_row : of_rows[1]])
+                        # where the whole input would begin; only the piece's own part of it is ever read
                         slots[Header.INPUT] = address(buffer) - begin * strides[0] - first_row * strides[1]
                     run((direction, direction + 1), of_rows, of_steps)
         for layer in range(1, config.num_layers):

@@ -11,12 +11,18 @@ from numpy import empty, ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
+from numlstm.config import Config
 from numlstm.module import Module
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
+
+
+def _call_forward(self: LSTM, *arguments: Any, **named: Any) -> Any:
+    """Run the ``forward`` of whatever class the object is of."""
+    return self.forward(*arguments, **named)
 
 
 class LSTM(Module):
@@ -164,7 +170,6 @@ class LSTM(Module):
     def _change(self, **flags: Any) -> None:
         with self._lock:
             self._config = replace(self._config, **flags)
-            self._seen = {}  # a call's shapes depend on batch_first
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr: the sizes, and each flag that is not at its default."""
@@ -255,7 +260,7 @@ class LSTM(Module):
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
         config = self._config
         kept = panels.memo
-        if kept is not None and out is lengths is None and type(input) is ndarray:
+        if kept is not None and out is None and lengths is None and type(input) is ndarray:
             take = kept.routes[config.batch_first].get(input.shape)
             if take is not None and not (self.training and config.dropout):
                 results: Result | None = None
@@ -271,18 +276,19 @@ class LSTM(Module):
         else:
             checks.not_built_yet(input, lengths)
             array = checks.real_array("input", input)
-        seen = self._seen
-        call = seen.get(array.shape)
+        # ``config`` is this call's from here to the end: reading the input may run code that changes the LSTM's flags
+        key = (config.batch_first, array.shape)
+        call = self._seen.get(key)
         if call is None:
-            call = checks.lstm_call(self._config, array.shape, hx)
-            self._call_for(call, array.shape, seen)
+            call = checks.lstm_call(config, array.shape, hx)
+            self._call_for(call, key)
         if hx is not None:
             hx = checks.lstm_states(call, hx, dtype)
         if out is None:
             output, h_n, c_n = empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
         else:
             output, h_n, c_n = checks.out_arrays(out, call, dtype, array, hx)
-        dropout = self._masks() if self.training and self._config.dropout > 0 else None
+        dropout = self._masks(config) if self.training and config.dropout > 0 else None
         if call.unbatched:  # a batch of one
             states = None if hx is None else (hx[0][:, None], hx[1][:, None])
             engine.forward(panels, array[:, None], states, output[:, None], h_n[:, None], c_n[:, None], dropout)
@@ -299,12 +305,21 @@ class LSTM(Module):
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass."""
         super().__init_subclass__(**arguments)
-        if "forward" in cls.__dict__ and "__call__" not in cls.__dict__:
-            cls.__call__ = cls.forward  # type: ignore[method-assign]
+        if cls.forward is not LSTM.forward and cls.__call__ is LSTM.__call__:
+            cls.__call__ = _call_forward  # type: ignore[method-assign]
 
-    def _masks(self) -> Callable[[Array], None] | None:
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":
+            raise AttributeError(
+                f"forward of {self!r} cannot be replaced, since a call would not go through it\n"
+                "Define forward in a subclass.",
+                name=name,
+                obj=self,
+            )
+        super().__setattr__(name, value)
+
+    def _masks(self, config: Config) -> Callable[[Array], None] | None:
         """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""
-        config = self._config
         if config.num_layers == 1:
             return None
         keep = 1 - config.dropout

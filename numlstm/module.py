@@ -22,7 +22,7 @@ from numlstm.panels import Panels
 
 Array = NDArray[Any]
 
-PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)")
+PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -51,7 +51,7 @@ class Module:
     _panels: Panels
     _rng: np.random.Generator
     _shapes: dict[str, checks.Shape]
-    _seen: dict[checks.Shape, checks.Call]
+    _seen: dict[Any, checks.Call]  # by all that decides a call's shapes
 
     def _start(self, config: Config, dtype: np.dtype[Any], seed: Any) -> None:
         """Begin with fresh parameters, in train mode."""
@@ -107,11 +107,11 @@ class Module:
         except (MemoryError, ValueError, OverflowError) as error:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
 
-    def _call_for(self, call: checks.Call, shape: checks.Shape, seen: dict[checks.Shape, checks.Call]) -> None:
+    def _call_for(self, call: checks.Call, key: Any) -> None:
         """Remember a call's shapes, for as many shapes as a program is likely to use in turn."""
-        if len(seen) >= 1024:
-            seen.clear()
-        seen[shape] = call
+        if len(self._seen) >= 1024:
+            self._seen.clear()
+        self._seen[key] = call
 
     # ------------------------------------------------------------ sizes and flags
 
@@ -153,7 +153,7 @@ class Module:
                 name=name,
                 obj=self,
             )
-        elif PARAMETER_NAME.match(name):
+        elif PARAMETER_NAME.fullmatch(name):
             raise AttributeError(
                 f"{self!r} has no parameter '{name}'\nIts parameters are {', '.join(shapes)}.", name=name, obj=self
             )

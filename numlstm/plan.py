@@ -25,6 +25,18 @@ WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a 
 GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
 
 
+OBJECTS = {  # for kernels that take arrays out of a tuple
+    Header.ITEMS_AT: boxes.ITEMS,
+    Header.TYPE_AT: boxes.TYPE,
+    Header.DATA_AT: boxes.DATA,
+    Header.NDIM_AT: boxes.NDIM,
+    Header.SIZES_AT: boxes.SIZES,
+    Header.STRIDES_AT: boxes.STRIDES,
+    Header.DTYPE_AT: boxes.DTYPE,
+    Header.NONE: id(None),
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """What tests force, so that every path runs at small sizes. Results never depend on it."""
@@ -56,33 +68,33 @@ class Plan:
 class Plans:
     """The plans of one model by shape; forgotten when the settings change.
 
-    ``by_call`` is for whoever keeps more about a call than its plan; it is forgotten together with the rest.
+    ``routes`` is for the engine's short ways, without and with ``batch_first``; they are forgotten with the plans.
     """
 
     _all: ClassVar[WeakSet[Plans]] = WeakSet()
 
     def __init__(self) -> None:
         self.by_shape: dict[Any, Plan] = {}
-        self.by_call: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
+        self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
         Plans._all.add(self)
 
-    def make(self, panels: Panels, shape: Shape, strides: Shape, output: Shape) -> Plan:
+    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
         size = panels.dtype.itemsize
         step, row, feature = strides
         direct = (feature == size or shape[2] == 1) and step % size == 0 and row % size == 0
-        source, target = (step // size, row // size), (output[0] // size, output[1] // size)
+        source, target = (step // size, row // size), (output_strides[0] // size, output_strides[1] // size)
         plan = make_plan(panels, shape[0], shape[1], source, target, direct)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
-        self.by_shape[shape, strides, output] = plan
+        self.by_shape[shape, strides, output_strides] = plan
         return plan
 
     @staticmethod
     def forget_all() -> None:
         """Let every model plan anew."""
         for plans in list(Plans._all):
-            for remembered in (plans.by_shape, *plans.by_call):
+            for remembered in (plans.by_shape, *plans.routes):
                 remembered.clear()
 
 
@@ -113,7 +125,7 @@ def make_plan(
     source, target : (int, int)
         Strides of a step and of a row in input and output, in numbers.
     direct : bool
-        Whether those of the input are whole numbers and its features adjacent.
+        Whether the input's strides are multiples of the item size, and its features adjacent.
     """
     config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
     directions, outputs, units = config.num_directions, config.output_size, config.hidden_size
@@ -129,17 +141,7 @@ def make_plan(
         Header.GROUP: group,
         Header.TALLEST: settings.tallest,
     }
-    header |= {
-        Header.ITEMS_AT: boxes.ITEMS,
-        Header.TYPE_AT: boxes.TYPE,
-        Header.DATA_AT: boxes.DATA,
-        Header.NDIM_AT: boxes.NDIM,
-        Header.SIZES_AT: boxes.SIZES,
-        Header.STRIDES_AT: boxes.STRIDES,
-        Header.DTYPE_AT: boxes.DTYPE,
-        Header.NONE: id(None),
-    }
-    for slot, value in header.items():
+    for slot, value in (header | OBJECTS).items():
         slots[slot] = value
     group_rows = min(group, rows)
     below = (rows * directions * outputs, directions * outputs)

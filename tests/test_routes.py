@@ -151,6 +151,46 @@ def test_new_weights_dtype_and_flags_are_seen_at_once(taken):
     assert equal(lstm.eval()(x), long_way(lstm, x))
 
 
+class Switch:
+    """An input that changes a flag of the LSTM while it is being read."""
+
+    def __init__(self, lstm, x):
+        self.lstm, self.x = lstm, x
+
+    def __array__(self, dtype=None, copy=None):
+        self.lstm.batch_first = not self.lstm.batch_first
+        return self.x
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_flag_changed_during_a_call_leaves_no_wrong_way_behind(dtype):
+    lstm = numlstm.LSTM(3, 4, seed=0).eval()
+    x = np.ones((2, 5, 3), np.float32)
+    want = {False: lstm(x), True: numlstm.LSTM(3, 4, seed=0, batch_first=True).eval()(x)}
+    lstm = numlstm.LSTM(3, 4, seed=0).eval()
+    for _ in range(4):
+        before = lstm.batch_first
+        assert equal(lstm(Switch(lstm, x.astype(dtype))), want[before])
+        assert lstm.batch_first != before
+        assert equal(lstm(x), want[lstm.batch_first]) and equal(lstm(x), want[lstm.batch_first])
+
+
+def test_forward_may_come_from_another_base_class():
+    class Mixin:
+        def forward(self, input, hx=None):
+            return "mixed in"
+
+    class Mixed(Mixin, numlstm.LSTM):
+        pass
+
+    class Deeper(Mixed):
+        pass
+
+    assert Mixed(3, 4)(None) == Deeper(3, 4)(None) == "mixed in"
+    with pytest.raises(AttributeError, match="Define forward in a subclass"):
+        numlstm.LSTM(3, 4).forward = print
+
+
 def test_a_subclass_may_override_forward():
     class Doubled(numlstm.LSTM):
         def forward(self, input, hx=None, **rest):

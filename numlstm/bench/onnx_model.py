@@ -44,11 +44,11 @@ def onnx_model(line: Line, parameters: Mapping[str, Array]) -> bytes:
     bytes
         A model with inputs ``input``, ``h_0``, ``c_0`` and outputs ``output``, ``h_n``, ``c_n``, shaped as in PyTorch.
     """
+    if line.proj_size:
+        raise ValueError(f"proj_size is {line.proj_size}; ONNX's LSTM has no projection")
     import onnx
     from onnx import helper, numpy_helper
 
-    if line.proj_size:
-        raise ValueError(f"proj_size is {line.proj_size}; ONNX's LSTM has no projection")
     suffixes = ("", "_reverse")[: line.directions]
     layers = range(line.num_layers)
     flat = line.sequence_length, line.batch_size, line.directions * line.hidden_size

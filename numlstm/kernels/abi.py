@@ -2,13 +2,11 @@
 
 It starts with the header, whose slots are ``Header``; one record of ``Cell`` slots follows
 for each layer and direction, in the order in which they run. Offsets and strides
-are counted in numbers, addresses in bytes. One home for kernels, planner and tests;
-``VERSION`` changes with any meaning here.
+are counted in numbers, addresses in bytes. One home for kernels, planner and tests.
 """
 
 from enum import IntEnum, auto
 
-VERSION = 1
 FORWARD, CALL = "numlstm_forward", "numlstm_call"  # the entries of a kernel object
 
 
@@ -97,7 +95,7 @@ class Cell(_Slots):
     PROJECTED = auto()  # 1: h goes through W_hr
     PANEL = auto()  # offset in PANELS of [block][k][gate][lane], k over INPUTS, then OUTPUTS
     BIAS = auto()  # offset in PANELS of [block][gate][lane]
-    HR_PANEL = auto()  # offset in PANELS of [block][k][lane]
+    HR_PANEL = auto()  # offset in PANELS of W_hr, as ``panels`` describes it
     H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
     C_AT = auto()
     FAR = auto()  # 1: the panels are too big to stay in the second cache

@@ -4,9 +4,10 @@ Everything rests on e^x kept as the pair (2^n, e^x - 2^n), so that e^x and e^x -
 both keep their last bits: a small signal stays one, where 1 - 2 / (e^2x + 1) would
 cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + e^-x).
 
-- A gate (i, f, o) below the smallest normal number is exactly 0.
+- A gate (i, f, o) whose argument is below -87 (float32) or -708 (float64) is exactly 0: the whole numbers next to
+  the logarithm of the smallest normal number.
 - The forget gate has a division of its own, so that sigmoid(f) c is right over the
-  full exponent range of c.
+  full exponent range of c down to that argument.
 - NaN stays NaN through every clamp and every conversion.
 """
 
@@ -47,7 +48,7 @@ LOG2_E = {
     "float32": (1.4426950216293335, 1.9259629911266175e-08),
     "float64": (1.4426950408889634, 2.0355273740931033e-17),
 }
-# e**FULL and e**-FULL are normal numbers, and e**-x for x < -FULL belongs to a gate that is not
+# e**FULL and e**-FULL are normal numbers; a gate whose argument is below -FULL is 0
 FULL = {"float32": 87.0, "float64": 708.0}
 # below e**-FLAT, -t / (t + 2) rounds to 1
 FLAT = {"float32": 20.0, "float64": 40.0}
@@ -93,7 +94,7 @@ def activations(simd):
 
     @inline
     def one_and_exp_of_minus(x):
-        """1 + e**-x, the denominator of sigmoid(x): infinite where the gate is below the smallest normal number."""
+        """1 + e**-x, the denominator of sigmoid(x): infinite where the gate is to be 0."""
         power, rest = exp_parts(neg(clamp(x, minus_full(), full())))
         return below(x, minus_full(), infinity(), add(add(one(), power), rest))
 

@@ -9,9 +9,9 @@ Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a
 stays in cache while all the rows of a group pass over it.
 
 Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
-at 0 and adds h_k w_k, in order of k, one FMA each; after every 16 terms that more follow, the next 16 are summed from
-0 and added. The gate is X + R. Rows, tiles and the hoisted projection only choose which of these
-chains run side by side, never the order within one.
+at 0 and adds h_k w_k, in order of k, one FMA each, the first 16 terms on the start value, each further run of 16
+summed from 0 and then added (``SUBTOTAL``). The gate is X + R. Rows, tiles and the hoisted projection only choose
+which of these chains run side by side, never the order within one.
 """
 
 from numba import types
@@ -20,7 +20,7 @@ from .abi import Cell, Header
 from .compiler import inline
 from .gates import activations
 from .project import hidden_projection, input_projection
-from .shapes import by_height, next_height
+from .shapes import by_size, next_size
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
@@ -109,18 +109,18 @@ def forward_kernel(number, lanes, shapes, fused):
     finish = cell_epilogue(simd)
     project_input = input_projection(simd, shapes)
     project_hidden = hidden_projection(simd, shapes)
-    height_of = next_height(shapes.rows)
-    blocks_of = next_height(shapes.together)
+    height_of = next_size(shapes.rows)
+    blocks_of = next_size(shapes.together)
     most = shapes.together[0]
     zeros = simd.splat(0)
     single = recurrent_tile(simd, finish, 1, 1)
     tall = {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows if n > 1}
     wide = {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together if n > 1}
-    tall_tile, wide_tile = by_height(shapes.rows, tall | {1: single}), by_height(shapes.together, wide | {1: single})
+    tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
 
     @inline
-    def begin(target, at, source, count):
-        """Initial states: a copy without numbers below the smallest normal one, or zeros."""
+    def settle(target, at, source, count):
+        """States copied, without numbers below the smallest normal one."""
         for k in range(0, count, lanes):
             store_part(target, at + k, flush(load_part(source, at + k, count - k)), count - k)
 
@@ -136,8 +136,8 @@ def forward_kernel(number, lanes, shapes, fused):
         h, h_at = pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs
         c, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + first * units
         if get(plan, Header.H_0) != 0:
-            begin(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
-            begin(c, c_at, pointer_at(plan, Header.C_0), rows * units)
+            settle(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
+            settle(c, c_at, pointer_at(plan, Header.C_0), rows * units)
         else:
             clear(h, h_at, rows * outputs)
             clear(c, c_at, rows * units)
@@ -216,7 +216,7 @@ def forward_kernel(number, lanes, shapes, fused):
         if to_step == get(plan, Header.STEPS):
             y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
             for r in range(rows):
-                begin(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+                settle(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
 
     @named("forward")
     def forward(plan):

@@ -14,7 +14,7 @@ from numba import types
 
 from .abi import Cell, Header
 from .compiler import inline
-from .shapes import by_height, next_height
+from .shapes import by_size, next_size
 from .simd import get, named
 
 
@@ -37,8 +37,8 @@ def input_projection(simd, shapes):
 
         return kernel
 
-    height_of = next_height(shapes.rows)
-    run_tile = by_height(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
+    height_of = next_size(shapes.rows)
+    run_tile = by_size(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
 
     @inline
     def line(plan, cell, block, source, stride, count, gates, gates_stride):
@@ -111,9 +111,9 @@ def hidden_projection(simd, shapes):
 
         return kernel
 
-    height_of = next_height(shapes.rows)
-    wide = by_height(shapes.rows, {height: tile_kernel(height, 4) for height in shapes.rows})
-    narrow = by_height(shapes.rows, {height: tile_kernel(height, 1) for height in shapes.rows})
+    height_of = next_size(shapes.rows)
+    wide = by_size(shapes.rows, {height: tile_kernel(height, 4) for height in shapes.rows})
+    narrow = by_size(shapes.rows, {height: tile_kernel(height, 1) for height in shapes.rows})
 
     @inline
     def project(plan, cell, target, rows):

@@ -19,50 +19,50 @@ class Shapes:
 
 # 16 registers: 3 rows x 4 gates + 3 splats + 1 weight; one row x 3 blocks x 4 gates, weights from memory
 REGISTERS_16 = Shapes(rows=(3, 2, 1), together=(3, 2, 1))
-# 32 registers: 6 rows x 4 gates + 6 splats + 1 weight
+# 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
 REGISTERS_32 = Shapes(rows=(6, 4, 3, 2, 1), together=(4, 3, 2, 1))
 
 
-def next_height(heights):
-    """``(left, tallest) -> rows of the next tile``: the tallest that does not leave a sliver of one or two rows."""
-    first, rest = heights[0], heights[1:]
+def next_size(sizes):
+    """``(left, most) -> size of the next tile``, in rows or blocks: the largest that leaves no sliver of one or two."""
+    first, rest = sizes[0], sizes[1:]
     if not rest:
 
         @inline
-        def choose(left, tallest):
+        def choose(left, most):
             return first
 
         return choose
-    lower = next_height(rest)
+    lower = next_size(rest)
     sliver = 2 if first > 4 else 1
 
     @inline
-    def choose(left, tallest):
-        if left >= first and tallest >= first and (left == first or left - first > sliver):
+    def choose(left, most):
+        if left >= first and most >= first and (left == first or left - first > sliver):
             return first
-        return lower(left, tallest)
+        return lower(left, most)
 
     return choose
 
 
-def by_height(heights, kernels):
-    """One function for the kernels of several heights: ``(height, ...) -> kernels[height](...)``."""
-    first, rest = heights[0], heights[1:]
+def by_size(sizes, kernels):
+    """One function for the kernels of several sizes: ``(size, ...) -> kernels[size](...)``."""
+    first, rest = sizes[0], sizes[1:]
     kernel = kernels[first]
     if not rest:
 
         @inline
-        def run(height, *args):
+        def run(size, *args):
             kernel(*args)
 
         return run
-    other = by_height(rest, kernels)
+    other = by_size(rest, kernels)
 
     @inline
-    def run(height, *args):
-        if height == first:
+    def run(size, *args):
+        if size == first:
             kernel(*args)
         else:
-            other(height, *args)
+            other(size, *args)
 
     return run
