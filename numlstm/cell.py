@@ -124,6 +124,7 @@ class LSTMCell(Module):
         else:
             checks.not_built_yet(input, None)
             array = checks.real_array("input", input)
+        array = checks.own_shape(array)
         call = self._seen.get(array.shape)
         if call is None:
             call = checks.cell_call(self._config, array.shape, hx)

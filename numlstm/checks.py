@@ -140,7 +140,7 @@ def parameter_dtype(value: Any) -> np.dtype[Any]:
     if value is None:
         return FLOAT32
     given = str(value).removeprefix("torch.") if _is_torch(value, "dtype") else value
-    if not isinstance(given, ndarray | np.generic):  # np.dtype would take an array's
+    if isinstance(given, str) or not isinstance(given, ndarray | np.generic):  # np.dtype would take an array's
         try:
             dtype = np.dtype(given)
         except (TypeError, ValueError):
@@ -202,7 +202,7 @@ def real_array(name: str, value: Any) -> Array:
             raise TypeError(
                 f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
             )
-        array = value if type(value) is ndarray else value.view(ndarray)
+        array = value if type(value) is ndarray else ndarray.view(value, ndarray)
     else:
         array = _from_foreign(name, value)
     if array.dtype.kind not in REAL_KINDS:
@@ -509,19 +509,34 @@ def not_built_yet(input: Any, lengths: Any) -> None:
 
 
 def out_arrays(out: Any, call: Call, dtype: np.dtype[Any], input: Array, hx: States | None) -> tuple[Array, ...]:
-    """The three arrays of ``out=``, fit to be written: nothing else that the call reads or writes overlaps them."""
+    """The three arrays of ``out=`` as plain ones, fit to be written: nothing else of the call overlaps them."""
     if not isinstance(out, tuple | list) or len(out) != 3:
         what = f"{len(out)} items" if isinstance(out, tuple | list) else type(out).__name__
         raise TypeError(f"out must be a tuple (output, h_n, c_n), not {what}")
-    for name, array, shape in zip(("output", "h_n", "c_n"), out, (call.output, call.hidden, call.cell), strict=True):
-        if type(array) is not ndarray or array.dtype is not dtype:
+    plain = []
+    for name, given, shape in zip(("output", "h_n", "c_n"), out, (call.output, call.hidden, call.cell), strict=True):
+        array = given
+        if type(given) is not ndarray:
+            _out_type(name, given, dtype)
+            array = ndarray.view(given, ndarray)  # a subclass may say of itself what is not so
+        if array.dtype is not dtype:
             _out_type(name, array, dtype)
         if array.shape != shape:
             raise ValueError(f"{name} in out must have shape {shape}, not {array.shape}")
         if not array.flags.carray:
             _out_layout(name, array)
-    _no_overlap(out, input, hx)
-    return tuple(out)
+        plain.append(array)
+    _no_overlap(plain, input, hx)
+    plain[0] = own_shape(plain[0], call.output)
+    return tuple(plain)
+
+
+def own_shape(array: Array, expected: Shape | None = None) -> Array:
+    """A view whose shape and strides nobody else can set while the call runs, as ``array.shape = ...`` does."""
+    view = array[...]
+    if expected is not None and view.shape != expected:
+        raise RuntimeError(f"an array of shape {expected} was given the shape {view.shape} while it was in use")
+    return view
 
 
 def _out_type(name: str, array: Any, dtype: np.dtype[Any]) -> None:

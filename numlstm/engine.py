@@ -67,8 +67,21 @@ class Memory:
         except IndexError:
             workspace = Workspace(self.dtype)
         if workspace.plan is not plan:
-            workspace.adopt(plan)
+            self.adopt(workspace, plan)
         return workspace
+
+    def adopt(self, workspace: Workspace, plan: Plan) -> None:
+        """Make a workspace ready for another plan; let go of idle ones that are large, for they may stay idle."""
+        workspace.adopt(plan)
+        small = []
+        while self.idle:
+            try:
+                other = self.idle.pop()
+            except IndexError:
+                break
+            if sum(buffer.nbytes for buffer in other.buffers.values()) <= KEEP_BYTES:
+                small.append(other)
+        self.idle.extend(small)
 
 
 def memory(panels: Panels) -> Memory:
@@ -146,7 +159,7 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
         except IndexError:
             workspace = Workspace(dtype)
         if workspace.plan is not plan:
-            workspace.adopt(plan)
+            kept.adopt(workspace, plan)
         arrays = (x, h_0, c_0, y, h_n, c_n, panels.data)
         refused = call(workspace.address, id(arrays))
         idle.append(workspace)

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
 from numlstm.config import Config
-from numlstm.module import Module
+from numlstm.module import Module, changing
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
@@ -168,7 +168,7 @@ class LSTM(Module):
         self._change(dropout=checks.dropout_probability(value))
 
     def _change(self, **flags: Any) -> None:
-        with self._lock:
+        with changing:
             self._config = replace(self._config, **flags)
 
     def extra_repr(self) -> str:
@@ -266,17 +266,18 @@ class LSTM(Module):
                 results: Result | None = None
                 if hx is None:
                     results = take(panels, input, None, None)
-                elif type(hx) is tuple and len(hx) == 2:
+                elif type(hx) is tuple and len(hx) == 2 and hx[0] is not None:
                     results = take(panels, input, hx[0], hx[1])
                 if results is not None:
                     return results
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
-            array = input
+            given = input
         else:
             checks.not_built_yet(input, lengths)
-            array = checks.real_array("input", input)
-        # ``config`` is this call's from here to the end: reading the input may run code that changes the LSTM's flags
+            given = checks.real_array("input", input)
+        # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.
+        array = checks.own_shape(given)
         key = (config.batch_first, array.shape)
         call = self._seen.get(key)
         if call is None:
@@ -287,7 +288,7 @@ class LSTM(Module):
         if out is None:
             output, h_n, c_n = empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
         else:
-            output, h_n, c_n = checks.out_arrays(out, call, dtype, array, hx)
+            output, h_n, c_n = checks.out_arrays(out, call, dtype, given, hx)
         dropout = self._masks(config) if self.training and config.dropout > 0 else None
         if call.unbatched:  # a batch of one
             states = None if hx is None else (hx[0][:, None], hx[1][:, None])
@@ -296,8 +297,9 @@ class LSTM(Module):
             engine.forward(panels, array.transpose(1, 0, 2), hx, output.transpose(1, 0, 2), h_n, c_n, dropout)
         else:
             engine.forward(panels, array, hx, output, h_n, c_n, dropout)
-        if out is None:
-            engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
+        if out is not None:
+            return out[0], (out[1], out[2])
+        engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
         return output, (h_n, c_n)
 
     __call__ = forward  # not a call of it: a step of a small LSTM takes little more than a call of Python's

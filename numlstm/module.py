@@ -18,10 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks
 from numlstm.config import Config
+from numlstm.locks import fork_safe
 from numlstm.panels import Panels
 
 Array = NDArray[Any]
 
+# Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
+# held briefly; reentrant, since reading what is assigned may run code that assigns.
+changing = fork_safe(threading.RLock())
 PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
@@ -76,7 +80,6 @@ class Module:
         return self
 
     def _hold(self, config: Config, rng: np.random.Generator) -> None:
-        self._lock = threading.Lock()  # held while new panels are made, so that none of two assignments is lost
         self._config = config
         self._rng = rng
         self._shapes = {self._own(name): shape for name, shape in config.parameter_shapes().items()}
@@ -95,14 +98,14 @@ class Module:
 
     def _replace(self, parameters: Mapping[str, Array]) -> None:
         if parameters:
-            with self._lock:
+            with changing:
                 named = {name + self._suffix: array for name, array in parameters.items()}
                 self._panels = self._panels.replace(named)
 
     def _drawn(self) -> dict[str, Array]:
         """A fresh value for every parameter, in the order of the state dict."""
-        bound = self._config.hidden_size**-0.5
         try:
+            bound = self._config.hidden_size**-0.5
             return {name: self._rng.uniform(-bound, bound, shape) for name, shape in self._shapes.items()}
         except (MemoryError, ValueError, OverflowError) as error:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
@@ -145,7 +148,8 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         shapes = self.__dict__.get("_shapes", {})
         if name in shapes:
-            self._replace({name: checks.parameter(name, value, shapes[name], self.dtype)})
+            with changing:
+                self._replace({name: checks.parameter(name, value, shapes[name], self.dtype)})
         elif name in self._fixed:
             raise AttributeError(
                 f"{name} of {self!r} cannot be changed once it is made\n"
@@ -246,14 +250,15 @@ class Module:
             `state_dict` is no mapping.
         """
         owner = type(self).__name__
-        arrays, missing, unexpected = checks.loadable(owner, state_dict, self._shapes, self.dtype, strict)
-        self._replace(arrays)
+        with changing:
+            arrays, missing, unexpected = checks.loadable(owner, state_dict, self._shapes, self.dtype, strict)
+            self._replace(arrays)
         return IncompatibleKeys(missing, unexpected)
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""
         drawn = self._drawn()
-        with self._lock:
+        with changing:
             self._panels = self._packed(self._panels.dtype, drawn)
 
     # ------------------------------------------------------------ modes, device, dtype
@@ -290,7 +295,7 @@ class Module:
         checks.cpu_only(device)
         if dtype is not None:
             wanted = checks.parameter_dtype(dtype)
-            with self._lock:
+            with changing:
                 if wanted != self._panels.dtype:
                     self._panels = self._packed(wanted, {name: self._parameter(name) for name in self._shapes})
         return self
@@ -330,7 +335,7 @@ class Module:
 
     def _apart(self) -> dict[str, Any]:
         """The attributes but for those that stand for a place in memory or are derived."""
-        derived = {"_panels", "_lock", "_shapes", "_seen"}
+        derived = {"_panels", "_shapes", "_seen"}
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:

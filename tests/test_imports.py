@@ -30,6 +30,7 @@ ORDER = (
     "checks",
     "config",
     "kernels",
+    "locks",
 )
 ALONE = {"reference"}
 FOREIGN = {"torch": {"numlstm.bench.peers"}}  # whom the bench times, imported when it does and nowhere else

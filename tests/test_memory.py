@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+import threading
 import tracemalloc
 
 import numpy as np
@@ -185,5 +186,30 @@ def test_nothing_is_held_between_calls(form):
         for _ in range(CALLS):
             lstm(x, hx if form == "states" else None)
         assert tracemalloc.get_traced_memory()[0] - held < 4096
+    finally:
+        tracemalloc.stop()
+
+
+def test_workspaces_of_threads_that_are_gone_are_let_go():
+    lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
+    x = np.zeros((5000, 64, 16), np.float32)
+    ready = threading.Barrier(4)
+
+    def call():
+        ready.wait()
+        lstm(x)
+
+    tracemalloc.start()
+    try:
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(b.nbytes for w in lstm._panels.memo.idle for b in w.buffers.values()) > 75 * MB
+        lstm(x[:1, :1])
+        assert sum(b.nbytes for w in lstm._panels.memo.idle for b in w.buffers.values()) < MB
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 2 * MB
     finally:
         tracemalloc.stop()

@@ -228,3 +228,61 @@ def test_the_layout_of_objects_is_checked(monkeypatch):
         patch.setattr(boxes, "SIZES", boxes.STRIDES)
         patch.setattr(boxes, "STRIDES", boxes.SIZES)
         assert not boxes._as_expected()
+
+
+class Reshape:
+    """A state that gives an array another shape while it is being read."""
+
+    def __init__(self, array, shape, state):
+        self.array, self.shape, self.state = array, shape, state
+
+    def __array__(self, dtype=None, copy=None):
+        self.array.shape = self.shape
+        return self.state
+
+
+def test_an_array_reshaped_during_a_call_does_not_mislead_it():
+    lstm = numlstm.LSTM(3, 4, seed=0).eval()
+    x = np.ones((20, 1, 3), np.float32)
+    zeros = np.zeros((1, 1, 4), np.float32)
+    want = lstm(x)
+    assert equal(lstm(x.copy(), (Reshape(x, (1, 20, 3), zeros), zeros)), want)
+    assert lstm(x)[1][0].shape == (1, 20, 4)  # x now is one step of twenty rows
+    assert lstm(np.ones((1, 20, 3), np.float32))[1][0].shape == (1, 20, 4)
+    x.shape = (20, 1, 3)
+    assert equal(lstm(x, (Reshape(x, (1, 20, 3), zeros), zeros)), want)
+    cell = numlstm.LSTMCell(3, 4, seed=0)
+    x = np.ones((6, 3), np.float32)
+    zeros = np.zeros((6, 4), np.float32)
+    assert cell(x, (Reshape(x, (3, 6), zeros), zeros))[0].shape == (6, 4)
+
+
+def test_a_subclass_that_lies_is_not_believed():
+    class Liar(np.ndarray):
+        shape = property(lambda self: (2000, 2, 4))
+
+    lstm = numlstm.LSTM(3, 4, seed=0)
+    zeros = [np.zeros((1, 2, 4), np.float32) for _ in range(3)]
+    with pytest.raises(ValueError, match=r"output in out must have shape \(2000, 2, 4\), not \(1, 2, 4\)"):
+        lstm.forward(np.ones((2000, 2, 3), np.float32), out=(zeros[0].view(Liar), *zeros[1:]))
+    assert not any(array.any() for array in zeros)
+
+
+def test_a_map_of_a_file_may_be_written(tmp_path):
+    lstm = numlstm.LSTM(3, 4, seed=0)
+    x = np.ones((5, 2, 3), np.float32)
+    want = lstm(x)
+    output = np.memmap(tmp_path / "output", np.float32, "w+", shape=(5, 2, 4))
+    states = np.empty((1, 2, 4), np.float32), np.empty((1, 2, 4), np.float32)
+    given = lstm.forward(x, out=(output, *states))
+    assert given[0] is output and given[1][0] is states[0] and given[1][1] is states[1]
+    assert equal((np.array(output), states), want)
+
+
+def test_none_as_a_state_is_refused_however_often(taken):
+    lstm = numlstm.LSTM(3, 4, seed=0)
+    x = np.ones((5, 2, 3), np.float32)
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            lstm(x, (None, None))
+        lstm(x)

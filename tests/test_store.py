@@ -165,3 +165,47 @@ def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
 def test_kernels_are_built_where_numbas_jit_is_switched_off(tmp_path):
     said = child(NUMBA_DISABLE_JIT="1", NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert "compiling" in said and "SUM" in said
+
+
+def test_a_pipe_in_the_objects_place_is_not_read(tmp_path):
+    home = tmp_path / "safe"
+    home.mkdir(mode=0o700)
+    os.mkfifo(home / "object.o", 0o600)
+    with pytest.raises(OSError, match="is not a file"):
+        store._read(home / "object.o")
+
+
+FORK = """
+import os, threading, time, numpy, numlstm
+def warm():
+    return numlstm.LSTM(3, 4, seed=0)(numpy.ones((1, 1, 3)))[0].sum()
+builder = threading.Thread(target=warm)
+builder.start()
+while "numlstm.kernels.build" not in __import__("sys").modules:
+    time.sleep(0.01)
+time.sleep(0.3)  # the kernels are being built by now
+child = os.fork()
+if child == 0:
+    warm()
+    os._exit(7)
+begun = time.monotonic()
+while time.monotonic() - begun < 120:
+    done, status = os.waitpid(child, os.WNOHANG)
+    if done:
+        print("CHILD", os.waitstatus_to_exitcode(status))
+        break
+    time.sleep(0.05)
+else:
+    os.kill(child, 9)
+    print("HUNG")
+builder.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_kernels_are_built_is_not_stuck(tmp_path):
+    environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", FORK], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    assert "CHILD 7" in done.stdout

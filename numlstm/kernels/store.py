@@ -21,6 +21,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from ..locks import fork_safe
 from .abi import CALL, FORWARD
 from .levels import Level, this_machine
 
@@ -28,7 +29,7 @@ Forward = Callable[[int], None]
 Call = Callable[[int, int], int]
 MAGIC = b"numlstm object 1\n"
 log = logging.getLogger("numlstm")
-_lock = threading.Lock()
+_lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
 
 
@@ -122,11 +123,13 @@ def _fingerprint(number: str, level: Level) -> str:
     return digest.hexdigest()[:24]
 
 
-def _trusted(path: Path) -> None:
-    """Refuse what another user could have written."""
+def _trusted(path: Path, folder: bool = False) -> None:
+    """Refuse what another user could have written, and what is no file to read."""
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
         raise OSError(f"{path} is a symbolic link")
+    if not (stat.S_ISDIR if folder else stat.S_ISREG)(facts.st_mode):
+        raise OSError(f"{path} is not a {'folder' if folder else 'file'}")
     if hasattr(os, "geteuid") and facts.st_uid != os.geteuid():
         raise OSError(f"{path} belongs to another user")
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -136,7 +139,7 @@ def _trusted(path: Path) -> None:
 def _read(path: Path) -> bytes | None:
     """The cached object, or None where there is no sound one."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _trusted(path.parent)
+    _trusted(path.parent, folder=True)
     try:
         _trusted(path)
         content = path.read_bytes()
