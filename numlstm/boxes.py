@@ -19,6 +19,7 @@ DATA, NDIM, SIZES, STRIDES, DTYPE = HEAD, HEAD + 8, HEAD + 16, HEAD + 24, HEAD +
 ITEMS = tuple.__basicsize__  # the head of a tuple without its items
 
 Array = np.ndarray[Any, np.dtype[Any]]
+ABSENT = object()  # stands for states that are not given; None in a pair of states is a mistake of the caller's
 
 
 def _word(at: int) -> int:

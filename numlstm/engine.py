@@ -10,7 +10,7 @@ from numpy import empty
 
 from . import boxes
 from . import plan as planning
-from .boxes import address
+from .boxes import ABSENT, address
 from .kernels import store
 from .kernels.abi import Cell, Header
 from .panels import Array, Panels, aligned_empty
@@ -126,7 +126,7 @@ def forward(
         _forward_in_pieces(panels, kept, x, readable, hx, output, h_n, c_n, dropout)
         return
     workspace = kept.lease(plan)
-    h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    h_0, c_0 = (ABSENT, ABSENT) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
     kept.call(workspace.address, id(arrays))
     kept.idle.append(workspace)
@@ -147,7 +147,7 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
     Returns
     -------
     callable
-        ``take(panels, x, h_0, c_0)``, the states both None for zeros: the results, or None where an
+        ``take(panels, x, h_0, c_0)``, the states both ABSENT for zeros: the results, or None where an
         array is not of the kind that this way is for. A closure, since attributes take time here.
     """
     call, idle, dtype = kept.call, kept.idle, kept.dtype

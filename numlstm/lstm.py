@@ -11,6 +11,7 @@ from numpy import empty, ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
+from numlstm.boxes import ABSENT
 from numlstm.config import Config
 from numlstm.module import Module, changing
 
@@ -265,9 +266,10 @@ class LSTM(Module):
             if take is not None and not (self.training and config.dropout):
                 results: Result | None = None
                 if hx is None:
-                    results = take(panels, input, None, None)
-                elif type(hx) is tuple and len(hx) == 2 and hx[0] is not None:
-                    results = take(panels, input, hx[0], hx[1])
+                    results = take(panels, input, ABSENT, ABSENT)
+                elif type(hx) is tuple and len(hx) == 2:
+                    h_0, c_0 = hx
+                    results = take(panels, input, h_0, c_0)
                 if results is not None:
                     return results
         dtype = panels.dtype

@@ -33,7 +33,7 @@ OBJECTS = {  # for kernels that take arrays out of a tuple
     Header.SIZES_AT: boxes.SIZES,
     Header.STRIDES_AT: boxes.STRIDES,
     Header.DTYPE_AT: boxes.DTYPE,
-    Header.NONE: id(None),
+    Header.ABSENT: id(boxes.ABSENT),
 }
 
 

@@ -56,7 +56,7 @@ class Header(_Slots):
     SIZES_AT = auto()
     STRIDES_AT = auto()
     DTYPE_AT = auto()
-    NONE = auto()  # address of None
+    ABSENT = auto()  # address of the object that stands for a state that is not given
     CHECKED = auto()  # 0: the arrays are known to be right
     TYPE = auto()  # address of the type that arrays must have
     DTYPE = auto()  # address of their dtype

@@ -1,6 +1,6 @@
 """The entry for Python: arrays are taken from a tuple, checked where they lie, and their plan is run.
 
-``boxes`` is the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels); h_0 and c_0 may both be None. The
+``boxes`` is the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels); h_0 and c_0 may both be absent. The
 plan says where objects keep their parts and, if ``CHECKED``, what the first three must be. Nothing is
 written before all is found right; the result is 0, or the number of the first array
 that is not what the plan is for.
@@ -42,19 +42,19 @@ def boxed(forward):
         return True
 
     def call(plan, boxes):
-        items, none = boxes + get(plan, Header.ITEMS_AT), get(plan, Header.NONE)
+        items, absent = boxes + get(plan, Header.ITEMS_AT), get(plan, Header.ABSENT)
         if get(plan, Header.CHECKED) != 0:
-            if (word_at(items + 8) == none) != (word_at(items + 16) == none):
+            if (word_at(items + 8) == absent) != (word_at(items + 16) == absent):
                 return 2
             for n in range(CHECKED_ARRAYS):
                 box = word_at(items + 8 * n)
                 want = record_at(plan, get(plan, Header.BOXES) + n * BOX)
-                if (n == 0 or box != none) and not fits(plan, box, want):
+                if (n == 0 or box != absent) and not fits(plan, box, want):
                     return n + 1
         for n in range(ARRAYS):
             box = word_at(items + 8 * n)
             data = 0
-            if box != none:
+            if box != absent:
                 data = word_at(box + get(plan, Header.DATA_AT))
             put(plan, Header.INPUT + n, data)
         forward(plan)
