@@ -263,7 +263,7 @@ class LSTM(Module):
         kept = panels.memo
         if kept is not None and out is None and lengths is None and type(input) is ndarray:
             take = kept.routes[config.batch_first].get(input.shape)
-            if take is not None and not (self.training and config.dropout):
+            if take is not None and not (config.dropout and self.training):
                 results: Result | None = None
                 if hx is None:
                     results = take(panels, input, ABSENT, ABSENT)
