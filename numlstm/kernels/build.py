@@ -8,7 +8,6 @@ needs nothing undefined.
 
 from __future__ import annotations
 
-import logging
 import re
 
 import llvmlite.binding as llvm
@@ -22,8 +21,6 @@ from .layer import forward_kernel
 from .levels import Level
 from .shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .simd import STANDALONE
-
-log = logging.getLogger(__name__)
 
 
 @global_compiler_lock
@@ -82,7 +79,7 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
 @global_compiler_lock
 def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
-    lanes = level.lanes({"float32": 4, "float64": 8}[number])
+    lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused)
     module = bare_module({FORWARD: forward, CALL: boxed(forward)})

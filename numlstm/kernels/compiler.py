@@ -2,7 +2,7 @@
 
 Optimisation and machine code are ``build``'s, which makes them for the level asked for. Numba's own
 would be for the machine that builds, once for each small function, and through settings that the user's
-functions share: a compiler of our own leaves those alone, and takes a fifth of the time.
+functions share: a compiler of our own leaves those alone, and has less to do.
 """
 
 from numba.core import codegen

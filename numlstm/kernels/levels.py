@@ -27,9 +27,9 @@ class Level:
     registers: int
     fused: bool
 
-    def lanes(self, itemsize: int) -> int:
-        """Numbers of ``itemsize`` bytes in a register."""
-        return self.register_bytes // itemsize
+    def lanes(self, number: str) -> int:
+        """Numbers of the type "float32" or "float64" in a register."""
+        return self.register_bytes // {"float32": 4, "float64": 8}[number]
 
 
 LEVELS = {

@@ -56,7 +56,7 @@ def level() -> Level:
 
 def lanes(number: str) -> int:
     """Numbers of this type in one register of this process's kernels."""
-    return level().lanes({"float32": 4, "float64": 8}[number])
+    return level().lanes(number)
 
 
 def kernel(number: str) -> Kernel:
