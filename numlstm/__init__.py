@@ -12,10 +12,11 @@ Examples
 from typing import Any
 
 from numlstm.cell import LSTMCell
+from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
 
-__all__ = ["LSTM", "LSTMCell", "from_torch"]
+__all__ = ["LSTM", "LSTMCell", "find", "from_torch", "load", "tensors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -61,6 +61,7 @@ class LSTMCell(Module):
     """
 
     _suffix = "_l0"
+    _kind = "LSTMCell"
 
     def __init__(
         self,

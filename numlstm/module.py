@@ -7,6 +7,7 @@ way keeps those it started with.
 from __future__ import annotations
 
 import copy
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -48,6 +49,7 @@ class Module:
     """
 
     _suffix = ""
+    _kind = "LSTM"  # what a file calls it
     _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype"})
 
     training: bool
@@ -90,7 +92,8 @@ class Module:
         return name.removesuffix(self._suffix)
 
     def _packed(self, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
-        named = {name + self._suffix: checks.as_dtype(array, dtype) for name, array in parameters.items()}
+        # one at a time: a mapping may read them from a file as it is walked
+        named = ((name + self._suffix, checks.as_dtype(array, dtype)) for name, array in parameters.items())
         return Panels.pack(self._config, dtype, named)
 
     def _parameter(self, name: str) -> Array:
@@ -254,6 +257,30 @@ class Module:
             arrays, missing, unexpected = checks.loadable(owner, state_dict, self._shapes, self.dtype, strict)
             self._replace(arrays)
         return IncompatibleKeys(missing, unexpected)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters, sizes and flags to a file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            Its suffix is the format: ``.safetensors`` and ``.npz``, which hold all that `numlstm.load` needs to give
+            this object back, and ``.onnx`` (extra ``onnx``), which other engines run: with dynamic batch and time
+            axes, and inputs ``input``, ``h_0``, ``c_0`` and outputs ``output``, ``h_n``, ``c_n`` as here.
+
+        Raises
+        ------
+        ValueError
+            Another suffix.
+        OSError
+            The file cannot be written.
+        ImportError
+            The extra for the format is not installed.
+        """
+        from numlstm import formats
+
+        kind: Any = type(self)._kind
+        formats.written(path, kind, self._config, self.state_dict())
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""

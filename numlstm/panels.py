@@ -9,7 +9,7 @@ serves there too. Lanes beyond the last unit hold zeros.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ class Panels:
         self.memo: Any = memo
 
     @classmethod
-    def pack(cls, config: Config, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
+    def pack(cls, config: Config, dtype: np.dtype[Any], parameters: Iterable[tuple[str, Array]]) -> Panels:
         """Panels of these parameters, all of ``config.parameter_shapes()``, converted to ``dtype``."""
         panels = cls(config, dtype)
         panels._fill(parameters)
@@ -88,7 +88,7 @@ class Panels:
         """New panels with some parameters changed."""
         panels = Panels(self.config, self.dtype, self.data, self.memo)
         panels._biases = dict(self._biases)
-        panels._fill(parameters)
+        panels._fill(parameters.items())
         return panels
 
     def parameter(self, name: str) -> Array:
@@ -107,8 +107,10 @@ class Panels:
         """Where the parts of the cell lie in ``data``."""
         return self._layouts[cell]
 
-    def _fill(self, parameters: Mapping[str, Array]) -> None:
-        for name, value in parameters.items():
+    def _fill(self, parameters: Iterable[tuple[str, Array]]) -> None:
+        filled = set()
+        for name, value in parameters:
+            filled.add(name)
             if name.startswith("bias"):
                 self._biases[name] = np.array(value, self.dtype)
             else:
@@ -116,7 +118,7 @@ class Panels:
                     inner[...] = value[outer]
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
-                if f"bias_ih{suffix}" in parameters or f"bias_hh{suffix}" in parameters:
+                if f"bias_ih{suffix}" in filled or f"bias_hh{suffix}" in filled:
                     self._fill_bias(cell, self._biases[f"bias_ih{suffix}"] + self._biases[f"bias_hh{suffix}"])
 
     def _fill_bias(self, cell: int, bias: Array) -> None:

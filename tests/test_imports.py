@@ -19,9 +19,11 @@ ORDER = (
     "demo",
     "bench",
     "interop",
+    "files",
     "lstm",
     "cell",
     "module",
+    "formats",
     "reference",  # imports nothing of the rest
     "engine",
     "plan",

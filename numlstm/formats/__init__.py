@@ -1,0 +1,169 @@
+"""Model files as data: a reader for each format, chosen by what the file holds, not by its name.
+
+A reader is given an open file and returns `Contents`: every tensor with its shape, still unread, and the
+LSTMs that it found. What it does not understand or believe it raises as ValueError, without the path, which
+`opened` puts before it. No reader runs anything that a file holds, or allocates what only a header claims.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from numlstm.config import Config
+from numlstm.formats.found import Contents, Found, Kind
+from numlstm.formats.tensor import Tensor
+
+__all__ = ["WRITTEN", "Contents", "Found", "Tensor", "opened", "written"]
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+ZIP = b"PK"
+PICKLE = b"\x80"
+TEXT = b"{[<#"
+WRITTEN = (".safetensors", ".npz", ".onnx")
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
+    """What a model file holds; its tensors can be read inside the context.
+
+    Parameters
+    ----------
+    path : path
+        A file of any of the formats, whatever its name.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is no regular file.
+    ValueError
+        It is damaged, or of no format that is known; the message begins with the path.
+    ImportError
+        The format needs a package that is not installed; the message says which.
+    """
+    shown = os.fspath(path)
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write to it
+        kind = "a directory" if os.path.isdir(path) else "no regular file"
+        raise OSError(f"{shown} is {kind}; a model file is expected")
+    with open(path, "rb") as file:
+        try:
+            yield _contents(file, path)
+        except (OSError, ImportError, MemoryError, Warning):
+            raise
+        except ValueError as error:
+            raise ValueError(f"{shown}: {error}") from error
+        except Exception as error:  # a reader that trips over a file has found it damaged
+            said = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{shown}: it is damaged; reading it ended with {said}") from error
+
+
+def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
+    size = os.fstat(file.fileno()).st_size
+    start = file.read(64)
+    file.seek(0)
+    if not start:
+        raise ValueError("it is empty")
+    if start.startswith(ZIP):
+        return _of_zip(file, size)
+    if start.startswith(HDF5):
+        from numlstm.formats import keras
+
+        return keras.read_h5(file)
+    if start.startswith(PICKLE):
+        from numlstm.formats import torch_legacy
+
+        return torch_legacy.read(file, size)
+    from numlstm.formats import safetensors
+
+    if safetensors.looks_like(start):
+        return safetensors.read(file, path)
+    from numlstm.formats import onnx
+
+    if onnx.looks_like(start):
+        return onnx.read(file, path, size)
+    raise ValueError(
+        f"it begins with {start[:8]!r}, which is no format that is known: .safetensors, .npz, PyTorch's .pt, .onnx, "
+        "Keras' .keras and .h5"
+    )
+
+
+def _of_zip(file: BinaryIO, size: int) -> Contents:
+    """Three formats are zip archives; their entries tell them apart."""
+    from numlstm.formats import npz, zips
+
+    archive = zips.open_zip(file, size)
+    names = archive.namelist()
+    if npz.looks_like(names):
+        return npz.read(archive)
+    from numlstm.formats import torch_zip
+
+    if torch_zip.looks_like(names):
+        return torch_zip.read(archive)
+    from numlstm.formats import keras
+
+    if keras.looks_like(names):
+        return keras.read_zip(archive)
+    shown = ", ".join(repr(name) for name in sorted(names)[:4]) + (", …" if len(names) > 4 else "")
+    raise ValueError(f"it is a zip archive of {shown or 'nothing'}, which is no model that is known")
+
+
+def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters: dict[str, Any]) -> None:
+    """Write a model file of the format that the path's suffix names, whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ``.safetensors``, ``.npz`` or ``.onnx``.
+    kind : "LSTM" or "LSTMCell"
+    config : Config
+    parameters : dict of str to ndarray
+        A state dict.
+
+    Raises
+    ------
+    ValueError
+        Another suffix.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(
+            f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\n"
+            "It names the format that is written."
+        )
+    from numlstm.formats import numlstm_config
+
+    metadata = numlstm_config.metadata(kind, config)
+    if suffix == ".safetensors":
+        from numlstm.formats import safetensors
+
+        data = safetensors.dump(parameters, metadata)
+    elif suffix == ".npz":
+        from numlstm.formats import npz
+
+        data = npz.dump(parameters, metadata)
+    else:
+        from numlstm.formats import onnx_export
+
+        data = onnx_export.dump(kind, config, parameters, metadata)
+    _whole(Path(path), data)
+
+
+def _whole(path: Path, data: bytes) -> None:
+    """Write to a name beside it, then move: nobody sees half a file, and a failure leaves the old one."""
+    import tempfile
+
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

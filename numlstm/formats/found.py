@@ -1,0 +1,86 @@
+"""What a reader of a format gives: the tensors of a file, and the LSTMs that it found among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from numlstm.config import Config
+from numlstm.formats.tensor import Tensor
+
+Kind = Literal["LSTM", "LSTMCell"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An LSTM in a file.
+
+    Attributes
+    ----------
+    name : str
+        What `numlstm.load` calls it: the prefix of its parameters or the name of its layer; "" where it has none.
+    kind : "LSTM" or "LSTMCell"
+        What `numlstm.load` makes of it.
+    config : Config or None
+        Sizes and flags; None where the file's tensors fit no LSTM.
+    dtype : str
+        Number type in the file: float16, bfloat16, float32 or float64; the widest of its parameters.
+    where : str
+        The place in the file, in words.
+    notes : tuple of str
+        What the file says beyond an LSTM's own arguments, a sentence each.
+    problem : str
+        Why it cannot be loaded, a sentence; "" where it can be.
+    parameters : mapping of str to Tensor
+        By the names of the state dict of its kind; empty where there is a problem.
+    """
+
+    name: str
+    kind: Kind
+    config: Config | None
+    dtype: str
+    where: str
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+    parameters: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.name or '(no name)'}: {self.sizes()}"
+
+    def sizes(self) -> str:
+        """Kind, sizes and flags as one would construct it, or why that cannot be done."""
+        config = self.config
+        if config is None:
+            return self.problem
+        text = f"{self.kind}({config.input_size}, {config.hidden_size}"
+        if config.num_layers > 1:
+            text += f", num_layers={config.num_layers}"
+        for flag, usual in (("bias", True), ("batch_first", False), ("bidirectional", False)):
+            if getattr(config, flag) is not usual:
+                text += f", {flag}={getattr(config, flag)}"
+        if config.proj_size:
+            text += f", proj_size={config.proj_size}"
+        return f"{text}), {self.dtype}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that a reader found in a file.
+
+    Attributes
+    ----------
+    format : str
+        The format, in words.
+    tensors : mapping of str to Tensor
+        Every tensor by the name it has in the file.
+    lstms : tuple of Found
+        In the order of the file.
+    others : tuple of str
+        What was met that could be taken for an LSTM and is none, a sentence each: told where no LSTM is found.
+    """
+
+    format: str
+    tensors: Mapping[str, Tensor]
+    lstms: tuple[Found, ...]
+    others: tuple[str, ...] = ()

@@ -1,0 +1,80 @@
+"""``.npz``: a zip archive of ``.npy`` files, one a tensor. Arrays of Python objects, which are pickles, are refused."""
+
+from __future__ import annotations
+
+import io
+import math
+import zipfile
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats.found import Contents
+from numlstm.formats.tensor import Array, Tensor
+from numlstm.formats.zips import entry_bytes
+
+SUFFIX = ".npy"
+HEADER = 1 << 16  # bytes in which an array's header must end
+TEXT = 1 << 16  # bytes of the longest text that is read
+
+
+def looks_like(names: list[str]) -> bool:
+    """Whether a zip archive with these entries is one."""
+    return bool(names) and all(name.endswith(SUFFIX) for name in names)
+
+
+def read(archive: zipfile.ZipFile) -> Contents:
+    """Every tensor, and the LSTMs among them. See `numlstm.formats.Reader`."""
+    tensors, metadata = {}, {}
+    for entry in archive.infolist():
+        name = entry.filename.removesuffix(SUFFIX)
+        shape, dtype = _header(archive, entry)
+        if dtype.kind == "U" and shape == () and entry.file_size <= TEXT:
+            metadata[name] = str(_array(archive, entry.filename)[()])
+        elif dtype.kind in "fiub" and dtype.name != "longdouble":
+            tensors[name] = Tensor(shape, dtype.name, partial(_array, archive, entry.filename))
+    return numlstm_config.contents("NumPy archive", tensors, metadata, *state_dict.find(tensors))
+
+
+def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an entry, held against its size."""
+    name = entry.filename
+    try:
+        with archive.open(entry) as file:
+            start = io.BytesIO(file.read(HEADER))
+        version = np.lib.format.read_magic(start)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in readers:
+            raise ValueError(f"version {version} of the format is not known")
+        shape, _, dtype = readers[version](start)
+    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ValueError(f"its entry {name!r} is no sound .npy file: {error}") from None
+    if dtype.hasobject:
+        raise ValueError(
+            f"its entry {name!r} is an array of Python objects, which only a pickle can hold and none is run\n"
+            "Save arrays of numbers: np.savez(path, **{name: np.asarray(value, np.float32)})."
+        )
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != entry.file_size - start.tell():
+        raise ValueError(
+            f"its entry {name!r} states shape {shape} of {dtype}, but holds {entry.file_size - start.tell()} bytes"
+        )
+    return shape, dtype
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Array:
+    data = entry_bytes(archive, name)
+    array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+    """The file of these arrays and this metadata, which becomes arrays of text without axes."""
+    into = io.BytesIO()
+    np.savez(into, **parameters, **{name: np.array(text) for name, text in metadata.items()})
+    return into.getvalue()

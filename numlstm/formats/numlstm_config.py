@@ -1,0 +1,61 @@
+"""Sizes and flags in the metadata of files that numlstm writes, so that nothing is guessed on the way back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+from numlstm.config import Config
+from numlstm.formats.found import Contents, Found, Kind
+from numlstm.formats.tensor import Tensor
+
+KEY = "numlstm.config"
+FLAGS = ("batch_first", "dropout")  # what the tensors do not say
+
+
+def metadata(kind: Kind, config: Config) -> dict[str, str]:
+    """What a file says of an LSTM besides its tensors.
+
+    Examples
+    --------
+    >>> metadata("LSTMCell", Config(2, 3))["numlstm.config"]
+    '{"kind": "LSTMCell", "input_size": 2, "hidden_size": 3, "bias": true}'
+    """
+    known = asdict(config)
+    if kind == "LSTMCell":
+        known = {name: known[name] for name in ("input_size", "hidden_size", "bias")}
+    return {"format": "np", KEY: json.dumps({"kind": kind, **known})}
+
+
+def contents(
+    format: str,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    lstms: tuple[Found, ...],
+    others: tuple[str, ...],
+) -> Contents:
+    """What was found, with the flags that the metadata states for the one LSTM that numlstm saved."""
+    if KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
+        lstms = (_stated(lstms[0], metadata[KEY]),)
+    return Contents(format, tensors, lstms, others)
+
+
+def _stated(found: Found, text: str) -> Found:
+    """The LSTM with the flags of the metadata, once its sizes are found to be those of the tensors."""
+    try:
+        known = json.loads(text)
+        kind = known.pop("kind")
+        flags = {name: known[name] for name in FLAGS if name in known}
+        sound = type(flags.get("batch_first", False)) is bool and 0 <= float(flags.get("dropout", 0.0)) <= 1
+        config = found.config and replace(found.config, **flags)
+        agrees = sound and kind == found.kind and known.items() <= asdict(config or Config(0, 0)).items()
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        agrees = False
+    if not agrees:
+        return replace(
+            found,
+            config=None,
+            problem=f"its metadata {KEY} is {text[:200]!r}, which does not fit its tensors: {found.sizes()}",
+        )
+    return replace(found, config=config)

@@ -1,0 +1,175 @@
+"""LSTMs among named tensors: parameters of one prefix, whose shapes must fit each other.
+
+Names only say what a tensor claims to be. Sizes come from the shapes of layer 0, and every other tensor is held
+against what these sizes ask for. The names are those of ``torch.nn``: ``weight_ih_l0`` for a layer of
+``torch.nn.LSTM``, ``weight_ih`` for ``torch.nn.LSTMCell``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from numlstm.config import Config
+from numlstm.formats.found import Found, Kind
+from numlstm.formats.tensor import FLOATS, Tensor
+
+NAME = re.compile(
+    r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>\d{1,6})(?:_reverse)?)?)", re.S
+)
+SEPARATORS = "./_"
+GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
+
+Group = dict[str, Tensor]  # by own name
+
+
+def find(
+    tensors: Mapping[str, Tensor], flags: Mapping[str, Mapping[str, Any]] | None = None, place: str = "tensors"
+) -> tuple[tuple[Found, ...], tuple[str, ...]]:
+    """Every LSTM among the tensors, and what was taken for one and is none.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        By name, as in a state dict: ``encoder.lstm.weight_ih_l0``.
+    flags : mapping of str to mapping, optional
+        For an LSTM's name, what is known of it besides its tensors: ``batch_first``, ``dropout``.
+    place : str
+        What holds the tensors, in words.
+
+    Returns
+    -------
+    (lstms, others)
+        As in `Contents`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shapes = {"weight_ih_l0": (8, 3), "weight_hh_l0": (8, 2), "bias_ih_l0": (8,), "bias_hh_l0": (8,)}
+    >>> tensors = {f"model.rnn.{name}": Tensor.of(np.zeros(shape)) for name, shape in shapes.items()}
+    >>> (found,), _ = find(tensors)
+    >>> print(found)
+    model.rnn: LSTM(3, 2), float64
+    >>> tensors["model.rnn.bias_hh_l0"] = Tensor.of(np.zeros(6))
+    >>> print(find(tensors)[0][0].problem)
+    model.rnn.bias_hh_l0 has shape (6,); hidden_size 2, from weight_hh_l0, asks for (8,)
+    """
+    groups: dict[tuple[str, Kind], Group] = {}
+    for full, tensor in tensors.items():
+        match = NAME.fullmatch(full)
+        if match is not None:
+            kind: Kind = "LSTMCell" if match["suffix"] is None else "LSTM"
+            groups.setdefault((match["prefix"], kind), {})[match["own"]] = tensor
+    found: list[Found] = []
+    others: list[str] = []
+    for (prefix, kind), group in groups.items():
+        name = prefix.rstrip(SEPARATORS)
+        if any(have.name == name for have in found):
+            name = prefix + kind
+        other = _other_than_lstm(prefix, kind, group)
+        if other:
+            others.append(other)
+        else:
+            found.append(_one(name, prefix, kind, group, (flags or {}).get(name, {}), place))
+    return tuple(found), tuple(others)
+
+
+def _other_than_lstm(prefix: str, kind: Kind, group: Group) -> str:
+    """A sentence that says what else these tensors are, or "" for what claims to be an LSTM."""
+    own = "weight_hh" if kind == "LSTMCell" else "weight_hh_l0"
+    shape = group[own].shape if own in group else ()
+    for blocks, what in GATES.items():
+        if len(shape) == 2 and shape[1] > 0 and shape[0] == blocks * shape[1]:
+            return f"{prefix}{own} of shape {shape} is that of {what}, not of an LSTM, which has 4 gates"
+    return ""
+
+
+def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, Any], place: str) -> Found:
+    """The LSTM of one prefix, or what is wrong with it."""
+    where = f"{place}, {prefix}*" if prefix else place
+    own = {key if kind == "LSTM" else f"{key}_l0": tensor for key, tensor in group.items()}
+    names = {key: prefix + (key if kind == "LSTM" else key.removesuffix("_l0")) for key in own}
+    dtype = max((tensor.dtype for tensor in own.values()), key=lambda d: FLOATS.index(d) if d in FLOATS else -1)
+    found = Found(name, kind, None, dtype, where)
+    for key, tensor in own.items():
+        if tensor.dtype not in FLOATS:
+            problem = f"{names[key]} holds {tensor.dtype}, not floating-point numbers"
+            if "int" in tensor.dtype:
+                problem += "; quantised weights are not supported: save the model before it is quantised"
+            return replace(found, problem=problem)
+    config = _sizes(prefix, kind, own)
+    if isinstance(config, str):
+        return replace(found, problem=config)
+    said = _misfits(prefix, kind, config, own)
+    config = replace(config, **{flag: value for flag, value in flags.items() if kind == "LSTM"})
+    if said:
+        return replace(found, config=None, problem="; ".join(said))
+    # in the order of the state dict, which a file need not keep
+    order = config.parameter_shapes()
+    suffix = "" if kind == "LSTM" else "_l0"
+    parameters = {key.removesuffix(suffix): own[key] for key in order}
+    notes = []
+    if len({tensor.dtype for tensor in own.values()}) > 1:
+        notes.append("its parameters have several dtypes; all are converted to the widest")
+    return replace(found, config=config, parameters=parameters, notes=tuple(notes))
+
+
+def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
+    """What the tensors of layer 0 say, or why they say nothing."""
+    layers = {int(match["layer"]) for key in own if (match := NAME.fullmatch(key)) and match["layer"]}
+    if layers != set(range(len(layers))):
+        return (
+            f"layers 0 to {max(layers)} are expected for {prefix}weight_ih_l{max(layers)}, "
+            f"but {len(layers)} of them have tensors"
+        )
+    suffix = "" if kind == "LSTM" else "_l0"
+    for key in ("weight_ih_l0", "weight_hh_l0"):
+        shown = prefix + key.removesuffix(suffix)
+        if key not in own:
+            have = ", ".join(sorted(prefix + key.removesuffix(suffix) for key in own)[:6])
+            return f"{shown} is missing; there are {have}" + (", …" if len(own) > 6 else "")
+        shape = own[key].shape
+        if len(shape) != 2 or 0 in shape or shape[0] % 4:
+            return f"{shown} has shape {shape}; an LSTM's is (4 * hidden_size, features)"
+    rows, outputs = own["weight_hh_l0"].shape
+    projection = 0
+    if "weight_hr_l0" in own:
+        projection = outputs
+    elif rows != 4 * outputs:
+        return (
+            f"{prefix}{'weight_hh_l0'.removesuffix(suffix)} has shape {(rows, outputs)}; of an LSTM it would be "
+            f"({4 * outputs}, {outputs}), or there would be a weight_hr_l0 of shape ({outputs}, {rows // 4})"
+        )
+    return Config(
+        input_size=own["weight_ih_l0"].shape[1],
+        hidden_size=rows // 4,
+        num_layers=len(layers),
+        bias=any(key.startswith("bias") for key in own),
+        bidirectional=any(key.endswith("_reverse") for key in own),
+        proj_size=projection,
+    )
+
+
+def _misfits(prefix: str, kind: Kind, config: Config, own: Group) -> list[str]:
+    """What does not fit the sizes that layer 0 states, a sentence each, and what would."""
+    shapes = config.parameter_shapes()
+    suffix = "" if kind == "LSTM" else "_l0"
+
+    def shown(key: str) -> str:
+        return prefix + key.removesuffix(suffix)
+
+    said = []
+    for key, shape in shapes.items():
+        if key not in own:
+            said.append(f"{shown(key)} is missing; it would have shape {shape}")
+        elif own[key].shape != shape:
+            said.append(
+                f"{shown(key)} has shape {own[key].shape}; hidden_size {config.hidden_size}, "
+                f"from {'weight_hh_l0'.removesuffix(suffix)}, asks for {shape}"
+            )
+    said += [f"{shown(key)} has no place in an LSTM of these sizes" for key in own if key not in shapes]
+    if len(said) > 4:
+        said[4:] = [f"{len(said) - 4} more tensors do not fit"]
+    return said
