@@ -52,7 +52,8 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
     Warns
     -----
     UserWarning
-        A parameter holds NaN or infinity.
+        A parameter holds NaN or infinity; or the model in the file does something around the LSTM that the caller
+        must do for it, such as reversing time.
 
     Examples
     --------
@@ -70,6 +71,8 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
         assert found.config is not None, "a problem was raised"
         suspects: list[str] = []
         module = kind._from_parameters(found.config, dtype, Read(found.parameters, suspects))
+    if found.warning:
+        warnings.warn(f"{os.fspath(path)}: {found.warning}", stacklevel=2)
     if suspects:
         warnings.warn(
             f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=2
@@ -131,8 +134,8 @@ def find(path: Path) -> list[Found]:
     -------
     list of Found
         In the order of the file, each with ``name``, ``kind``, ``config`` (sizes and flags), ``dtype``, ``where`` in
-        the file, ``notes``, and ``problem``, which says why it cannot be loaded where it cannot. Empty where there is
-        none.
+        the file, ``notes``, ``problem``, which says why it cannot be loaded where it cannot, and ``warning``, which
+        `load` warns with. Empty where there is none.
 
     Raises
     ------

@@ -32,6 +32,9 @@ class Found:
         What the file says beyond an LSTM's own arguments, a sentence each.
     problem : str
         Why it cannot be loaded, a sentence; "" where it can be.
+    warning : str
+        What the caller must do to get what the file's model computes, a sentence: `numlstm.load` warns with it; ""
+        where nothing.
     parameters : mapping of str to Tensor
         By the names of the state dict of its kind; empty where there is a problem.
     """
@@ -43,6 +46,7 @@ class Found:
     where: str
     notes: tuple[str, ...] = ()
     problem: str = ""
+    warning: str = ""
     parameters: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
