@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from numlstm.atomic import replacing
 from numlstm.config import Config
 from numlstm.formats.found import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
@@ -128,12 +129,7 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
     ValueError
         Another suffix.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in WRITTEN:
-        raise ValueError(
-            f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\n"
-            "It names the format that is written."
-        )
+    suffix = suffix_written(path)
     from numlstm.formats import numlstm_config
 
     metadata = numlstm_config.metadata(kind, config)
@@ -149,21 +145,16 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
         from numlstm.formats import onnx_export
 
         data = onnx_export.dump(kind, config, parameters, metadata)
-    _whole(Path(path), data)
+    with replacing(path) as file:
+        file.write(data)
 
 
-def _whole(path: Path, data: bytes) -> None:
-    """Write to a name beside it, then move: nobody sees half a file, and a failure leaves the old one."""
-    import tempfile
-
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def suffix_written(path: str | os.PathLike[str]) -> str:
+    """The suffix of a path to be written, which names the format; ValueError where there is none of that name."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in WRITTEN:
+        raise ValueError(
+            f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\n"
+            "It names the format that is written."
+        )
+    return suffix

@@ -1,0 +1,70 @@
+"""A file that appears whole or not at all: written under another name beside it, then moved."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # no room for it, whatever is written
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, which takes the place of `path` when the context ends well.
+
+    Until then, and for good on any failure, `path` is what it was. Nobody sees half a file.
+
+    Parameters
+    ----------
+    path : path
+        What is to be written, or to be replaced.
+
+    Raises
+    ------
+    OSError
+        Its folder is missing or cannot be written, the disk is full, or `path` is a directory.
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with replacing(folder / "a") as file:
+    ...     _ = file.write(b"whole")
+    >>> (folder / "a").read_bytes(), len(list(folder.iterdir()))
+    (b'whole', 1)
+    """
+    path = Path(path)
+    ready(path)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException as error:
+        os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise _unwritable(path, error) from error
+        raise
+
+
+def ready(path: str | os.PathLike[str]) -> None:
+    """Raise OSError where `path` could not be written in the end, before the work for it begins."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; the name of a file is expected")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+
+
+def _unwritable(path: Path, error: OSError) -> OSError:
+    return OSError(f"{path} cannot be written: {error.strerror}; nothing was changed")
