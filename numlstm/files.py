@@ -65,12 +65,8 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
     LSTM(6, 4, num_layers=2, batch_first=True)
     """
     with formats.opened(path) as contents:
-        found = _pick(contents, name)
-        dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
-        kind = LSTM if found.kind == "LSTM" else LSTMCell
-        assert found.config is not None, "a problem was raised"
-        suspects: list[str] = []
-        module = kind._from_parameters(found.config, dtype, Read(found.parameters, suspects))
+        found = pick(contents, name)
+        module, suspects = built(found)
     if found.warning:
         warnings.warn(f"{os.fspath(path)}: {found.warning}", stacklevel=2)
     if suspects:
@@ -78,6 +74,23 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
             f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=2
         )
     return module
+
+
+def built(found: Found) -> tuple[LSTM | LSTMCell, list[str]]:
+    """What was found, loaded in eval mode while its file is open; and which parameters hold NaN or infinity."""
+    dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
+    kind = LSTM if found.kind == "LSTM" else LSTMCell
+    assert found.config is not None, "a problem was raised"
+    suspects: list[str] = []
+    return kind._from_parameters(found.config, dtype, Read(found.parameters, suspects)), suspects
+
+
+def as_lstm(module: LSTM | LSTMCell) -> LSTM:
+    """The module itself, or the LSTM of one layer that a cell is, to the bit."""
+    if isinstance(module, LSTM):
+        return module
+    parameters = {f"{name}_l0": array for name, array in module.named_parameters()}
+    return LSTM._from_parameters(module._config, module.dtype, parameters)
 
 
 class Read(Mapping[str, Array]):
@@ -100,8 +113,8 @@ class Read(Mapping[str, Array]):
         return len(self.tensors)
 
 
-def _pick(contents: formats.Contents, name: str | None) -> Found:
-    """The one that is meant, or what there is instead."""
+def pick(contents: formats.Contents, name: str | None) -> Found:
+    """The one that is meant; ValueError says what there is instead, or why it cannot be loaded."""
     lstms = contents.lstms
     if not lstms:
         said = f"this {contents.format} file holds no LSTM"
