@@ -1,7 +1,9 @@
 """What a test needs beyond the extra ``test``: skipped by name where missing, a failure under NUMLSTM_CI=1."""
 
 import importlib
+import importlib.util
 import os
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -21,3 +23,12 @@ def need(name: str) -> ModuleType:
     except ImportError as error:
         leave_out(f"needs {name} (.ci/run installs it): {error}")
         raise
+
+
+def need_files(name: str) -> Path:
+    """The folder of a package that is there for its files and must not be imported; left out like `need`."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        leave_out(f"needs the files of {name} (.ci/run installs it)")
+        raise ModuleNotFoundError(name)
+    return Path(spec.submodule_search_locations[0])
