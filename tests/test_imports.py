@@ -44,7 +44,7 @@ ORDER = (
 )
 ALONE = {"reference"}
 FOREIGN = {"torch": {"numlstm.bench.peers"}}  # whom the bench times, imported when it does and nowhere else
-HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "onnxruntime", "openvino", "safetensors")
+HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "onnxruntime", "openvino", "onnx", "safetensors")
 
 
 def modules(package):

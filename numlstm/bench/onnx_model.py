@@ -11,22 +11,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from numlstm.formats.onnx_gates import gates_iofc
+
 from .grid import Array, Line
 
 OPSET = 14  # LSTM, Split and Reshape as used here; read by every release of the last years
 IR_VERSION = 8
-
-
-def gates_iofc(parameter: Array) -> Array:
-    """Gate blocks i, f, g, o along the first axis to i, o, f, g.
-
-    Examples
-    --------
-    >>> gates_iofc(np.array([1, 2, 3, 4])).tolist()
-    [1, 4, 2, 3]
-    """
-    i, f, g, o = np.split(parameter, 4)
-    return np.concatenate([i, o, f, g])
 
 
 def onnx_model(line: Line, parameters: Mapping[str, Array]) -> bytes:

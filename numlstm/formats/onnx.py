@@ -1,0 +1,434 @@
+"""``.onnx``: the LSTM nodes of a graph, wherever they are in it, and stacks of them as one LSTM.
+
+https://onnx.ai/onnx/operators/onnx__LSTM.html has the operator. What `torch.nn.LSTM` does not compute (peepholes, clip,
+coupled gates, other activations) is refused by name; what the graph does around it (reversed time, lengths, a state
+of its own) is said in a warning. Parameters that the graph computes from constants are computed here as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from numlstm.config import Config
+from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats.found import Contents, Found, Kind
+from numlstm.formats.onnx_chain import Layer, batch_first, chains
+from numlstm.formats.onnx_fold import Constants, NotConstant
+from numlstm.formats.onnx_gates import gates_ifgo
+from numlstm.formats.onnx_graph import Graph, Node, Value
+from numlstm.formats.onnx_tensors import Beside, count_fields, tensor_of
+from numlstm.formats.tensor import FLOATS, Array, Tensor
+
+IR_VERSION = 0x08  # tag of ModelProto's first field
+NEXT = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # tags of those that may follow
+LONGEST = (1 << 31) - 1  # bytes of a message, by protobuf's own rule
+OLDEST = 7  # opset; before it the operator is another
+ATTRIBUTES = frozenset(
+    (
+        *("activations", "activation_alpha", "activation_beta", "clip"),
+        *("direction", "hidden_size", "input_forget", "layout"),
+    )
+)
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+USUAL = ("sigmoid", "tanh", "tanh")
+OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
+LARGEST = float(np.finfo(np.float32).max)  # a clip of this and more clips nothing
+SHOWN = 8  # lengths in a message
+OWN = re.compile(r"(^|/)LSTM(_\d+)?$")  # TorchScript's exporter calls a node /path/LSTM_1
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node, by torch's newer exporter: a list, the node's own name last
+
+
+def looks_like(start: bytes) -> bool:
+    """Whether a file that begins with these bytes may be one: its IR version, and a field of a model."""
+    return len(start) > 2 and start[0] == IR_VERSION and 0 < start[1] < 128 and start[2] in NEXT
+
+
+def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
+    """Every tensor, and the LSTMs. See `numlstm.formats`."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        raise ImportError(
+            f"{os.fspath(path)} is an ONNX model; reading it takes: pip install 'numlstm[onnx]'"
+        ) from None
+    if size > LONGEST:
+        raise ValueError(f"it has {size} bytes; an ONNX file has at most {LONGEST}, and its tensors in files beside it")
+    data = file.read()
+    fields = count_fields(data, onnx.ModelProto.DESCRIPTOR)
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise ValueError(f"it is no ONNX model, or damaged: {error}") from None
+    del data
+    if not model.graph.node and not model.graph.initializer:
+        raise ValueError("it is an ONNX model without a graph, or no ONNX model")
+    return _contents(model, fields, path, size)
+
+
+def _contents(model: Any, fields: int, path: str | os.PathLike[str], size: int) -> Contents:
+    graph = Graph(model, fields)
+    beside = Beside(path)
+    tensors: dict[Value, Tensor] = {}
+    named: dict[str, Tensor] = {}
+    seen = set()
+    for value, proto, tensor in _tensors(graph, beside):
+        tensors[value] = tensor
+        if id(proto) not in seen:  # a function that is called twice has its constants once
+            seen.add(id(proto))
+            named[_unique(value.name, named)] = tensor
+    constants = Constants(graph, tensors, size + beside.nbytes)
+    finder = Finder(graph, constants)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    lstms, others = finder.found(metadata)
+    by_name, other_names = state_dict.find(
+        {name: tensor for name, tensor in named.items() if not _belongs(name, finder.leaves)}, place="initializers"
+    )
+    if numlstm_config.KEY not in metadata:
+        note = "known by the names of its tensors alone: there is no LSTM node that uses them"
+        by_name = tuple(replace(found, notes=(*found.notes, note)) for found in by_name)
+    names: dict[str, Any] = {}
+    all_of_them = []
+    for found in (*lstms, *by_name):
+        name = found.name or ("LSTM" if len(lstms) + len(by_name) > 1 else "")
+        all_of_them.append(replace(found, name=_unique(name, names)))
+        names[all_of_them[-1].name] = found
+    return numlstm_config.contents("ONNX", named, metadata, tuple(all_of_them), (*others, *other_names))
+
+
+def _tensors(graph: Graph, beside: Beside) -> Any:
+    """(value, message, tensor) of every tensor of the file."""
+    for scope in graph.scopes:
+        for name, proto in scope.initializers.items():
+            tensor = tensor_of(proto, name, beside)
+            if tensor is not None:
+                yield Value(scope, name), proto, tensor
+    for node in graph.nodes:
+        if node.op == "Constant" and not node.domain and node.outputs:
+            tensor = _constant(node, beside)
+            if tensor is not None:
+                yield Value(node.scope, node.outputs[0]), node.proto, tensor
+
+
+def _constant(node: Node, beside: Beside) -> Tensor | None:
+    """What a Constant node holds; None for text and sparse tensors."""
+    attributes = node.attributes()
+    for name, kind in (("value_float", "f"), ("value_floats", "floats"), ("value_int", "i"), ("value_ints", "ints")):
+        if name in attributes:
+            return Tensor.of(np.array(getattr(attributes[name], kind), np.float32 if "float" in name else np.int64))
+    return tensor_of(attributes["value"].t, node.outputs[0], beside) if "value" in attributes else None
+
+
+def _unique(name: str, names: Mapping[str, Any]) -> str:
+    """The name, with a number where there is one like it."""
+    count, free = 1, name
+    while free in names:
+        count += 1
+        free = f"{name}_{count}"
+    return free
+
+
+def _belongs(name: str, leaves: set[str]) -> bool:
+    """Whether a tensor of this name is a parameter of what a node already claims."""
+    match = state_dict.NAME.fullmatch(name)
+    return match is not None and match["prefix"] in leaves
+
+
+class Refused(ValueError):
+    """Why an LSTM node cannot be loaded."""
+
+
+class Finder:
+    """The LSTMs of a graph.
+
+    Attributes
+    ----------
+    leaves : set of str
+        Prefixes of the tensors that recurrent nodes read, as in a state dict.
+    """
+
+    def __init__(self, graph: Graph, constants: Constants) -> None:
+        self.graph, self.constants = graph, constants
+        self.leaves: set[str] = set()
+
+    def found(self, metadata: Mapping[str, str]) -> tuple[list[Found], list[str]]:
+        """Every LSTM, and what else is recurrent, a sentence each."""
+        layers: list[Layer] = []
+        problems: dict[Node, Found] = {}
+        others = []
+        order: dict[Node, int] = {}
+        for node in self.graph.nodes:
+            is_ours = not node.domain
+            if is_ours and node.op in OTHERS:
+                self._claim(self._reached(node))
+                others.append(f"{node} is {OTHERS[node.op]}, not an LSTM")
+            if not node.op.endswith("LSTM"):
+                continue
+            order[node] = len(order)
+            self._claim(self._reached(node))
+            try:
+                if not is_ours:
+                    said = "whose weights are quantised; export the model before it is quantised"
+                    what = f"a {node.op} of {node.domain}"
+                    raise Refused(f"{what}, {said}" if "Quant" in node.op or node.op[0] == "Q" else f"it is {what}")
+                if node.op != "LSTM":
+                    continue
+                layers.append(self._layer(node))
+            except Refused as refused:
+                name = self._name([node], self._reached(node))
+                problems[node] = Found(name, "LSTM", None, "", _where(node), problem=str(refused))
+        found = {order[node]: each for node, each in problems.items()}
+        known: dict[Any, int] = {}
+        for stack in chains(layers, self.graph, self.constants):
+            at = order[stack[0].node]
+            key = tuple(layer.key for layer in stack)
+            if key in known:  # the same LSTM in the other branch of an If
+                first = found[known[key]]
+                note = f"{stack[0].node} and its like have the same parameters"
+                found[known[key]] = first if note in first.notes else replace(first, notes=(*first.notes, note))
+                continue
+            known[key] = at
+            found[at] = self._stack(stack)
+        lstms = [each for _, each in sorted(found.items())]
+        if numlstm_config.KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
+            lstms = [_as_saved(lstms[0], metadata[numlstm_config.KEY])]
+        return lstms, others
+
+    def _claim(self, names: tuple[str, ...]) -> None:
+        matches = (state_dict.NAME.fullmatch(name) for name in names)
+        self.leaves |= {match["prefix"] for match in matches if match is not None}
+
+    def _reached(self, node: Node) -> tuple[str, ...]:
+        """Names of the tensors that W, R and B are made of, or whatever a node of another domain reads."""
+        pending = [self.graph.input_of(node, index) for index in range(1, len(node.inputs)) if index not in (4, 5, 6)]
+        names: dict[str, None] = {}
+        seen: set[Value] = set()
+        while pending and len(seen) < 1_000:
+            value = pending.pop(0)
+            if value is None or value in seen:
+                continue
+            seen.add(value)
+            if value in self.constants.tensors:
+                names[value.name] = None
+                continue
+            made = self.graph.maker(value)
+            if made is not None:
+                pending.extend(self.graph.input_of(made, index) for index in range(len(made.inputs)))
+        return tuple(names)
+
+    def _layer(self, node: Node) -> Layer:
+        """One LSTM node, or Refused."""
+        direction, hidden_size, is_batch_first = _flags(node)
+        directions = 2 if direction == "bidirectional" else 1
+        weight_ih, key_ih = self._parameter(node, 1, "W")
+        weight_hh, key_hh = self._parameter(node, 2, "R")
+        bias, key_b = self._parameter(node, 3, "B") if self.graph.input_of(node, 3) else (None, None)
+        _fits(weight_ih, weight_hh, bias, directions, hidden_size)
+        if self.graph.input_of(node, 7):
+            peepholes, _ = self._parameter(node, 7, "P")
+            if peepholes.read().any():
+                raise Refused("its P holds peepholes that are not zero, which torch.nn.LSTM does not have")
+        lengths = self._lengths(node, is_batch_first)
+        key = (direction, is_batch_first, lengths, key_ih, key_hh, key_b)
+        hidden_size, features = weight_hh.shape[2], weight_ih.shape[2]
+        leaves = self._reached(node)
+        return Layer(
+            node, features, hidden_size, direction, is_batch_first, weight_ih, weight_hh, bias, key, lengths, leaves
+        )
+
+    def _parameter(self, node: Node, index: int, shown: str) -> tuple[Tensor, Any]:
+        """An input of a node that must be constant; and a key, equal where two are the same."""
+        value = self.graph.input_of(node, index)
+        if value is None:
+            raise Refused(f"it has no {shown}")
+        tensor, key = self.constants.tensors.get(value), value
+        if tensor is None:
+            try:
+                array, dtype = self.constants.fold(value)
+            except NotConstant as error:
+                raise Refused(f"its {shown} is not constant: {error}") from None
+            except ValueError as error:
+                raise Refused(f"its {shown} cannot be computed: {error}") from None
+            digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
+            tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
+            return tensor, (array.shape, dtype, digest)
+        return tensor, key
+
+    def _lengths(self, node: Node, is_batch_first: bool) -> Value | None:
+        """The sequence_lens, unless they are known to be all as long as the input."""
+        value = self.graph.input_of(node, 4)
+        if value is None or value not in self.constants.tensors:
+            return value
+        source = self.graph.input_of(node, 0)
+        steps = None if source is None else _declared(source, 1 if is_batch_first else 0)
+        lengths = self.constants.tensors[value].read()
+        return None if steps is not None and (lengths == steps).all() else value
+
+    def _stack(self, stack: list[Layer]) -> Found:
+        """One LSTM of these layers."""
+        first = stack[0]
+        is_batch_first, note = batch_first(stack, self.graph, self.constants)
+        config = Config(
+            first.input_size,
+            first.hidden_size,
+            num_layers=len(stack),
+            bias=first.bias is not None,
+            batch_first=is_batch_first,
+            bidirectional=first.directions == 2,
+        )
+        parameters = {}
+        for layer, direction, suffix in config.cells():
+            each = stack[layer]
+            parameters[f"weight_ih{suffix}"] = _part(each.weight_ih, direction, slice(None))
+            parameters[f"weight_hh{suffix}"] = _part(each.weight_hh, direction, slice(None))
+            if each.bias is not None:
+                rows = 4 * first.hidden_size
+                parameters[f"bias_ih{suffix}"] = _part(each.bias, direction, slice(0, rows))
+                parameters[f"bias_hh{suffix}"] = _part(each.bias, direction, slice(rows, 2 * rows))
+        dtype = max((tensor.dtype for tensor in parameters.values()), key=FLOATS.index)
+        notes, warnings = self._around(stack)
+        notes = [*([note] if note else []), *notes]
+        leaves = tuple(name for layer in stack for name in layer.leaves)
+        name = self._name([layer.node for layer in stack], leaves)
+        where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
+        return Found(
+            name, "LSTM", config, dtype, where, (*notes, *warnings), warning="; ".join(warnings), parameters=parameters
+        )
+
+    def _around(self, stack: list[Layer]) -> tuple[list[str], list[str]]:
+        """What the model gives the LSTM besides its input: what to know, and what the caller must do."""
+        notes, warnings = [], []
+        first = stack[0]
+        if first.direction == "reverse":
+            warnings.append(
+                "in the file's model it runs from the last step to the first: reverse the input along time before the "
+                "call, and the output after it"
+            )
+        if first.lengths is not None:
+            shown = repr(first.lengths.name)
+            tensor = self.constants.tensors.get(first.lengths)
+            if tensor is not None and tensor.shape[:1] <= (SHOWN,):
+                shown += f", {tensor.read().tolist()}"
+            warnings.append(
+                f"in the file's model a row ends at its own length, the sequence_lens {shown}; "
+                "without lengths every row is as long as the input"
+            )
+        for index, state in ((5, "h_0"), (6, "c_0")):
+            sources = [self.graph.input_of(layer.node, index) for layer in stack]
+            if all(self.constants.is_zero(each) for each in sources):
+                continue
+            names = ", ".join(dict.fromkeys(repr(each.name) for each in sources if each is not None))
+            if any(each in self.constants.tensors for each in sources if each is not None):
+                warnings.append(
+                    f"in the file's model {state} is not zero but constant, {names}: pass it, from numlstm.tensors"
+                )
+            else:
+                notes.append(f"the model gives it {state}, from {names}")
+        return notes, warnings
+
+    def _name(self, nodes: list[Node], leaves: tuple[str, ...]) -> str:
+        """What its parameters are called, or its module, or the node."""
+        matches = [state_dict.NAME.fullmatch(name) for name in leaves]
+        prefixes = {match["prefix"].rstrip(state_dict.SEPARATORS) for match in matches if match is not None}
+        if len(prefixes) == 1 and "" not in prefixes:
+            return prefixes.pop()
+        proto = nodes[0].proto
+        for entry in proto.metadata_props if hasattr(proto, "metadata_props") else ():
+            scopes = re.findall(r"'([^']*)'", entry.value) if entry.key == SCOPES else []
+            if len(scopes) > 1 and scopes[-2]:
+                return str(scopes[-2])
+        return OWN.sub("", proto.name).removeprefix("/")
+
+
+def _flags(node: Node) -> tuple[str, int, bool]:
+    """Direction, hidden_size (0 where it is not stated) and whether the layout is batch first; or Refused."""
+    if node.scope.opset < OLDEST:
+        raise Refused(f"its opset is {node.scope.opset}; LSTM nodes are read from {OLDEST} on")
+    attributes = node.attributes()
+    unknown = sorted(set(attributes) - ATTRIBUTES)
+    if unknown:
+        raise Refused(f"its attribute {unknown[0]} is not known")
+    if len(node.inputs) > 8 or len(node.inputs) < 3:
+        raise Refused(f"it has {len(node.inputs)} inputs; an LSTM node has 3 to 8")
+    direction = attributes["direction"].s.decode("ascii", "replace") if "direction" in attributes else "forward"
+    if direction not in DIRECTIONS:
+        raise Refused(f"its direction is {direction!r}; it must be one of {', '.join(DIRECTIONS)}")
+    directions = 2 if direction == "bidirectional" else 1
+    if "activations" in attributes:
+        activations = tuple(each.decode("ascii", "replace") for each in attributes["activations"].strings)
+        if tuple(each.lower() for each in activations) != USUAL * directions:
+            raise Refused(
+                f"its activations are {', '.join(activations)}; torch.nn.LSTM has Sigmoid, Tanh, Tanh and no others"
+            )
+    for name in ("activation_alpha", "activation_beta"):
+        if name in attributes and any(attributes[name].floats):
+            raise Refused(f"its {name} is {list(attributes[name].floats)}; Sigmoid and Tanh have none")
+    if "clip" in attributes and not attributes["clip"].f >= LARGEST:
+        raise Refused(f"its clip is {attributes['clip'].f:g}; torch.nn.LSTM does not clip its gates")
+    if "input_forget" in attributes and attributes["input_forget"].i:
+        raise Refused("its input_forget couples the input and forget gates, which torch.nn.LSTM does not do")
+    layout = attributes["layout"].i if "layout" in attributes else 0
+    if layout not in (0, 1):
+        raise Refused(f"its layout is {layout}; it must be 0 or 1")
+    return direction, attributes["hidden_size"].i if "hidden_size" in attributes else 0, layout == 1
+
+
+def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions: int, hidden_size: int) -> None:
+    """Refuse what does not fit R, which states the hidden size."""
+    shape = weight_hh.shape
+    if len(shape) != 3 or 0 in shape or shape[1] != 4 * shape[2] or shape[0] != directions:
+        raise Refused(f"its R has shape {shape}; it must be ({directions}, 4 * hidden_size, hidden_size)")
+    if hidden_size not in (0, shape[2]):
+        raise Refused(f"its hidden_size is {hidden_size}, but its R has shape {shape}")
+    if len(weight_ih.shape) != 3 or weight_ih.shape[:2] != shape[:2] or not weight_ih.shape[2]:
+        raise Refused(f"its W has shape {weight_ih.shape}; its R asks for ({directions}, {shape[1]}, input_size)")
+    if bias is not None and bias.shape != (directions, 2 * shape[1]):
+        raise Refused(f"its B has shape {bias.shape}; its R asks for ({directions}, {2 * shape[1]})")
+    for shown, tensor in (("W", weight_ih), ("R", weight_hh), ("B", bias)):
+        if tensor is not None and tensor.dtype not in FLOATS:
+            raise Refused(f"its {shown} holds {tensor.dtype}, not floating-point numbers")
+
+
+def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
+    """One direction's share of W, R or B, in PyTorch's order of gates."""
+    count = len(range(*rows.indices(tensor.shape[1])))
+    return Tensor((count, *tensor.shape[2:]), tensor.dtype, partial(_read_part, tensor, direction, rows))
+
+
+def _read_part(tensor: Tensor, direction: int, rows: slice) -> Array:
+    return gates_ifgo(tensor.read()[direction, rows])
+
+
+def _declared(value: Value, axis: int) -> int | None:
+    """The length of an axis that the graph states for a value, if it states one."""
+    proto = value.scope.proto
+    for each in (*proto.input, *proto.value_info) if hasattr(proto, "initializer") else ():
+        if each.name == value.name:
+            dims = each.type.tensor_type.shape.dim
+            if axis < len(dims) and dims[axis].HasField("dim_value"):
+                return int(dims[axis].dim_value)
+    return None
+
+
+def _where(node: Node) -> str:
+    return f"{node}{node.scope.where}"
+
+
+def _as_saved(found: Found, text: str) -> Found:
+    """The LSTM with the name that numlstm's own files give it: none; and as a cell where it was one."""
+    cell: Kind = "LSTMCell"
+    notes = (found.warning,) if found.warning else ()  # that the states are inputs goes without saying
+    if f'"kind": "{cell}"' not in text or found.config is None or found.config.num_layers > 1:
+        return replace(found, name="", notes=notes)
+    parameters = {name.removesuffix("_l0"): tensor for name, tensor in found.parameters.items()}
+    config = replace(found.config, batch_first=False)
+    return replace(found, name="", kind=cell, config=config, parameters=parameters, notes=notes)

@@ -1,0 +1,256 @@
+"""Layers of an ONNX graph that are one LSTM, and whether the batch comes first.
+
+An LSTM node is one layer; exporters write a stack as a chain of them, with Transpose, Reshape or Squeeze between. What
+lies between is not matched against patterns: it is run on a probe, numbers that are all different, and must put each
+where `torch.nn.LSTM` would have it. Only operators that move numbers are run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from numlstm.formats.onnx_fold import Constants
+from numlstm.formats.onnx_graph import Graph, Node, Value
+from numlstm.formats.tensor import Array, Tensor
+
+MOVES = frozenset(
+    (
+        *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        *("Transpose", "Slice", "Split", "Concat", "Gather"),
+    )
+)  # numbers go elsewhere, and stay what they are
+SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # what computes a shape for Reshape, besides
+STEPS, BATCH = 7, 11  # of the probe, where the file does not state them; in no shape by chance
+BETWEEN = 64  # operators between two layers
+BEHIND = 16  # operators behind the last, in a row
+PROBE = 1 << 21  # numbers in a probe at most
+STATES = 2_000  # values looked at for where a state comes from
+
+
+@dataclass(eq=False)
+class Layer:
+    """One LSTM node that is understood.
+
+    Attributes
+    ----------
+    node : Node
+    input_size, hidden_size : int
+    direction : str
+    batch_first : bool
+        Its layout is 1.
+    weight_ih, weight_hh, bias : Tensor
+        W, R and B; no bias where there is none.
+    key : object
+        Equal where two layers have the same parameters and flags.
+    lengths : Value or None
+        Its sequence_lens, where they say anything.
+    leaves : tuple of str
+        Names of the tensors that its parameters are made of.
+    """
+
+    node: Node
+    input_size: int
+    hidden_size: int
+    direction: str
+    batch_first: bool
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias: Tensor | None
+    key: Any
+    lengths: Value | None
+    leaves: tuple[str, ...]
+
+    @property
+    def directions(self) -> int:
+        """2 if bidirectional, else 1."""
+        return 2 if self.direction == "bidirectional" else 1
+
+    def fits_on(self, below: Layer) -> bool:
+        """Whether this could be the layer above that one in one stack."""
+        alike = ("hidden_size", "direction", "batch_first", "lengths")
+        return (
+            self.input_size == below.directions * below.hidden_size
+            and all(getattr(self, name) == getattr(below, name) for name in alike)
+            and (self.bias is None) == (below.bias is None)
+            and self.weight_hh.dtype == below.weight_hh.dtype
+        )
+
+
+def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list[Layer]]:
+    """The layers, those together that are one stack, in the order of the graph."""
+    by_output = {graph.output_of(layer.node, 0): layer for layer in layers}
+    above: dict[Layer, Layer] = {}
+    for layer in layers:
+        found = _source(layer, by_output, graph)
+        if found is None:
+            continue
+        below, between = found
+        if (
+            below not in above
+            and below is not layer
+            and layer.fits_on(below)
+            and _used_only_by(below, layer, between, graph)
+            and _stacks(below, layer, between, graph, constants)
+            and not _starts_from(layer, graph, {each.node for each in layers})
+        ):
+            above[below] = layer
+    joined = set(above.values())
+    stacks = []
+    for layer in layers:
+        if layer not in joined:
+            stack = [layer]
+            while stack[-1] in above:
+                stack.append(above[stack[-1]])
+            stacks.append(stack)
+    # a ring of layers, each the input of the next, has no first one; no model can run it
+    lost = set(layers) - {layer for stack in stacks for layer in stack}
+    return stacks + [[layer] for layer in layers if layer in lost]
+
+
+def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) -> tuple[Layer, set[Node]] | None:
+    """The one layer from whose output alone this one's input is moved, and the nodes that move it."""
+    start = graph.input_of(layer.node, 0)
+    pending, seen = [start], set()
+    between: set[Node] = set()
+    below = None
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        source = by_output.get(value)
+        if source is not None:
+            if below not in (None, source):
+                return None
+            below = source
+            continue
+        node = graph.maker(value)
+        if node is None or node.op == "Constant":
+            if node is None and value.name not in value.scope.initializers:
+                return None
+            continue
+        if node.op not in MOVES | SHAPES or node.domain or len(between) > BETWEEN:
+            return None
+        between.add(node)
+        pending.extend(graph.input_of(node, index) for index in range(len(node.inputs)))
+    return None if below is None else (below, between)
+
+
+def _used_only_by(below: Layer, layer: Layer, between: set[Node], graph: Graph) -> bool:
+    """Whether the output of a layer goes to the next and nowhere else."""
+    pending = [graph.output_of(below.node, 0)]
+    while pending:
+        value = pending.pop()
+        if value is None:
+            continue
+        for use in graph.readers(value):
+            if use.node is layer.node and use.place == 0:
+                continue
+            if use.node not in between or use.node is None or use.node.op not in MOVES:
+                return False
+            pending.extend(graph.output_of(use.node, index) for index in range(len(use.node.outputs)))
+    return True
+
+
+def _starts_from(layer: Layer, graph: Graph, nodes: set[Node]) -> bool:
+    """Whether a layer's initial state is made by a layer, which `torch.nn.LSTM` could not be given beforehand."""
+    pending = [graph.input_of(layer.node, index) for index in (5, 6)]
+    seen: set[Value] = set()
+    while pending:
+        value = pending.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        node = graph.maker(value)
+        if node is None or node.op in ("Shape", "Size"):
+            continue
+        if node in nodes or len(seen) > STATES:
+            return True
+        pending.extend(graph.before(node))
+    return False
+
+
+def _probes(layer: Layer, nodes: set[Node], graph: Graph, constants: Constants) -> Iterator[tuple[Array, Array]]:
+    """(output of an LSTM node, what `torch.nn.LSTM` gives) in numbers that are all different.
+
+    The second is as batch_first has it in the file. Steps and batch are those that a Reshape of `nodes` states, if one
+    does.
+    """
+    sizes = [(STEPS, BATCH)]
+    for node in nodes:
+        target = graph.input_of(node, 1) if node.op == "Reshape" else None
+        if target is not None and target in constants.tensors and constants.tensors[target].shape == (3,):
+            first, second, _ = (int(length) for length in constants.tensors[target].read())
+            sizes.append((first if first > 0 else STEPS, second if second > 0 else BATCH))
+            sizes.append((second if second > 0 else STEPS, first if first > 0 else BATCH))
+    width = layer.directions * layer.hidden_size
+    for steps, batch in dict.fromkeys(sizes):
+        count = steps * batch * width
+        if count > PROBE:
+            continue
+        numbers = np.arange(count, dtype=np.int32)
+        if layer.batch_first:
+            yield numbers.reshape(batch, steps, layer.directions, layer.hidden_size), numbers.reshape(batch, steps, -1)
+        else:
+            output = numbers.reshape(steps, layer.directions, batch, layer.hidden_size)
+            yield output, output.transpose(0, 2, 1, 3).reshape(steps, batch, width)
+
+
+def _stacks(below: Layer, layer: Layer, between: set[Node], graph: Graph, constants: Constants) -> bool:
+    """Whether what lies between two layers gives the upper one what it would get in a stack."""
+    start, end = graph.output_of(below.node, 0), graph.input_of(layer.node, 0)
+    assert start is not None and end is not None, "the one was found from the other"
+    return any(_gives(start, end, *probe, constants) for probe in _probes(below, between, graph, constants))
+
+
+def _gives(start: Value, end: Value, probe: Array, wanted: Array, constants: Constants) -> bool:
+    try:
+        got = constants.fold(end, {start: probe}).array
+    except ValueError:
+        return False
+    return bool(got.shape == wanted.shape and (got == wanted).all())
+
+
+def batch_first(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[bool, str]:
+    """Whether the model has the batch first where the LSTM begins and ends, and a sentence where that is not clear."""
+    if stack[0].batch_first:
+        return True, ""
+    value = graph.input_of(stack[0].node, 0)
+    node = None if value is None else graph.maker(value)
+    came_first = node is not None and node.op == "Transpose" and _swaps(node)
+    output = graph.output_of(stack[-1].node, 0)
+    if output is None or not graph.readers(output):
+        return came_first, ""
+    goes_first = _leaves_batch_first(stack[-1], output, graph, constants)
+    if came_first and not goes_first:
+        return False, "the model has the batch first in its input, but not in its output; batch_first is False"
+    return came_first and goes_first, ""
+
+
+def _swaps(node: Node) -> bool:
+    attribute = node.attributes().get("perm")
+    return attribute is not None and list(attribute.ints) == [1, 0, 2]
+
+
+def _leaves_batch_first(last: Layer, output: Value, graph: Graph, constants: Constants) -> bool:
+    """Whether the output of the last layer is moved, before anything else happens to it, to have the batch first."""
+    row = []
+    value: Value | None = output
+    for _ in range(BEHIND):
+        if value is None:
+            break
+        uses = graph.readers(value)
+        if len(uses) != 1 or uses[0].node is None or uses[0].node.op not in MOVES:
+            break
+        row.append(uses[0].node)
+        value = graph.output_of(row[-1], 0)
+    for probe, wanted in _probes(last, set(row), graph, constants):
+        for node in row:
+            end = graph.output_of(node, 0)
+            if end is not None and _gives(output, end, probe, wanted.swapaxes(0, 1), constants):
+                return True
+    return False
