@@ -52,7 +52,7 @@ def read_wav(path: str | Path) -> tuple[Array, int]:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
             data = file.readframes(file.getnframes())
     except (wave.Error, EOFError) as error:
-        raise ValueError(f"{path}: no WAV file of integer samples: {error or 'it ends too early'}") from None
+        raise ValueError(f"{path}: no WAV file of integer samples: {str(error) or 'it ends too early'}") from None
     if width == 1:  # the only width without a sign
         numbers = np.frombuffer(data, np.uint8) / np.float32(128) - np.float32(1)
     else:
@@ -159,10 +159,10 @@ class Detector:
 
 def load_lstm(path: str | Path, prefix: str) -> numlstm.LSTM:
     """The LSTM of the model whose names begin so; one layer, over as many steps as one likes."""
-    found = [found.name for found in numlstm.find(path) if found.name.startswith(prefix)]
-    if not found:
-        raise ValueError(f"{path}: it holds no LSTM under {prefix!r}")
-    cell = numlstm.load(path, found[0])  # an ONNX file repeats it in the branches of a condition
+    names = [found.name for found in numlstm.find(path) if found.name.startswith(prefix)]
+    if len(names) != 1:
+        raise ValueError(f"{path}: it holds {len(names)} LSTMs under {prefix!r}; a Silero VAD has one")
+    cell = numlstm.load(path, names[0])
     if isinstance(cell, numlstm.LSTM):
         return cell
     # A cell computes one step. An LSTM of one layer with its parameters computes the same bits for a whole sequence.
@@ -265,7 +265,7 @@ class Detection:
         except ImportError:
             raise ImportError("--plot needs matplotlib: pip install 'numlstm[plot]'") from None
 
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
+        figure = Figure(figsize=(9.6, 4.6), layout="constrained")
         FigureCanvasAgg(figure)  # no window, no global state
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
         speech, silence, line = "#d1495b", "#8d99ae", "#30638e"
@@ -296,7 +296,7 @@ class Detection:
         for axes in (above, below):
             axes.spines[["top", "right"]].set_visible(False)
             axes.grid(axis="x", alpha=0.25)
-        figure.savefig(path, dpi=110, format="png")
+        figure.savefig(path, dpi=100, format="png")
 
 
 def envelope(samples: Array, columns: int = 2000) -> tuple[Array, Array, Array]:
