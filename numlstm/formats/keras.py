@@ -1,0 +1,271 @@
+"""Keras' files: .keras, a zip archive of a configuration and weights, and .h5 with both or with weights alone.
+
+The configuration says what a layer computes (`keras_config`), its place or its name leads to its weights
+(`keras_weights`), and their shapes must be those that the configuration asks for. Layers that follow each other and fit
+are joined to one LSTM of several layers.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from numlstm.config import Config
+from numlstm.formats import hdf5
+from numlstm.formats.found import Contents, Found
+from numlstm.formats.keras_config import Layer, Network, parsed
+from numlstm.formats.keras_weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
+from numlstm.formats.tensor import FLOATS
+from numlstm.formats.zips import entry_bytes
+
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+FORMAT = "Keras"
+ASSUMED = (
+    "the file has its weights and not what it computes with them: the activations tanh and sigmoid, batch before time, "
+    "and time forward are assumed"
+)
+HARD_BEFORE = (2, 3)  # the first version of Keras whose LSTM has sigmoid where nothing is said
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cells that become layers of one LSTM: parameters by layer and direction."""
+
+    layer: Layer
+    where: str
+    cells: tuple[tuple[Parameters, ...], ...] = ()
+    problem: str = ""
+
+    @property
+    def units(self) -> int:
+        return self.cells[0][0]["weight_hh"].shape[1]
+
+    @property
+    def features(self) -> int:
+        return self.cells[0][0]["weight_ih"].shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int, bool, bool]:
+        """What all layers of one LSTM share."""
+        return (self.units, len(self.cells[0]), "bias_ih" in self.cells[0][0], self.layer.time_major)
+
+
+def looks_like(names: list[str]) -> bool:
+    """Whether a zip archive with these entries is one of Keras'."""
+    return CONFIG in names and (METADATA in names or any(name.startswith("model.weights.") for name in names))
+
+
+def read_zip(archive: zipfile.ZipFile) -> Contents:
+    """Every tensor of a .keras file, and the LSTMs that its configuration describes."""
+    names = archive.namelist()
+    if WEIGHTS not in names:
+        have = ", ".join(repr(name) for name in names[:6])
+        raise ValueError(f"it is a Keras archive without {WEIGHTS!r}, which holds the weights; it has {have}")
+    network = parsed(entry_bytes(archive, CONFIG).decode())
+    data = entry_bytes(archive, WEIGHTS)
+    file = hdf5.read(io.BytesIO(data), len(data))
+    return _of_places(file, network, WEIGHTS)
+
+
+def read_h5(file: BinaryIO) -> Contents:
+    """Every tensor of an HDF5 file, and the LSTMs that Keras' configuration or the shapes of its weights tell of."""
+    h5 = hdf5.read(file, file.seek(0, io.SEEK_END))
+    config = h5.attributes[""].get("model_config")
+    if isinstance(config, str):
+        return _of_names(h5, parsed(config), "model_weights")
+    if texts(h5.attributes[""], "layer_names"):
+        return _of_names(h5, Network(), "")
+    if "model_weights" in h5.attributes:
+        return _of_names(h5, Network(), "model_weights")
+    return _of_places(h5, Network(), "")
+
+
+def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
+    """The layout of ``model.weights.h5``."""
+    weights = placed(file)
+    known = {cell.place for cells in network.cells.values() for cell in cells}
+    parts: list[_Part] = []
+    for layer in network.layers:
+        of, problem = {}, _moved(file, layer)
+        for cell in (*layer.forward, *layer.backward):
+            place = cell.place
+            if place not in weights:  # as Keras 2.12 and 2.13 write it
+                place = place.replace("layers/", "_layer_checkpoint_dependencies/")
+                known.add(place)
+            if place in weights:
+                of[id(cell)] = weights[place]
+            elif not problem:
+                problem = f"its weights are not in the file: there is no {cell.place}/vars/0"
+        parts += _parts(layer, of, where, problem)
+    free = {place: found for place, found in weights.items() if place not in known}
+    rest, others = undescribed(file, free, {}, ASSUMED, "")
+    return _contents(file, parts, rest, [*network.others, *others], where)
+
+
+def _moved(file: hdf5.Hdf5, layer: Layer) -> str:
+    """What is wrong where the group of a layer states, as Keras 3 does, the name of another."""
+    name = file.attributes.get(f"{layer.place}/vars", {}).get("name")
+    if name in (None, layer.name.rpartition("/")[2]):
+        return ""
+    return f"its weights would be at {layer.place}, which holds those of {name!r}"
+
+
+def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
+    """The older layout."""
+    weights = listed(file, root)
+    known: dict[int, Weights] = {}
+    wrong: dict[int, str] = {}
+    for outermost, cells in network.cells.items():
+        have = weights.pop(outermost, [])
+        if len(have) == len(cells):
+            # Keras lists the weights that are trained before the others
+            order = sorted(cells, key=lambda cell: not cell.trainable)
+            known |= {id(cell): found for cell, found in zip(order, have, strict=True)}
+        else:
+            said = f"the file has weights of {len(have)} recurrent cells for {outermost!r}, which has {len(cells)}"
+            wrong |= dict.fromkeys(map(id, cells), said)
+    parts: list[_Part] = []
+    for layer in network.layers:
+        cells = [*layer.forward, *layer.backward]
+        parts += _parts(layer, known, root, next((wrong[id(cell)] for cell in cells if id(cell) in wrong), ""))
+    rest, others = undescribed(file, {}, weights, ASSUMED, _older(file, root))
+    return _contents(file, parts, rest, [*network.others, *others], root)
+
+
+def _older(file: hdf5.Hdf5, root: str) -> str:
+    """The warning that an old file of weights alone calls for."""
+    version = file.attributes[root].get("keras_version")
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
+    if match is None or (int(match[1]), int(match[2])) >= HARD_BEFORE:
+        return ""
+    return (
+        f"it was written by Keras {version}, whose LSTM had recurrent_activation 'hard_sigmoid' where no other was "
+        "given, and the file does not say which: if it is not 'sigmoid', the results are not Keras'"
+    )
+
+
+def _contents(
+    file: hdf5.Hdf5,
+    parts: list[_Part],
+    rest: Iterable[tuple[Layer, dict[int, Weights]]],
+    others: list[str],
+    where: str,
+) -> Contents:
+    for layer, of in rest:
+        parts += _parts(layer, of, where, "")
+    lstms = [_found(chain) for chain in _chains(parts)]
+    return Contents(FORMAT, file.tensors, tuple(lstms), tuple(others))
+
+
+def _parts(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> list[_Part]:
+    """The layer as one LSTM, or as several where its cells are of sizes that one LSTM cannot have."""
+    problem = layer.problem or problem
+    groups = [of[id(cell)].group for cell in (*layer.forward, *layer.backward) if id(cell) in of]
+    place = (f"{where}, " if where == WEIGHTS else "") + ", ".join(groups)
+    if problem:
+        return [_Part(layer, place, problem=problem)]
+    directions: list[list[Parameters]] = []
+    for cells in filter(None, (layer.forward, layer.backward)):
+        features: int | None = None
+        directions.append([])
+        for cell in cells:
+            found = parameters(cell, of[id(cell)], features)
+            if isinstance(found, str):
+                return [_Part(layer, place, problem=found)]
+            directions[-1].append(found)
+            features = cell.units
+    stack = tuple(zip(*directions, strict=False))
+    shapes = {(cell.units, cell.bias) for cell in (*layer.forward, *layer.backward)}
+    inputs = {found["weight_ih"].shape for found in stack[0]}
+    if (
+        len(shapes) == 1
+        and len(inputs) == 1
+        and (len(directions) == 1 or len(layer.forward) == len(layer.backward) == 1)
+    ):
+        return [_Part(layer, place, stack)]
+    return _apart(layer, directions, of, where)
+
+
+def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weights], where: str) -> list[_Part]:
+    """Each cell as an LSTM of its own."""
+    parts = []
+    for direction, (cells, found) in enumerate(zip((layer.forward, layer.backward), directions, strict=False)):
+        for number, (cell, own) in enumerate(zip(cells, found, strict=True)):
+            name, notes, warning = layer.name, layer.notes, layer.warning
+            if len(directions) > 1:
+                name += ("/forward", "/backward")[direction]
+                notes += ("one of two directions that one LSTM cannot have together",)
+            if len(cells) > 1:
+                name += f"/{number}"
+                notes += (f"cell {number} of {len(cells)}: each reads the whole output sequence of the one before",)
+            if direction:
+                back = "it reads time backwards: reverse the time axis of the input, and of the output sequence"
+                warning = f"{warning}; {back}" if warning else back
+            one = replace(layer, name=name, notes=notes, warning=warning, follows="", sequences=False)
+            place = of[id(cell)].group
+            parts.append(_Part(one, f"{where}, {place}" if where == WEIGHTS else place, ((own,),)))
+    return parts
+
+
+def _chains(parts: list[_Part]) -> Iterable[list[_Part]]:
+    """The parts that become one LSTM: those that follow each other alone and agree in all that its layers share."""
+    chains: dict[str, list[_Part]] = {}  # by the name of the last
+    whole: list[list[_Part]] = []
+    for part in parts:
+        chain = chains.pop(part.layer.follows, None) if part.layer.follows else None
+        if chain is not None and _joins(chain[-1], part):
+            chain.append(part)
+        else:
+            if chain is not None:
+                chains[part.layer.follows] = chain
+            chain = [part]
+            whole.append(chain)
+        chains[part.layer.name] = chain
+    return whole
+
+
+def _joins(before: _Part, after: _Part) -> bool:
+    return (
+        not (before.problem or after.problem)
+        and before.layer.sequences
+        and before.layer.warning == after.layer.warning
+        and before.shape == after.shape
+        and after.features == len(before.cells[0]) * before.units
+    )
+
+
+def _found(chain: list[_Part]) -> Found:
+    first = chain[0]
+    name = "+".join(part.layer.name for part in chain)
+    notes = tuple(dict.fromkeys(note for part in chain for note in part.layer.notes))
+    if len(chain) > 1:
+        notes = (f"{len(chain)} layers of Keras, joined: each reads the output sequence of the one before", *notes)
+    where = ", ".join(part.where for part in chain)
+    if first.problem:
+        return Found(name, "LSTM", None, "", where, notes, first.problem)
+    cells = [cell for part in chain for cell in part.cells]
+    units, directions, bias, time_major = first.shape
+    config = Config(first.features, units, len(cells), bias, not time_major, bidirectional=directions == 2)
+    own = {
+        f"{key}_l{number}{'_reverse' * direction}": tensor
+        for number, pair in enumerate(cells)
+        for direction, cell in enumerate(pair)
+        for key, tensor in cell.items()
+    }
+    dtypes = {tensor.dtype for tensor in own.values()}
+    if len(dtypes) > 1:
+        notes += ("its parameters have several dtypes; all are converted to the widest",)
+    return Found(
+        name,
+        "LSTM",
+        config,
+        max(dtypes, key=FLOATS.index),
+        where,
+        notes,
+        warning=first.layer.warning,
+        parameters={key: own[key] for key in config.parameter_shapes()},
+    )

@@ -1,0 +1,567 @@
+"""What the configuration in a Keras file says of its recurrent layers: JSON, of which nothing is built or run.
+
+Keras 2 and 3 nest the same few things: a model (Sequential, Functional, or a class of its own) has ``layers``, a
+wrapper (Bidirectional, TimeDistributed) has a ``layer``, an RNN has a ``cell``, a stack of cells has ``cells``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+DEPTH = 32  # models in models and wrappers in wrappers
+NO_OPS = {  # what does nothing outside training
+    "ActivityRegularization",
+    "AlphaDropout",
+    "Dropout",
+    "GaussianDropout",
+    "GaussianNoise",
+    "InputLayer",
+    "SpatialDropout1D",
+}
+OF_KERAS = ("keras", "tf_keras", "tensorflow")  # first names of the modules of its own classes
+LSTMS = ("LSTM", "LSTMCell", "CuDNNLSTM")
+HARD_SIGMOID = (
+    "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name and Keras 3 clip(x / 6 + 0.5, 0, 1), and neither is "
+    "sigmoid"
+)
+BETWEEN = 16  # no-ops between two layers that are joined
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A recurrent cell, of an LSTM or not.
+
+    Attributes
+    ----------
+    units : int
+    bias : bool
+    place : str
+        Its group in ``model.weights.h5``.
+    trainable : bool
+        The older files have the weights that are trained first.
+    problem : str
+        Why it is no LSTM of the usual kind, a sentence; "" where it is one.
+    """
+
+    units: int
+    bias: bool
+    place: str
+    trainable: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A recurrent layer of LSTM cells, or what claims to be one.
+
+    Attributes
+    ----------
+    name : str
+        Those of the models around it and its own, with "/" between.
+    forward, backward : tuple of Cell
+        The cells of each direction, from input to output; ``backward`` is empty in a layer of one direction.
+    place : str
+        Its group in ``model.weights.h5``.
+    follows : str
+        The layer whose output is its only input and is read by nobody else, but for no-ops between; "" for none.
+    sequences, time_major : bool
+        Whether it puts out every step; whether time is the first axis.
+    notes : tuple of str
+    warning, problem : str
+        As in `numlstm.formats.Found`.
+    """
+
+    name: str
+    forward: tuple[Cell, ...]
+    backward: tuple[Cell, ...] = ()
+    place: str = ""
+    follows: str = ""
+    sequences: bool = False
+    time_major: bool = False
+    notes: tuple[str, ...] = ()
+    warning: str = ""
+    problem: str = ""
+
+
+@dataclass
+class Network:
+    """The recurrent layers of a model.
+
+    Attributes
+    ----------
+    layers : list of Layer
+        Those of LSTM cells, in the order of the file.
+    cells : dict of str to list of Cell
+        Every recurrent cell, also of other kinds, by the outermost layer that it is in.
+    others : list of str
+        As in `numlstm.formats.Contents`.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    cells: dict[str, list[Cell]] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands around a layer."""
+
+    names: tuple[str, ...] = ()
+    place: str = ""
+    trainable: bool = True
+    masked: str = ""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    follows: str = ""
+    depth: int = 0
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.names)
+
+
+def parsed(text: str) -> Network:
+    """The recurrent layers of a configuration.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or no configuration of a model.
+
+    Examples
+    --------
+    >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "hard_sigmoid"}}
+    >>> (layer,) = parsed(json.dumps({"class_name": "Sequential", "config": {"layers": [lstm]}})).layers
+    >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem[:44])
+    lstm 4 its recurrent_activation is 'hard_sigmoid',
+    """
+    try:
+        config = json.loads(text)
+    except RecursionError:
+        raise ValueError("its configuration nests deeper than a model does") from None
+    except ValueError as error:
+        raise ValueError(f"its configuration is no JSON: {error}") from None
+    if not isinstance(config, dict) or "class_name" not in config:
+        raise ValueError("its configuration is not that of a Keras model: it has no class_name")
+    network = Network()
+    _layer(network, config, _Around())
+    return network
+
+
+def _layer(network: Network, spec: Json, around: _Around) -> None:
+    """Whatever of its kind a layer is: a model, a wrapper, a recurrent layer, or none of these."""
+    if around.depth > DEPTH:
+        raise ValueError(f"its configuration has more than {DEPTH} models and wrappers in one another")
+    kind, config = _kind(spec), spec.get("config")
+    inner = [entry for entry in _entries(config) if isinstance(entry, dict)]
+    if inner:
+        _model(network, kind, config, inner, around)
+    elif not isinstance(config, dict):
+        return
+    elif kind == "Bidirectional" and _is_own(spec):
+        _bidirectional(network, config, around)
+    elif kind in ("LSTM", "CuDNNLSTM", "RNN") or _claims_lstm(config):
+        _recurrent(network, spec, around)
+    elif "recurrent_activation" in config or "recurrent_initializer" in config:
+        network.others.append(f"{around.name!r} is a {kind}, not an LSTM")
+        _keep(network, around, [Cell(0, True, f"{around.place}/cell", _trainable(config, around), f"it is a {kind}")])
+    elif isinstance(config.get("layer"), dict):
+        note = f"it is in a {kind}"
+        if kind == "TimeDistributed":
+            note += ", which applies it at each step of another time axis: make that axis part of the batch"
+        inside = config["layer"]
+        _layer(network, inside, _inside(around, inside, f"{around.place}/layer", notes=(*around.notes, note)))
+    elif any(_kind(part) in LSTMS for part in _parts(config)):
+        network.others.append(f"{around.name or 'the model'} is of the class {kind!r}, which has an LSTM within it")
+
+
+def _kind(spec: Json) -> str:
+    """The name of its class, without the package that it was registered in."""
+    return str(spec.get("class_name")).rpartition(">")[2]
+
+
+def _is_own(spec: Json) -> bool:
+    """Whether its class is one of Keras' own, not one of that name."""
+    registered = f"{spec.get('class_name')}{spec.get('registered_name') or ''}"
+    module = spec.get("module")
+    return ">" not in registered and (module is None or str(module).partition(".")[0] in OF_KERAS)
+
+
+def _entries(config: Any) -> list[Any]:
+    """The layers of a model; the oldest files of Sequential have the list alone."""
+    found = config.get("layers") if isinstance(config, dict) else config
+    return found if isinstance(found, list) else []
+
+
+def _name(spec: Json) -> str:
+    config = spec.get("config")
+    return str((config.get("name") if isinstance(config, dict) else None) or spec.get("name") or _kind(spec))
+
+
+def _trainable(config: Any, around: _Around) -> bool:
+    return around.trainable and not (isinstance(config, dict) and config.get("trainable") is False)
+
+
+def _inside(around: _Around, spec: Json, place: str, **changes: Any) -> _Around:
+    """What stands around a layer within this one, the layer's own name included."""
+    return replace(
+        around,
+        names=(*around.names, _name(spec)),
+        place=place,
+        trainable=_trainable(spec.get("config"), around),
+        depth=around.depth + 1,
+        **changes,
+    )
+
+
+def _parts(value: Any) -> Iterator[Json]:
+    """Every object within a piece of JSON."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+# Models: who feeds whom
+
+
+class _Graph:
+    """Which layer of a model is fed by which."""
+
+    def __init__(self, kind: str, config: Any, entries: list[Json]) -> None:
+        names = [_name(entry) for entry in entries]
+        self.entries = dict(zip(names, entries, strict=True))
+        self.sources: dict[str, list[str]] = {name: [] for name in names}
+        self.readers: dict[str, list[str]] = {name: [] for name in names}
+        self.calls = dict.fromkeys(names, 1)
+        self.masks: dict[str, str] = {}  # who is given a mask, and by whom
+        self.outputs: set[str] = set()
+        if kind == "Sequential" or not any("inbound_nodes" in entry for entry in entries):
+            if kind == "Sequential":
+                for before, name in pairwise(names):
+                    self._edge(before, name)
+                self.outputs = {names[-1]}
+        else:
+            for name, entry in zip(names, entries, strict=True):
+                nodes = entry.get("inbound_nodes")
+                self.calls[name] = len(nodes) if isinstance(nodes, list) else 1
+                for before, is_mask in _references(nodes):
+                    if is_mask:
+                        self.masks[name] = before
+                    else:
+                        self._edge(before, name)
+            self.outputs = {name for name, _ in _references(config.get("output_layers"))}
+
+    def _edge(self, before: str, name: str) -> None:
+        if before in self.readers:
+            self.sources[name].append(before)
+            self.readers[before].append(name)
+
+    def before(self, name: str) -> str:
+        """The layer whose output alone it reads, with no-ops between, and which nobody else reads."""
+        for _ in range(BETWEEN):
+            if self.calls[name] != 1 or len(self.sources[name]) != 1:
+                return ""
+            (name,) = self.sources[name]
+            if len(self.readers[name]) != 1 or name in self.outputs:
+                return ""
+            if _kind(self.entries[name]) not in NO_OPS:
+                return name if self.calls[name] == 1 else ""
+        return ""
+
+    def masked(self) -> dict[str, str]:
+        """The layers that a mask reaches, and the layer that makes it."""
+        reached: dict[str, str] = {}
+        for name, entry in self.entries.items():
+            if _masks(entry):
+                self._spread(reached, name, name)
+        for name, maker in self.masks.items():
+            if name not in reached:
+                reached[name] = maker
+                self._spread(reached, name, maker)
+        return reached
+
+    def _spread(self, reached: dict[str, str], name: str, maker: str) -> None:
+        waiting = [name]
+        while waiting:
+            for reader in self.readers[waiting.pop()]:
+                if reader not in reached:
+                    reached[reader] = maker
+                    config = self.entries[reader].get("config")
+                    if not (isinstance(config, dict) and config.get("return_sequences") is False):
+                        waiting.append(reader)
+
+
+def _references(value: Any) -> Iterator[tuple[str, bool]]:
+    """The layers whose outputs a piece of the graph refers to, and whether as a mask: ["name", 0, 0] with what goes
+    along, in Keras 3 as a keras_history."""
+    waiting = [(value, False)]
+    while waiting:
+        value, is_mask = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(inner, is_mask or key == "mask") for key, inner in reversed(value.items())]
+        elif isinstance(value, list):
+            if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
+                yield value[0], is_mask
+                value = value[3:]
+            waiting += [(inner, is_mask) for inner in reversed(value)]
+
+
+def _masks(entry: Json) -> bool:
+    return any(part.get("mask_zero") is True or _kind(part) == "Masking" for part in _parts(entry))
+
+
+def _model(network: Network, kind: str, config: Any, entries: list[Json], around: _Around) -> None:
+    graph = _Graph(kind, config, entries)
+    masked = graph.masked()
+    counts: dict[str, int] = {}
+    prefix = f"{around.place}/layers" if around.place else "layers"
+    if len(graph.entries) != len(entries):
+        raise ValueError(f"the model {around.name!r} has two layers of one name")
+    for name, entry in graph.entries.items():
+        key = _snake(_kind(entry))
+        number = counts.get(key, 0)
+        counts[key] = number + 1
+        place = f"{prefix}/{key}_{number}" if number else f"{prefix}/{key}"
+        warnings = list(around.warnings)
+        extra = graph.sources[name][1:] if graph.calls[name] == 1 else []
+        if extra:
+            given = ", ".join(repr(source) for source in dict.fromkeys(extra))
+            warnings.append(f"Keras gives it more than its input, from {given}: pass the initial states as (h_0, c_0)")
+        before = graph.before(name)
+        _layer(
+            network,
+            entry,
+            _inside(
+                around,
+                entry,
+                place,
+                masked=around.masked or masked.get(name, ""),
+                warnings=tuple(warnings),
+                follows="/".join((*around.names, before)) if before else "",
+                notes=around.notes + ((f"Keras calls it {graph.calls[name]} times",) if graph.calls[name] > 1 else ()),
+            ),
+        )
+
+
+def _snake(name: str) -> str:
+    """The name of a class as Keras writes it in the paths of ``model.weights.h5``.
+
+    Examples
+    --------
+    >>> [_snake(name) for name in ("LSTM", "TimeDistributed", "LSTMCell")]
+    ['lstm', 'time_distributed', 'lstm_cell']
+    """
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+# Recurrent layers
+
+
+def _claims_lstm(config: Json) -> bool:
+    """Whether a layer of another class has the arguments of an LSTM alone."""
+    return "recurrent_activation" in config and "unit_forget_bias" in config and "filters" not in config
+
+
+def _keep(network: Network, around: _Around, cells: list[Cell]) -> None:
+    """Count cells among those of the outermost layer that they are in."""
+    if around.names:
+        network.cells.setdefault(around.names[0], []).extend(cells)
+
+
+def _recurrent(network: Network, spec: Json, around: _Around) -> None:
+    """A layer of one direction."""
+    config = spec["config"]
+    cells = _cells(spec, around.place, around)
+    _keep(network, around, cells)
+    if not _has_lstm(spec):
+        network.others.append(f"{around.name!r} is an RNN of a {_kind(_cell_of(config))}, not of LSTM cells")
+        return
+    layer = _described(around, config, cells)
+    if config.get("go_backwards") is True:
+        layer = replace(
+            layer,
+            follows="",
+            warning=_joined(
+                layer.warning,
+                "Keras reads time from its end (go_backwards) and puts out the steps in that order: reverse the time "
+                "axis of the input before the call",
+            ),
+            notes=(*layer.notes, "go_backwards: it is loaded as a forward LSTM"),
+        )
+    network.layers.append(layer)
+
+
+def _bidirectional(network: Network, config: Json, around: _Around) -> None:
+    ahead = config.get("layer")
+    if not isinstance(ahead, dict) or not isinstance(ahead.get("config"), dict):
+        raise ValueError(f"the Bidirectional {around.name!r} has no layer")
+    given = config.get("backward_layer")
+    back = given if isinstance(given, dict) and isinstance(given.get("config"), dict) else ahead
+    forward = _cells(ahead, f"{around.place}/forward_layer", around)
+    backward = _cells(back, f"{around.place}/backward_layer", around)
+    _keep(network, around, [*forward, *backward])
+    if not (_has_lstm(ahead) or _has_lstm(back)):
+        network.others.append(f"{around.name!r} is a Bidirectional of a {_kind(ahead)}, not of an LSTM")
+        return
+    layer = replace(_described(around, ahead["config"], forward), backward=tuple(backward))
+    problem = layer.problem
+    if ahead["config"].get("go_backwards") is True or (
+        back is given and back["config"].get("go_backwards") is not True
+    ):
+        problem = (
+            problem or "its forward layer reads time backwards or its backward layer forwards, which is not supported"
+        )
+    mode, warning, notes = config.get("merge_mode", "concat"), layer.warning, layer.notes
+    if mode != "concat":
+        what = {"sum": "adds", "ave": "takes the mean of", "mul": "multiplies", None: "puts out separately"}
+        doing = what.get(mode if isinstance(mode, str) else None, f"merges by {mode!r}")
+        warning = _joined(
+            warning,
+            f"Keras {doing} the outputs of the two directions (merge_mode {mode!r}): they are "
+            "output[..., :hidden_size] and output[..., hidden_size:]",
+        )
+    if not layer.sequences:
+        notes = tuple(note for note in notes if not note.startswith("return_sequences"))
+        notes += ("return_sequences is False: Keras' output is the last of each direction, h_n[-2] and h_n[-1]",)
+    follows = layer.follows if mode == "concat" else ""
+    network.layers.append(replace(layer, warning=warning, notes=notes, problem=problem, follows=follows))
+
+
+def _has_lstm(spec: Json) -> bool:
+    """Whether the layer is an LSTM, or an RNN with such a cell or one of another class that may be one."""
+    config = spec["config"]
+    kind = _kind(spec)
+    if kind == "RNN":
+        cell = _cell_of(config)
+        stacked = cell["config"].get("cells") if isinstance(cell.get("config"), dict) else None
+        cells = stacked if isinstance(stacked, list) else [cell]
+        return any(isinstance(one, dict) and "lstm" in _kind(one).lower() for one in cells)
+    return kind in LSTMS or _claims_lstm(config)
+
+
+def _cell_of(config: Json) -> Json:
+    cell = config.get("cell")
+    return cell if isinstance(cell, dict) else {}
+
+
+def _cells(spec: Json, place: str, around: _Around) -> list[Cell]:
+    """The cells of a layer of one direction, from input to output."""
+    kind, config = _kind(spec), spec["config"]
+    if kind == "CuDNNLSTM":
+        return [_cell(spec, place, around)]
+    if kind != "RNN":
+        return [_cell(spec, f"{place}/cell", around)]
+    cell = _cell_of(config)
+    stacked = cell["config"].get("cells") if isinstance(cell.get("config"), dict) else None
+    if not isinstance(stacked, list):
+        return [_cell(cell, f"{place}/cell", around)]
+    counts: dict[str, int] = {}
+    cells = []
+    for one in stacked:
+        one = one if isinstance(one, dict) else {}
+        key = _snake(_kind(one))
+        number = counts.get(key, 0)
+        counts[key] = number + 1
+        cells.append(
+            _cell(one, f"{place}/cell/cells/{key}_{number}" if number else f"{place}/cell/cells/{key}", around)
+        )
+    return cells
+
+
+def _cell(spec: Json, place: str, around: _Around) -> Cell:
+    kind, config = _kind(spec), spec.get("config")
+    config = config if isinstance(config, dict) else {}
+    units = config.get("units")
+    problem = ""
+    if kind not in LSTMS or not _is_own(spec):
+        shown = spec.get("registered_name") or spec.get("class_name")
+        problem = f"it is of the class {shown!r}, not Keras' own LSTM, and what that computes is not in the file"
+    elif type(units) is not int or units < 1:
+        problem = f"its units are {units!r}, not a positive number" + (
+            "; a file of Keras 1 says output_dim, and is not read" if "output_dim" in config else ""
+        )
+    for argument, usual in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+        name = _function(config.get(argument, usual))
+        if name != usual and not problem:
+            problem = f"its {argument} is {name!r}, where {usual!r} is supported"
+            if name == "hard_sigmoid":
+                problem += f"; {HARD_SIGMOID}"
+    units = units if type(units) is int and units > 0 else 0
+    return Cell(units, config.get("use_bias", True) is not False, place, _trainable(config, around), problem)
+
+
+def _function(value: Any) -> str:
+    """The name of an activation: text, or an object around it."""
+    if value is None:
+        return "linear"
+    if isinstance(value, dict):
+        value = value["config"] if isinstance(value.get("config"), str) else value.get("class_name")
+    return str(value)
+
+
+def _described(around: _Around, config: Json, cells: list[Cell]) -> Layer:
+    """A layer with what its arguments say beyond its cells."""
+    notes = list(around.notes)
+    sequences = config.get("return_sequences") is True
+    if not sequences:
+        notes.append("return_sequences is False: Keras' output is that of the last step, h_n[-1]")
+    if config.get("return_state") is True:
+        notes.append("return_state: Keras also puts out the states, h_n and c_n")
+    if config.get("stateful") is True:
+        notes.append("stateful: Keras keeps the states from call to call: pass (h_n, c_n) into the next")
+    for argument in ("dropout", "recurrent_dropout"):
+        rates = [part[argument] for part in _parts(config) if type(part.get(argument)) in (int, float)]
+        if any(rates):
+            notes.append(f"{argument} {max(rates)}: it acts in Keras' training alone, and is not here")
+    dtype, policy = _dtype(config.get("dtype"))
+    if policy:
+        notes.append(f"the dtype policy is {policy}: Keras computes in {dtype}, here it is float32 or wider")
+    warning = _joined(*around.warnings)
+    if around.masked:
+        warning = _joined(
+            warning,
+            f"Keras skips the steps that {around.masked!r} masks, here every step is computed: pass lengths where "
+            "they are the last ones, and cut them off where they are the first",
+        )
+    problem = next((cell.problem for cell in cells if cell.problem), "")
+    if not cells:
+        problem = "it has no cells"
+    return Layer(
+        around.name,
+        tuple(cells),
+        place=around.place,
+        follows=around.follows,
+        sequences=sequences,
+        time_major=config.get("time_major") is True,
+        notes=tuple(notes),
+        warning=warning,
+        problem=problem,
+    )
+
+
+def _joined(*sentences: str) -> str:
+    return "; ".join(sentence for sentence in sentences if sentence)
+
+
+def _dtype(value: Any) -> tuple[str, str]:
+    """What Keras computes in, and the policy where it is not that of the weights."""
+    if isinstance(value, dict):
+        value = value.get("config")
+        value = value.get("name") if isinstance(value, dict) else None
+    name = value if isinstance(value, str) else ""
+    if name.startswith("mixed_"):
+        return name.removeprefix("mixed_"), name
+    return name, name if name in ("float16", "bfloat16") else ""
