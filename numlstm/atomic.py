@@ -66,5 +66,11 @@ def ready(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
+def apart(name: str, path: str | os.PathLike[str], other_name: str, other: str | os.PathLike[str]) -> None:
+    """Raise where a file to be written is one that is read, by whatever path."""
+    if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+        raise ValueError(f"{name} is the same file as {other_name}, {os.fspath(other)}; give {name} another name")
+
+
 def _unwritable(path: Path, error: OSError) -> OSError:
     return OSError(f"{path} cannot be written: {error.strerror}; nothing was changed")

@@ -3,38 +3,174 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
+
+from numlstm.terminal import printable, progress
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
 
 P = ParamSpec("P")
+FILE = click.Path(path_type=Path)  # whether it can be read is said by what reads it
+NAME = click.option("--name", help="Which LSTM, where the file holds several: a name that inspect gives.")
+BATCH_FIRST = click.option(
+    "--batch-first/--steps-first", default=None, help="What the file does not state: which axis comes first."
+)
 
 
 def sentences(command: Callable[P, None]) -> Callable[P, None]:
-    """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback."""
+    """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback.
+
+    What the library warns of is a line as well. Neither holds control characters that came with a file.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            command(*args, **kwargs)
-        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            with warnings.catch_warnings():
+                warnings.showwarning = _warn  # type: ignore[assignment]
+                command(*args, **kwargs)
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
             raise  # click's own ways of ending a command
         except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
-            raise click.ClickException(" ".join(str(error).split()) or type(error).__name__) from error
+            raise click.ClickException(_told(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"out of memory: {_line(str(error))}".rstrip(": ")) from error
 
     return wrapped
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return _line(f"{os.fsdecode(error.filename)}: {error.strerror}")
+    return _line(str(error)) or type(error).__name__
+
+
+def _warn(message: Warning | str, *where: Any) -> None:
+    click.echo(f"Warning: {_line(str(message))}", err=True)
+
+
+def _line(text: str) -> str:
+    return printable(" ".join(text.split()))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="numlstm", message="%(package)s %(version)s")
 def main() -> None:
     """An LSTM engine for the CPU with the interface of torch.nn.LSTM."""
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("--tensors", is_flag=True, help="List the tensors besides.")
+@sentences
+def inspect(file: Path, tensors: bool) -> None:
+    """Tell what LSTMs a model FILE holds.
+
+    A table of names, sizes and dtypes, and beneath it where they are and what hinders loading them. The exit code is 1
+    where it holds none.
+    """
+    from numlstm import listing
+
+    if not listing.show(file, tensors, click.echo):
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=FILE)
+@NAME
+@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of the parameters written.  [default: IN's]")
+@BATCH_FIRST
+@sentences
+def convert(source: Path, target: Path, name: str | None, dtype: str | None, batch_first: bool | None) -> None:
+    """Load the LSTM of model file IN, save it as OUT.
+
+    The suffix of OUT names the format: .safetensors, .npz or .onnx. OUT holds the LSTM alone, and replaces what was
+    there whole or not at all.
+    """
+    from numlstm import conversion
+
+    conversion.convert(source, target, name=name, dtype=dtype, batch_first=batch_first, echo=_say)
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, help="Where to write output, h_n and c_n: a .npz file.")
+@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@NAME
+@BATCH_FIRST
+@click.option(
+    "--chunk",
+    metavar="MB",
+    type=click.FloatRange(min=0, min_open=True),
+    default=64.0,
+    show_default=True,
+    help="Memory for a piece of the work. The results are the same bits.",
+)
+@sentences
+def run(
+    *,
+    model: Path,
+    input: Path,
+    out: Path,
+    state: Path | None,
+    name: str | None,
+    batch_first: bool | None,
+    chunk: float,
+) -> None:
+    """Run the LSTM of MODEL over the sequences in INPUT.
+
+    INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) where the batch comes first,
+    or (steps, features); a .npz file with such an array named input, and perhaps h_0 and c_0; or a .csv file, a row a
+    step. A .npy file may be larger than memory.
+    """
+    from numlstm import batch
+
+    batch.run(
+        model,
+        input,
+        out,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        chunk=int(chunk * 1e6),
+        progress=progress,
+        echo=_say,
+    )
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@NAME
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random input.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of a sequence.  [default: 50, fewer for large models]")
+@click.option("--batch", type=click.IntRange(min=1), help="Rows of the batch.  [default: 4]")
+@click.option("-o", "--out", type=FILE, help="Write the certificate to this file as well.")
+@sentences
+def check(model: Path, name: str | None, seed: int, steps: int | None, batch: int | None, out: Path | None) -> None:
+    """Check the LSTM of MODEL against the reference.
+
+    Both run on random input, the reference in higher precision. What is printed is a certificate: the file's SHA-256,
+    the versions, the errors, and what they may be. The exit code is 1 where an error is beyond its limit.
+    """
+    from numlstm import certificate
+
+    fault = certificate.check(model, name=name, seed=seed, steps=steps, batch=batch, out=out, echo=click.echo)
+    if fault:
+        raise RuntimeError(f"{model}: {fault}")
+
+
+def _say(text: str) -> None:
+    click.echo(_line(text))
 
 
 @main.command()

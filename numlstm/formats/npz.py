@@ -7,7 +7,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -41,30 +41,40 @@ def read(archive: zipfile.ZipFile) -> Contents:
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of an entry, held against its size."""
-    name = entry.filename
     try:
         with archive.open(entry) as file:
             start = io.BytesIO(file.read(HEADER))
-        version = np.lib.format.read_magic(start)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
-            raise ValueError(f"version {version} of the format is not known")
-        shape, _, dtype = readers[version](start)
+        shape, _, dtype = header(start, entry.file_size)
     except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ValueError(f"its entry {name!r} is no sound .npy file: {error}") from None
+        raise ValueError(f"its entry {entry.filename!r} is no sound .npy file: {error}") from None
+    return shape, dtype
+
+
+def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran order, and dtype of a ``.npy`` file of that size, of which the header is read.
+
+    Raises
+    ------
+    ValueError
+        It is damaged, states another size, or holds Python objects.
+    """
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"version {version} of the format is not known")
+    shape, fortran, dtype = readers[version](file)
     if dtype.hasobject:
         raise ValueError(
-            f"its entry {name!r} is an array of Python objects, which only a pickle can hold and none is run\n"
-            "Save arrays of numbers: np.savez(path, **{name: np.asarray(value, np.float32)})."
+            "it is an array of Python objects, which only a pickle can hold and none is run\n"
+            "Save arrays of numbers: np.asarray(value, np.float32)."
         )
-    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != entry.file_size - start.tell():
-        raise ValueError(
-            f"its entry {name!r} states shape {shape} of {dtype}, but holds {entry.file_size - start.tell()} bytes"
-        )
-    return shape, dtype
+    held = size - file.tell()
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"it states shape {shape} of {dtype}, but holds {held} bytes")
+    return shape, fortran, dtype
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:

@@ -1,0 +1,101 @@
+"""What the commands write to a terminal: text that moves no cursor, tables, and how far long work has come."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+PATIENCE = 1.0  # seconds before a bar appears
+
+
+def printable(text: str) -> str:
+    r"""The text with whatever is no visible character as its escape: a name from a file may hold control sequences.
+
+    Examples
+    --------
+    >>> printable("lstm\x1b[2J\n")
+    'lstm\\x1b[2J\\n'
+    >>> printable("größe lstm")
+    'größe lstm'
+    """
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """The text in at most `width` columns: of a long one the beginning and the end.
+
+    Examples
+    --------
+    >>> shortened("model.encoder.layers.0.lstm", 16)
+    'model.e...0.lstm'
+    """
+    if len(text) <= width:
+        return text
+    tail = (width - 3) // 2
+    return text[: width - 3 - tail] + "..." + text[len(text) - tail :]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> Iterator[str]:
+    """The lines of a table: columns named in `left` begin at the left, numbers end at the right.
+
+    Examples
+    --------
+    >>> for line in table(["name", "MB"], [["a", "1.250"], ["lstm", "10.000"]], left=["name"]):
+    ...     print(line)
+    name      MB
+    a      1.250
+    lstm  10.000
+    """
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        cells = (
+            cell.ljust(width) if name in left else cell.rjust(width)
+            for cell, width, name in zip(line, widths, header, strict=True)
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def size(count: int) -> str:
+    """Bytes in words.
+
+    Examples
+    --------
+    >>> size(448), size(5_430_000)
+    ('448 bytes', '5.4 MB')
+    """
+    return f"{count:,} bytes" if count < 100_000 else f"{count / 1e6:,.1f} MB"
+
+
+@contextmanager
+def progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A function that is told of every piece done: a bar on stderr after a second, nothing where that is no terminal.
+
+    Parameters
+    ----------
+    total : int
+        What the pieces add up to.
+    """
+    if not sys.stderr.isatty():
+        yield lambda piece: None
+        return
+    import click
+
+    begun, done = time.monotonic(), 0
+    with ExitStack() as stack:
+        bar = None
+
+        def advance(piece: int) -> None:
+            nonlocal bar, done
+            done += piece
+            if bar is not None:
+                bar.update(piece)
+            elif done < total and time.monotonic() - begun > PATIENCE:
+                bar = stack.enter_context(click.progressbar(length=total, file=sys.stderr))
+                bar.update(done)
+
+        yield advance
