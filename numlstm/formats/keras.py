@@ -23,7 +23,7 @@ from numlstm.formats.tensor import FLOATS
 from numlstm.formats.zips import entry_bytes
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
-FORMAT = "Keras"
+FORMAT = "Keras or HDF5"
 ASSUMED = (
     "the file has its weights and not what it computes with them: the activations tanh and sigmoid, batch before time, "
     "and time forward are assumed"

@@ -139,8 +139,8 @@ def parsed(text: str) -> Network:
     --------
     >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "hard_sigmoid"}}
     >>> (layer,) = parsed(json.dumps({"class_name": "Sequential", "config": {"layers": [lstm]}})).layers
-    >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem[:44])
-    lstm 4 its recurrent_activation is 'hard_sigmoid',
+    >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(",")[0])
+    lstm 4 its recurrent_activation is 'hard_sigmoid'
     """
     try:
         config = json.loads(text)
@@ -179,7 +179,7 @@ def _layer(network: Network, spec: Json, around: _Around) -> None:
         inside = config["layer"]
         _layer(network, inside, _inside(around, inside, f"{around.place}/layer", notes=(*around.notes, note)))
     elif any(_kind(part) in LSTMS for part in _parts(config)):
-        network.others.append(f"{around.name or 'the model'} is of the class {kind!r}, which has an LSTM within it")
+        network.others.append(f"{around.name or 'the model'!r} is of the class {kind!r}, which has an LSTM within it")
 
 
 def _kind(spec: Json) -> str:
@@ -417,7 +417,7 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
         network.others.append(f"{around.name!r} is a Bidirectional of a {_kind(ahead)}, not of an LSTM")
         return
     layer = replace(_described(around, ahead["config"], forward), backward=tuple(backward))
-    problem = layer.problem
+    problem = layer.problem or next((cell.problem for cell in backward if cell.problem), "")
     if ahead["config"].get("go_backwards") is True or (
         back is given and back["config"].get("go_backwards") is not True
     ):
