@@ -61,6 +61,21 @@ def extra_bytes(call: Callable[[], Any]) -> int:
     return max(0, allocated, touched)
 
 
+def high_water_above(act: Callable[[], Any]) -> int:
+    """Bytes of resident memory at the peak of an act beyond those before it, mapped files included.
+
+    What the act returns is alive while it is measured.
+    """
+    _give_back_free_pages()
+    if not _forget_high_water_mark():
+        raise NotImplementedError("this system does not tell the high-water mark of a part of a process's life")
+    before = _status("VmRSS")
+    kept = act()
+    peak = _status("VmHWM")
+    del kept
+    return peak - before
+
+
 def sees_pages() -> bool:
     """Whether this system tells the high-water mark; where it does not, only ``tracemalloc`` counts."""
     return _forget_high_water_mark()

@@ -11,6 +11,7 @@ buffers that it keeps, as ``lstm.forward(input, (h_0, c_0), out=out)`` does.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -227,3 +228,11 @@ def _only_what_onnx_has(line: Line, engine: str, dtypes: tuple[str, ...]) -> Non
 
 ENGINES: dict[str, Engine] = {"numlstm": numlstm, "torch": torch, "onnxruntime": onnxruntime, "openvino": openvino}
 PEERS = tuple(name for name in ENGINES if name != "numlstm")
+
+
+def save_with_torch(path: str | os.PathLike[str], parameters: Mapping[str, Array]) -> None:
+    """Write a state dict as PyTorch does."""
+    package_version("torch")
+    import torch
+
+    torch.save({name: torch.from_numpy(value) for name, value in parameters.items()}, path)

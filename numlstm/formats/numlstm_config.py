@@ -47,7 +47,8 @@ def _stated(found: Found, text: str) -> Found:
         known = json.loads(text)
         kind = known.pop("kind")
         flags = {name: known[name] for name in FLAGS if name in known}
-        sound = type(flags.get("batch_first", False)) is bool and 0 <= float(flags.get("dropout", 0.0)) <= 1
+        batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)
+        sound = type(batch_first) is bool and type(dropout) in (int, float) and 0 <= dropout <= 1
         config = found.config and replace(found.config, **flags)
         agrees = sound and kind == found.kind and known.items() <= asdict(config or Config(0, 0)).items()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

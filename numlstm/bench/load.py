@@ -1,0 +1,100 @@
+"""What loading a model file costs: time, and memory beyond the process's own.
+
+Files are written by who owns the format: numlstm, PyTorch for ``.pt``, h5py for ``.h5`` in Keras' layout of weights.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from numlstm.config import Config
+from numlstm.lstm import LSTM
+
+from .memory import high_water_above
+
+VOICE = Config(40, 256, num_layers=3)  # the grid's line
+
+
+def of_size(megabytes: float) -> Config:
+    """An LSTM of one layer whose float32 parameters take about as many MB.
+
+    Examples
+    --------
+    >>> config = of_size(100)
+    >>> sum(4 * np.prod(shape) for shape in config.parameter_shapes().values()).item() // 1_000_000
+    99
+    """
+    hidden_size = int((megabytes * 1e6 / 4 / 8) ** 0.5)  # input_size is hidden_size: 8 H**2 weights
+    return Config(hidden_size, hidden_size)
+
+
+def write(path: Path, config: Config) -> None:
+    """Write an LSTM of that configuration as the path's suffix says."""
+    net = LSTM(config.input_size, config.hidden_size, config.num_layers, seed=0)
+    writers: dict[str, Callable[[Path, LSTM], None]] = {".pt": _write_pt, ".h5": _write_h5}
+    writers.get(path.suffix, lambda path, net: net.save(path))(path, net)
+
+
+def _write_pt(path: Path, net: LSTM) -> None:
+    from .peers import save_with_torch
+
+    save_with_torch(path, net.state_dict())
+
+
+def _write_h5(path: Path, net: LSTM) -> None:
+    """Keras' weights-only layout; bias_hh is in the one bias that Keras has."""
+    import h5py
+
+    state = net.state_dict()
+    with h5py.File(path, "w") as file:
+        for layer in range(net.num_layers):
+            group = file.create_group(f"layers/lstm_{layer}/cell/vars" if layer else "layers/lstm/cell/vars")
+            group["0"] = np.ascontiguousarray(state[f"weight_ih_l{layer}"].T)
+            group["1"] = np.ascontiguousarray(state[f"weight_hh_l{layer}"].T)
+            group["2"] = state[f"bias_ih_l{layer}"] + state[f"bias_hh_l{layer}"]
+
+
+SUFFIXES = (".safetensors", ".npz", ".pt", ".onnx", ".h5")
+
+CHILD = """
+import json, sys
+from pathlib import Path
+import numlstm
+from numlstm.bench.load import loaded, peak_of_load
+small, large = map(Path, sys.argv[1:])
+loaded(small)  # every module that the format needs is imported, and the kernels are there
+print(json.dumps(peak_of_load(large)))
+"""
+
+
+def loaded(path: Path) -> list[LSTM]:
+    """Every LSTM of a file, each having made one call."""
+    from numlstm.files import find, load
+
+    nets = []
+    for found in find(path):
+        net = load(path, found.name)
+        assert isinstance(net, LSTM)
+        net(np.zeros((1, 1, net.input_size), np.float32))
+        nets.append(net)
+    return nets
+
+
+def peak_of_load(path: Path) -> int:
+    """Bytes that loading takes at its peak beyond what the process had, the LSTM that it gives included."""
+    return high_water_above(lambda: loaded(path))
+
+
+def peak_in_fresh_process(small: Path, large: Path) -> int:
+    """`peak_of_load` of a large file in a process that has loaded a small one of the same format."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(small), str(large)], capture_output=True, text=True, check=True, timeout=600
+    )
+    peak: int = json.loads(done.stdout)
+    return peak

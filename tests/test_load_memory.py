@@ -1,0 +1,50 @@
+"""What loading takes: at most 2.2 times a file of 100 MB, above the process's own."""
+
+from pathlib import Path
+
+import pytest
+from needs import leave_out, need
+
+from numlstm.bench import load
+from numlstm.bench.memory import high_water_above, sees_pages
+
+PROMISE = 2.2  # times the file's size
+MEGABYTES = 100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pages():
+    if not sees_pages():
+        leave_out("needs a system that tells the high-water mark of resident memory")
+
+
+@pytest.mark.parametrize("suffix", load.SUFFIXES)
+def test_a_large_file_is_held_about_twice(suffix, tmp_path):
+    for package in {".pt": ["torch"], ".onnx": ["onnx"], ".h5": ["h5py"]}.get(suffix, []):
+        need(package)
+    small, large = tmp_path / f"small{suffix}", tmp_path / f"large{suffix}"
+    load.write(small, load.VOICE)
+    load.write(large, load.of_size(MEGABYTES))
+    size = large.stat().st_size
+    assert size > 0.98e6 * MEGABYTES
+    times = load.peak_in_fresh_process(small, large) / size
+    print(f"{suffix}: {times:.2f} times")
+    assert 0.9 < times  # the panels alone: the measure sees them
+    if suffix in (".safetensors", ".pt", ".npz", ".h5"):
+        assert times <= PROMISE
+    else:  # a protocol buffer is parsed whole before anything is read from it
+        assert times <= PROMISE + 1.2
+
+
+def test_the_measure_sees_a_third_copy(tmp_path):
+    """A loader that keeps everything twice more is found out."""
+    path = tmp_path / "large.npz"
+    load.write(path, load.of_size(20))
+    size = path.stat().st_size
+
+    def wasteful():
+        data = bytearray(Path(path).read_bytes()), bytearray(Path(path).read_bytes())
+        return data, load.loaded(path)
+
+    load.loaded(path)
+    assert high_water_above(wasteful) / size > PROMISE
