@@ -15,7 +15,7 @@ MEGABYTES = 20 if QUICK else 100
 class Files:
     """One file of every format, written once."""
 
-    params = list(load.SUFFIXES)
+    params = load.SUFFIXES
     param_names = ("format",)
     timeout = 600.0
 

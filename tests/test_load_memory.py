@@ -29,7 +29,7 @@ def test_a_large_file_is_held_about_twice(suffix, tmp_path):
     assert size > 0.98e6 * MEGABYTES
     times = load.peak_in_fresh_process(small, large) / size
     print(f"{suffix}: {times:.2f} times")
-    assert 0.9 < times  # the panels alone: the measure sees them
+    assert times > 0.9  # the panels alone: the measure sees them
     if suffix in (".safetensors", ".pt", ".npz", ".h5"):
         assert times <= PROMISE
     else:  # a protocol buffer is parsed whole before anything is read from it

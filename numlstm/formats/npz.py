@@ -14,7 +14,7 @@ import numpy as np
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.found import Contents
 from numlstm.formats.tensor import Array, Tensor
-from numlstm.formats.zips import entry_bytes
+from numlstm.formats.zips import DAMAGED
 
 SUFFIX = ".npy"
 HEADER = 1 << 16  # bytes in which an array's header must end
@@ -45,7 +45,7 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int
         with archive.open(entry) as file:
             start = io.BytesIO(file.read(HEADER))
         shape, _, dtype = header(start, entry.file_size)
-    except (ValueError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (ValueError, *DAMAGED) as error:
         raise ValueError(f"its entry {entry.filename!r} is no sound .npy file: {error}") from None
     return shape, dtype
 
@@ -78,8 +78,13 @@ def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[A
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:
-    data = entry_bytes(archive, name)
-    array: Array = np.load(io.BytesIO(data), allow_pickle=False)
+    """The numbers of an entry whose header was found to state no more than the entry holds."""
+    try:
+        with archive.open(name) as file:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+            file.read()  # to the end, where the checksum is held against the bytes
+    except DAMAGED as error:
+        raise ValueError(f"its entry {name!r} is damaged: {error}") from None
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

@@ -8,13 +8,15 @@ entry is read, or not at all.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from typing import BinaryIO
 
 RATIO = 32  # how much larger than the file everything in it may be; trained weights compress by a tenth
 ALWAYS = 1 << 20  # bytes that any archive may unpack to
 ENTRIES = 100_000
-CENTRAL_DIRECTORY_ENTRY = 46  # bytes at least, without its name
-LOCAL_HEADER = 30
+LOCAL_HEADER = 30  # bytes at least
+PIECE = 1 << 20
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)  # as zipfile raises
 
 
 def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
@@ -70,16 +72,20 @@ def _apart(entries: list[zipfile.ZipInfo], size: int) -> None:
             raise ValueError(f"its entry {entry.filename!r} ends beyond the end of the file")
 
 
-def entry_bytes(archive: zipfile.ZipFile, name: str) -> bytes:
+def entry_bytes(archive: zipfile.ZipFile, name: str) -> bytearray:
     """One entry, unpacked, with its checksum checked; never more bytes than its directory states."""
     try:
         entry = archive.getinfo(name)
+        data = bytearray(entry.file_size)  # bounded by `open_zip`
+        end = 0
         with archive.open(entry) as file:
-            data = file.read(entry.file_size + 1)
+            while piece := file.read(PIECE):  # in pieces, or the library would hold the entry twice
+                data[end : end + len(piece)] = piece
+                end += len(piece)
     except KeyError:
         raise ValueError(f"it has no entry {name!r}") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(f"its entry {name!r} is damaged: {error}") from None
-    if len(data) != entry.file_size:
-        raise ValueError(f"its entry {name!r} holds {len(data)} bytes, not the {entry.file_size} that it states")
+    if end != entry.file_size:
+        raise ValueError(f"its entry {name!r} holds {end} bytes, not the {entry.file_size} that it states")
     return data
