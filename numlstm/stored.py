@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,35 +55,37 @@ class Stored:
             raise
         return cls(file, dtype, shape)
 
-    def _boxes(self, outer: slice, inner: slice, mode: str = "r") -> Iterator[tuple[slice, Array]]:
-        """The part [outer, inner] by runs of its first axis: which of them, and a view. No map is large."""
+    def _boxes(
+        self, outer: slice, inner: slice, mode: Literal["r", "r+"] = "r"
+    ) -> Iterator[tuple[tuple[slice, slice], Array]]:
+        """The part [outer, inner] in boxes: where in it each is, and a view of the file. No map exceeds a span."""
         _, width, features = self.shape
-        step = width * features * self.dtype.itemsize
-        many = max(1, SPAN // max(1, step))
-        if not step or inner.stop <= inner.start:
+        one = features * self.dtype.itemsize
+        if not one or inner.stop <= inner.start:
             return
+        whole = width * one <= SPAN  # several of the first axis, whole, or some of one
+        many, most = (SPAN // (width * one), inner.stop - inner.start) if whole else (1, max(1, SPAN // one))
         for begin in range(outer.start, outer.stop, many):
             end = min(begin + many, outer.stop)
-            # of a single one only what is wanted is mapped, for it alone may be larger than the span
-            first, count = (inner.start, inner.stop - inner.start) if end - begin == 1 else (0, width)
-            at = self.offset + begin * step + first * features * self.dtype.itemsize
-            view: Array = np.memmap(self.file, self.dtype, mode, at, (end - begin, count, features))  # type: ignore[call-overload]
-            yield (
-                slice(begin - outer.start, end - outer.start),
-                view[:, inner.start - first : inner.stop - first],
-            )
+            for left in range(inner.start, inner.stop, most):
+                right = min(left + most, inner.stop)
+                at, wide = (0, width) if whole else (left, right - left)
+                offset = self.offset + (begin * width + at) * one
+                view: Array = np.memmap(self.file, self.dtype, mode, offset, (end - begin, wide, features))
+                of_part = slice(begin - outer.start, end - outer.start), slice(left - inner.start, right - inner.start)
+                yield of_part, view[:, left - at : right - at]
 
     def read(self, outer: slice, inner: slice) -> Array:
         """A copy of the part [outer, inner]."""
         part = np.empty((outer.stop - outer.start, inner.stop - inner.start, self.shape[2]), self.dtype)
-        for run, view in self._boxes(outer, inner):
-            part[run] = view
+        for box, view in self._boxes(outer, inner):
+            part[box] = view
         return part
 
     def write(self, outer: slice, inner: slice, part: Array) -> None:
         """Let the part [outer, inner] be these numbers."""
-        for run, view in self._boxes(outer, inner, "r+"):
-            view[...] = part[run]
+        for box, view in self._boxes(outer, inner, "r+"):
+            view[...] = part[box]
 
     def dump(self, into: IO[bytes], shape: tuple[int, ...]) -> None:
         """Write it as a ``.npy`` file of that shape, without the whole of it in memory."""

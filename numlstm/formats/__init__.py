@@ -68,6 +68,10 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
     file.seek(0)
     if not start:
         raise ValueError("it is empty")
+    from numlstm.formats import safetensors
+
+    if safetensors.looks_like(start):  # first, since the length that it begins with may be the bytes of any other mark
+        return safetensors.read(file, path)
     if start.startswith(ZIP):
         return _of_zip(file, size)
     if start.startswith(HDF5):
@@ -78,10 +82,6 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
         from numlstm.formats import torch_legacy
 
         return torch_legacy.read(file, size)
-    from numlstm.formats import safetensors
-
-    if safetensors.looks_like(start):
-        return safetensors.read(file, path)
     from numlstm.formats import onnx
 
     if onnx.looks_like(start):
