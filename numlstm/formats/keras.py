@@ -138,7 +138,7 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
 
 def _older(file: hdf5.Hdf5, root: str) -> str:
     """The warning that an old file of weights alone calls for."""
-    version = file.attributes[root].get("keras_version")
+    version = file.attributes.get(root, {}).get("keras_version")
     match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None or (int(match[1]), int(match[2])) >= HARD_BEFORE:
         return ""
