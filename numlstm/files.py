@@ -27,8 +27,8 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
     ----------
     path : path
         A file of PyTorch (``.pt``, ``.pth``, ``.ckpt``, ``.bin``: state dicts, checkpoints, pickled modules,
-        TorchScript), ``.safetensors``, ``.npz``, ``.onnx`` (extra ``onnx``), or of Keras (``.keras``, ``.h5``; extra
-        ``keras``). What it holds decides, not its name; nothing in it is run.
+        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). What it
+        holds decides, not its name; nothing in it is run.
     name : str, optional
         Which one, where there are several: a name that `find` gives.
 

@@ -14,7 +14,9 @@ import pytest
 from needs import need
 
 import numlstm
-from numlstm.formats import keras, keras_config
+from numlstm.formats import keras, keras_config, keras_weights
+from numlstm.formats.hdf5 import Hdf5
+from numlstm.formats.tensor import Tensor
 
 FIXTURES = Path(__file__).with_name("fixtures") / "keras"
 ZOOS = [f"keras{version}_zoo.{suffix}" for version in (2, 3) for suffix in ("keras", "h5")]
@@ -491,6 +493,24 @@ def test_a_long_chain_takes_no_long_time():
 
 
 # Old files, and archives that are none
+
+
+def test_the_oldest_files_have_a_list_of_layers_alone():
+    network = keras_config.parsed(json.dumps({"class_name": "Sequential", "config": [lstm()]}))
+    assert [one.name for one in network.layers] == ["lstm"]
+
+
+def test_the_oldest_files_have_the_cells_of_a_stack_in_one_place():
+    shapes = {"kernel:0": (3, 8), "kernel_1:0": (2, 8), "recurrent_kernel:0": (2, 8), "recurrent_kernel_1:0": (2, 8)}
+    tensors = {f"rnn/rnn/{name}": Tensor.of(np.zeros(shape)) for name, shape in shapes.items()}
+    names = ["rnn/kernel:0", "rnn/recurrent_kernel:0", "rnn/kernel_1:0", "rnn/recurrent_kernel_1:0"]
+    file = Hdf5(tensors, {"": {}, "rnn": {"weight_names": names}})
+    first, second = keras_weights.listed(file, "")["rnn"]
+    assert (first.tensors["kernel"][0], second.tensors["kernel"][0]) == ("rnn/rnn/kernel:0", "rnn/rnn/kernel_1:0")
+
+
+def test_a_list_of_names_in_several_attributes():
+    assert keras_weights.texts({"n0": ["a", "b"], "n1": ["c"], "n3": ["d"]}, "n") == ["a", "b", "c"]
 
 
 def test_an_old_file_of_weights_alone_warns_of_hard_sigmoid(tmp_path):

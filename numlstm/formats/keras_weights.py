@@ -8,6 +8,7 @@ the model, with ``vars/0``, ``vars/1``, …. The older .h5 has for each outermos
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -81,15 +82,19 @@ def listed(file: Hdf5, root: str) -> dict[str, list[Weights]]:
         layer = path.removeprefix(prefix)
         if not path.startswith(prefix) or not layer or "/" in layer or layer in OPTIMIZER:
             continue
-        cells: dict[str, dict[str, tuple[str, Tensor]]] = {}
+        cells: dict[tuple[str, int], dict[str, tuple[str, Tensor]]] = {}
+        met: Counter[tuple[str, str]] = Counter()
         for name in texts(attributes, "weight_names"):
             match = KERNEL.fullmatch(name)
             full = f"{path}/{name}"
             if match is not None and full in file.tensors:
-                cells.setdefault(match["cell"] or "", {})[match["own"]] = (full, file.tensors[full])
+                # the oldest files have kernel:0 and kernel_1:0 in one place for two cells in a stack
+                inner, own = match["cell"] or "", match["own"]
+                cells.setdefault((inner, met[inner, own]), {})[own] = (full, file.tensors[full])
+                met[inner, own] += 1
         found[layer] = [
-            Weights(f"{path}/{cell}".rstrip("/"), tensors, cell)
-            for cell, tensors in cells.items()
+            Weights(f"{path}/{inner}".rstrip("/"), tensors, inner)
+            for (inner, _), tensors in cells.items()
             if "kernel" in tensors and "recurrent_kernel" in tensors
         ]
     return {layer: weights for layer, weights in found.items() if weights}
