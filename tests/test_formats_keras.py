@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+import tracemalloc
 import warnings
 import zipfile
 from pathlib import Path
@@ -490,6 +492,43 @@ def test_a_long_chain_takes_no_long_time():
     entries = [{"class_name": "Dropout", "config": {"name": f"d{k}"}} for k in range(20_000)]
     network = sequential(lstm(return_sequences=True), *entries, {**lstm(), "config": {"name": "b", "units": 2}})
     assert [one.follows for one in network.layers] == ["", ""]  # a few no-ops are looked through, not thousands
+
+
+def nested(inside, levels):
+    for level in range(levels):
+        inside = [{"class_name": "Sequential", "config": {"name": f"m{level}", "layers": inside}}]
+    return inside[0]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        nested([{"class_name": "A", "config": {"name": str(k)}} for k in range(20_000)], 30),
+        nested([{"class_name": "A", "config": {"name": "a", "junk": [{} for _ in range(200_000)]}}], 30),
+        nested([{"class_name": "LSTM", "config": {"name": str(k), "units": 1}} for k in range(5000)], 30),
+        {"class_name": "Sequential", "config": {"name": "n" * 500_000, "layers": [lstm()]}},
+        nested([lstm() | {"config": {"name": "n" * 2000, "units": 1}}], 1),
+        nested([{"class_name": "C" * 500_000, "config": {"name": "c", "layers": [lstm()]}}], 1),
+    ],
+    ids=["many layers deep", "much else deep", "many LSTMs deep", "long root", "long name", "long class"],
+)
+def test_a_configuration_takes_no_more_than_its_size_justifies(config):
+    text = json.dumps(config)
+
+    def parsed():
+        try:
+            keras_config.parsed(text)
+        except ValueError as error:
+            assert "letters" in str(error)
+
+    begin = time.perf_counter()
+    parsed()
+    assert time.perf_counter() - begin < 2  # a fifth of a second or less on a machine of its own
+    tracemalloc.start()
+    parsed()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 60 * len(text) + (1 << 20)
 
 
 # Old files, and archives that are none

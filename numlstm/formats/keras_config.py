@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 DEPTH = 32  # models in models and wrappers in wrappers
+NAME = 1024  # letters of the names, or classes, of a layer and of all around it
 NO_OPS = {  # what does nothing outside training
     "ActivityRegularization",
     "AlphaDropout",
@@ -211,9 +212,12 @@ def _trainable(config: Any, around: _Around) -> bool:
 
 def _inside(around: _Around, spec: Json, place: str, **changes: Any) -> _Around:
     """What stands around a layer within this one, the layer's own name included."""
+    names = (*around.names, _name(spec))
+    if sum(map(len, names)) > NAME or len(place) > NAME:  # every layer within it repeats them
+        raise ValueError(f"its configuration has layers whose names and classes take more than {NAME} letters")
     return replace(
         around,
-        names=(*around.names, _name(spec)),
+        names=names,
         place=place,
         trainable=_trainable(spec.get("config"), around),
         depth=around.depth + 1,
@@ -319,7 +323,18 @@ def _references(value: Any) -> Iterator[tuple[str, bool]]:
 
 
 def _masks(entry: Json) -> bool:
-    return any(part.get("mask_zero") is True or _kind(part) == "Masking" for part in _parts(entry))
+    """Whether it is a layer, or has one within it, that masks steps."""
+    waiting: list[Any] = [entry]
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, dict):
+            config = entry.get("config")
+            if _kind(entry) == "Masking" or (isinstance(config, dict) and config.get("mask_zero") is True):
+                return True
+            waiting += _entries(config)
+            if isinstance(config, dict):
+                waiting.append(config.get("layer"))
+    return False
 
 
 def _model(network: Network, kind: str, config: Any, entries: list[Json], around: _Around) -> None:
@@ -337,7 +352,7 @@ def _model(network: Network, kind: str, config: Any, entries: list[Json], around
         warnings = list(around.warnings)
         extra = graph.sources[name][1:] if graph.calls[name] == 1 else []
         if extra:
-            given = ", ".join(repr(source) for source in dict.fromkeys(extra))
+            given = ", ".join(repr(source) for source in list(dict.fromkeys(extra))[:4])
             warnings.append(f"Keras gives it more than its input, from {given}: pass the initial states as (h_0, c_0)")
         before = graph.before(name)
         _layer(
