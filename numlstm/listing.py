@@ -83,7 +83,7 @@ def _row(found: Found) -> list[str]:
     name = shortened(printable(found.name or UNNAMED), NAME)
     config = found.config
     if config is None:
-        return [name, found.kind, "-", "-", "-", "-", "-", "-", found.dtype, "-"]
+        return [name, found.kind, "-", "-", "-", "-", "-", "-", found.dtype or "-", "-"]
     sizes = (config.input_size, config.hidden_size, config.proj_size or "-", config.num_layers, config.num_directions)
     count = sum(map(prod, config.parameter_shapes().values()))
     nbytes = sum(tensor.nbytes for tensor in found.parameters.values())
