@@ -118,6 +118,7 @@ class _Around:
     place: str = ""
     trainable: bool = True
     masked: str = ""
+    masking: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     follows: str = ""
@@ -152,7 +153,7 @@ def parsed(text: str) -> Network:
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("its configuration is not that of a Keras model: it has no class_name")
     network = Network()
-    _layer(network, config, _Around())
+    _layer(network, config, _Around(masking=_masking(config)))
     return network
 
 
@@ -284,11 +285,11 @@ class _Graph:
                 return name if self.calls[name] == 1 else ""
         return ""
 
-    def masked(self) -> dict[str, str]:
+    def masked(self, masking: frozenset[int]) -> dict[str, str]:
         """The layers that a mask reaches, and the layer that makes it."""
         reached: dict[str, str] = {}
         for name, entry in self.entries.items():
-            if _masks(entry):
+            if id(entry) in masking:
                 self._spread(reached, name, name)
         for name, maker in self.masks.items():
             if name not in reached:
@@ -322,24 +323,26 @@ def _references(value: Any) -> Iterator[tuple[str, bool]]:
             waiting += [(inner, is_mask) for inner in reversed(value)]
 
 
-def _masks(entry: Json) -> bool:
-    """Whether it is a layer, or has one within it, that masks steps."""
-    waiting: list[Any] = [entry]
+def _masking(config: Json) -> frozenset[int]:
+    """The identities of the layers that mask steps, and of all that have one within them."""
+    found: set[int] = set()
+    waiting: list[tuple[Any, tuple[int, ...]]] = [(config, ())]
     while waiting:
-        entry = waiting.pop()
-        if isinstance(entry, dict):
-            config = entry.get("config")
-            if _kind(entry) == "Masking" or (isinstance(config, dict) and config.get("mask_zero") is True):
-                return True
-            waiting += _entries(config)
-            if isinstance(config, dict):
-                waiting.append(config.get("layer"))
-    return False
+        entry, around = waiting.pop()
+        if not isinstance(entry, dict) or len(around) > DEPTH:
+            continue
+        config, around = entry.get("config"), (*around, id(entry))
+        if _kind(entry) == "Masking" or (isinstance(config, dict) and config.get("mask_zero") is True):
+            found.update(around)
+        waiting += [(inner, around) for inner in _entries(config)]
+        if isinstance(config, dict):
+            waiting.append((config.get("layer"), around))
+    return frozenset(found)
 
 
 def _model(network: Network, kind: str, config: Any, entries: list[Json], around: _Around) -> None:
     graph = _Graph(kind, config, entries)
-    masked = graph.masked()
+    masked = graph.masked(around.masking)
     counts: dict[str, int] = {}
     prefix = f"{around.place}/layers" if around.place else "layers"
     if len(graph.entries) != len(entries):
