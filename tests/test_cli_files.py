@@ -1,5 +1,6 @@
 """inspect, convert, run and check: results to the bit, files whole or not at all, one line where something is wrong."""
 
+import hashlib
 import os
 import pty
 import re
@@ -712,7 +713,7 @@ class TestCheck:
         sizes = repr(lstm).removesuffix(")")
         assert facts["model"].startswith(sizes.split(", num_layers")[0].split(", proj_size")[0])
         assert str(lstm.dtype) in facts["engine"] and np.__version__ in facts["engine"]
-        digest = __import__("hashlib").sha256((folder / "m.npz").read_bytes()).hexdigest()
+        digest = hashlib.sha256((folder / "m.npz").read_bytes()).hexdigest()
         assert facts["file"].endswith(f"SHA-256 {digest}")
         assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", facts["date"])
         assert facts["seed"] == "0"
