@@ -7,7 +7,7 @@ where `torch.nn.LSTM` would have it. Only operators that move numbers are run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ MOVES = frozenset(
 SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # what computes a shape for Reshape, besides
 STEPS, BATCH = 7, 11  # of the probe, where the file does not state them; in no shape by chance
 BETWEEN = 64  # operators between two layers
-BEHIND = 16  # operators behind the last, in a row
+BEHIND = 16  # operators behind the last
 PROBE = 1 << 21  # numbers in a probe at most
 STATES = 2_000  # values looked at for where a state comes from
 
@@ -93,7 +93,7 @@ def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list
             below not in above
             and below is not layer
             and layer.fits_on(below)
-            and _used_only_by(below, layer, between, graph)
+            and _used_only_in(Value(below.node.scope, below.node.outputs[0]), layer.node, between, graph)
             and _stacks(below, layer, between, graph, constants)
             and not _starts_from(layer, graph, {each.node for each in layers})
         ):
@@ -113,42 +113,48 @@ def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list
 
 def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) -> tuple[Layer, set[Node]] | None:
     """The one layer from whose output alone this one's input is moved, and the nodes that move it."""
-    start = graph.input_of(layer.node, 0)
-    pending, seen = [start], set()
-    between: set[Node] = set()
-    below = None
+    end = graph.input_of(layer.node, 0)
+    found = None if end is None else _between(end, by_output.keys(), graph)
+    if found is None or len(found[0]) != 1:
+        return None
+    return by_output[found[0].pop()], found[1]
+
+
+def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tuple[set[Value], set[Node]] | None:
+    """From which of these values, and constants, a value is moved and by which nodes; None where by others as well."""
+    pending: list[Value | None] = [end]
+    seen: set[Value] = set()
+    reached: set[Value] = set()
+    nodes: set[Node] = set()
     while pending:
         value = pending.pop()
         if value is None or value in seen:
             continue
         seen.add(value)
-        source = by_output.get(value)
-        if source is not None:
-            if below not in (None, source):
-                return None
-            below = source
+        if value in starts:
+            reached.add(value)
             continue
         node = graph.maker(value)
         if node is None or node.op == "Constant":
             if node is None and value.name not in value.scope.initializers:
                 return None
             continue
-        if node.op not in MOVES | SHAPES or node.domain or len(between) > BETWEEN:
+        if node.op not in MOVES | SHAPES or node.domain or len(nodes) > BETWEEN:
             return None
-        between.add(node)
+        nodes.add(node)
         pending.extend(graph.input_of(node, index) for index in range(len(node.inputs)))
-    return None if below is None else (below, between)
+    return reached, nodes
 
 
-def _used_only_by(below: Layer, layer: Layer, between: set[Node], graph: Graph) -> bool:
-    """Whether the output of a layer goes to the next and nowhere else."""
-    pending = [graph.output_of(below.node, 0)]
+def _used_only_in(start: Value, end: Value | Node, between: set[Node], graph: Graph) -> bool:
+    """Whether what a layer puts out goes through these nodes to the end alone: a value, or the input of a node."""
+    pending: list[Value | None] = [start]
     while pending:
         value = pending.pop()
-        if value is None:
+        if value is None or value == end:
             continue
         for use in graph.readers(value):
-            if use.node is layer.node and use.place == 0:
+            if use.node is end and use.place == 0:
                 continue
             if use.node not in between or use.node is None or use.node.op not in MOVES:
                 return False
@@ -238,19 +244,18 @@ def _swaps(node: Node) -> bool:
 
 def _leaves_batch_first(last: Layer, output: Value, graph: Graph, constants: Constants) -> bool:
     """Whether the output of the last layer is moved, before anything else happens to it, to have the batch first."""
-    row = []
-    value: Value | None = output
-    for _ in range(BEHIND):
-        if value is None:
-            break
-        uses = graph.readers(value)
-        if len(uses) != 1 or uses[0].node is None or uses[0].node.op not in MOVES:
-            break
-        row.append(uses[0].node)
-        value = graph.output_of(row[-1], 0)
-    for probe, wanted in _probes(last, set(row), graph, constants):
-        for node in row:
+    nodes: dict[Node, None] = {}
+    pending: list[Value | None] = [output]
+    while pending and len(nodes) < BEHIND:
+        value = pending.pop(0)
+        uses = [] if value is None else graph.readers(value)
+        moved = [use.node for use in uses if use.node is not None and use.node.op in MOVES and not use.node.domain]
+        nodes.update(dict.fromkeys(moved))
+        pending.extend(graph.output_of(node, 0) for node in moved)
+    for probe, wanted in _probes(last, set(nodes), graph, constants):
+        for node in nodes:
             end = graph.output_of(node, 0)
             if end is not None and _gives(output, end, probe, wanted.swapaxes(0, 1), constants):
-                return True
+                found = _between(end, {output}, graph)
+                return found is not None and _used_only_in(output, end, found[1], graph)
     return False

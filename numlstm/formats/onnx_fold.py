@@ -89,7 +89,8 @@ RESULT: dict[str, Callable[[list[Any], Node], int]] = {
     "Shape": lambda arrays, _: LARGE * int(arrays[0].ndim),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _short),
 }  # bytes of the result, at most, of every operator that is run
-KEEPS_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # not these: they make one of their own
+FIRST = {"DequantizeLinear": 19}  # opsets that the reference implementation begins with; before, the same was meant
+OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # these make one of their own; the others keep it
 
 
 class Constants:
@@ -156,7 +157,7 @@ class Constants:
         for index, array in enumerate(made):
             output = self.graph.output_of(node, index)
             if output is not None:
-                dtype = array.dtype.name if node.op in KEEPS_DTYPE else read[0].dtype
+                dtype = array.dtype.name if node.op in OWN_DTYPE else read[0].dtype
                 known[output] = Folded(array, dtype)
         if value not in known:
             raise ValueError(f"{node} does not make {value.name!r}")
@@ -224,9 +225,8 @@ def _run(node: Node, arrays: list[Array | None]) -> list[Array]:
         given.name, given.ref_attr_name = name, ""
     wanted = [name for name in outputs if name]
     named = [name for name in inputs if name]
-    function = helper.make_function(
-        "numlstm", "one", named, wanted, [proto], [helper.make_opsetid("", max(node.scope.opset, 1))]
-    )
+    version = max(node.scope.opset, FIRST.get(node.op, 1))
+    function = helper.make_function("numlstm", "one", named, wanted, [proto], [helper.make_opsetid("", version)])
     feeds = {name: array for name, array in zip(inputs, arrays, strict=True) if name}
     try:
         made = dict(zip(wanted, ReferenceEvaluator(function).run(None, feeds, attributes={}), strict=True))

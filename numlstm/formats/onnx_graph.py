@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 MAIN = ("", "ai.onnx")  # two names of the domain of ONNX's own operators
 DEPTH = 64  # scopes within each other; protobuf's own limit allows 33 graphs
-CALLS = 50_000  # nodes met by calling functions, beyond those that the file holds
+CALLS = 20_000  # nodes met by calling functions, beyond those that the file holds
 ALIASES = 1_000
 
 
@@ -67,7 +67,7 @@ class Node:
         return found
 
     def __str__(self) -> str:
-        return f"the {self.op} node {self.proto.name!r}" if self.proto.name else f"a {self.op} node"
+        return f"the {self.op} node {self.proto.name!r}" if self.proto.name else f"an unnamed {self.op} node"
 
 
 class Use(NamedTuple):

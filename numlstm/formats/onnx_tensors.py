@@ -73,34 +73,41 @@ def count_fields(data: bytes, descriptor: Any) -> int:
             inside[of.full_name] = {field.number: field.message_type for field in of.fields if field.message_type}
         return inside[of.full_name]
 
-    count = 0
-    pending = [(0, len(data), descriptor)]
-    while pending:
-        at, end, of = pending.pop()
-        known = messages(of)
-        while at < end:
-            count += 1
-            if count > limit:
-                raise ValueError(f"it has more than {limit} fields in {len(data)} bytes, which no model has")
-            tag, at = _varint(data, at, end)
-            kind = tag & 7
-            if kind == 0:
-                _, at = _varint(data, at, end)
-            elif kind == 2:
-                length, at = _varint(data, at, end)
-                if tag >> 3 in known:
-                    pending.append((at, at + length, known[tag >> 3]))
+    count, at, end, known = 0, 0, len(data), messages(descriptor)
+    around: list[tuple[int, dict[int, Any]]] = []  # end and fields of the messages that this one is in
+    while True:
+        while at == end and around:
+            end, known = around.pop()
+        if at == end:
+            return count
+        count += 1
+        if count > limit:
+            raise ValueError(f"it has more than {limit} fields in {len(data)} bytes, which no model has")
+        tag, at = _varint(data, at, end)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _varint(data, at, end)
+        elif kind == 2:
+            length, at = _varint(data, at, end)
+            if at + length > end:
+                raise ValueError(f"it is damaged or cut short: a field ends at byte {at + length}, beyond {end}")
+            inner = known.get(tag >> 3)
+            if inner is None:
                 at += length
-            elif kind in (1, 5):
-                at += 8 if kind == 1 else 4
-            else:
-                raise ValueError(f"it is no ONNX model, or damaged: a field of wire type {kind} at byte {at}")
+            elif length:
+                around.append((end, known))
+                end, known = at + length, messages(inner)
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
             if at > end:
                 raise ValueError(f"it is damaged or cut short: a field ends at byte {at}, beyond {end}")
-    return count
+        else:
+            raise ValueError(f"it is no ONNX model, or damaged: a field of wire type {kind} at byte {at}")
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    if at < end and data[at] < 128:
+        return data[at], at + 1
     value = 0
     for count in range(VARINT):
         if at >= end:
