@@ -22,6 +22,7 @@ NAME = re.compile(
 SEPARATORS = "./_"
 GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
 
+FLAGS = ("batch_first", "dropout")  # what tensors do not say
 Group = dict[str, Tensor]  # by own name
 
 
@@ -103,9 +104,10 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
     if isinstance(config, str):
         return replace(found, problem=config)
     said = _misfits(prefix, kind, config, own)
-    config = replace(config, **{flag: value for flag, value in flags.items() if kind == "LSTM"})
     if said:
         return replace(found, config=None, problem="; ".join(said))
+    if kind == "LSTM":
+        config = replace(config, **{flag: flags[flag] for flag in FLAGS if flag in flags})
     # in the order of the state dict, which a file need not keep
     order = config.parameter_shapes()
     suffix = "" if kind == "LSTM" else "_l0"

@@ -1,0 +1,83 @@
+"""PyTorch's format from before 1.6: five pickles in a row, then each storage as a count and its numbers.
+
+The pickles: a magic number, the version 1001, facts of the system (its byte order), the object, and the keys of the
+storages in the order in which they follow (torch/serialization.py, ``_legacy_save``, of PyTorch 2.13).
+"""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from numlstm.formats import torch_tree
+from numlstm.formats.found import Contents
+from numlstm.formats.tensor import WIDTHS, Array
+from numlstm.formats.unpickle import Bounded, Machine, Name, Storage, storage
+
+MAGIC = 0x1950A86A20F9469CFC6C
+VERSION = 1001
+COUNT = 8  # bytes before a storage, which state how many numbers it has
+
+
+def read(file: BinaryIO, size: int) -> Contents:
+    """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
+    source = Bounded(file, size)
+    widths: dict[str, int] = {}
+
+    def of_identity(identity: Any) -> Storage:
+        """A storage, or a part of one: since 0.2 an id may end in (key of the part, offset, count)."""
+        whole = storage(identity)
+        if len(identity) > 5 and identity[5] is not None:
+            raise ValueError(
+                "it has storages that are parts of others, as PyTorch before 0.4 wrote them\n"
+                "Load it with PyTorch and save it again."
+            )
+        if isinstance(identity[1], Name) and not whole.dtype:
+            raise ValueError("it has a storage without a number type, which its format cannot hold")
+        widths[whole.key] = WIDTHS.get(whole.dtype) or np.dtype(whole.dtype).itemsize
+        return whole
+
+    first = Machine(source).load()
+    if first != MAGIC or type(first) is not int:
+        raise ValueError(
+            "it is a Python pickle, but not one of PyTorch's\n"
+            "What a pickle holds is known only to the program that wrote it: save the state dict with torch.save, "
+            "or the arrays with numpy.savez."
+        )
+    if Machine(source).load() != VERSION:
+        raise ValueError("it is a PyTorch file of a version of the format that is not known")
+    system = Machine(source).load()
+    little = system.get("little_endian", True) if isinstance(system, dict) else None
+    if type(little) is not bool:
+        raise ValueError("it is a PyTorch file that does not say its byte order")
+    order = "<" if little else ">"
+    root = Machine(source, of_identity).load()
+    keys = Machine(source).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+        raise ValueError("it is a PyTorch file without a list of its storages")
+    places: dict[str, tuple[int, int]] = {}
+    at = file.tell()
+    for key in keys:
+        if key not in widths:
+            raise ValueError(f"its storage {key!r} is not referred to, so that its number type is unknown")
+        file.seek(at)
+        stated = file.read(COUNT)
+        count = int.from_bytes(stated, "little" if little else "big")
+        begin, at = at + COUNT, at + COUNT + count * widths[key]
+        if len(stated) < COUNT or at > size:
+            raise ValueError(f"it is cut short: its storage {key!r} states {count} numbers")
+        places[key] = (begin, count)
+
+    def numbers(of: Storage, dtype: str) -> Array:
+        if of.key not in places:
+            raise ValueError(f"its storage {of.key!r} is missing")
+        begin, count = places[of.key]
+        if count < of.count:
+            raise ValueError(f"its storage {of.key!r} holds {count} numbers, not {of.count}")
+        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+        file.seek(begin)
+        data = file.read(count * stored.itemsize)
+        return np.frombuffer(data, stored.newbyteorder(order)).astype(stored, copy=False)
+
+    return torch_tree.contents("PyTorch file from before 1.6", root, numbers)

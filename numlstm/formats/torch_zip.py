@@ -1,0 +1,126 @@
+"""PyTorch's zip format, since 1.6: ``data.pkl``, and each storage as an entry of its own; TorchScript's too.
+
+The layout: torch/serialization.py and caffe2/serialize/inline_container.h of PyTorch 2.13. Everything is in one folder
+with the archive's first name. TorchScript adds ``code/``, whose text says what an LSTM's flags are.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from numlstm.formats import torch_tree
+from numlstm.formats.found import Contents
+from numlstm.formats.tensor import Array
+from numlstm.formats.unpickle import Bounded, Machine, Storage
+from numlstm.formats.zips import entry_bytes
+
+PICKLE = "/data.pkl"
+CODE = 1 << 22  # bytes of one text of TorchScript's that is looked into
+FINAL = re.compile(r"^  (\w+) : Final\[\w+\] = ([\w.\"-]+)$", re.M)
+CALL = re.compile(
+    r"torch\.lstm\(\w+, \w+, \w+, (True|False), (\d+), ([\d.e-]+), (?:True|False|\w+), (True|False), (True|False)\)"
+)
+WORDS = {"True": True, "False": False}
+
+
+def looks_like(names: list[str]) -> bool:
+    """Whether a zip archive with these entries is one."""
+    return any(name.count("/") == 1 and name.endswith(PICKLE) for name in names)
+
+
+def read(archive: zipfile.ZipFile) -> Contents:
+    """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
+    names = archive.namelist()
+    tops = [name.removesuffix(PICKLE) for name in names if name.count("/") == 1 and name.endswith(PICKLE)]
+    if len(tops) > 1:
+        raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
+    top = tops[0]
+    sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    order = "<"
+    if f"{top}/byteorder" in sizes:
+        stated = bytes(entry_bytes(archive, f"{top}/byteorder"))
+        orders = {b"little": "<", b"big": ">"}
+        if stated not in orders:
+            raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
+        order = orders[stated]
+
+    def numbers(storage: Storage, dtype: str) -> Array:
+        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+        name = f"{top}/data/{storage.key}"
+        if name not in sizes:
+            raise ValueError(f"its storage {storage.key!r} is missing: there is no entry {name!r}")
+        data = entry_bytes(archive, name)
+        width = stored.itemsize if storage.dtype else 1
+        if len(data) < storage.count * width:
+            raise ValueError(f"its storage {storage.key!r} holds {len(data)} bytes, not {storage.count * width}")
+        array = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
+        return array.astype(stored, copy=False)
+
+    pickled = entry_bytes(archive, f"{top}{PICKLE}")
+    root = Machine(Bounded(io.BytesIO(pickled), len(pickled))).load()
+    code = f"{top}/code/"
+    scripted = any(name.startswith(code) for name in names)
+
+    def flags(name: str) -> dict[str, Any]:
+        """Of the class ``__torch__.a.b.C``, which stands in code/__torch__/a/b.py."""
+        path, _, own = name.rpartition(".")
+        entry = f"{code}{path.replace('.', '/')}.py"
+        if sizes.get(entry, CODE) >= CODE:
+            return {}
+        return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"), own)
+
+    format = "TorchScript archive" if scripted else "PyTorch zip file"
+    return torch_tree.contents(format, root, numbers, flags)
+
+
+def script_flags(text: str, name: str) -> dict[str, Any]:
+    """What TorchScript's text of a class says of an LSTM: constants where it was scripted, a call where it was traced.
+
+    Examples
+    --------
+    >>> script_flags(
+    ...     'class LSTM(Module):\\n  batch_first : Final[bool] = True\\n  mode : Final[str] = "LSTM"\\n', "LSTM"
+    ... )
+    {'batch_first': True}
+    >>> script_flags(
+    ...     "class LSTM(Module):\\n  y, _0, _1 = torch.lstm(x, h, w, True, 2, 0.5, False, False, True)\\n", "LSTM"
+    ... )
+    {'bias': True, 'num_layers': 2, 'dropout': 0.5, 'bidirectional': False, 'batch_first': True}
+    """
+    start = text.find(f"class {name}(")
+    if start < 0:
+        return {}
+    end = text.find("\nclass ", start)
+    text = text[start : end if end > 0 else len(text)]
+    constants = dict(FINAL.findall(text))
+    if constants.get("mode") == '"LSTM"':
+        known = {flag: constants[flag] for flag in (*torch_tree.SIZES, "batch_first", "dropout") if flag in constants}
+        return {flag: _value(word) for flag, word in known.items()}
+    calls = set(CALL.findall(text))
+    if len(calls) != 1:
+        return {}
+    bias, layers, dropout, bidirectional, batch_first = calls.pop()
+    return {
+        "bias": WORDS[bias],
+        "num_layers": _value(layers),
+        "dropout": _value(dropout),
+        "bidirectional": WORDS[bidirectional],
+        "batch_first": WORDS[batch_first],
+    }
+
+
+def _value(word: str) -> Any:
+    if word in WORDS:
+        return WORDS[word]
+    try:
+        return int(word[:20])
+    except ValueError:
+        try:
+            return float(word[:40])
+        except ValueError:
+            return word

@@ -1,0 +1,405 @@
+"""Pickles as data: a machine that builds tensors and plain containers, and never calls anything that a pickle names.
+
+Python's own unpickler does what a pickle says: it imports what is named and calls it. Here each name becomes a
+`Name`, and what is made of it an `Object` that records name, arguments and state. A few names of PyTorch's and
+of the standard library stand for tensors and containers; nothing is looked up for them either.
+
+The opcodes are those of the standard library's machine in Python (``pickle._Unpickler``); its twin in C makes room for
+whatever index a pickle claims. Changed here are those that would call, import, hash what is nested deeply, or
+make room for a length before its bytes are seen.
+
+The calls in a PyTorch pickle: torch/_utils.py, torch/serialization.py and torch/jit/_pickle.py of PyTorch 2.13.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
+OPCODES = 5_000_000  # a checkpoint of 10,000 tensors has about 500,000
+MOST = 64  # bytes of the longest integer
+PLAIN = (str, int, float, bool, bytes, type(None))
+
+
+@dataclass(frozen=True, eq=False)
+class Name:
+    """What a pickle names: a class or function that stays unknown."""
+
+    name: str
+
+
+@dataclass(eq=False)
+class Object:
+    """What a pickle makes of a name: nothing but a record of it."""
+
+    name: str
+    arguments: Any = ()
+    state: Any = None
+    items: list[Any] = field(default_factory=list)
+
+    def append(self, item: Any) -> None:
+        """Record what is appended to it."""
+        self.items.append(item)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items.append((key, value))
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """Numbers in a row that tensors are views of: where they are is for the format to say."""
+
+    dtype: str  # "" for bytes whose type each tensor states
+    key: str
+    count: int  # numbers, or bytes where dtype is ""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor: a storage seen with an offset, a shape and strides, all counted in numbers."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "UntypedStorage": "",
+}
+DTYPES = {
+    "float64": "float64",
+    "double": "float64",
+    "float32": "float32",
+    "float": "float32",
+    "float16": "float16",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "int64": "int64",
+    "int32": "int32",
+    "int16": "int16",
+    "int8": "int8",
+    "uint8": "uint8",
+    "uint16": "uint16",
+    "uint32": "uint32",
+    "uint64": "uint64",
+    "bool": "bool",
+    "complex64": "complex64",
+    "complex128": "complex128",
+}
+
+
+def storage(identity: Any) -> Storage:
+    """The storage that a persistent id of PyTorch's names: ("storage", type, key, location, count)."""
+    try:
+        tag, kind, key, _, count = identity[:5]
+        if tag == "storage" and isinstance(kind, Name) and isinstance(key, str) and type(count) is int and count >= 0:
+            return Storage(STORAGES[kind.name.rpartition(".")[2]], key, count)
+    except (TypeError, ValueError, KeyError):
+        pass
+    raise ValueError("its pickle refers to something that is no storage of PyTorch's")
+
+
+def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> View:
+    numbers = (offset, *shape, *strides)
+    if not isinstance(of, Storage) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
+        raise ValueError(f"its pickle has a tensor of shape {_short(shape)} and strides {_short(strides)}")
+    if len(shape) != len(strides) or len(shape) > 64:
+        raise ValueError(f"its pickle has a tensor of {len(shape)} axes and {len(strides)} strides")
+    dtype = dtype if dtype is not None else of.dtype or "uint8"
+    return View(of, dtype, offset, tuple(shape), tuple(strides))
+
+
+def _short(value: Any) -> str:
+    return str(value[:4]) if isinstance(value, tuple) and all(type(n) is int for n in value[:4]) else "no numbers"
+
+
+def _tensor(*given: Any) -> Any:
+    return _view(*given[:4])
+
+
+def _tensor_v3(*given: Any) -> Any:
+    of, offset, shape, strides, _, _, dtype = given[:7]
+    return _view(of, offset, shape, strides, DTYPES[dtype.name.removeprefix("torch.")])
+
+
+def _from_type(*given: Any) -> Any:
+    """A tensor of a subclass of Tensor: what its base would be."""
+    function, _, arguments = given[:3]
+    return _reduced(function, arguments)
+
+
+def _mapping(*given: Any) -> dict[Any, Any]:
+    """A dict of pairs, as old pickles make an OrderedDict."""
+    into: dict[Any, Any] = {}
+    for pair in given[0] if given and isinstance(given[0], list | tuple) else ():
+        _put(into, pair[0], pair[1])
+    return into
+
+
+def _first(*given: Any) -> Any:
+    return given[0]
+
+
+def _sequence(*given: Any) -> Any:
+    return list(given[0]) if given and isinstance(given[0], list | tuple) else []
+
+
+# what a pickle may call: names in it, and functions of this file that stand for them
+KNOWN: Mapping[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _first,
+    "torch._utils._rebuild_parameter_with_state": _first,
+    "torch._tensor._rebuild_from_type_v2": _from_type,
+    "torch._tensor._rebuild_from_type": _from_type,
+    "torch.jit._pickle.build_intlist": _first,
+    "torch.jit._pickle.build_doublelist": _first,
+    "torch.jit._pickle.build_boollist": _first,
+    "torch.jit._pickle.build_tensorlist": _first,
+    "torch.jit._pickle.restore_type_tag": _first,
+    "torch.Size": lambda *given: tuple(_sequence(*given)),
+    "collections.OrderedDict": _mapping,
+    "collections.defaultdict": lambda *given: {},
+    "collections.deque": _sequence,
+    "builtins.set": _sequence,
+    "builtins.frozenset": _sequence,
+    "builtins.list": _sequence,
+    "builtins.tuple": lambda *given: tuple(_sequence(*given)),
+    "builtins.dict": _mapping,
+    "__builtin__.set": _sequence,
+}
+
+
+def _reduced(function: Any, arguments: Any) -> Any:
+    """What stands for a call."""
+    if not isinstance(function, Name) or not isinstance(arguments, tuple):
+        raise ValueError("its pickle calls what is no name")
+    known = KNOWN.get(function.name)
+    if known is None:
+        return Object(function.name, arguments)
+    try:
+        return known(*arguments)
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(f"its pickle makes no sense of {function.name}: {error}") from None
+
+
+def _put(into: Any, key: Any, value: Any) -> None:
+    """An item of a dict; a key that is not plain would have to be hashed, however deep it is, and is kept apart."""
+    if isinstance(into, dict):
+        into[key if type(key) in PLAIN else Object("key", key)] = value
+    elif isinstance(into, Object):
+        into[key] = value
+    else:
+        raise ValueError("its pickle puts an item into what is no dict")
+
+
+class Bounded:
+    """A file from where it stands, as an unpickler reads it: what is not there is not made room for."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.left = file, size - file.tell()
+
+    def read(self, count: int) -> bytes:
+        """Exactly so many bytes."""
+        if not 0 <= count <= self.left:
+            raise ValueError(f"its pickle is cut short: it states {count} bytes where {self.left} are left")
+        self.left -= count
+        return self.file.read(count)
+
+    def readline(self) -> bytes:
+        """A line of text with its end."""
+        line = self.file.readline(LINE)
+        self.left -= len(line)
+        if not line.endswith(b"\n"):
+            raise ValueError("its pickle is cut short within a line of text")
+        return line
+
+
+Base: Any = pickle._Unpickler  # type: ignore[attr-defined]
+
+
+class Machine(Base):  # type: ignore[misc]
+    """The standard library's opcodes, with those of the head of this file changed.
+
+    Parameters
+    ----------
+    source : Bounded
+    of_identity : callable
+        Gives the object that a persistent id stands for.
+    """
+
+    dispatch = dict(Base.dispatch)
+
+    def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
+        super().__init__(source, encoding="utf-8", errors="replace")
+        self.source, self.of_identity = source, of_identity
+
+    def load(self) -> Any:
+        """What the pickle builds."""
+        self.read, self.readline = self.source.read, self.source.readline
+        self.metastack: list[list[Any]] = []
+        self.stack: list[Any] = []
+        self.append = self.stack.append
+        self.proto = 0
+        try:
+            for _ in range(OPCODES):
+                self.dispatch[self.read(1)[0]](self)
+        except pickle._Stop as stop:  # type: ignore[attr-defined]
+            return stop.value
+        except KeyError as error:
+            raise ValueError(f"its pickle has an opcode or refers to an object that does not exist: {error}") from None
+        except (IndexError, AttributeError, TypeError, pickle.UnpicklingError, OverflowError) as error:
+            raise ValueError(f"its pickle is damaged: {error}") from None
+        raise ValueError(f"its pickle has more than {OPCODES} opcodes")
+
+    def find_class(self, module: str, name: str) -> Name:
+        """A name stays a name."""
+        return Name(f"{module}.{name}")
+
+    def persistent_load(self, identity: Any) -> Any:
+        """A storage."""
+        return self.of_identity(identity)
+
+    def get_extension(self, code: int) -> None:
+        """Names by number, from a registry of the process."""
+        self.append(Name(f"copyreg.extension.{code}"))
+
+    # what would call
+
+    def _reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = _reduced(self.stack[-1], arguments)
+
+    def _newobj_ex(self) -> None:
+        self.stack.pop()
+        self._reduce()
+
+    def _build(self) -> None:
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, Object):
+            target.state = state
+        elif not isinstance(target, dict | list | tuple | View | Name):
+            raise ValueError("its pickle gives a state to what has none")
+
+    def _instance(self) -> None:
+        module, name = (self.readline()[:-1].decode("utf-8", "replace") for _ in range(2))
+        arguments = tuple(self.pop_mark())
+        self.append(_reduced(self.find_class(module, name), arguments))
+
+    def _object(self) -> None:
+        arguments = self.pop_mark()
+        self.append(_reduced(arguments[0], tuple(arguments[1:])))
+
+    # what would hash, or append to what has a method of that name
+
+    def _append(self) -> None:
+        value = self.stack.pop()
+        self._into_list([value])
+
+    def _appends(self) -> None:
+        self._into_list(self.pop_mark())
+
+    def _into_list(self, values: list[Any]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(values)
+        elif isinstance(target, Object):
+            target.items.extend(values)
+        else:
+            raise ValueError("its pickle appends to what is no list")
+
+    def _item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _put(self.stack[-1], key, value)
+
+    def _items(self) -> None:
+        values = self.pop_mark()
+        for at in range(0, len(values) - 1, 2):
+            _put(self.stack[-1], values[at], values[at + 1])
+
+    def _dict(self) -> None:
+        values = self.pop_mark()
+        into: dict[Any, Any] = {}
+        for at in range(0, len(values) - 1, 2):
+            _put(into, values[at], values[at + 1])
+        self.append(into)
+
+    def _empty_set(self) -> None:
+        self.append([])
+
+    def _frozen(self) -> None:
+        self.append(self.pop_mark())
+
+    # what would make room
+
+    def _frame(self) -> None:
+        self.read(8)  # frames only say how far one may read ahead
+
+    def _long(self, width: int) -> None:
+        count = int.from_bytes(self.read(width), "little", signed=width > 1)
+        if not 0 <= count <= MOST:
+            raise ValueError(f"its pickle has an integer of {count} bytes")
+        self.append(int.from_bytes(self.read(count), "little", signed=True))
+
+    def _bytes(self, width: int) -> None:
+        self.append(self.read(int.from_bytes(self.read(width), "little")))
+
+    def _text(self, width: int) -> None:
+        self.append(self.read(int.from_bytes(self.read(width), "little")).decode("utf-8", "replace"))
+
+    def _text_of_number(self) -> None:
+        line = self.readline()[:-1].rstrip(b"L")
+        if len(line) > MOST:
+            raise ValueError(f"its pickle has an integer of {len(line)} digits")
+        self.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line))
+
+
+def _changed() -> dict[bytes, Callable[[Machine], None]]:
+    return {
+        pickle.REDUCE: Machine._reduce,
+        pickle.NEWOBJ: Machine._reduce,
+        pickle.NEWOBJ_EX: Machine._newobj_ex,
+        pickle.BUILD: Machine._build,
+        pickle.INST: Machine._instance,
+        pickle.OBJ: Machine._object,
+        pickle.APPEND: Machine._append,
+        pickle.APPENDS: Machine._appends,
+        pickle.ADDITEMS: Machine._appends,
+        pickle.SETITEM: Machine._item,
+        pickle.SETITEMS: Machine._items,
+        pickle.DICT: Machine._dict,
+        pickle.EMPTY_SET: Machine._empty_set,
+        pickle.FROZENSET: Machine._frozen,
+        pickle.FRAME: Machine._frame,
+        pickle.INT: Machine._text_of_number,
+        pickle.LONG: Machine._text_of_number,
+        pickle.LONG1: lambda machine: machine._long(1),
+        pickle.LONG4: lambda machine: machine._long(4),
+        pickle.BINBYTES: lambda machine: machine._bytes(4),
+        pickle.BINBYTES8: lambda machine: machine._bytes(8),
+        pickle.BYTEARRAY8: lambda machine: machine._bytes(8),
+        pickle.BINUNICODE: lambda machine: machine._text(4),
+        pickle.BINUNICODE8: lambda machine: machine._text(8),
+    }
+
+
+Machine.dispatch.update({opcode[0]: act for opcode, act in _changed().items()})
