@@ -20,7 +20,13 @@ COUNT = 2000  # mutants of each format, at least
 FUZZ = Path(__file__).with_name("fuzz.py")
 FIXTURES = Path(__file__).with_name("fixtures")
 SOURCES = {
-    "torch-zip": "torch/FIXME",
+    "torch-zip": "torch/checkpoint.pt",
+    "torchscript": "torch/scripted.pt",
+    "torch-module": "torch/module.pt",
+    "torch-legacy": "torch/legacy.pt",
+    "onnx": "onnx/torch_script_tagger.onnx",
+    "keras": "keras/keras3_stack.keras",
+    "keras2-h5": "keras/keras2_stack.h5",
 }
 
 
@@ -32,8 +38,6 @@ def valid(form, folder):
         return folder / f"valid.{form}"
     if form == "onnx":
         need("onnx")
-    if form.startswith("keras"):
-        need("h5py")
     return FIXTURES / SOURCES[form]
 
 

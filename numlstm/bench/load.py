@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +36,12 @@ def of_size(megabytes: float) -> Config:
 def write(path: Path, config: Config) -> None:
     """Write an LSTM of that configuration as the path's suffix says."""
     net = LSTM(config.input_size, config.hidden_size, config.num_layers, seed=0)
-    writers: dict[str, Callable[[Path, LSTM], None]] = {".pt": _write_pt, ".h5": _write_h5}
-    writers.get(path.suffix, lambda path, net: net.save(path))(path, net)
+    if path.suffix == ".pt":
+        _write_pt(path, net)
+    elif path.suffix == ".h5":
+        _write_h5(path, net)
+    else:
+        net.save(path)
 
 
 def _write_pt(path: Path, net: LSTM) -> None:

@@ -91,5 +91,6 @@ def _array(archive: zipfile.ZipFile, name: str) -> Array:
 def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """The file of these arrays and this metadata, which becomes arrays of text without axes."""
     into = io.BytesIO()
-    np.savez(into, **parameters, **{name: np.array(text) for name, text in metadata.items()})
+    arrays: dict[str, Any] = {**parameters, **{name: np.array(text) for name, text in metadata.items()}}
+    np.savez(into, **arrays)
     return into.getvalue()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Order = Literal["<", ">"]  # little or big endian
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 WIDTHS = {"bfloat16": 2}  # bytes of what NumPy has no dtype for
@@ -64,7 +65,9 @@ def widened(bits: Array) -> Array:
     return wide.view(np.float32)
 
 
-def decoded(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...], byte_order: str = "<") -> Array:
+def decoded(
+    data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...], byte_order: Literal["<", ">"] = "<"
+) -> Array:
     """The array that these bytes are, without copying them where the byte order allows.
 
     Parameters

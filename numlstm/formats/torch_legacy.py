@@ -12,7 +12,7 @@ import numpy as np
 
 from numlstm.formats import torch_tree
 from numlstm.formats.found import Contents
-from numlstm.formats.tensor import WIDTHS, Array
+from numlstm.formats.tensor import WIDTHS, Array, Order
 from numlstm.formats.unpickle import Bounded, Machine, Name, Storage, storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -25,9 +25,14 @@ def read(file: BinaryIO, size: int) -> Contents:
     source = Bounded(file, size)
     widths: dict[str, int] = {}
 
-    def of_identity(identity: Any) -> Storage:
-        """A storage, or a part of one: since 0.2 an id may end in (key of the part, offset, count)."""
+    def of_identity(identity: Any) -> Any:
+        """A storage, or a class; the id of a part of a storage ends in (key of the part, offset, count)."""
+        if isinstance(identity, tuple) and identity[:1] == ("module",) and len(identity) == 4:
+            return identity[1]  # a class, with its source text, which is not looked at
         whole = storage(identity)
+        if not isinstance(whole, Storage):
+            widths[identity[2]] = 1  # of integers with a scale, all of one byte but QInt32
+            return whole
         if len(identity) > 5 and identity[5] is not None:
             raise ValueError(
                 "it has storages that are parts of others, as PyTorch before 0.4 wrote them\n"
@@ -51,7 +56,7 @@ def read(file: BinaryIO, size: int) -> Contents:
     little = system.get("little_endian", True) if isinstance(system, dict) else None
     if type(little) is not bool:
         raise ValueError("it is a PyTorch file that does not say its byte order")
-    order = "<" if little else ">"
+    order: Order = "<" if little else ">"
     root = Machine(source, of_identity).load()
     keys = Machine(source).load()
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
@@ -80,4 +85,4 @@ def read(file: BinaryIO, size: int) -> Contents:
         data = file.read(count * stored.itemsize)
         return np.frombuffer(data, stored.newbyteorder(order)).astype(stored, copy=False)
 
-    return torch_tree.contents("PyTorch file from before 1.6", root, numbers)
+    return torch_tree.contents("PyTorch (before 1.6)", root, numbers)

@@ -7,6 +7,7 @@ as a state dict names them. Where two containers in a file hold a tensor of one 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -214,11 +215,11 @@ def _said(found: Found, container: Container) -> Found:
     for name in SIZES:
         own = getattr(found.config, name)
         if name in flags and (type(flags[name]) is not type(own) or flags[name] != own):
-            said = f"its module says {name} is {str(flags[name])[:40]!r}, its tensors say {own!r}"
+            said = f"its module says {name} is {reprlib.repr(flags[name])}, its tensors say {own!r}"
             return replace(found, config=None, parameters={}, problem=said)
     for name, sound in (("batch_first", _is_flag), ("dropout", _is_probability)):
         if name in flags and not sound(flags[name]):
-            said = f"its module says {name} is {str(flags[name])[:40]!r}"
+            said = f"its module says {name} is {reprlib.repr(flags[name])}"
             return replace(found, config=None, parameters={}, problem=said)
     kind = container.classes.get(found.name, LSTM)
     if kind != LSTM:

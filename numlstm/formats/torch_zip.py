@@ -15,15 +15,15 @@ import numpy as np
 
 from numlstm.formats import torch_tree
 from numlstm.formats.found import Contents
-from numlstm.formats.tensor import Array
+from numlstm.formats.tensor import Array, Order
 from numlstm.formats.unpickle import Bounded, Machine, Storage
 from numlstm.formats.zips import entry_bytes
 
 PICKLE = "/data.pkl"
 CODE = 1 << 22  # bytes of one text of TorchScript's that is looked into
 FINAL = re.compile(r"^  (\w+) : Final\[\w+\] = ([\w.\"-]+)$", re.M)
-CALL = re.compile(
-    r"torch\.lstm\(\w+, \w+, \w+, (True|False), (\d+), ([\d.e-]+), (?:True|False|\w+), (True|False), (True|False)\)"
+CALL = re.compile(  # input, states, weights, bias, layers, dropout, training, bidirectional, batch_first
+    r"torch\.lstm\(\w+, \w+, \w+, (True|False), (\d+), ([\d.e-]+), \w+, (True|False), (True|False)\)"
 )
 WORDS = {"True": True, "False": False}
 
@@ -41,10 +41,10 @@ def read(archive: zipfile.ZipFile) -> Contents:
         raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
     top = tops[0]
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    order = "<"
+    order: Order = "<"
     if f"{top}/byteorder" in sizes:
         stated = bytes(entry_bytes(archive, f"{top}/byteorder"))
-        orders = {b"little": "<", b"big": ">"}
+        orders: dict[bytes, Order] = {b"little": "<", b"big": ">"}
         if stated not in orders:
             raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
         order = orders[stated]
@@ -74,7 +74,7 @@ def read(archive: zipfile.ZipFile) -> Contents:
             return {}
         return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"), own)
 
-    format = "TorchScript archive" if scripted else "PyTorch zip file"
+    format = "TorchScript" if scripted else "PyTorch"
     return torch_tree.contents(format, root, numbers, flags)
 
 
@@ -83,13 +83,11 @@ def script_flags(text: str, name: str) -> dict[str, Any]:
 
     Examples
     --------
-    >>> script_flags(
-    ...     'class LSTM(Module):\\n  batch_first : Final[bool] = True\\n  mode : Final[str] = "LSTM"\\n', "LSTM"
-    ... )
+    >>> scripted = 'class LSTM(Module):\\n  batch_first : Final[bool] = True\\n  mode : Final[str] = "LSTM"\\n'
+    >>> script_flags(scripted, "LSTM")
     {'batch_first': True}
-    >>> script_flags(
-    ...     "class LSTM(Module):\\n  y, _0, _1 = torch.lstm(x, h, w, True, 2, 0.5, False, False, True)\\n", "LSTM"
-    ... )
+    >>> traced = "class LSTM(Module):\\n  y, _0, _1 = torch.lstm(x, h, w, True, 2, 0.5, False, False, True)\\n"
+    >>> script_flags(traced, "LSTM")
     {'bias': True, 'num_layers': 2, 'dropout': 0.5, 'bidirectional': False, 'batch_first': True}
     """
     start = text.find(f"class {name}(")

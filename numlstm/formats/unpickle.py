@@ -16,7 +16,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
 OPCODES = 5_000_000  # a checkpoint of 10,000 tensors has about 500,000
@@ -105,13 +105,17 @@ DTYPES = {
 }
 
 
-def storage(identity: Any) -> Storage:
-    """The storage that a persistent id of PyTorch's names: ("storage", type, key, location, count)."""
+def storage(identity: Any) -> Storage | Object:
+    """The storage that a persistent id of PyTorch's names: ("storage", type, key, location, count).
+
+    One of a type that is not known, such as quantised integers, stays an object without numbers.
+    """
     try:
         tag, kind, key, _, count = identity[:5]
         if tag == "storage" and isinstance(kind, Name) and isinstance(key, str) and type(count) is int and count >= 0:
-            return Storage(STORAGES[kind.name.rpartition(".")[2]], key, count)
-    except (TypeError, ValueError, KeyError):
+            own = kind.name.rpartition(".")[2]
+            return Storage(STORAGES[own], key, count) if own in STORAGES else Object(kind.name, (key, count))
+    except (TypeError, ValueError):
         pass
     raise ValueError("its pickle refers to something that is no storage of PyTorch's")
 
@@ -233,7 +237,7 @@ class Bounded:
         return line
 
 
-Base: Any = pickle._Unpickler  # type: ignore[attr-defined]
+Base: Any = pickle._Unpickler
 
 
 class Machine(Base):  # type: ignore[misc]
@@ -246,7 +250,7 @@ class Machine(Base):  # type: ignore[misc]
         Gives the object that a persistent id stands for.
     """
 
-    dispatch = dict(Base.dispatch)
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(Base.dispatch)
 
     def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
         super().__init__(source, encoding="utf-8", errors="replace")

@@ -1,0 +1,337 @@
+"""PyTorch's files without PyTorch: what torch 2.13 wrote and computed, and files that mean harm."""
+
+import io
+import pickle
+import pickletools
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from judge import UNIT, same_bits
+from needs import need
+
+import numlstm
+from numlstm.formats import unpickle
+
+FOLDER = Path(__file__).with_name("fixtures") / "torch"
+NAMES = {"checkpoint.pt": "model.lstm", "ema.pt": "model/lstm", "cell.pt": "decoder"}
+WITH_FLAGS = ("module.pt", "module_legacy.pt", "scripted.pt", "traced.pt")  # files that say batch_first themselves
+
+
+@pytest.fixture(scope="module")
+def outputs():
+    with np.load(FOLDER / "outputs.npz") as file:
+        return dict(file)
+
+
+def fixtures():
+    with np.load(FOLDER / "outputs.npz") as file:
+        return sorted({name.rpartition("/")[0] for name in file.files})
+
+
+@pytest.mark.parametrize("name", fixtures())
+def test_it_computes_what_torch_computed(name, outputs):
+    net = numlstm.load(FOLDER / name, NAMES.get(name))
+    given = {key.rpartition("/")[2]: value for key, value in outputs.items() if key.startswith(f"{name}/")}
+    hx = given["h_0"], given["c_0"]
+    assert not net.training
+    if isinstance(net, numlstm.LSTMCell):
+        made = dict(zip(("h_n", "c_n"), net(given["input"], hx), strict=True))
+    else:
+        if net.num_layers == 2 and not net.proj_size:
+            assert net.batch_first is (name in WITH_FLAGS) and net.dropout == (0.25 if name in WITH_FLAGS else 0)
+            net.batch_first = True  # what a state dict does not say
+        output, (h_n, c_n) = net(given["input"], hx)
+        made = {"output": output, "h_n": h_n, "c_n": c_n}
+    for key, value in made.items():
+        assert value.shape == given[key].shape and value.dtype == given[key].dtype
+        assert np.abs(value - given[key]).max() <= 8 * UNIT[value.dtype]
+
+
+def test_every_file_of_the_tagger_has_the_same_bits():
+    names = ("state_dict.pt", "legacy.pt", "module.pt", "module_legacy.pt", "scripted.pt", "traced.pt")
+    first = numlstm.load(FOLDER / names[0])
+    for name in names:
+        assert [f.name for f in numlstm.find(FOLDER / name)] == ["lstm"]
+        net = numlstm.load(FOLDER / name)
+        assert all(same_bits(a, b) for a, b in zip(first.parameters(), net.parameters(), strict=True))
+        tensors = numlstm.tensors(FOLDER / name)
+        assert tensors["embedding.weight"].shape == (5, 3) and tensors["head.bias"].shape == (2,)
+    assert same_bits(numlstm.load(FOLDER / "checkpoint.pt").weight_ih_l1, first.weight_ih_l1)
+    half = numlstm.load(FOLDER / "ema.pt", "ema/lstm")
+    assert same_bits(half.weight_ih_l1 * 2, first.weight_ih_l1)
+
+
+def test_a_checkpoint_gives_everything_else_as_well():
+    tensors = numlstm.tensors(FOLDER / "checkpoint.pt")
+    assert tensors["model.head.weight"].shape == (2, 8)
+    assert any(name.endswith("exp_avg") for name in tensors)  # the optimizer's state, and no LSTM of it
+    assert len(numlstm.find(FOLDER / "checkpoint.pt")) == 1
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("gru.pt", r"weight_hh_l0 of shape \(12, 4\) is that of a GRU"),
+        ("weight_norm.pt", r"0\.weight_hh_l0 is missing; .*its weights are normalised: .*remove_weight_norm"),
+        ("quantized.pt", r"holds no LSTM"),
+    ],
+)
+def test_what_is_no_plain_lstm_is_named(name, says):
+    with pytest.raises(ValueError, match=says):
+        numlstm.load(FOLDER / name)
+
+
+# ---------------------------------------------------------------- pickles by hand
+
+
+def archive(data, **entries):
+    into = io.BytesIO()
+    with zipfile.ZipFile(into, "w") as file:
+        file.writestr("archive/data.pkl", data)
+        for name, content in entries.items():
+            file.writestr(f"archive/{name.replace('__', '/')}", content)
+    return into.getvalue()
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def integer(value):
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def tensor(shape, strides, offset=0, count=16, kind="FloatStorage", key="0", call="_rebuild_tensor_v2"):
+    """A pickled tensor, as PyTorch writes it."""
+    identity = b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + integer(count) + b"tQ"
+    numbers = [b"(" + b"".join(map(integer, axes)) + b"t" for axes in (shape, strides)]
+    return f"ctorch._utils\n{call}\n".encode() + b"(" + identity + integer(offset) + b"".join(numbers) + b"\x89}tR"
+
+
+def state(*pairs):
+    return b"\x80\x02}(" + b"".join(text(name) + value for name, value in pairs) + b"u."
+
+
+def write(path, data, numbers=16):
+    path.write_bytes(archive(data, data__0=np.arange(numbers, dtype="<f4").tobytes()))
+    return path
+
+
+def test_views_strides_and_offsets(tmp_path):
+    path = write(tmp_path / "m.pt", state(("a", tensor((2, 3), (1, 2), 4)), ("b", tensor((0, 3), (3, 1), 15))))
+    got = numlstm.tensors(path)
+    assert got["a"].tolist() == [[4, 6, 8], [5, 7, 9]] and got["b"].shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (tensor((4, 4), (4, 1), 1), r"shape \(4, 4\) reaches to number 16 of a storage of 16"),
+        (tensor((2**40,), (0,)), r"shape \(1099511627776,\) repeats the 16 numbers of its storage"),
+        (tensor((2**40, 2**40), (0, 0)), "repeats the 16 numbers"),
+        (tensor((-1,), (1,)), r"a tensor of shape \(-1,\)"),
+        (tensor((2,), (-1,), 3), r"strides \(-1,\)"),
+        (tensor((2,), (1,), -1), "a tensor of shape"),
+        (tensor((2, 2), (1,)), "2 axes and 1 strides"),
+        (tensor((2,), (1,), count=2**50), r"its storage '0' holds 64 bytes, not"),
+        (tensor((2,), (1,), count=-1), "no storage of PyTorch's"),
+        (tensor((2,), (1,), key="1"), r"its storage '1' is missing: there is no entry 'archive/data/1'"),
+        (tensor((2,), (1,), key="../data.pkl"), "is missing"),
+    ],
+)
+def test_a_tensor_that_its_storage_does_not_hold_is_refused(given, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        numlstm.tensors(write(tmp_path / "m.pt", state(("weight_ih_l0", given))))
+
+
+DEEP = 200_000
+HOSTILE = {
+    "memo bomb": (FOLDER / "memo_bomb_zip.pt").read_bytes(),
+    "memo bomb, bare": (FOLDER / "memo_bomb.pt").read_bytes(),
+    "os.system": (FOLDER / "os_system.pt").read_bytes(),
+    "os.system, bare": (FOLDER / "os_system_bare.pt").read_bytes(),
+    "own types": (FOLDER / "own_type.pt").read_bytes(),
+    "legacy, then os.system": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + (FOLDER / "os_system_bare.pt").read_bytes(),
+    "bytearray of 2**60": archive(b"\x80\x05\x96" + struct.pack("<Q", 2**60) + b"."),
+    "bytes of 2**62": archive(b"\x80\x05\x8e" + struct.pack("<Q", 2**62) + b"."),
+    "text of 2**31": archive(b"\x80\x02X" + struct.pack("<I", 2**31) + b"."),
+    "frame of 2**60": archive(b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"N"),
+    "integer of 2**31 bytes": archive(b"\x80\x02\x8b" + struct.pack("<I", 2**31 - 1) + b"."),
+    "integer of 60,000 digits": archive(b"L" + b"9" * 60_000 + b"L\n."),
+    "a line without end": archive(b"c" + b"a" * 200_000),
+    "deep tuple as a key": archive(b"\x80\x02}N" + b"\x85" * DEEP + b"Ns."),
+    "deep tuple in a set": archive(b"\x80\x04\x8f(N" + b"\x85" * DEEP + b"\x90."),
+    "deep lists": archive(b"\x80\x02" + b"]" * DEEP + b"a" * (DEEP - 1) + b"."),
+    "deep dicts": archive(
+        b"\x80\x02" + b"".join(b"}" + text("k") for _ in range(50_000)) + b"N" + b"s" * 50_000 + b"."
+    ),
+    "a list in itself": archive(b"\x80\x02]q\x00h\x00a."),
+    "doubling lists": archive(
+        b"\x80\x02]" + b"".join(b"q%c]h%ch%cea".replace(b"e", b"") % (k, k, k) for k in range(9)) + b"."
+    ),
+    "a stack that is empty": archive(b"\x80\x020000."),
+    "no mark": archive(b"\x80\x02Nt."),
+    "an opcode that is none": archive(b"\x80\x02\xff."),
+    "no end": archive(b"\x80\x02N"),
+    "nothing": archive(b""),
+    "state for a number": archive(b"\x80\x02K\x01}b."),
+    "append to a number": archive(b"\x80\x02K\x01Na."),
+    "an item for a list": archive(b"\x80\x02]NNs."),
+    "extension": archive(b"\x80\x02\x82\x01)R."),
+    "instance": archive(b"(S'touch HARM'\nios\nsystem\n."),
+    "object": archive(b"\x80\x02(cos\nsystem\nS'touch HARM'\no."),
+    "getattr": archive(b"\x80\x02cbuiltins\ngetattr\n(cos\nsystem\nX\x04\x00\x00\x00nametR."),
+    "rebuild without arguments": archive(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R."),
+    "rebuild with itself": archive(
+        b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(ctorch._tensor\n_rebuild_from_type_v2\nN)NtR."
+    ),
+    "two pickles": archive(b"\x80\x02N.")[:-22],
+    "many empty lists": archive(b"\x80\x02" + b"]0" * 500_000 + b"N."),
+}
+
+CHILD = """
+import os, resource, signal, sys, time
+import numlstm
+os.chdir(sys.argv[1])
+plant = sys.argv[2] if len(sys.argv) > 2 else ""
+from numlstm.formats import torch_legacy, torch_zip, unpickle
+if plant:  # Python's own machine, which does as it is told
+    import pickle
+    unpickle.Machine.load = lambda self: pickle.loads(self.source.file.read())
+numlstm.tensors
+size = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if "VmSize" in l)
+resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20),) * 2)
+for name in sorted(os.listdir(".")):
+    signal.alarm(10)
+    try:
+        numlstm.load(name)
+        said = "loaded"
+    except (ValueError, OSError) as error:
+        said = "refused"
+    print(name, said, flush=True)
+print("alive", os.path.exists("HARM"))
+"""
+
+
+def hostile_child(folder, *plant):
+    return subprocess.run(
+        [sys.executable, "-c", CHILD, folder, *plant], capture_output=True, text=True, timeout=200, check=False
+    )
+
+
+def test_hostile_pickles_do_nothing(tmp_path):
+    """One process, 256 MB, an alarm of 10 s a file: all are refused, none is run, and the process is alive."""
+    for number, data in enumerate(HOSTILE.values()):
+        (tmp_path / f"{number:02}").write_bytes(data)
+    done = hostile_child(tmp_path)
+    lines = done.stdout.splitlines()
+    said = dict(zip(HOSTILE, (line.partition(" ")[2] for line in lines), strict=False))
+    assert done.returncode == 0, f"{list(HOSTILE)[len(lines)]}: {done.stderr[-2000:]}"
+    assert said == dict.fromkeys(HOSTILE, "refused")
+    assert lines[-1] == "alive False"
+
+
+def test_the_same_child_is_harmed_where_a_pickle_is_run(tmp_path):
+    (tmp_path / "00").write_bytes(HOSTILE["os.system"])
+    done = hostile_child(tmp_path, "plant")
+    assert done.stdout.splitlines()[-1:] == ["alive True"], done.stderr
+
+
+def test_the_bomb_is_as_the_issue_has_it():
+    """Nine bytes whose memo index claims 4 GB: the machine keeps its memo in a dict."""
+    data = (FOLDER / "memo_bomb.pt").read_bytes()
+    assert len(data) == 9 and "LONG_BINPUT" in [opcode.name for opcode, _, _ in pickletools.genops(data)]
+    assert unpickle.Machine(unpickle.Bounded(io.BytesIO(data), 9)).load() is None
+
+
+def test_nothing_in_a_pickle_is_looked_up():
+    """Every name becomes a record of itself, also one whose module does not exist."""
+    data = b"\x80\x02cno.such.module\nThing\n(K\x01tR}X\x01\x00\x00\x00aK\x02sb."
+    made = unpickle.Machine(unpickle.Bounded(io.BytesIO(data), len(data))).load()
+    assert (made.name, made.arguments, made.state) == ("no.such.module.Thing", (1,), {"a": 2})
+    assert "no" not in sys.modules
+
+
+def test_too_many_opcodes_are_refused(monkeypatch):
+    monkeypatch.setattr(unpickle, "OPCODES", 10)
+    with pytest.raises(ValueError, match="more than 10 opcodes"):
+        unpickle.Machine(unpickle.Bounded(io.BytesIO(b"]0" * 20 + b"N."), 42)).load()
+
+
+def test_a_plain_pickle_is_told_what_to_do(tmp_path):
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({"weight_ih_l0": [1.0]}))
+    with pytest.raises(ValueError, match=r"a Python pickle, but not one of PyTorch's\n.*torch\.save"):
+        numlstm.load(tmp_path / "m.pkl")
+
+
+def test_a_legacy_file_cut_short_is_refused(tmp_path):
+    data = (FOLDER / "legacy.pt").read_bytes()
+    for end in (10, 100, 400, len(data) // 2, len(data) - 1):
+        (tmp_path / "m.pt").write_bytes(data[:end])
+        with pytest.raises(ValueError, match="cut short"):
+            numlstm.tensors(tmp_path / "m.pt")
+
+
+# ---------------------------------------------------------------- against torch itself
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("seed", range(6))
+def test_against_torch_itself(seed, zipped, tmp_path):
+    torch = need("torch")
+    rng = np.random.default_rng(seed)
+    hidden = int(rng.integers(2, 9))
+    flags = {
+        "num_layers": int(rng.integers(1, 4)),
+        "bias": bool(rng.integers(2)),
+        "batch_first": bool(rng.integers(2)),
+        "bidirectional": bool(rng.integers(2)),
+        "proj_size": int(rng.integers(0, hidden)),
+    }
+    lstm = torch.nn.LSTM(int(rng.integers(1, 9)), hidden, **flags, dtype=[torch.float32, torch.float64][seed % 2])
+    model = torch.nn.ModuleDict({"rnn": lstm, "head": torch.nn.Linear(hidden, 1)}).eval()
+    torch.save(model, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    net = numlstm.load(tmp_path / "m.pt")
+    assert repr(net) == repr(lstm)
+    for (name, got), (wanted, value) in zip(net.named_parameters(), lstm.named_parameters(), strict=True):
+        assert name == wanted and same_bits(got, value.detach().numpy())
+
+
+def test_a_module_that_contradicts_its_tensors_is_refused(tmp_path):
+    torch = need("torch")
+    for name, value in (("num_layers", 3), ("bidirectional", 1), ("batch_first", "yes"), ("dropout", 7.0)):
+        lstm = torch.nn.LSTM(3, 4)
+        setattr(lstm, name, value)
+        torch.save(torch.nn.Sequential(lstm), tmp_path / "m.pt")
+        with pytest.raises(ValueError, match=f"its module says {name} is {value!r}"):
+            numlstm.load(tmp_path / "m.pt")
+
+
+def test_sparse_and_quantised_parameters_are_named(tmp_path):
+    torch = need("torch")
+    own = torch.nn.LSTM(3, 4).state_dict()
+    own["weight_ih_l0"] = own["weight_ih_l0"].to_sparse()
+    torch.save(own, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"weight_ih_l0 holds a sparse tensor"):
+        numlstm.load(tmp_path / "m.pt")
+    own["weight_ih_l0"] = torch.quantize_per_tensor(torch.zeros(16, 3), 0.1, 0, torch.qint8)
+    torch.save(own, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"weight_ih_l0 holds quantised integers"):
+        numlstm.load(tmp_path / "m.pt")
+
+
+def test_data_parallel_and_shared_modules(tmp_path):
+    torch = need("torch")
+    lstm = torch.nn.LSTM(3, 4)
+    torch.save(torch.nn.DataParallel(torch.nn.Sequential(lstm)).state_dict(), tmp_path / "m.pt")
+    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["module.0"]
+    shared = torch.nn.ModuleList([lstm, lstm])
+    torch.save(shared, tmp_path / "m.pt")
+    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["0"]
+    torch.save([lstm.state_dict(), torch.nn.LSTM(5, 6).state_dict()], tmp_path / "m.pt")
+    assert [(f.name, f.config.hidden_size) for f in numlstm.find(tmp_path / "m.pt")] == [("0", 4), ("1", 6)]
