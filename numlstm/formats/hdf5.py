@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from numlstm.formats.tensor import Array, Tensor, decoded
+from numlstm.formats.tensor import Array, Order, Tensor, decoded
 from numlstm.formats.zips import ALWAYS, RATIO
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -48,7 +48,7 @@ class _Type:
 
     name: str
     size: int
-    order: str = "<"
+    order: Order = "<"
     variable: bool = False
 
 
@@ -240,7 +240,7 @@ def _shape(body: bytes, path: str) -> tuple[int, ...]:
 def _type(body: bytes) -> _Type:
     head, bits, _, _, size = struct.unpack_from("<4BI", body)
     kind = head & 15
-    order = ">" if bits & 1 else "<"
+    order: Order = ">" if bits & 1 else "<"
     if kind == 0 and size in (1, 2, 4, 8):
         offset, precision = struct.unpack_from("<HH", body, 8)
         if (offset, precision) == (0, 8 * size):
@@ -435,7 +435,7 @@ def _tensor(source: _Source, path: str, header: _Header, extents: list[tuple[int
     return Tensor(shape, dtype, numbers)
 
 
-def _contiguous(source: _Source, address: int, size: int, dtype: str, shape: tuple[int, ...], order: str) -> Array:
+def _contiguous(source: _Source, address: int, size: int, dtype: str, shape: tuple[int, ...], order: Order) -> Array:
     return decoded(source.data(address, size), dtype, shape, order)
 
 

@@ -331,12 +331,13 @@ def _masking(config: Json) -> frozenset[int]:
         entry, around = waiting.pop()
         if not isinstance(entry, dict) or len(around) > DEPTH:
             continue
-        config, around = entry.get("config"), (*around, id(entry))
-        if _kind(entry) == "Masking" or (isinstance(config, dict) and config.get("mask_zero") is True):
+        own: Any = entry.get("config")
+        around = (*around, id(entry))
+        if _kind(entry) == "Masking" or (isinstance(own, dict) and own.get("mask_zero") is True):
             found.update(around)
-        waiting += [(inner, around) for inner in _entries(config)]
-        if isinstance(config, dict):
-            waiting.append((config.get("layer"), around))
+        waiting += [(inner, around) for inner in _entries(own)]
+        if isinstance(own, dict):
+            waiting.append((own.get("layer"), around))
     return frozenset(found)
 
 
