@@ -7,6 +7,7 @@ may be cut anywhere if the state is handed on; so the results are, to the bit, t
 from __future__ import annotations
 
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic, checks, files, series
+from numlstm import atomic, checks, files, formats, series
 from numlstm.config import Config
+from numlstm.formats.state_dict import UNSTATED
 from numlstm.lstm import LSTM
 from numlstm.stored import Stored
 
@@ -95,6 +97,12 @@ def run(
         if hx is not None:
             hx = checks.lstm_states(call, hx, lstm.dtype)
         shapes = {"output": call.output, "h_n": call.hidden, "c_n": call.cell}
+        if batch_first is None and not call.unbatched and _unstated(model, name):
+            warnings.warn(
+                f"{os.fspath(model)} does not say whether the batch comes first; input {given.shape} is taken as "
+                "(steps, batch, features): --batch-first or --steps-first says which it is",
+                stacklevel=2,
+            )
         with atomic.replacing(out) as file, ExitStack() as stack:
             results = {}
             for key, shape in shapes.items():
@@ -108,6 +116,12 @@ def run(
                         results[key].dump(into, shape)
                     results[key].close()  # its room is wanted for the next
     echo(f"{os.fspath(out)}: " + ", ".join(f"{key} {shape}" for key, shape in shapes.items()) + f", {lstm.dtype}")
+
+
+def _unstated(model: Path, name: str | None) -> bool:
+    """Whether the file leaves open which axis comes first."""
+    with formats.opened(model) as contents:
+        return UNSTATED in files.pick(contents, name).notes
 
 
 def _run(

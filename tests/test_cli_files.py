@@ -84,6 +84,25 @@ def tagger(path="tagger.safetensors"):
     save_file(tensors, path)
 
 
+def test_run_says_where_a_file_leaves_open_what_comes_first(folder):
+    """The axes of a batch mixed up are no error to any engine: T and B are just numbers."""
+    save_file(numlstm.LSTM(3, 2, seed=0).state_dict(), "open.safetensors")
+    numlstm.LSTM(3, 2, seed=0).save("stated.safetensors")
+    np.save("batch.npy", np.ones((4, 5, 3), np.float32))
+    np.save("one.npy", np.ones((5, 3), np.float32))
+    says = "does not say whether the batch comes first; input (4, 5, 3) is taken as (steps, batch, features)"
+    for model, given, options, warned in (
+        ("open", "batch", [], True),
+        ("open", "batch", ["--steps-first"], False),
+        ("open", "batch", ["--batch-first"], False),
+        ("open", "one", [], False),
+        ("stated", "batch", [], False),
+    ):
+        ran = process("run", f"{model}.safetensors", f"{given}.npy", "-o", "out.npz", *options)
+        assert ran.returncode == 0, ran.stderr
+        assert (says in ran.stderr) is warned and bool(ran.stderr) is warned
+
+
 class TestInspect:
     def test_the_table(self, folder):
         tagger()
@@ -142,7 +161,7 @@ class TestInspect:
         save_file(tensors, "hostile.safetensors")
         output = done("inspect", "hostile.safetensors", "--tensors")
         assert all(line.isprintable() for line in output.split("\n"))
-        assert len(output.split("\n")) == 14
+        assert len(output.split("\n")) == 16
         refused("convert", "hostile.safetensors", "out.npz")
         refused("convert", "hostile.safetensors", "out.npz", "--name", "\x1b[31m")
         done("convert", "hostile.safetensors", "out.npz", "--name", name)

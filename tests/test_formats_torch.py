@@ -78,7 +78,7 @@ def test_a_checkpoint_gives_everything_else_as_well():
     [
         ("gru.pt", r"weight_hh_l0 of shape \(12, 4\) is that of a GRU"),
         ("weight_norm.pt", r"0\.weight_hh_l0 is missing; .*its weights are normalised: .*remove_weight_norm"),
-        ("quantized.pt", r"holds no LSTM"),
+        ("quantized.pt", r"holds no LSTM: lstm has quantised weights, which are not supported"),
     ],
 )
 def test_what_is_no_plain_lstm_is_named(name, says):

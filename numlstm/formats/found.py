@@ -60,8 +60,9 @@ class Found:
         text = f"{self.kind}({config.input_size}, {config.hidden_size}"
         if config.num_layers > 1:
             text += f", num_layers={config.num_layers}"
-        for flag, usual in (("bias", True), ("batch_first", False), ("bidirectional", False)):
-            if getattr(config, flag) is not usual:
+        usual = (("bias", True), ("batch_first", False), ("dropout", 0.0), ("bidirectional", False))
+        for flag, default in usual:
+            if getattr(config, flag) != default:
                 text += f", {flag}={getattr(config, flag)}"
         if config.proj_size:
             text += f", proj_size={config.proj_size}"

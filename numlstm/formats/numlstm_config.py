@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from numlstm.config import Config
+from numlstm.formats import state_dict
 from numlstm.formats.found import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
@@ -59,4 +60,4 @@ def _stated(found: Found, text: str) -> Found:
             config=None,
             problem=f"its metadata {KEY} is {text[:200]!r}, which does not fit its tensors: {found.sizes()}",
         )
-    return replace(found, config=config)
+    return replace(found, config=config, notes=tuple(note for note in found.notes if note != state_dict.UNSTATED))

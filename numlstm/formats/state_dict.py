@@ -23,6 +23,7 @@ SEPARATORS = "./_"
 GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
 
 FLAGS = ("batch_first", "dropout")  # what tensors do not say
+UNSTATED = "the file does not say whether the batch comes first in its input; batch_first=False is assumed"
 Group = dict[str, Tensor]  # by own name
 
 
@@ -113,6 +114,8 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
     suffix = "" if kind == "LSTM" else "_l0"
     parameters = {key.removesuffix(suffix): own[key] for key in order}
     notes = []
+    if kind == "LSTM" and "batch_first" not in flags:
+        notes.append(UNSTATED)
     if len({tensor.dtype for tensor in own.values()}) > 1:
         notes.append("its parameters have several dtypes; all are converted to the widest")
     return replace(found, config=config, parameters=parameters, notes=tuple(notes))

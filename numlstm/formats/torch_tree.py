@@ -24,6 +24,7 @@ LSTM = "torch.nn.modules.rnn.LSTM"
 SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
 PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
+PACKED = "_all_weight_values"
 FOLLOWED = (dict, list, tuple, Object)
 NORMED = ("weight_g", "weight_v", "original0", "original1")
 
@@ -38,6 +39,7 @@ class Container:
     path: str
     views: dict[str, View] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)  # a tensor that is not dense numbers, and what it is
+    packed: list[str] = field(default_factory=list)  # what has quantised weights, a sentence each
     flags: dict[str, Flags] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)  # of modules that are an LSTM's subclass or may be
 
@@ -74,7 +76,7 @@ def contents(format: str, root: Any, read: Read, scripted: Callable[[str], Flags
         place = f"{format}, {container.path or 'its top'}"
         found, other = state_dict.find(own | odd, container.flags, place)
         lstms += [_said(one, container) for one in found]
-        others += other
+        others += [*other, *container.packed]
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
 
@@ -104,9 +106,18 @@ def _walk(root: Any, scripted: Callable[[str], Flags]) -> Iterator[Container]:
                     container.odd[str(key)] = _what(item)
                 elif isinstance(item, FOLLOWED):
                     inner.append((at, item))
-        if container.views or container.odd:
+                    _note_packed(container, str(key))
+        if container.views or container.odd or container.packed:
             yield container
         waiting += reversed(inner)
+
+
+def _note_packed(container: Container, key: str) -> None:
+    """Dynamic quantisation keeps an LSTM's weights packed, under names of its own."""
+    name, found, _ = key.partition(PACKED)
+    said = f"{name.rstrip('.') or 'an LSTM'} has quantised weights, which are not supported: save it unquantised"
+    if found and said not in container.packed:
+        container.packed.append(said)
 
 
 def _items(value: Any) -> Iterator[tuple[Any, Any]]:
