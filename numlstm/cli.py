@@ -58,7 +58,10 @@ def _warn(message: Warning | str, *where: Any) -> None:
 
 
 def _line(text: str) -> str:
-    return printable(" ".join(text.split()))
+    """The lines of a message as sentences on one line."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    ended = [line if line[-1] in ".:;,!?" else f"{line}." for line in lines[:-1]]
+    return printable(" ".join([*ended, *lines[-1:]]))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

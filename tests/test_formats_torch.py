@@ -132,8 +132,8 @@ def test_views_strides_and_offsets(tmp_path):
     "given, says",
     [
         (tensor((4, 4), (4, 1), 1), r"shape \(4, 4\) reaches to number 16 of a storage of 16"),
-        (tensor((2**40,), (0,)), r"shape \(1099511627776,\) repeats the 16 numbers of its storage"),
-        (tensor((2**40, 2**40), (0, 0)), "repeats the 16 numbers"),
+        (tensor((2**40,), (0,)), r"shape \(1099511627776,\) that repeats the 16 numbers of its storage"),
+        (tensor((2**40, 2**40), (0, 0)), "that repeats the 16 numbers"),
         (tensor((-1,), (1,)), r"a tensor of shape \(-1,\)"),
         (tensor((2,), (-1,), 3), r"strides \(-1,\)"),
         (tensor((2,), (1,), -1), "a tensor of shape"),
@@ -145,8 +145,10 @@ def test_views_strides_and_offsets(tmp_path):
     ],
 )
 def test_a_tensor_that_its_storage_does_not_hold_is_refused(given, says, tmp_path):
+    path = write(tmp_path / "m.pt", state(("weight_ih_l0", given)))
     with pytest.raises(ValueError, match=says):
-        numlstm.tensors(write(tmp_path / "m.pt", state(("weight_ih_l0", given))))
+        numlstm.tensors(path)
+        numlstm.load(path)
 
 
 DEEP = 200_000
@@ -193,6 +195,50 @@ HOSTILE = {
     "many empty lists": archive(b"\x80\x02" + b"]0" * 500_000 + b"N."),
 }
 
+SHARED = b"Nq\x01" + b"h\x01h\x01\x86q\x01" * 28  # a tuple of a tuple twice, and so on: 2**28 ways down
+PARAMETERS = (
+    b"}(" + text("weight_ih_l0") + tensor((8, 1), (1, 1)) + text("weight_hh_l0") + tensor((8, 2), (2, 1)) + b"u"
+)
+HOSTILE |= {
+    "a long key over many dicts": archive(
+        b"\x80\x02}" + text("k" * 50_000) + b"](" + (b"}" + text("a") + b"Ns") * 20_000 + b"es."
+    ),
+    "a flag that takes long to show": archive(
+        b"\x80\x02ctorch.nn.modules.rnn\nLSTM\n)\x81}("
+        + text("_parameters")
+        + PARAMETERS
+        + text("mode")
+        + text("LSTM")
+        + text("batch_first")
+        + b"cno\nthing\n("
+        + SHARED
+        + b"tR"
+        + b"ub."
+    ),
+    "many arguments": archive(
+        b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x00("
+        + b"N" * 50_000
+        + b"tq\x010"
+        + b"h\x00h\x01R0" * 5_000
+        + b"."
+    ),
+    "a list copied often": archive(
+        b"\x80\x02ccollections\ndeque\nq\x00(" + b"N" * 50_000 + b"lq\x01" + b"h\x00h\x01\x85R" * 20_000 + b"."
+    ),
+    "a dict made often": archive(
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"K\x01N\x86" * 20_000
+        + b"eq\x01"
+        + b"h\x00h\x01\x85R" * 20_000
+        + b"."
+    ),
+    "keys that hash alike": archive(
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(40_000))
+        + b"u."
+    ),
+    "a call a byte or three": archive(b"\x80\x02cno\nthing\nq\x00" + b"h\x00)R" * 1_000_000 + b"."),
+}
 CHILD = """
 import os, resource, signal, sys, time
 import numlstm
@@ -334,3 +380,59 @@ def test_data_parallel_and_shared_modules(tmp_path):
     assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["0"]
     torch.save([lstm.state_dict(), torch.nn.LSTM(5, 6).state_dict()], tmp_path / "m.pt")
     assert [(f.name, f.config.hidden_size) for f in numlstm.find(tmp_path / "m.pt")] == [("0", 4), ("1", 6)]
+
+
+def test_what_a_module_keeps_in_lists_and_attributes(tmp_path):
+    torch = need("torch")
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True))
+    model.more = [torch.nn.LSTM(3, 5), torch.nn.LSTM(3, 6)]
+    model.mean = torch.arange(3.0)
+    torch.save(model, tmp_path / "m.pt")
+    sizes = [found.config.hidden_size for found in numlstm.find(tmp_path / "m.pt")]
+    assert sorted(sizes) == [4, 5, 6]
+    assert numlstm.tensors(tmp_path / "m.pt")["mean"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_one_odd_tensor_does_not_make_a_file_unreadable(zipped, tmp_path):
+    torch = need("torch")
+    state = torch.nn.LSTM(3, 4).state_dict()
+    odd = {
+        "float8": torch.zeros(3).to(torch.float8_e4m3fn),
+        "expanded": torch.zeros(1).expand(10**6),
+        "complex": torch.ones(2, dtype=torch.complex64),
+        "uint16": torch.tensor([1, 2], dtype=torch.uint16),
+        "sparse": torch.eye(3).to_sparse(),
+        "empty": torch.zeros(0, 5),
+        "negated": torch.ones(2, dtype=torch.complex64).conj().imag,
+    }
+    torch.save(state | odd, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    assert numlstm.load(tmp_path / "m.pt").hidden_size == 4
+    tensors = numlstm.tensors(tmp_path / "m.pt")
+    assert set(tensors) == {*state, "complex", "uint16", "empty"}
+    assert tensors["uint16"].tolist() == [1, 2] and tensors["empty"].shape == (0, 5)
+
+
+def test_a_parameter_that_is_negated_when_read_is_refused_not_misread(tmp_path):
+    torch = need("torch")
+    state = torch.nn.LSTM(3, 4).state_dict()
+    weight = torch.complex(torch.zeros(16, 3), state["weight_ih_l0"]).conj().imag
+    assert weight.is_neg()
+    torch.save(state | {"weight_ih_l0": weight}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="weight_ih_l0 holds a tensor whose neg bit is set"):
+        numlstm.load(tmp_path / "m.pt")
+
+
+def test_keys_that_look_alike_keep_their_tensors(tmp_path):
+    torch = need("torch")
+    things = {1: torch.ones(1), "1": torch.ones(2), (1, 2): torch.ones(3), (3, 4): torch.ones(4)}
+    torch.save(things, tmp_path / "m.pt")
+    assert sorted(len(array) for array in numlstm.tensors(tmp_path / "m.pt").values()) == [1, 2, 3, 4]
+
+
+def test_a_frozen_module_is_told_what_to_do(tmp_path):
+    torch = need("torch")
+    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(3, 4)).eval())
+    torch.jit.save(torch.jit.freeze(scripted), tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"holds no LSTM: a frozen module keeps .*before torch\.jit\.freeze"):
+        numlstm.load(tmp_path / "m.pt")

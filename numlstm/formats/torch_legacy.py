@@ -13,7 +13,7 @@ import numpy as np
 from numlstm.formats import torch_tree
 from numlstm.formats.found import Contents
 from numlstm.formats.tensor import WIDTHS, Array, Order
-from numlstm.formats.unpickle import Bounded, Machine, Name, Storage, storage
+from numlstm.formats.unpickle import Bounded, Machine, Storage, storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -31,16 +31,14 @@ def read(file: BinaryIO, size: int) -> Contents:
             return identity[1]  # a class, with its source text, which is not looked at
         whole = storage(identity)
         if not isinstance(whole, Storage):
-            widths[identity[2]] = 1  # of integers with a scale, all of one byte but QInt32
+            widths[identity[2]] = 4 if whole.name.endswith("QInt32Storage") else 1
             return whole
         if len(identity) > 5 and identity[5] is not None:
             raise ValueError(
                 "it has storages that are parts of others, as PyTorch before 0.4 wrote them\n"
                 "Load it with PyTorch and save it again."
             )
-        if isinstance(identity[1], Name) and not whole.dtype:
-            raise ValueError("it has a storage without a number type, which its format cannot hold")
-        widths[whole.key] = WIDTHS.get(whole.dtype) or np.dtype(whole.dtype).itemsize
+        widths[whole.key] = WIDTHS.get(whole.dtype) or np.dtype(whole.dtype or "uint8").itemsize
         return whole
 
     first = Machine(source).load()
@@ -82,7 +80,8 @@ def read(file: BinaryIO, size: int) -> Contents:
             raise ValueError(f"its storage {of.key!r} holds {count} numbers, not {of.count}")
         stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
         file.seek(begin)
-        data = file.read(count * stored.itemsize)
-        return np.frombuffer(data, stored.newbyteorder(order)).astype(stored, copy=False)
+        data = file.read(count * widths[of.key])
+        numbers = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
+        return numbers.astype(stored, copy=False)
 
     return torch_tree.contents("PyTorch (before 1.6)", root, numbers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,10 +26,15 @@ SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "pr
 PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
 PACKED = "_all_weight_values"
+DEPTH = 100  # containers in containers
+NAMES = 1 << 24  # characters of all names; 10,000 tensors have about 500,000
+REPEATED = 1 << 16  # numbers that a tensor may make of fewer by strides of 0
 FOLLOWED = (dict, list, tuple, Object)
 NORMED = ("weight_g", "weight_v", "original0", "original1")
 
 Read = Callable[[Storage, str], Array]
+Link = tuple[Any, ...]  # (link of the container around, key), or () at the top: a path, not yet joined
+REBUILT = ("torch._utils.", "torch._tensor.", "tensor ", "torch.float", "torch.complex", "torch.int", "torch.uint")
 Known = TypeVar("Known")
 
 
@@ -70,9 +76,10 @@ def contents(format: str, root: Any, read: Read, scripted: Callable[[str], Flags
     others: list[str] = []
     cached = _Cache(read)
     for container in containers:
-        own = {name: _tensor(view, cached) for name, view in container.views.items()}
+        own = {name: _tensor(view, cached) for name, view in container.views.items() if not _repeats(view)}
+        repeated = {name: _repeats(view) for name, view in container.views.items() if name not in own}
         tensors |= own
-        odd = {name: Tensor((), what, _unreadable) for name, what in container.odd.items()}
+        odd = {name: Tensor((), what, _unreadable) for name, what in (container.odd | repeated).items()}
         place = f"{format}, {container.path or 'its top'}"
         found, other = state_dict.find(own | odd, container.flags, place)
         lstms += [_said(one, container) for one in found]
@@ -87,29 +94,57 @@ def _unreadable() -> Array:
 def _walk(root: Any, scripted: Callable[[str], Flags]) -> Iterator[Container]:
     """The containers in the order of the file."""
     seen: set[int] = set()
-    waiting: list[tuple[str, Any]] = [("", root)]
+    room = NAMES
+    waiting: list[tuple[Link, Any]] = [((), root)]
     while waiting:
-        path, value = waiting.pop()
+        link, value = waiting.pop()
         if id(value) in seen:
             continue
         seen.add(id(value))
-        inner: list[tuple[str, Any]] = []
-        container = Container(path)
+        inner: list[tuple[Link, Any]] = []
+        container = Container("")
         if _is_module(value):
-            inner = _module(container, value, seen, scripted)
+            inner = [((link, key), item) for key, item in _module(container, value, seen, scripted)]
         else:
             for key, item in _items(value):
-                at = f"{path}{SEPARATOR}{key}" if path else str(key)
                 if isinstance(item, View):
-                    container.views[str(key)] = item
-                elif isinstance(item, Object) and state_dict.NAME.fullmatch(str(key)) and not _is_module(item):
-                    container.odd[str(key)] = _what(item)
+                    container.views[_free(key, container.views)] = item
+                elif _is_odd(key, item):
+                    container.odd[_free(key, container.odd)] = _what(item)
                 elif isinstance(item, FOLLOWED):
-                    inner.append((at, item))
-                    _note_packed(container, str(key))
+                    inner.append(((link, key), item))
+                    _note_packed(container, key)
         if container.views or container.odd or container.packed:
+            container.path = _path(link)
+            count = len(container.views) + len(container.odd)
+            room -= sum(map(len, (*container.views, *container.odd))) + (count + 1) * len(container.path)
+            if room < 0:
+                raise ValueError(f"the names of its tensors take more than {NAMES} characters")
             yield container
         waiting += reversed(inner)
+
+
+def _is_odd(key: str, item: Any) -> bool:
+    """Whether an object stands for a tensor: PyTorch rebuilds it, or it has a parameter's name."""
+    if not isinstance(item, Object) or _is_module(item):
+        return False
+    return item.name.startswith(REBUILT) or state_dict.NAME.fullmatch(key) is not None
+
+
+def _path(link: Link) -> str:
+    """The path that a chain of keys is."""
+    keys: list[str] = []
+    while link:
+        link, key = link
+        keys.append(key)
+        if len(keys) > DEPTH:
+            raise ValueError(f"its containers are nested more than {DEPTH} deep")
+    return SEPARATOR.join(reversed(keys))
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """The name, or where 1 and "1" are two keys of one dict, one that is not taken."""
+    return name if name not in taken else f"{name}#{len(taken)}"
 
 
 def _note_packed(container: Container, key: str) -> None:
@@ -120,16 +155,16 @@ def _note_packed(container: Container, key: str) -> None:
         container.packed.append(said)
 
 
-def _items(value: Any) -> Iterator[tuple[Any, Any]]:
+def _items(value: Any) -> Iterator[tuple[str, Any]]:
     """Keys and values of a container; of an object, those of its state and arguments."""
     if isinstance(value, dict):
-        for key, item in value.items():
-            yield (key if isinstance(key, str | int | float) else "?"), item
+        for number, (key, item) in enumerate(value.items()):
+            yield (str(key) if isinstance(key, str | int) else f"?{number}"), item
     elif isinstance(value, list | tuple):
-        yield from enumerate(value)
+        yield from ((str(number), item) for number, item in enumerate(value))
     elif isinstance(value, Object):
         yield from _items(value.state) if isinstance(value.state, dict) else [("state", value.state)]
-        yield from enumerate((value.arguments, value.items))
+        yield from (("arguments", value.arguments), ("items", value.items))
 
 
 def _is_module(value: Any) -> bool:
@@ -143,7 +178,8 @@ def _module(
     container: Container, root: Object, seen: set[int], scripted: Callable[[str], Flags]
 ) -> list[tuple[str, Any]]:
     """Fill a container with a module and all below it; what else its attributes hold is returned, to be walked."""
-    rest = []
+    rest: list[tuple[str, Any]] = []
+    room = NAMES
     waiting = [("", root)]
     while waiting:
         prefix, module = waiting.pop()
@@ -160,7 +196,11 @@ def _module(
             if state.get("mode") == "LSTM":
                 container.flags[name] = own
                 container.classes[name] = module.name
-            rest += [(f"{container.path}{SEPARATOR}{key}", item) for key, item in state.items() if key not in PARTS]
+            for key, item in state.items():
+                if isinstance(item, View):
+                    container.views[_free(f"{prefix}{key}", container.views)] = item
+                elif key not in PARTS:
+                    rest.append((f"{prefix}{key}", item))
         below = []
         for part in parts:
             for key, item in part.items():
@@ -173,15 +213,14 @@ def _module(
                         below.append((f"{full}.", item))
                 elif isinstance(item, Object) and state_dict.NAME.fullmatch(full):
                     container.odd[full] = _what(item)
-                elif isinstance(item, Object) and part is state:
+                elif part is state:
                     rest.append((full, item))
         waiting += reversed(below)
+        room -= len(prefix) * (1 + sum(map(len, parts)))
+        if room < 0:
+            raise ValueError(f"the names of its tensors take more than {NAMES} characters")
     # `_flat_weights` and the like hold the same tensors once more
-    return [
-        (at, item)
-        for at, item in rest
-        if isinstance(item, dict | Object) and not at.rpartition(SEPARATOR)[2].startswith("_")
-    ]
+    return [(at, item) for at, item in rest if isinstance(item, FOLLOWED) and not at.rpartition(".")[2].startswith("_")]
 
 
 def _what(item: Object) -> str:
@@ -262,6 +301,13 @@ class _Cache:
         return self.numbers
 
 
+def _repeats(view: View) -> str:
+    """What a tensor is that strides of 0 make larger than its file has room for, or ""."""
+    if 0 in view.shape or prod(view.shape) <= max(view.storage.count, REPEATED):
+        return ""
+    return f"a tensor of shape {view.shape} that repeats the {view.storage.count} numbers of its storage"
+
+
 def _tensor(view: View, read: Read) -> Tensor:
     """A tensor that is read when asked for; its reach is held against its storage now."""
     storage = view.storage
@@ -275,8 +321,6 @@ def _tensor(view: View, read: Read) -> Tensor:
     reach = view.offset + sum((length - 1) * stride for length, stride in zip(view.shape, view.strides, strict=True))
     if count and reach >= have:
         raise ValueError(f"a tensor of shape {view.shape} reaches to number {reach} of a storage of {have}")
-    if count > max(have, 1):  # strides of 0 repeat numbers; a few tensors are made so, none is larger than it seems
-        raise ValueError(f"a tensor of shape {view.shape} repeats the {have} numbers of its storage")
 
     def numbers() -> Array:
         whole = read(storage, view.dtype)

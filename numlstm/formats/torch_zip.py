@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,11 @@ def read(archive: zipfile.ZipFile) -> Contents:
         return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"), own)
 
     format = "TorchScript" if scripted else "PyTorch"
-    return torch_tree.contents(format, root, numbers, flags)
+    contents = torch_tree.contents(format, root, numbers, flags)
+    if scripted and not contents.tensors:
+        frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
+        return replace(contents, others=(*contents.others, frozen))
+    return contents
 
 
 def script_flags(text: str, name: str) -> dict[str, Any]:

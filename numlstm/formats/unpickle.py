@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
-OPCODES = 5_000_000  # a checkpoint of 10,000 tensors has about 500,000
+OPCODES = 2_000_000  # a checkpoint of 10,000 tensors has about 500,000
+GIVEN = 1_000_000  # items in what is given to all calls; a tensor's has about 10
+ARGUMENTS = 16  # of a call that stands for something
+WHOLE = 1 << 60  # integers beyond it are no keys: as many as one likes can be made that all hash alike
 MOST = 64  # bytes of the longest integer
-PLAIN = (str, int, float, bool, bytes, type(None))
+PLAIN = (str, bool, bytes, type(None))  # keys that cost no more to hash than to read
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,21 +34,18 @@ class Name:
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Object:
     """What a pickle makes of a name: nothing but a record of it."""
 
     name: str
     arguments: Any = ()
     state: Any = None
-    items: list[Any] = field(default_factory=list)
+    items: list[Any] | None = None
 
-    def append(self, item: Any) -> None:
-        """Record what is appended to it."""
-        self.items.append(item)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items.append((key, value))
+    def extend(self, items: list[Any]) -> None:
+        """Record what is put into it."""
+        self.items = items if self.items is None else self.items + items
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +121,13 @@ def storage(identity: Any) -> Storage | Object:
 
 
 def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> View:
+    if not (isinstance(shape, tuple | list) and isinstance(strides, tuple | list)):
+        raise ValueError("its pickle has a tensor without a shape")
+    if len(shape) != len(strides) or len(shape) > 64:
+        raise ValueError(f"its pickle has a tensor of {len(shape)} axes and {len(strides)} strides")
     numbers = (offset, *shape, *strides)
     if not isinstance(of, Storage) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
         raise ValueError(f"its pickle has a tensor of shape {_short(shape)} and strides {_short(strides)}")
-    if len(shape) != len(strides) or len(shape) > 64:
-        raise ValueError(f"its pickle has a tensor of {len(shape)} axes and {len(strides)} strides")
     dtype = dtype if dtype is not None else of.dtype or "uint8"
     return View(of, dtype, offset, tuple(shape), tuple(strides))
 
@@ -135,12 +137,19 @@ def _short(value: Any) -> str:
 
 
 def _tensor(*given: Any) -> Any:
-    return _view(*given[:4])
+    return _lazy(given[6:]) or _view(*given[:4])
 
 
 def _tensor_v3(*given: Any) -> Any:
     of, offset, shape, strides, _, _, dtype = given[:7]
-    return _view(of, offset, shape, strides, DTYPES[dtype.name.removeprefix("torch.")])
+    own = DTYPES.get(dtype.name.removeprefix("torch."))
+    return _lazy(given[7:]) or (_view(of, offset, shape, strides, own) if own else Object(dtype.name))
+
+
+def _lazy(metadata: tuple[Any, ...]) -> Object | None:
+    """What stands for a tensor that is to be conjugated or negated when it is read."""
+    bits = [bit for bit in ("conj", "neg") if metadata and isinstance(metadata[0], dict) and metadata[0].get(bit)]
+    return Object(f"tensor whose {bits[0]} bit is set") if bits else None
 
 
 def _from_type(*given: Any) -> Any:
@@ -152,7 +161,7 @@ def _from_type(*given: Any) -> Any:
 def _mapping(*given: Any) -> dict[Any, Any]:
     """A dict of pairs, as old pickles make an OrderedDict."""
     into: dict[Any, Any] = {}
-    for pair in given[0] if given and isinstance(given[0], list | tuple) else ():
+    for pair in _sequence(*given):
         _put(into, pair[0], pair[1])
     return into
 
@@ -162,7 +171,8 @@ def _first(*given: Any) -> Any:
 
 
 def _sequence(*given: Any) -> Any:
-    return list(given[0]) if given and isinstance(given[0], list | tuple) else []
+    """What is given itself, since a copy costs what no byte of the file pays for."""
+    return given[0] if given and isinstance(given[0], list | tuple) else []
 
 
 # what a pickle may call: names in it, and functions of this file that stand for them
@@ -179,14 +189,14 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
-    "torch.Size": lambda *given: tuple(_sequence(*given)),
+    "torch.Size": _sequence,
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": lambda *given: {},
     "collections.deque": _sequence,
     "builtins.set": _sequence,
     "builtins.frozenset": _sequence,
     "builtins.list": _sequence,
-    "builtins.tuple": lambda *given: tuple(_sequence(*given)),
+    "builtins.tuple": _sequence,
     "builtins.dict": _mapping,
     "__builtin__.set": _sequence,
 }
@@ -199,6 +209,8 @@ def _reduced(function: Any, arguments: Any) -> Any:
     known = KNOWN.get(function.name)
     if known is None:
         return Object(function.name, arguments)
+    if len(arguments) > ARGUMENTS:
+        raise ValueError(f"its pickle gives {function.name} {len(arguments)} arguments")
     try:
         return known(*arguments)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
@@ -208,9 +220,10 @@ def _reduced(function: Any, arguments: Any) -> Any:
 def _put(into: Any, key: Any, value: Any) -> None:
     """An item of a dict; a key that is not plain would have to be hashed, however deep it is, and is kept apart."""
     if isinstance(into, dict):
-        into[key if type(key) in PLAIN else Object("key", key)] = value
+        plain = type(key) in PLAIN or (type(key) is int and -WHOLE < key < WHOLE)
+        into[key if plain else Object("key", key)] = value
     elif isinstance(into, Object):
-        into[key] = value
+        into.extend([(key, value)])
     else:
         raise ValueError("its pickle puts an item into what is no dict")
 
@@ -255,6 +268,7 @@ class Machine(Base):  # type: ignore[misc]
     def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
         super().__init__(source, encoding="utf-8", errors="replace")
         self.source, self.of_identity = source, of_identity
+        self.given = 0
 
     def load(self) -> Any:
         """What the pickle builds."""
@@ -290,6 +304,10 @@ class Machine(Base):  # type: ignore[misc]
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()
+        if isinstance(arguments, tuple):
+            self.given += sum(len(item) for item in arguments[:ARGUMENTS] if isinstance(item, list | tuple))
+            if self.given > GIVEN:
+                raise ValueError(f"its pickle gives more than {GIVEN} items to calls")
         self.stack[-1] = _reduced(self.stack[-1], arguments)
 
     def _newobj_ex(self) -> None:
@@ -324,10 +342,8 @@ class Machine(Base):  # type: ignore[misc]
 
     def _into_list(self, values: list[Any]) -> None:
         target = self.stack[-1]
-        if isinstance(target, list):
+        if isinstance(target, list | Object):
             target.extend(values)
-        elif isinstance(target, Object):
-            target.items.extend(values)
         else:
             raise ValueError("its pickle appends to what is no list")
 
