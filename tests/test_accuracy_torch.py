@@ -3,7 +3,9 @@
 Both are compared with the reference in higher precision: float64 for float32, whose 2**-53 is nothing beside 2**-24
 and whose matrix products are fast; longdouble for float64. Longdouble has no fast products (about 0.25e9
 multiply-adds a second), so sequences are cut short there: to MOST multiply-adds a line of the grid,
-FEW a random configuration.
+FEW a random configuration. Fewer would be luck: of a few hundred numbers the largest error moves by half on either side
+(at 10e6, on a CPU where PyTorch's products are other ones, 3 of 400 were over by up to 7 %; the same ones stay below
+0.6 of what is allowed with five times as many numbers).
 """
 
 import os
@@ -20,7 +22,8 @@ import numlstm
 torch = need("torch")
 torch.set_num_threads(1)  # its idle threads would spin beside NumPy's
 
-MOST, FEW = 200e6, 10e6
+MOST = 200e6
+FEW = {np.dtype(np.float32): 100e6, np.dtype(np.float64): 40e6}
 JUDGE = {np.dtype(np.float32): np.float64, np.dtype(np.float64): np.longdouble}
 
 GRID = {  # input_size, hidden_size, num_layers, directions, T, B
@@ -149,7 +152,7 @@ def test_the_grid(dtype):
     report(f"the grid in {dtype}", lines)
 
 
-def random_configuration(seed):
+def random_configuration(seed, few):
     """Sizes and flags; hidden_size up to 300, one in ten up to 1024; as many steps as FEW multiply-adds allow."""
     rng = np.random.default_rng([seed, 20])
     big = seed % 10 == 0
@@ -163,9 +166,9 @@ def random_configuration(seed):
         "proj_size": int(rng.integers(1, hidden)) if hidden > 1 and rng.integers(0, 4) == 0 else 0,
     }
     count = products(inputs, hidden, flags["num_layers"], 1 + flags["bidirectional"], flags["proj_size"])
-    # as many rows as FEW allows: a maximum over few numbers is luck on either side
-    steps = int(min(rng.integers(1, 40), max(1, FEW // count)))
-    batch = int(min(4096, max(1, FEW // (count * steps))))
+    # as many rows as few allows: a maximum over few numbers is luck on either side
+    steps = int(min(rng.integers(1, 40), max(1, few // count)))
+    batch = int(min(4096, max(1, few // (count * steps))))
     return (inputs, hidden, steps, batch), flags, bool(rng.integers(0, 2))
 
 
@@ -173,7 +176,7 @@ def random_configuration(seed):
 def test_200_random_configurations(dtype):
     lines, seen = [], []
     for seed in range(200):
-        sizes, flags, states = random_configuration(seed)
+        sizes, flags, states = random_configuration(seed, FEW[dtype])
         lines.append(absolute(pair(f"{sizes}, {flags}, seed {seed}", sizes, dtype, seed, states=states, **flags)))
         seen.append((sizes[1], *flags.values()))
     hidden = [sizes[0] for sizes in seen]

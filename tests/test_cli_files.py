@@ -606,7 +606,11 @@ class TestRun:
         save("m.npz", input_size=64, hidden_size=512, num_layers=3)
         np.save("x.npy", np.zeros((20_000, 8, 64), np.float32))
         with subprocess.Popen(
-            [*COMMAND, "run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.1"], stderr=subprocess.PIPE, text=True
+            [*COMMAND, "run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.1"],
+            stderr=subprocess.PIPE,
+            text=True,
+            # a shell's background jobs, and so their children, are born deaf to it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         ) as running:
             while not any(name.startswith(".out.npz") for name in os.listdir()):
                 assert running.poll() is None

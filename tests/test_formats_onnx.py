@@ -637,7 +637,8 @@ def test_a_refused_node_is_not_found_again_by_the_names_of_its_weights(saved):
     arrays = {f"rnn.{name}": value for name, value in net.state_dict().items()}
     named = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
     found = numlstm.find(saved(model([helper.make_node("Identity", ["x"], ["Y"])], named)))
-    assert [str(each) for each in found] == ["rnn: LSTM(3, 2), float32"] and "names of its tensors" in found[0].notes[0]
+    assert [str(each) for each in found] == ["rnn: LSTM(3, 2), float32"]
+    assert any("names of its tensors" in note for note in found[0].notes)
     nodes = [
         helper.make_node("Unsqueeze", ["rnn.weight_ih_l0", "zero"], ["W"]),
         helper.make_node("Unsqueeze", ["rnn.weight_hh_l0", "zero"], ["R"]),
