@@ -6,6 +6,7 @@ import pickletools
 import struct
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from judge import UNIT, same_bits
 from needs import need
 
 import numlstm
-from numlstm.formats import unpickle
+from numlstm.formats import torch_tree, torch_zip, unpickle, zips
 
 FOLDER = Path(__file__).with_name("fixtures") / "torch"
 NAMES = {"checkpoint.pt": "model.lstm", "ema.pt": "model/lstm", "cell.pt": "decoder"}
@@ -89,12 +90,12 @@ def test_what_is_no_plain_lstm_is_named(name, says):
 # ---------------------------------------------------------------- pickles by hand
 
 
-def archive(data, **entries):
+def archive(data, method=zipfile.ZIP_STORED, **entries):
     into = io.BytesIO()
-    with zipfile.ZipFile(into, "w") as file:
+    with zipfile.ZipFile(into, "w", method) as file:
         file.writestr("archive/data.pkl", data)
         for name, content in entries.items():
-            file.writestr(f"archive/{name.replace('__', '/')}", content)
+            file.writestr(f"archive/{name.replace('data__', 'data/')}", content)
     return into.getvalue()
 
 
@@ -213,7 +214,8 @@ HOSTILE |= {
         + b"cno\nthing\n("
         + SHARED
         + b"tR"
-        + b"ub."
+        + b"ub.",
+        data__0=bytes(64),
     ),
     "many arguments": archive(
         b"\x80\x02ctorch._utils\n_rebuild_parameter\nq\x00("
@@ -239,6 +241,85 @@ HOSTILE |= {
     ),
     "a call a byte or three": archive(b"\x80\x02cno\nthing\nq\x00" + b"h\x00)R" * 1_000_000 + b"."),
 }
+
+
+def again(names, start=b"\x80\x02", **options):
+    """A dict of names that all stand for one tensor."""
+    first = text("first") + tensor(**options) + b"q\x07"
+    return start + b"}(" + first + b"".join(text(name) + b"h\x07" for name in names) + b"u"
+
+
+PAIRS = b"ccollections\nOrderedDict\nq\x02](" + b"K\x01N\x86" * 20_000 + b"eq\x03"
+THING = b"\x80\x02cno\nthing\nq\x00"
+TIED = {"strides": (181, 1), "count": 724 * 181}
+ROWS = {"shape": (4, 1), "strides": (1, 1)}
+WIDE = b"}(" + b"".join(text(str(k)) + b"N" for k in range(30_000)) + b"u"
+HOSTILE |= {
+    # 472 bytes that ask for panels of 2 TiB
+    "storages that are not there": archive(
+        state(
+            ("weight_ih_l0", tensor((2**20, 2**18), (2**18, 1), count=2**38)),
+            ("weight_hh_l0", tensor((2**20, 2**18), (2**18, 1), count=2**38, key="1")),
+        )
+    ),
+    "layers of one weight": archive(
+        again([f"weight_{kind}_l{k}" for k in range(250) for kind in ("ih", "hh")], shape=(724, 181), **TIED) + b".",
+        data__0=bytes(4 * 724 * 181),
+    ),
+    "bfloat16 seen often": archive(
+        again(map(str, range(4000)), shape=(60_000,), strides=(1,), count=60_000, kind="BFloat16Storage") + b".",
+        data__0=bytes(120_000),
+    ),
+    "two storages in turn": archive(
+        state(*[(str(k), tensor((1,), (1,), count=1 << 20, key=str(k % 2))) for k in range(1000)]),
+        data__0=bytes(4 << 20),
+        data__1=bytes(4 << 20),
+    ),
+    "many layers": archive(
+        again([f"weight_{kind}_l{k}" for k in range(6000) for kind in ("ih", "hh")], **ROWS) + b".", data__0=bytes(64)
+    ),
+    "many LSTMs": archive(again([f"{k}.weight_ih" for k in range(100_000)], **ROWS) + b".", data__0=bytes(64)),
+    "many dicts with an LSTM each": archive(
+        THING + tensor(**ROWS) + b"q\x07](" + (b"}(" + text("weight_ih") + b"h\x07u") * 50_000 + b"e.",
+        data__0=bytes(64),
+    ),
+    "quantised many times": archive(
+        THING + b")Rq\x07}(" + b"".join(text(f"{k}._all_weight_values.0") + b"h\x07" for k in range(60_000)) + b"u."
+    ),
+    "a long name before many": archive(
+        THING
+        + b")\x81}("
+        + text("_parameters")
+        + b"}"
+        + text("_modules")
+        + b"}"
+        + text("p" * 1_000_000)
+        + b"h\x00)\x81}"
+        + text("_parameters")
+        + again(map(str, range(50_000)), b"", **ROWS)
+        + b"sbsub.",
+        data__0=bytes(64),
+    ),
+    "appends to what is no list": archive(THING + b")R" + b"Na" * 900_000 + b"."),
+    "a dict made often, of a subclass": archive(
+        b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\nq\x00"
+        + PAIRS
+        + b"h\x03\x85q\x04"
+        + b"h\x00(h\x02Nh\x04NtR0" * 20_000
+        + b"."
+    ),
+    "a dict made often, as an object": archive(b"\x80\x02" + PAIRS + b"(h\x02h\x03o0" * 20_000 + b"."),
+    "names joined": archive(b"\x80\x04" + text("m" * 1_000_000) + b"q\x00" + b"h\x00h\x00\x93" * 1000 + b"."),
+    "a state that many have": archive(THING + WIDE + b"q\x01](" + b"h\x00)Rh\x01b" * 100_000 + b"e."),
+    "parameters that many have": archive(
+        THING + WIDE + b"q\x01](" + (b"h\x00)R}" + text("_parameters") + b"h\x01sb") * 60_000 + b"e."
+    ),
+    "a long text of many classes": archive(
+        b"\x80\x02c__torch__\nA\nq\x00](" + b"h\x00)\x81}b" * 5000 + b"e.",
+        zipfile.ZIP_DEFLATED,
+        **{"code/__torch__.py": b"class A(Module):\n" + b"  xxxxxxxxx : Tensor\n" * 40_000},
+    ),
+}
 CHILD = """
 import os, resource, signal, sys, time
 import numlstm
@@ -258,6 +339,10 @@ for name in sorted(os.listdir(".")):
         said = "loaded"
     except (ValueError, OSError) as error:
         said = "refused"
+    try:
+        numlstm.tensors(name)
+    except (ValueError, OSError) as error:
+        pass
     print(name, said, flush=True)
 print("alive", os.path.exists("HARM"))
 """
@@ -308,6 +393,79 @@ def test_too_many_opcodes_are_refused(monkeypatch):
         unpickle.Machine(unpickle.Bounded(io.BytesIO(b"]0" * 20 + b"N."), 42)).load()
 
 
+def test_a_vocabulary_is_no_flood_of_opcodes(monkeypatch):
+    """Longer pickles may have more opcodes, a few bytes each."""
+    monkeypatch.setattr(unpickle, "OPCODES", 10)
+    words = b"\x80\x02}(" + b"".join(text(f"word {k}") + b"K%c" % k for k in range(100)) + b"u."
+    made = unpickle.Machine(unpickle.Bounded(io.BytesIO(words), len(words))).load()
+    assert len(made) == 100 and made["word 99"] == 99
+
+
+def test_weights_seen_too_often_are_refused(tmp_path, monkeypatch):
+    names = [f"weight_{kind}_l{k}" for k in range(20) for kind in ("ih", "hh")]
+    given = again(names, shape=(724, 181), **TIED) + b"."
+    (tmp_path / "m.pt").write_bytes(archive(given, data__0=bytes(4 * 724 * 181)))
+    with pytest.raises(ValueError, match="its tensors take 21491216 bytes as views of 524176; 8 times is the limit"):
+        numlstm.load(tmp_path / "m.pt")
+    monkeypatch.setattr(torch_tree, "SHARED", 50)  # the guard's own doing
+    assert numlstm.load(tmp_path / "m.pt").num_layers == 20
+
+
+def test_two_storages_in_turn_are_read_once_each(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        torch_zip, "entry_bytes", lambda archive, name: read.append(name) or zips.entry_bytes(archive, name)
+    )
+    path = tmp_path / "m.pt"
+    path.write_bytes(HOSTILE["two storages in turn"])
+    assert len(numlstm.tensors(path)) == 1000
+    assert sorted(read) == ["archive/data.pkl", "archive/data/0", "archive/data/1"]
+
+
+def test_the_first_format_of_all_is_named(tmp_path):
+    with tarfile.open(tmp_path / "m.pt", "w") as tar:
+        tar.addfile(tarfile.TarInfo("sys_info"), io.BytesIO())
+    with pytest.raises(
+        ValueError, match=r"a tar archive, as the first releases of PyTorch wrote\nLoad it with PyTorch"
+    ):
+        numlstm.load(tmp_path / "m.pt")
+
+
+def legacy_with_a_part(part):
+    """A legacy file whose tensor a, of shape (2, 2), lies in a part of a storage of 12 numbers."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    start = b"".join(pickle.dumps(thing, 2) for thing in (0x1950A86A20F9469CFC6C, 1001, system))
+    whole = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("1") + text("cpu") + b"K\x0c"
+    axes = b"K\x01K\x02K\x02\x86K\x01K\x02\x86\x89ccollections\nOrderedDict\n)RtR"  # offset 1, strides (1, 2)
+    a = b"ctorch._utils\n_rebuild_tensor_v2\n(" + whole + part + b"tQ" + axes
+    numbers = struct.pack("<q", 12) + np.arange(12, dtype="<f4").tobytes()
+    return start + b"\x80\x02}" + text("a") + a + b"s." + pickle.dumps(["1"], 2) + numbers
+
+
+def test_a_part_of_a_storage(tmp_path):
+    path = tmp_path / "m.pt"
+    part = b"(" + text("2") + b"K\x03K\x06t"  # numbers 3 to 8
+    path.write_bytes(legacy_with_a_part(part))
+    assert numlstm.tensors(path)["a"].tolist() == [[4, 6], [5, 7]]
+    torch = need("torch")
+    assert torch.load(path, weights_only=False)["a"].tolist() == [[4, 6], [5, 7]]
+
+
+@pytest.mark.parametrize(
+    "part, says",
+    [
+        (b"(" + text("2") + b"K\x07K\x06t", "of 12 numbers has a part up to 13"),
+        (b"(" + text("2") + b"K\x07K\x04t", r"reaches to number 4 of a storage of 4"),
+        (b"(" + text("2") + integer(-1) + b"K\x04t", "has a part that is not"),
+        (b"K\x01", "has a part that is not"),
+    ],
+)
+def test_a_part_that_is_none_is_refused(part, says, tmp_path):
+    (tmp_path / "m.pt").write_bytes(legacy_with_a_part(part))
+    with pytest.raises(ValueError, match=says):
+        numlstm.tensors(tmp_path / "m.pt")
+
+
 def test_a_plain_pickle_is_told_what_to_do(tmp_path):
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"weight_ih_l0": [1.0]}))
     with pytest.raises(ValueError, match=r"a Python pickle, but not one of PyTorch's\n.*torch\.save"):
@@ -347,6 +505,44 @@ def test_against_torch_itself(seed, zipped, tmp_path):
         assert name == wanted and same_bits(got, value.detach().numpy())
 
 
+def strided(rng, torch):
+    """A random view, of whatever strides torch can make."""
+    dtype = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int16, torch.bool)[rng.integers(6)]
+    view = torch.arange(int(rng.integers(1, 9)) * 60).to(dtype).view(-1, 3, 4, 5)
+    for _ in range(rng.integers(5)):
+        axis = int(rng.integers(view.ndim))
+        match rng.integers(4):
+            case 0:
+                view = view.transpose(axis, int(rng.integers(view.ndim)))
+            case 1:
+                start = int(rng.integers(view.shape[axis]))
+                view = view.narrow(axis, start, int(rng.integers(view.shape[axis] - start + 1)))
+            case 2 if view.shape[axis] > 1:
+                view = view.unfold(axis, 1, int(rng.integers(1, view.shape[axis] + 1))).squeeze(-1)
+            case 3:
+                view = view.unsqueeze(axis).expand(*view.shape[:axis], 2, *view.shape[axis:])
+        if 0 in view.shape:
+            break
+    return view
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_views_against_torch_itself(seed, zipped, tmp_path):
+    torch = need("torch")
+    rng = np.random.default_rng(seed)
+    views = {str(k): strided(rng, torch) for k in range(40)}
+    views |= {f"{name} turned": view.transpose(0, -1) for name, view in list(views.items())[::3]}  # storages shared
+    assert sum(not view.is_contiguous() for view in views.values()) > 10
+    torch.save(views, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
+    got = numlstm.tensors(tmp_path / "m.pt")
+    assert set(got) == set(views)
+    for name, view in views.items():
+        wanted = view.float().numpy() if view.dtype == torch.bfloat16 else view.numpy()
+        assert got[name].dtype == wanted.dtype and got[name].shape == wanted.shape
+        assert np.array_equal(got[name], wanted)
+
+
 def test_a_module_that_contradicts_its_tensors_is_refused(tmp_path):
     torch = need("torch")
     for name, value in (("num_layers", 3), ("bidirectional", 1), ("batch_first", "yes"), ("dropout", 7.0)):
@@ -380,6 +576,66 @@ def test_data_parallel_and_shared_modules(tmp_path):
     assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["0"]
     torch.save([lstm.state_dict(), torch.nn.LSTM(5, 6).state_dict()], tmp_path / "m.pt")
     assert [(f.name, f.config.hidden_size) for f in numlstm.find(tmp_path / "m.pt")] == [("0", 4), ("1", 6)]
+
+
+def test_what_an_optimizer_keeps_by_name_is_no_lstm(tmp_path):
+    torch = need("torch")
+    own = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 4)}).state_dict()
+    twice = {name: 2 * value for name, value in own.items()}
+    torch.save({"model": own, "optimizer_state": {"momentum": twice}}, tmp_path / "m.pt")
+    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["rnn"]
+    assert same_bits(numlstm.load(tmp_path / "m.pt").weight_ih_l0, own["rnn.weight_ih_l0"].numpy())
+    assert "optimizer_state/momentum/rnn.weight_ih_l0" in numlstm.tensors(tmp_path / "m.pt")
+    torch.save({"optimizer": {"momentum": twice}}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="holds no LSTM: optimizer/momentum has tensors named as an LSTM's"):
+        numlstm.load(tmp_path / "m.pt")
+
+
+def test_normalised_weights_are_never_taken_for_plain_ones(tmp_path):
+    """A module whose weight_norm keeps the weight of the last call, which a step of training leaves behind."""
+    torch = need("torch")
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4, bias=False))
+    torch.nn.utils.weight_norm(model[0], "weight_hh_l0")
+    torch.save(model, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"0 cannot be loaded: its weights are normalised: .*before saving"):
+        numlstm.load(tmp_path / "m.pt")
+    torch.nn.utils.weight_norm(model[0], "weight_ih_l0")  # no plain weight is left
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ValueError, match="holds no LSTM: 0: its weights are normalised"):
+        numlstm.load(tmp_path / "m.pt")
+    for name in ("weight_hh_l0", "weight_ih_l0"):
+        torch.nn.utils.remove_weight_norm(model[0], name)
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    assert same_bits(numlstm.load(tmp_path / "m.pt").weight_hh_l0, model[0].weight_hh_l0.detach().numpy())
+
+
+def test_classes_of_their_own_are_noted(tmp_path):
+    torch = need("torch")
+    model = torch.nn.ModuleDict({"a": torch.nn.LSTM(3, 4), "b": torch.nn.LSTMCell(3, 4)})
+    torch.save(model, tmp_path / "m.pt")
+    assert not [found.notes for found in numlstm.find(tmp_path / "m.pt") if found.notes]
+    # a module's class is a name in the pickle
+    data = (tmp_path / "m.pt").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        entries = {name.partition("/")[2]: file.read(name) for name in file.namelist()}
+    pickled = entries.pop("data.pkl").replace(b"ctorch.nn.modules.rnn\nLSTM", b"cmine\nLSTM")
+    (tmp_path / "m.pt").write_bytes(archive(pickled, **entries))
+    notes = [note for found in numlstm.find(tmp_path / "m.pt") for note in found.notes]
+    said = "its class is mine.{0}, whose forward may compute something else than torch.nn.{0}'s"
+    assert notes == [said.format("LSTM"), said.format("LSTMCell")]
+
+
+def test_a_tensor_alone(tmp_path):
+    torch = need("torch")
+    torch.save(torch.arange(3.0), tmp_path / "m.pt")
+    assert numlstm.tensors(tmp_path / "m.pt")["tensor"].tolist() == [0, 1, 2]
+
+
+def test_a_tensor_without_numbers_is_named(tmp_path):
+    torch = need("torch")
+    torch.save(torch.nn.LSTM(3, 4, device="meta").state_dict(), tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"weight_ih_l0 holds a tensor without numbers \(meta\)"):
+        numlstm.load(tmp_path / "m.pt")
 
 
 def test_what_a_module_keeps_in_lists_and_attributes(tmp_path):

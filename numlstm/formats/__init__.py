@@ -24,6 +24,7 @@ __all__ = ["WRITTEN", "Contents", "Found", "Tensor", "opened", "written"]
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK"
 PICKLE = b"\x80"
+TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # the first file's name, padded with zeros
 TEXT = b"{[<#"
 WRITTEN = (".safetensors", ".npz", ".onnx")
 
@@ -82,6 +83,11 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
         from numlstm.formats import torch_legacy
 
         return torch_legacy.read(file, size)
+    if start.partition(b"\0")[0] in TORCH_TAR:
+        raise ValueError(
+            "it is a tar archive, as the first releases of PyTorch wrote\n"
+            "Load it with PyTorch, where you trust who made it, and save its state dict again: torch.save."
+        )
     from numlstm.formats import onnx
 
     if onnx.looks_like(start):

@@ -20,6 +20,8 @@ NAME = re.compile(
     r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>\d{1,6})(?:_reverse)?)?)", re.S
 )
 SEPARATORS = "./_"
+MOST = 4096  # LSTMs in a file
+LAYERS = 256  # more than anyone trains; what is done a layer may look at every other
 GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
 
 FLAGS = ("batch_first", "dropout")  # what tensors do not say
@@ -64,16 +66,20 @@ def find(
         if match is not None:
             kind: Kind = "LSTMCell" if match["suffix"] is None else "LSTM"
             groups.setdefault((match["prefix"], kind), {})[match["own"]] = tensor
+    if len(groups) > MOST:
+        raise ValueError(f"it has tensors named as those of {len(groups)} LSTMs; {MOST} are the most in a file")
     found: list[Found] = []
     others: list[str] = []
+    taken: set[str] = set()
     for (prefix, kind), group in groups.items():
         name = prefix.rstrip(SEPARATORS)
-        if any(have.name == name for have in found):
+        if name in taken:
             name = prefix + kind
         other = _other_than_lstm(prefix, kind, group)
         if other:
             others.append(other)
         else:
+            taken.add(name)
             found.append(_one(name, prefix, kind, group, (flags or {}).get(name, {}), place))
     return tuple(found), tuple(others)
 
@@ -129,6 +135,8 @@ def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
             f"layers 0 to {max(layers)} are expected for {prefix}weight_ih_l{max(layers)}, "
             f"but {len(layers)} of them have tensors"
         )
+    if len(layers) > LAYERS:
+        return f"it has {len(layers)} layers; {LAYERS} are the most that are loaded"
     suffix = "" if kind == "LSTM" else "_l0"
     for key in ("weight_ih_l0", "weight_hh_l0"):
         shown = prefix + key.removesuffix(suffix)

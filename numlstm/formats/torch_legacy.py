@@ -6,6 +6,7 @@ storages in the order in which they follow (torch/serialization.py, ``_legacy_sa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,13 +34,16 @@ def read(file: BinaryIO, size: int) -> Contents:
         if not isinstance(whole, Storage):
             widths[identity[2]] = 4 if whole.name.endswith("QInt32Storage") else 1
             return whole
-        if len(identity) > 5 and identity[5] is not None:
-            raise ValueError(
-                "it has storages that are parts of others, as PyTorch before 0.4 wrote them\n"
-                "Load it with PyTorch and save it again."
-            )
         widths[whole.key] = WIDTHS.get(whole.dtype) or np.dtype(whole.dtype or "uint8").itemsize
-        return whole
+        part = identity[5] if len(identity) > 5 else None
+        if part is None:
+            return whole
+        if not (isinstance(part, tuple) and len(part) == 3 and all(type(n) is int and n >= 0 for n in part[1:])):
+            raise ValueError(f"its storage {whole.key!r} has a part that is not (key, offset, count)")
+        _, start, count = part
+        if start + count > whole.count:
+            raise ValueError(f"its storage {whole.key!r} of {whole.count} numbers has a part up to {start + count}")
+        return replace(whole, start=start, count=count)
 
     first = Machine(source).load()
     if first != MAGIC or type(first) is not int:
@@ -73,15 +77,16 @@ def read(file: BinaryIO, size: int) -> Contents:
         places[key] = (begin, count)
 
     def numbers(of: Storage, dtype: str) -> Array:
-        if of.key not in places:
-            raise ValueError(f"its storage {of.key!r} is missing")
         begin, count = places[of.key]
-        if count < of.count:
-            raise ValueError(f"its storage {of.key!r} holds {count} numbers, not {of.count}")
         stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
         file.seek(begin)
         data = file.read(count * widths[of.key])
         numbers = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
         return numbers.astype(stored, copy=False)
 
-    return torch_tree.contents("PyTorch (before 1.6)", root, numbers)
+    def held(of: Storage) -> int:
+        if of.key not in places:
+            raise ValueError(f"its storage {of.key!r} is missing")
+        return places[of.key][1] * widths[of.key]
+
+    return torch_tree.contents("PyTorch (before 1.6)", root, numbers, held)

@@ -7,8 +7,10 @@ as a state dict names them. Where two containers in a file hold a tensor of one 
 
 from __future__ import annotations
 
+import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, TypeVar
@@ -21,7 +23,8 @@ from numlstm.formats.tensor import WIDTHS, Array, Tensor, widened
 from numlstm.formats.unpickle import Object, Storage, View
 
 Flags = dict[str, Any]
-LSTM = "torch.nn.modules.rnn.LSTM"
+CLASS = "torch.nn.modules.rnn."
+MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")  # what TorchScript puts into the name of a class
 SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
 PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
@@ -29,10 +32,20 @@ PACKED = "_all_weight_values"
 DEPTH = 100  # containers in containers
 NAMES = 1 << 24  # characters of all names; 10,000 tensors have about 500,000
 REPEATED = 1 << 16  # numbers that a tensor may make of fewer by strides of 0
+SHARED = 8  # how much larger than their storages all tensors may be; tied weights are there twice
+ALWAYS = 1 << 22  # bytes that all tensors may have
 FOLLOWED = (dict, list, tuple, Object)
-NORMED = ("weight_g", "weight_v", "original0", "original1")
+OPTIMIZER = re.compile(r"optimi[sz]er|(^|[/._])optim($|[/._])", re.I)  # in the path to what is no model
+NORMED = re.compile(  # what weight_norm and parametrize keep instead of a parameter
+    r"(?P<prefix>.*?)(parametrizations\.)?(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?(_g|_v|_orig|\.original\d?)", re.S
+)
+ADVICE = (
+    "its weights are normalised: torch.nn.utils.remove_weight_norm or parametrize.remove_parametrizations before "
+    "saving gives plain ones"
+)
 
 Read = Callable[[Storage, str], Array]
+Held = Callable[[Storage], int]
 Link = tuple[Any, ...]  # (link of the container around, key), or () at the top: a path, not yet joined
 REBUILT = ("torch._utils.", "torch._tensor.", "tensor ", "torch.float", "torch.complex", "torch.int", "torch.uint")
 Known = TypeVar("Known")
@@ -45,12 +58,19 @@ class Container:
     path: str
     views: dict[str, View] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)  # a tensor that is not dense numbers, and what it is
-    packed: list[str] = field(default_factory=list)  # what has quantised weights, a sentence each
+    packed: dict[str, None] = field(default_factory=dict)  # what has quantised weights, a sentence each
     flags: dict[str, Flags] = field(default_factory=dict)
-    classes: dict[str, str] = field(default_factory=dict)  # of modules that are an LSTM's subclass or may be
+    classes: dict[str, str] = field(default_factory=dict)  # of modules with an LSTM's parameters
+
+    @property
+    def is_optimizer(self) -> bool:
+        """Whether it is an optimizer's, which may keep something for each parameter by the parameter's name."""
+        return OPTIMIZER.search(self.path) is not None
 
 
-def contents(format: str, root: Any, read: Read, scripted: Callable[[str], Flags] = lambda name: {}) -> Contents:
+def contents(
+    format: str, root: Any, read: Read, held: Held, scripted: Callable[[str], Flags] = lambda name: {}
+) -> Contents:
     """Everything that a pickle's object holds.
 
     Parameters
@@ -61,20 +81,24 @@ def contents(format: str, root: Any, read: Read, scripted: Callable[[str], Flags
         As `unpickle.Machine` builds it.
     read : callable
         Gives a storage's numbers, flat, in the number type of that name; bfloat16 as uint16.
+    held : callable
+        Gives the bytes that the file has for a storage.
     scripted : callable
         Gives the flags of an LSTM whose class has that name in TorchScript.
 
     Raises
     ------
     ValueError
-        A tensor reaches beyond its storage.
+        A tensor reaches beyond its storage, or a storage beyond what the file has for it.
     """
-    containers = list(_walk(root, scripted))
+    containers = list(_walk({"tensor": root} if isinstance(root, View) else root, scripted))
     _name_apart(containers)
     tensors: dict[str, Tensor] = {}
     lstms: list[Found] = []
     others: list[str] = []
-    cached = _Cache(read)
+    views = [view for container in containers for view in container.views.values()]
+    cached = _Cache(read, views)
+    _hold(views, held)
     for container in containers:
         own = {name: _tensor(view, cached) for name, view in container.views.items() if not _repeats(view)}
         repeated = {name: _repeats(view) for name, view in container.views.items() if name not in own}
@@ -82,8 +106,15 @@ def contents(format: str, root: Any, read: Read, scripted: Callable[[str], Flags
         odd = {name: Tensor((), what, _unreadable) for name, what in (container.odd | repeated).items()}
         place = f"{format}, {container.path or 'its top'}"
         found, other = state_dict.find(own | odd, container.flags, place)
-        lstms += [_said(one, container) for one in found]
+        if found and container.is_optimizer:
+            others.append(f"{container.path} has tensors named as an LSTM's, but is an optimizer's state")
+            continue
+        normed = {match["prefix"].rstrip(state_dict.SEPARATORS) for name in own if (match := NORMED.fullmatch(name))}
+        lstms += [_said(one, container, one.name in normed) for one in found]
+        if len(lstms) > state_dict.MOST:
+            raise ValueError(f"it holds more than {state_dict.MOST} LSTMs")
         others += [*other, *container.packed]
+        others += [f"{name or 'an LSTM'}: {ADVICE}" for name in sorted(normed - {one.name for one in found})]
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
 
@@ -112,14 +143,12 @@ def _walk(root: Any, scripted: Callable[[str], Flags]) -> Iterator[Container]:
                 elif _is_odd(key, item):
                     container.odd[_free(key, container.odd)] = _what(item)
                 elif isinstance(item, FOLLOWED):
-                    inner.append(((link, key), item))
+                    is_state = isinstance(value, Object) and item is value.state and isinstance(item, dict)
+                    inner.append((link if is_state else (link, key), item))  # attributes are the object's own
                     _note_packed(container, key)
         if container.views or container.odd or container.packed:
             container.path = _path(link)
-            count = len(container.views) + len(container.odd)
-            room -= sum(map(len, (*container.views, *container.odd))) + (count + 1) * len(container.path)
-            if room < 0:
-                raise ValueError(f"the names of its tensors take more than {NAMES} characters")
+            room = _less(room, container.path, (*container.views, *container.odd))
             yield container
         waiting += reversed(inner)
 
@@ -134,44 +163,61 @@ def _is_odd(key: str, item: Any) -> bool:
 def _path(link: Link) -> str:
     """The path that a chain of keys is."""
     keys: list[str] = []
+    room = NAMES
     while link:
         link, key = link
         keys.append(key)
+        room = _less(room, "", (key,))
         if len(keys) > DEPTH:
             raise ValueError(f"its containers are nested more than {DEPTH} deep")
     return SEPARATOR.join(reversed(keys))
 
 
+def _less(room: int, prefix: str, names: Collection[str]) -> int:
+    """The room that is left once these names are made with this prefix: a pickle has a long name once for many."""
+    room -= sum(map(len, names)) + (len(names) + 1) * len(prefix)
+    if room < 0:
+        raise ValueError(f"the names of its tensors take more than {NAMES} characters")
+    return room
+
+
 def _free(name: str, taken: Mapping[str, Any]) -> str:
     """The name, or where 1 and "1" are two keys of one dict, one that is not taken."""
-    return name if name not in taken else f"{name}#{len(taken)}"
+    number = len(taken)
+    free = name
+    while free in taken:
+        free, number = f"{name}#{number}", number + 1
+    return free
 
 
 def _note_packed(container: Container, key: str) -> None:
     """Dynamic quantisation keeps an LSTM's weights packed, under names of its own."""
     name, found, _ = key.partition(PACKED)
     said = f"{name.rstrip('.') or 'an LSTM'} has quantised weights, which are not supported: save it unquantised"
-    if found and said not in container.packed:
-        container.packed.append(said)
+    if found:
+        container.packed[said] = None
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a container; of an object, those of its state and arguments."""
+    """Keys and values of a container; of an object, what it was made from."""
     if isinstance(value, dict):
         for number, (key, item) in enumerate(value.items()):
             yield (str(key) if isinstance(key, str | int) else f"?{number}"), item
     elif isinstance(value, list | tuple):
         yield from ((str(number), item) for number, item in enumerate(value))
     elif isinstance(value, Object):
-        yield from _items(value.state) if isinstance(value.state, dict) else [("state", value.state)]
-        yield from (("arguments", value.arguments), ("items", value.items))
+        yield from (("state", value.state), ("arguments", value.arguments), ("items", value.items))
 
 
 def _is_module(value: Any) -> bool:
     """Whether an object is a module: PyTorch's has its parts in dicts, TorchScript's is a class of the archive."""
     if not isinstance(value, Object) or not isinstance(value.state, dict):
         return False
-    return isinstance(value.state.get("_parameters"), dict) or value.name.startswith("__torch__.")
+    return isinstance(value.state.get("_parameters"), dict) or _is_scripted(value)
+
+
+def _is_scripted(module: Object) -> bool:
+    return module.name.startswith("__torch__.")
 
 
 def _module(
@@ -183,24 +229,35 @@ def _module(
     waiting = [("", root)]
     while waiting:
         prefix, module = waiting.pop()
-        state = module.state
+        if id(module.state) in seen:  # two objects have no state in common, but in a pickle they can
+            continue
+        seen.add(id(module.state))
+        state = dict(_items(module.state))
+        parts: list[dict[str, Any]] = []
         name = prefix.removesuffix(".")
-        if module.name.startswith("__torch__."):
-            parts: list[Mapping[Any, Any]] = [state]
+        if _is_scripted(module):
             flags = scripted(module.name)
             if flags:
                 container.flags[name] = flags
+            parts, state = [state], {}
         else:
-            parts = [state[part] for part in PARTS if isinstance(state.get(part), dict)]
+            for kind in PARTS:
+                of_kind = state.pop(kind, None)
+                if isinstance(of_kind, dict) and id(of_kind) not in seen:
+                    seen.add(id(of_kind))
+                    parts.append(dict(_items(of_kind)))
             own = {flag: state[flag] for flag in (*SIZES, "batch_first", "dropout") if flag in state}
             if state.get("mode") == "LSTM":
                 container.flags[name] = own
-                container.classes[name] = module.name
-            for key, item in state.items():
-                if isinstance(item, View):
-                    container.views[_free(f"{prefix}{key}", container.views)] = item
-                elif key not in PARTS:
-                    rest.append((f"{prefix}{key}", item))
+        for part in (state, *parts):
+            room = _less(room, prefix, part)
+        if any(state_dict.NAME.fullmatch(key) for part in parts for key in part):
+            container.classes[name] = MANGLED.sub("", module.name)
+        for key, item in state.items():
+            if isinstance(item, View):
+                container.views[_free(f"{prefix}{key}", container.views)] = item
+            else:
+                rest.append((f"{prefix}{key}", item))
         below = []
         for part in parts:
             for key, item in part.items():
@@ -213,12 +270,9 @@ def _module(
                         below.append((f"{full}.", item))
                 elif isinstance(item, Object) and state_dict.NAME.fullmatch(full):
                     container.odd[full] = _what(item)
-                elif part is state:
+                elif _is_scripted(module):
                     rest.append((full, item))
         waiting += reversed(below)
-        room -= len(prefix) * (1 + sum(map(len, parts)))
-        if room < 0:
-            raise ValueError(f"the names of its tensors take more than {NAMES} characters")
     # `_flat_weights` and the like hold the same tensors once more
     return [(at, item) for at, item in rest if isinstance(item, FOLLOWED) and not at.rpartition(".")[2].startswith("_")]
 
@@ -233,14 +287,18 @@ def _what(item: Object) -> str:
 
 
 def _name_apart(containers: list[Container]) -> None:
-    """Put the path before the names of containers that share a name."""
-    counts: dict[str, int] = {}
+    """Put the path before the names of containers that share a name; an optimizer's do not count against a model's."""
+    counts = {is_optimizer: Counter[str]() for is_optimizer in (False, True)}
     for container in containers:
-        for name in (*container.views, *container.odd):
-            counts[name] = counts.get(name, 0) + 1
+        counts[container.is_optimizer].update((*container.views, *container.odd))
+    paths: dict[str, None] = {}
     for container in containers:
-        if container.path and any(counts[name] > 1 for name in (*container.views, *container.odd)):
-            before = f"{container.path}{SEPARATOR}"
+        names = (*container.views, *container.odd)
+        shared = any(counts[False][name] + container.is_optimizer * counts[True][name] > 1 for name in names)
+        if container.path and shared:
+            path = _free(container.path, paths)
+            paths[path] = None
+            before = f"{path}{SEPARATOR}"
             container.views = {before + name: view for name, view in container.views.items()}
             container.odd = {before + name: what for name, what in container.odd.items()}
             container.flags = _before(before, container.flags)
@@ -251,16 +309,13 @@ def _before(prefix: str, known: Mapping[str, Known]) -> dict[str, Known]:
     return {(prefix + name).rstrip(state_dict.SEPARATORS): value for name, value in known.items()}
 
 
-def _said(found: Found, container: Container) -> Found:
+def _said(found: Found, container: Container, is_normed: bool) -> Found:
     """An LSTM with what its module says of it held against its tensors."""
     flags = container.flags.get(found.name, {})
+    if is_normed:  # where plain weights are there too, they may be those of before the last step of training
+        problem = f"{found.problem}; {ADVICE}" if found.problem else ADVICE
+        return replace(found, config=None, parameters={}, problem=problem)
     if found.config is None:
-        normed = [name for name in container.views if name.rpartition("_")[2] in "gv" or name.endswith(NORMED)]
-        if any(name.startswith(found.name) for name in normed):
-            advice = (
-                "its weights are normalised: torch.nn.utils.remove_weight_norm or parametrize.remove_parametrizations"
-            )
-            found = replace(found, problem=f"{found.problem}; {advice} before saving gives plain ones")
         return found
     for name in SIZES:
         own = getattr(found.config, name)
@@ -271,9 +326,9 @@ def _said(found: Found, container: Container) -> Found:
         if name in flags and not sound(flags[name]):
             said = f"its module says {name} is {reprlib.repr(flags[name])}"
             return replace(found, config=None, parameters={}, problem=said)
-    kind = container.classes.get(found.name, LSTM)
-    if kind != LSTM:
-        said = f"its class is {kind}, whose forward may compute something else than torch.nn.LSTM's"
+    kind = container.classes.get(found.name, CLASS + found.kind)
+    if kind != CLASS + found.kind:
+        said = f"its class is {kind}, whose forward may compute something else than torch.nn.{found.kind}'s"
         found = replace(found, notes=(*found.notes, said))
     return found
 
@@ -287,18 +342,45 @@ def _is_probability(value: Any) -> bool:
 
 
 class _Cache:
-    """The storage that was read last: views of one storage mostly follow each other."""
+    """Storages that several tensors are views of, once they are read; one of a single tensor is not kept."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, views: Iterable[View]) -> None:
         self.read = read
-        self.key: tuple[str, str] | None = None
-        self.numbers: Array | None = None
+        self.uses = Counter((view.storage.key, view.dtype) for view in views)
+        self.kept: dict[tuple[str, str], Array] = {}
 
     def __call__(self, storage: Storage, dtype: str) -> Array:
-        if self.key != (storage.key, dtype) or self.numbers is None:
-            self.numbers = None  # before the next is read
-            self.numbers, self.key = self.read(storage, dtype), (storage.key, dtype)
-        return self.numbers
+        key = storage.key, dtype
+        if self.uses[key] < 2:
+            return self.read(storage, dtype)
+        if key not in self.kept:
+            self.kept[key] = self.read(storage, dtype)
+        return self.kept[key]
+
+
+def _hold(views: Iterable[View], held: Held) -> None:
+    """Hold what the pickle says of storages against what the file has for them, and all tensors against both."""
+    sizes: dict[str, int] = {}
+    seen: set[int] = set()
+    of_tensors = 0
+    for view in views:
+        storage = view.storage
+        if id(storage) not in seen:
+            seen.add(id(storage))
+            sizes[storage.key] = have = held(storage) if storage.start + storage.count else 0
+            asked = (storage.start + storage.count) * (_width(storage.dtype) if storage.dtype else 1)
+            if have < asked:
+                raise ValueError(f"its storage {storage.key!r} holds {have} bytes, not {asked}")
+        if not _repeats(view):
+            of_tensors += prod(view.shape) * _width(view.dtype)
+    most = max(ALWAYS, SHARED * sum(sizes.values()))
+    if of_tensors > most:
+        held_in_all = sum(sizes.values())
+        raise ValueError(f"its tensors take {of_tensors} bytes as views of {held_in_all}; {SHARED} times is the limit")
+
+
+def _width(dtype: str) -> int:
+    return WIDTHS.get(dtype) or np.dtype(dtype).itemsize
 
 
 def _repeats(view: View) -> str:
@@ -311,8 +393,7 @@ def _repeats(view: View) -> str:
 def _tensor(view: View, read: Read) -> Tensor:
     """A tensor that is read when asked for; its reach is held against its storage now."""
     storage = view.storage
-    width = WIDTHS.get(view.dtype) or np.dtype(view.dtype).itemsize
-    have = storage.count if storage.dtype else storage.count // width
+    have = storage.count if storage.dtype else storage.count // _width(view.dtype)
     if storage.dtype and storage.dtype != view.dtype:
         raise ValueError(f"a tensor of {view.dtype} lies in a storage of {storage.dtype}")
     count = 1
@@ -327,7 +408,8 @@ def _tensor(view: View, read: Read) -> Tensor:
         if not count:
             return np.zeros(view.shape, whole.dtype if view.dtype != "bfloat16" else np.float32)
         strides = tuple(stride * whole.itemsize for stride in view.strides)
-        part: Array = np.lib.stride_tricks.as_strided(whole[view.offset :], view.shape, strides, writeable=False)
+        first = storage.start + view.offset
+        part: Array = np.lib.stride_tricks.as_strided(whole[first:], view.shape, strides, writeable=False)
         return widened(part) if view.dtype == "bfloat16" else part
 
     return Tensor(view.shape, view.dtype, numbers)

@@ -10,6 +10,7 @@ import io
 import re
 import zipfile
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -52,54 +53,62 @@ def read(archive: zipfile.ZipFile) -> Contents:
 
     def numbers(storage: Storage, dtype: str) -> Array:
         stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+        data = entry_bytes(archive, f"{top}/data/{storage.key}")
+        array = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
+        return array.astype(stored, copy=False)
+
+    def held(storage: Storage) -> int:
         name = f"{top}/data/{storage.key}"
         if name not in sizes:
             raise ValueError(f"its storage {storage.key!r} is missing: there is no entry {name!r}")
-        data = entry_bytes(archive, name)
-        width = stored.itemsize if storage.dtype else 1
-        if len(data) < storage.count * width:
-            raise ValueError(f"its storage {storage.key!r} holds {len(data)} bytes, not {storage.count * width}")
-        array = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
-        return array.astype(stored, copy=False)
+        return sizes[name]
 
     pickled = entry_bytes(archive, f"{top}{PICKLE}")
     root = Machine(Bounded(io.BytesIO(pickled), len(pickled))).load()
     code = f"{top}/code/"
     scripted = any(name.startswith(code) for name in names)
 
-    def flags(name: str) -> dict[str, Any]:
-        """Of the class ``__torch__.a.b.C``, which stands in code/__torch__/a/b.py."""
-        path, _, own = name.rpartition(".")
+    @cache
+    def classes(path: str) -> dict[str, dict[str, Any]]:
         entry = f"{code}{path.replace('.', '/')}.py"
         if sizes.get(entry, CODE) >= CODE:
             return {}
-        return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"), own)
+        return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"))
+
+    def flags(name: str) -> dict[str, Any]:
+        """Of the class ``__torch__.a.b.C``, which stands in code/__torch__/a/b.py."""
+        path, _, own = name.rpartition(".")
+        return classes(path).get(own, {})
 
     format = "TorchScript" if scripted else "PyTorch"
-    contents = torch_tree.contents(format, root, numbers, flags)
+    contents = torch_tree.contents(format, root, numbers, held, flags)
     if scripted and not contents.tensors:
         frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
         return replace(contents, others=(*contents.others, frozen))
     return contents
 
 
-def script_flags(text: str, name: str) -> dict[str, Any]:
-    """What TorchScript's text of a class says of an LSTM: constants where it was scripted, a call where it was traced.
+def script_flags(text: str) -> dict[str, dict[str, Any]]:
+    """What TorchScript's text says of LSTMs, by class: constants where it was scripted, a call where it was traced.
 
     Examples
     --------
     >>> scripted = 'class LSTM(Module):\\n  batch_first : Final[bool] = True\\n  mode : Final[str] = "LSTM"\\n'
-    >>> script_flags(scripted, "LSTM")
-    {'batch_first': True}
+    >>> script_flags(scripted)
+    {'LSTM': {'batch_first': True}}
     >>> traced = "class LSTM(Module):\\n  y, _0, _1 = torch.lstm(x, h, w, True, 2, 0.5, False, False, True)\\n"
-    >>> script_flags(traced, "LSTM")
+    >>> script_flags(traced)["LSTM"]
     {'bias': True, 'num_layers': 2, 'dropout': 0.5, 'bidirectional': False, 'batch_first': True}
     """
-    start = text.find(f"class {name}(")
-    if start < 0:
-        return {}
-    end = text.find("\nclass ", start)
-    text = text[start : end if end > 0 else len(text)]
+    known = {}
+    for part in re.split(r"^class ", text, flags=re.M)[1:]:
+        flags = _class_flags(part)
+        if flags:
+            known[part.partition("(")[0]] = flags
+    return known
+
+
+def _class_flags(text: str) -> dict[str, Any]:
     constants = dict(FINAL.findall(text))
     if constants.get("mode") == '"LSTM"':
         known = {flag: constants[flag] for flag in (*torch_tree.SIZES, "batch_first", "dropout") if flag in constants}

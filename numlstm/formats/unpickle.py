@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
-OPCODES = 2_000_000  # a checkpoint of 10,000 tensors has about 500,000
-GIVEN = 1_000_000  # items in what is given to all calls; a tensor's has about 10
+OPCODES = 2_000_000  # of any pickle; a checkpoint of 10,000 tensors has about 500,000
+BYTES = 4  # an opcode where there are more; an entry of a vocabulary has about 6
+MOST_OPCODES = 10_000_000
+NAME = 1000  # characters of the longest name
 ARGUMENTS = 16  # of a call that stands for something
 WHOLE = 1 << 60  # integers beyond it are no keys: as many as one likes can be made that all hash alike
 MOST = 64  # bytes of the longest integer
@@ -45,7 +47,9 @@ class Object:
 
     def extend(self, items: list[Any]) -> None:
         """Record what is put into it."""
-        self.items = items if self.items is None else self.items + items
+        if self.items is None:
+            self.items = []
+        self.items += items
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +59,7 @@ class Storage:
     dtype: str  # "" for bytes whose type each tensor states
     key: str
     count: int  # numbers, or bytes where dtype is ""
+    start: int = 0  # where in the numbers of that key it begins
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +160,7 @@ def _lazy(metadata: tuple[Any, ...]) -> Object | None:
 def _from_type(*given: Any) -> Any:
     """A tensor of a subclass of Tensor: what its base would be."""
     function, _, arguments = given[:3]
-    return _reduced(function, arguments)
+    return _reduced(function, arguments) if KNOWN.get(function.name) in TENSORS else Object(function.name, arguments)
 
 
 def _mapping(*given: Any) -> dict[Any, Any]:
@@ -184,6 +189,8 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._tensor._rebuild_from_type_v2": _from_type,
     "torch._tensor._rebuild_from_type": _from_type,
+    "torch.tensor._rebuild_from_type_v2": _from_type,
+    "torch.tensor._rebuild_from_type": _from_type,
     "torch.jit._pickle.build_intlist": _first,
     "torch.jit._pickle.build_doublelist": _first,
     "torch.jit._pickle.build_boollist": _first,
@@ -200,6 +207,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "builtins.dict": _mapping,
     "__builtin__.set": _sequence,
 }
+TENSORS = (_tensor, _tensor_v3, _first)  # what a subclass of Tensor may be made from
 
 
 def _reduced(function: Any, arguments: Any) -> Any:
@@ -268,7 +276,7 @@ class Machine(Base):  # type: ignore[misc]
     def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
         super().__init__(source, encoding="utf-8", errors="replace")
         self.source, self.of_identity = source, of_identity
-        self.given = 0
+        self.done, self.copied = 0, 0
 
     def load(self) -> Any:
         """What the pickle builds."""
@@ -277,8 +285,9 @@ class Machine(Base):  # type: ignore[misc]
         self.stack: list[Any] = []
         self.append = self.stack.append
         self.proto = 0
+        most = min(max(OPCODES, self.source.left // BYTES), MOST_OPCODES)
         try:
-            for _ in range(OPCODES):
+            for self.done in range(most):
                 self.dispatch[self.read(1)[0]](self)
         except pickle._Stop as stop:  # type: ignore[attr-defined]
             return stop.value
@@ -286,10 +295,12 @@ class Machine(Base):  # type: ignore[misc]
             raise ValueError(f"its pickle has an opcode or refers to an object that does not exist: {error}") from None
         except (IndexError, AttributeError, TypeError, pickle.UnpicklingError, OverflowError) as error:
             raise ValueError(f"its pickle is damaged: {error}") from None
-        raise ValueError(f"its pickle has more than {OPCODES} opcodes")
+        raise ValueError(f"its pickle has more than {most} opcodes")
 
     def find_class(self, module: str, name: str) -> Name:
         """A name stays a name."""
+        if len(module) + len(name) > NAME:
+            raise ValueError(f"its pickle has a name of {len(module) + len(name)} characters: {module[:40]!r}…")
         return Name(f"{module}.{name}")
 
     def persistent_load(self, identity: Any) -> Any:
@@ -302,13 +313,16 @@ class Machine(Base):  # type: ignore[misc]
 
     # what would call
 
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if isinstance(function, Name) and KNOWN.get(function.name) is _mapping:
+            self.copied += len(_sequence(*arguments[:1]))
+            if self.copied > self.done:  # each item was made once, and the dict of it is made once
+                raise ValueError(f"its pickle makes dicts of {self.copied} items in {self.done} opcodes")
+        return _reduced(function, arguments)
+
     def _reduce(self) -> None:
         arguments = self.stack.pop()
-        if isinstance(arguments, tuple):
-            self.given += sum(len(item) for item in arguments[:ARGUMENTS] if isinstance(item, list | tuple))
-            if self.given > GIVEN:
-                raise ValueError(f"its pickle gives more than {GIVEN} items to calls")
-        self.stack[-1] = _reduced(self.stack[-1], arguments)
+        self.stack[-1] = self._call(self.stack[-1], arguments)
 
     def _newobj_ex(self) -> None:
         self.stack.pop()
@@ -325,11 +339,11 @@ class Machine(Base):  # type: ignore[misc]
     def _instance(self) -> None:
         module, name = (self.readline()[:-1].decode("utf-8", "replace") for _ in range(2))
         arguments = tuple(self.pop_mark())
-        self.append(_reduced(self.find_class(module, name), arguments))
+        self.append(self._call(self.find_class(module, name), arguments))
 
     def _object(self) -> None:
         arguments = self.pop_mark()
-        self.append(_reduced(arguments[0], tuple(arguments[1:])))
+        self.append(self._call(arguments[0], tuple(arguments[1:])))
 
     # what would hash, or append to what has a method of that name
 
