@@ -692,3 +692,47 @@ def test_a_frozen_module_is_told_what_to_do(tmp_path):
     torch.jit.save(torch.jit.freeze(scripted), tmp_path / "m.pt")
     with pytest.raises(ValueError, match=r"holds no LSTM: a frozen module keeps .*before torch\.jit\.freeze"):
         numlstm.load(tmp_path / "m.pt")
+
+
+# ---------------------------------------------------------------- no view reaches beyond the numbers that were read
+
+
+def legacy(body, keys, storages):
+    """A file from before 1.6 with this object, these storage keys, and what follows them."""
+    head = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    return b"".join(pickle.dumps(part, 2) for part in head) + body + pickle.dumps(keys, 2) + storages
+
+
+def untyped_part(start, count):
+    """A tensor of two float32 numbers over a part of 4,096 bytes of no type."""
+    storage = b"(" + text("storage") + b"ctorch.storage\nUntypedStorage\n" + text("0") + text("cpu") + integer(4096)
+    part = b"(" + text("part") + integer(start) + integer(count) + b"ttQ"
+    axes = b"(" + integer(2) + b"t(" + integer(1) + b"t"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v3\n("
+        + storage + part + integer(0) + axes + b"\x89}ctorch\nfloat32\n}tR"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [0, 8, 4088])
+def test_a_part_of_a_storage_without_a_type_is_refused(start, tmp_path):
+    """Its start counts bytes where a tensor's counts numbers: taken for one, it lay 12 KB beyond the end."""
+    body = state(("a", untyped_part(start, 8)))
+    (tmp_path / "m.pt").write_bytes(legacy(body, ["0"], struct.pack("<q", 4096) + bytes(4096)))
+    with pytest.raises(ValueError, match="its storage '0' of no number type has a part"):
+        numlstm.tensors(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    "start, offset, shape, fits",
+    [(0, 0, (4,), True), (0, 1, (4,), False), (1, 0, (4,), False), (0, 0, (5,), False), (9, 0, (1,), False)],
+)
+def test_a_view_is_held_against_what_was_read(start, offset, shape, fits):
+    """Whatever a format's reader gives: the check stands where the view is made."""
+    storage = unpickle.Storage("float32", "0", 16, start)
+    tensor = torch_tree._tensor(unpickle.View(storage, "float32", offset, shape, (1,)), lambda *of: np.arange(4.0))
+    if fits:
+        assert tensor.read().tolist() == [0, 1, 2, 3]
+    else:
+        with pytest.raises(ValueError, match="reaches beyond the 4 numbers that were read"):
+            tensor.read()

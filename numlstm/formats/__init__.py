@@ -25,7 +25,6 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK"
 PICKLE = b"\x80"
 TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # the first file's name, padded with zeros
-TEXT = b"{[<#"
 WRITTEN = (".safetensors", ".npz", ".onnx")
 
 

@@ -27,7 +27,7 @@ def looks_like(names: list[str]) -> bool:
 
 
 def read(archive: zipfile.ZipFile) -> Contents:
-    """Every tensor, and the LSTMs among them. See `numlstm.formats.Reader`."""
+    """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     tensors, metadata = {}, {}
     for entry in archive.infolist():
         name = entry.filename.removesuffix(SUFFIX)

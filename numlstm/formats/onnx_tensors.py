@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.formats.tensor import WIDTHS, Array, Tensor, decoded, widened
+from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
 
 DTYPES = {
     1: "float32",
@@ -143,7 +143,7 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
     if any(length < 0 for length in shape):
         raise ValueError(f"its tensor {shown!r} has shape {shape}; no length can be negative")
     count = prod(shape)
-    nbytes = count * _width(dtype)
+    nbytes = count * width(dtype)
     if proto.data_location == EXTERNAL:
         where = {entry.key: entry.value for entry in proto.external_data}
         file, offset = beside.place(where, nbytes, shown)
@@ -158,10 +158,6 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
     if have != asked:
         raise ValueError(f"its tensor {shown!r} has shape {shape}, but {have} numbers in {field}")
     return Tensor(shape, dtype, partial(_listed, proto, field, dtype, shape))
-
-
-def _width(dtype: str) -> int:
-    return WIDTHS.get(dtype) or np.dtype(dtype).itemsize
 
 
 def _listed(proto: Any, field: str, dtype: str, shape: tuple[int, ...]) -> Array:

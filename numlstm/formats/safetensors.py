@@ -45,7 +45,7 @@ def looks_like(start: bytes) -> bool:
 
 
 def read(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
-    """Every tensor, and the LSTMs among them. See `numlstm.formats.Reader`."""
+    """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     try:
         with safe_open(path, framework="np") as checked:
             names, metadata = set(checked.keys()), checked.metadata() or {}

@@ -39,12 +39,23 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes that its numbers take in the file."""
-        return prod(self.shape) * (WIDTHS.get(self.dtype) or np.dtype(self.dtype).itemsize)
+        return prod(self.shape) * width(self.dtype)
 
     @classmethod
     def of(cls, array: Array) -> Tensor:
         """One whose numbers are already in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
+
+
+def width(dtype: str) -> int:
+    """Bytes of a number of the type of that name, as in `Tensor`.
+
+    Examples
+    --------
+    >>> width("bfloat16"), width("float64")
+    (2, 8)
+    """
+    return WIDTHS.get(dtype) or np.dtype(dtype).itemsize
 
 
 def widened(bits: Array) -> Array:

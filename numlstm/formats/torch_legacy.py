@@ -13,7 +13,7 @@ import numpy as np
 
 from numlstm.formats import torch_tree
 from numlstm.formats.found import Contents
-from numlstm.formats.tensor import WIDTHS, Array, Order
+from numlstm.formats.tensor import Array, Order, width
 from numlstm.formats.unpickle import Bounded, Machine, Storage, storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
@@ -34,12 +34,14 @@ def read(file: BinaryIO, size: int) -> Contents:
         if not isinstance(whole, Storage):
             widths[identity[2]] = 4 if whole.name.endswith("QInt32Storage") else 1
             return whole
-        widths[whole.key] = WIDTHS.get(whole.dtype) or np.dtype(whole.dtype or "uint8").itemsize
+        widths[whole.key] = width(whole.dtype or "uint8")
         part = identity[5] if len(identity) > 5 else None
         if part is None:
             return whole
         if not (isinstance(part, tuple) and len(part) == 3 and all(type(n) is int and n >= 0 for n in part[1:])):
             raise ValueError(f"its storage {whole.key!r} has a part that is not (key, offset, count)")
+        if not whole.dtype:  # its parts would be counted in bytes, its tensors in numbers; PyTorch writes none
+            raise ValueError(f"its storage {whole.key!r} of no number type has a part")
         _, start, count = part
         if start + count > whole.count:
             raise ValueError(f"its storage {whole.key!r} of {whole.count} numbers has a part up to {start + count}")

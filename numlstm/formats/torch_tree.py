@@ -19,7 +19,7 @@ import numpy as np
 
 from numlstm.formats import state_dict
 from numlstm.formats.found import Contents, Found
-from numlstm.formats.tensor import WIDTHS, Array, Tensor, widened
+from numlstm.formats.tensor import Array, Tensor, widened, width
 from numlstm.formats.unpickle import Object, Storage, View
 
 Flags = dict[str, Any]
@@ -100,8 +100,8 @@ def contents(
     cached = _Cache(read, views)
     _hold(views, held)
     for container in containers:
-        own = {name: _tensor(view, cached) for name, view in container.views.items() if not _repeats(view)}
-        repeated = {name: _repeats(view) for name, view in container.views.items() if name not in own}
+        repeated = {name: what for name, view in container.views.items() if (what := _repeats(view))}
+        own = {name: _tensor(view, cached) for name, view in container.views.items() if name not in repeated}
         tensors |= own
         odd = {name: Tensor((), what, _unreadable) for name, what in (container.odd | repeated).items()}
         place = f"{format}, {container.path or 'its top'}"
@@ -368,19 +368,14 @@ def _hold(views: Iterable[View], held: Held) -> None:
         if id(storage) not in seen:
             seen.add(id(storage))
             sizes[storage.key] = have = held(storage) if storage.start + storage.count else 0
-            asked = (storage.start + storage.count) * (_width(storage.dtype) if storage.dtype else 1)
+            asked = (storage.start + storage.count) * (width(storage.dtype) if storage.dtype else 1)
             if have < asked:
                 raise ValueError(f"its storage {storage.key!r} holds {have} bytes, not {asked}")
         if not _repeats(view):
-            of_tensors += prod(view.shape) * _width(view.dtype)
-    most = max(ALWAYS, SHARED * sum(sizes.values()))
-    if of_tensors > most:
-        held_in_all = sum(sizes.values())
+            of_tensors += prod(view.shape) * width(view.dtype)
+    held_in_all = sum(sizes.values())
+    if of_tensors > max(ALWAYS, SHARED * held_in_all):
         raise ValueError(f"its tensors take {of_tensors} bytes as views of {held_in_all}; {SHARED} times is the limit")
-
-
-def _width(dtype: str) -> int:
-    return WIDTHS.get(dtype) or np.dtype(dtype).itemsize
 
 
 def _repeats(view: View) -> str:
@@ -393,12 +388,10 @@ def _repeats(view: View) -> str:
 def _tensor(view: View, read: Read) -> Tensor:
     """A tensor that is read when asked for; its reach is held against its storage now."""
     storage = view.storage
-    have = storage.count if storage.dtype else storage.count // _width(view.dtype)
+    have = storage.count if storage.dtype else storage.count // width(view.dtype)
     if storage.dtype and storage.dtype != view.dtype:
         raise ValueError(f"a tensor of {view.dtype} lies in a storage of {storage.dtype}")
-    count = 1
-    for length in view.shape:
-        count *= length
+    count = prod(view.shape)
     reach = view.offset + sum((length - 1) * stride for length, stride in zip(view.shape, view.strides, strict=True))
     if count and reach >= have:
         raise ValueError(f"a tensor of shape {view.shape} reaches to number {reach} of a storage of {have}")
@@ -407,6 +400,8 @@ def _tensor(view: View, read: Read) -> Tensor:
         whole = read(storage, view.dtype)
         if not count:
             return np.zeros(view.shape, whole.dtype if view.dtype != "bfloat16" else np.float32)
+        if storage.start + reach >= whole.size:  # beyond it lies memory that is not the file's
+            raise ValueError(f"a tensor of shape {view.shape} reaches beyond the {whole.size} numbers that were read")
         strides = tuple(stride * whole.itemsize for stride in view.strides)
         first = storage.start + view.offset
         part: Array = np.lib.stride_tricks.as_strided(whole[first:], view.shape, strides, writeable=False)

@@ -32,13 +32,18 @@ WORDS = {"True": True, "False": False}
 
 def looks_like(names: list[str]) -> bool:
     """Whether a zip archive with these entries is one."""
-    return any(name.count("/") == 1 and name.endswith(PICKLE) for name in names)
+    return bool(_tops(names))
+
+
+def _tops(names: list[str]) -> list[str]:
+    """The folders at the archive's top that hold a pickle."""
+    return [name.removesuffix(PICKLE) for name in names if name.count("/") == 1 and name.endswith(PICKLE)]
 
 
 def read(archive: zipfile.ZipFile) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     names = archive.namelist()
-    tops = [name.removesuffix(PICKLE) for name in names if name.count("/") == 1 and name.endswith(PICKLE)]
+    tops = _tops(names)
     if len(tops) > 1:
         raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
     top = tops[0]
