@@ -1,8 +1,8 @@
 """HDF5 as data: the part of the format that h5py writes by default, and so Keras.
 
-The HDF5 library itself is no reader for files of strangers: of 6,000 Keras files with a few bytes changed, three ended
-the process with a segmentation fault in HDF5 2.0 and four kept it busy without end. This one follows the
-format specification (The HDF Group, "HDF5 File Format Specification", version 1.1) and needs
+The HDF5 library itself is no reader for files of strangers: among a few thousand Keras files with some bytes changed,
+there are ones that end the process with a segmentation fault in HDF5 2.0 and ones that keep it busy without end. This
+one follows the format specification (The HDF Group, "HDF5 File Format Specification", version 1.1) and needs
 NumPy alone. Every read is held against the file's size and against two budgets, of bytes and of reads, which end
 whatever refers to itself. What lies outside that part is refused by name: links to other places or files, data in
 other files, virtual datasets, filters other than gzip, shuffle and Fletcher's checksum, and the layouts of
