@@ -1,5 +1,6 @@
 """ONNX files of other packages: what they computed is what numlstm computes, or the file says why not."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -955,6 +956,19 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, saved):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 16 * path.stat().st_size + (16 << 20)
+
+
+def test_a_file_that_was_read_is_let_go_at_once(saved):
+    """Not when Python's collector comes by: what was parsed is in no circle."""
+    path = saved(long_row(5_000))
+    numlstm.find(path)
+    gc.collect()
+    gc.disable()
+    try:
+        numlstm.find(path)
+        assert gc.collect() < 5_000  # a node each, where scope and nodes hold each other
+    finally:
+        gc.enable()
 
 
 def test_a_ring_of_layers_is_no_stack(saved):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from weakref import ref
 
 MAIN = ("", "ai.onnx")  # two names of the domain of ONNX's own operators
 DEPTH = 64  # scopes within each other; protobuf's own limit allows 33 graphs
@@ -45,15 +46,26 @@ class Value(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """A node, as it is met in one scope."""
+    """A node, as it is met in one scope.
+
+    A scope holds its nodes, and they know it weakly: in a circle the parsed file, weights and all, would outlive
+    its reading until Python's collector comes by. The graph keeps every scope alive.
+    """
 
     proto: Any
-    scope: Scope
+    within: ref[Scope]
     op: str
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     inner: list[Scope] = field(default_factory=list)
+
+    @property
+    def scope(self) -> Scope:
+        """The scope that it is met in."""
+        scope = self.within()
+        assert scope is not None, "its graph is gone"
+        return scope
 
     def attributes(self) -> dict[str, Any]:
         """By name; where a function's body refers to an attribute of its caller, that one."""
@@ -128,7 +140,7 @@ class Graph:
             if self.left < 0:
                 raise ValueError("its functions call each other more often than its size justifies")
             domain = "" if proto.domain in MAIN else proto.domain
-            node = Node(proto, scope, proto.op_type, domain, tuple(proto.input), tuple(proto.output))
+            node = Node(proto, ref(scope), proto.op_type, domain, tuple(proto.input), tuple(proto.output))
             for name in node.outputs:
                 if name and scope.defines(name):
                     raise ValueError(f"two of its values are named {name!r}{scope.where}")
