@@ -39,6 +39,15 @@ class Header(_Slots):
     BELOW = auto()  # the sequence between two layers, where output cannot serve
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
+    # how threads share a call; each has slots of its own, which differ in MEMBER and in buffers
+    WAY = auto()  # one of ``Way``
+    SHARE = auto()  # address of the record of ``Share``
+    MEMBER = auto()  # 0 is the caller
+    RANGES = auto()  # parts of a phase, each of which one thread begins with
+    PIECES = auto()  # tickets of a phase
+    PIECE_ROWS = auto()  # by rows: those of a ticket
+    CHUNK = auto()  # in waves: steps of a ticket
+    YIELD = auto()  # address of a function that offers the core to others, or 0
     # counters of the paths taken, for the tests that must know
     TILES = auto()  # tiles of several rows
     TOGETHER = auto()  # several blocks of one row at once
@@ -48,6 +57,11 @@ class Header(_Slots):
     HOISTED = auto()  # chunks of hoisted projection
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
+    TICKETS = auto()  # claimed by this thread
+    STOLEN = auto()  # of those, from another's range
+    YIELDS = auto()  # times that the core was offered to others
+    PHASES = auto()  # phases that were joined
+    WAVES = auto()  # chunks of a layer that ran in waves
     # for ``call``: where objects keep their parts, in bytes from their start, and what the arrays must be
     ITEMS_AT = auto()
     TYPE_AT = auto()
@@ -63,6 +77,25 @@ class Header(_Slots):
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
     BOXES = auto()  # slot of the first of three ``Box`` records: input, h_0 and c_0
     LENGTH = auto()  # the header's own length
+
+
+class Way(IntEnum):
+    """How threads share a call."""
+
+    ALONE = 0
+    ROWS = 1  # groups of batch rows, through all layers
+    DIRECTIONS = 2  # the two directions of a layer
+    WAVES = 3  # layers, each following the one below by a chunk of steps
+    BLOCKS = 4  # hidden blocks of a step
+
+
+class Share(IntEnum):
+    """The record that the threads of a call share: places of int64, each on a cache line of its own."""
+
+    DONE = 0  # tickets done
+    LEAVE = 8  # not 0: workers are to leave
+    CLAIMED = 16  # tickets claimed in the first range; every further range stands a line behind
+    # behind the last range a line for each layer in turn: chunks of steps that are done
 
 
 class Box(_Slots):

@@ -81,7 +81,7 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
     lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
-    forward = forward_kernel(number, lanes, shapes, level.fused)
+    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
     module = bare_module({FORWARD: forward, CALL: boxed(forward)})
     machine = target_machine(level)
     optimise(module, machine, (FORWARD, CALL))

@@ -6,7 +6,8 @@ units, whose c and h are finished in registers. h goes straight to the output an
 read back from there a step later; c lives in c_n.
 
 Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
-stays in cache while all the rows of a group pass over it.
+stays in cache while all the rows of a group pass over it. Threads that share a call (``Way``) claim
+rows, directions, chunks of a layer or blocks of a step from it; ``tickets`` says how.
 
 Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
 at 0 and adds h_k w_k, in order of k, one FMA each, the first 16 terms on the start value, each further run of 16
@@ -16,12 +17,13 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import Cell, Header
+from .abi import Cell, Header, Share, Way
 from .compiler import inline
 from .gates import activations
-from .project import hidden_projection, input_projection
+from .project import QUAD, hidden_projection, input_projection
 from .shapes import by_size, next_size
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
+from .tickets import LINE, alone, claim, publish, shared, together, waiting
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -100,7 +102,7 @@ def recurrent_tile(simd, finish_one, height, blocks):
     return kernel
 
 
-def forward_kernel(number, lanes, shapes, fused):
+def forward_kernel(number, lanes, shapes, fused, pause):
     """The kernel ``forward(plan)`` for one number type and one kind of CPU."""
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
@@ -143,18 +145,17 @@ def forward_kernel(number, lanes, shapes, fused):
             clear(c, c_at, rows * units)
 
     @inline
-    def row_step(plan, cell, first, rows, odd, x, h, h_stride, y, y_stride, gates, gap):
-        """One step, row after row, several blocks at once.
+    def row_step(plan, cell, first, rows, odd, begin, end, x, h, h_stride, y, y_stride, gates, gap):
+        """One step in the blocks [begin, end), row after row, several blocks at once.
 
         Odd steps take the blocks from the last to the first: of panels a little larger than a cache, those used last
         are still in it. (With several rows the order of memory was measured to be better.)
         """
-        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
         for r in range(rows):
-            done = 0
-            while done < blocks:
-                n = blocks_of(blocks - done, most)
-                block = blocks - done - n if odd else done
+            done = begin
+            while done < end:
+                n = blocks_of(end - done, most)
+                block = begin + end - done - n if odd else done
                 tally(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
                 wide_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
@@ -162,10 +163,9 @@ def forward_kernel(number, lanes, shapes, fused):
                 done += n
 
     @inline
-    def block_step(plan, cell, first, rows, x, h, h_stride, y, y_stride, gates, gap):
-        """One step, block after block: every tile of rows passes over a panel while it is in cache."""
-        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
-        for block in range(blocks):
+    def block_step(plan, cell, first, rows, begin, end, x, h, h_stride, y, y_stride, gates, gap):
+        """One step in the blocks [begin, end), one by one: every tile of rows passes over a panel while it is in cache."""
+        for block in range(begin, end):
             r = 0
             while r < rows:
                 height = height_of(rows - r, get(plan, Header.TALLEST))
@@ -176,61 +176,205 @@ def forward_kernel(number, lanes, shapes, fused):
                           moved(gates, block * gap + r * width), gap)  # fmt: skip
                 r += height
 
-    @named("cell")
-    def run_cell(plan, cell, first, rows):
-        """All steps of one layer and direction for the rows [first, first + rows)."""
-        outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
-        source = moved(pointer_at(plan, get(cell, Cell.SOURCE)), get(cell, Cell.SOURCE_AT))
-        source = moved(source, first * get(cell, Cell.SOURCE_ROW))
-        target = moved(pointer_at(plan, get(cell, Cell.TARGET)), get(cell, Cell.TARGET_AT))
-        target = moved(target, first * get(cell, Cell.TARGET_ROW))
-        h_n = moved(pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs)
-        gates, hidden = pointer_at(plan, Header.GATES), pointer_at(plan, Header.HIDDEN)
-        from_step, to_step, hoist = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO), get(cell, Cell.HOIST)
-        projected = get(cell, Cell.PROJECTED) > 0
-        if from_step == 0:
-            states(plan, cell, first, rows)
-        if units % lanes != 0:
-            tally(plan, Header.PART)
-        chunk, done = 0, 0  # steps of the chunk of hoisted projection, and how many of them are done
-        for step in range(from_step, to_step):
-            x = moved(source, step * get(cell, Cell.SOURCE_STEP))
-            y = moved(target, step * get(cell, Cell.TARGET_STEP))
-            h, h_stride = h_n, outputs
-            if step > 0:
-                h, h_stride = moved(y, -get(cell, Cell.TARGET_STEP)), get(cell, Cell.TARGET_ROW)
-            if hoist > 0:
-                if done == chunk:
-                    chunk, done = smaller(hoist, to_step - step), 0
-                    tally(plan, Header.HOISTED)
-                    project_input(plan, cell, x, chunk, rows)
-                x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
-                done += 1
-            else:
-                x_gates, gap = gates, 0
-            h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
-            if projected:
-                h_new, h_new_stride = hidden, (units + lanes - 1) // lanes * lanes
-            if rows == 1 or get(plan, Header.TALLEST) == 1:
-                row_step(plan, cell, first, rows, step % 2 == 1, x, h, h_stride, h_new, h_new_stride, x_gates, gap)
-            else:
-                block_step(plan, cell, first, rows, x, h, h_stride, h_new, h_new_stride, x_gates, gap)
-            if projected:
-                tally(plan, Header.PROJECTED)
-                project_hidden(plan, cell, y, rows)
-        if to_step == get(plan, Header.STEPS):
-            y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
-            for r in range(rows):
-                settle(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+    def cell_runner(name, spread):
+        """``run_cell(plan, cell, first, rows, from_step, to_step, phase)``, and the next phase.
+
+        Some steps of one layer and direction for the rows [first, first + rows). The blocks of a step,
+        and rows where states are copied, are what ``spread`` says.
+        """
+        begin_part, more, bounds, joined = spread.begin, spread.more, spread.bounds, spread.joined
+
+        @named(name)
+        def run_cell(plan, cell, first, rows, from_step, to_step, phase):
+            outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+            blocks, quads = (units + lanes - 1) // lanes, (outputs + lanes * QUAD - 1) // (lanes * QUAD)
+            source = moved(pointer_at(plan, get(cell, Cell.SOURCE)), get(cell, Cell.SOURCE_AT))
+            source = moved(source, first * get(cell, Cell.SOURCE_ROW))
+            target = moved(pointer_at(plan, get(cell, Cell.TARGET)), get(cell, Cell.TARGET_AT))
+            target = moved(target, first * get(cell, Cell.TARGET_ROW))
+            h_n = moved(pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs)
+            gates, hidden = pointer_at(plan, Header.GATES), pointer_at(plan, Header.HIDDEN)
+            hoist, projected = get(cell, Cell.HOIST), get(cell, Cell.PROJECTED) > 0
+            if from_step == 0:
+                part = begin_part(plan, phase)
+                while part >= 0:
+                    r, r_end = bounds(plan, part, rows)
+                    states(plan, cell, first + r, r_end - r)
+                    part = more(plan, phase)
+                phase = joined(plan, phase)
+            if units % lanes != 0:
+                tally(plan, Header.PART)
+            chunk, done = 0, 0  # steps of the chunk of hoisted projection, and how many of them are done
+            for step in range(from_step, to_step):
+                x = moved(source, step * get(cell, Cell.SOURCE_STEP))
+                y = moved(target, step * get(cell, Cell.TARGET_STEP))
+                h, h_stride = h_n, outputs
+                if step > 0:
+                    h, h_stride = moved(y, -get(cell, Cell.TARGET_STEP)), get(cell, Cell.TARGET_ROW)
+                if hoist > 0:
+                    if done == chunk:
+                        chunk, done = smaller(hoist, to_step - step), 0
+                        tally(plan, Header.HOISTED)
+                        part = begin_part(plan, phase)
+                        while part >= 0:
+                            b, b_end = bounds(plan, part, blocks)
+                            project_input(plan, cell, x, chunk, rows, b, b_end)
+                            part = more(plan, phase)
+                        phase = joined(plan, phase)
+                    x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
+                    done += 1
+                else:
+                    x_gates, gap = gates, 0
+                h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
+                if projected:
+                    h_new, h_new_stride = hidden, blocks * lanes
+                part = begin_part(plan, phase)
+                while part >= 0:
+                    b, b_end = bounds(plan, part, blocks)
+                    if rows == 1 or get(plan, Header.TALLEST) == 1:
+                        row_step(plan, cell, first, rows, step % 2 == 1, b, b_end,
+                                 x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
+                    else:
+                        block_step(plan, cell, first, rows, b, b_end,
+                                   x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
+                    part = more(plan, phase)
+                phase = joined(plan, phase)
+                if projected:
+                    tally(plan, Header.PROJECTED)
+                    part = begin_part(plan, phase)
+                    while part >= 0:
+                        q, q_end = bounds(plan, part, quads)
+                        project_hidden(plan, cell, y, rows, q * QUAD,
+                                       smaller(q_end * QUAD, (outputs + lanes - 1) // lanes))  # fmt: skip
+                        part = more(plan, phase)
+                    phase = joined(plan, phase)
+            if to_step == get(plan, Header.STEPS):
+                y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
+                part = begin_part(plan, phase)
+                while part >= 0:
+                    r_from, r_end = bounds(plan, part, rows)
+                    for r in range(r_from, r_end):
+                        settle(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+                    part = more(plan, phase)
+                phase = joined(plan, phase)
+            return phase
+
+        return run_cell
+
+    wait = waiting(pause)
+    shared_phases = together(wait)
+    more, joined = shared_phases.more, shared_phases.joined
+    run_alone, run_together = cell_runner("cell", alone()), cell_runner("cell_together", shared_phases)
+
+    @inline
+    def cell_at(plan, n):
+        return record_at(plan, RECORDS + n * RECORD)
+
+    @inline
+    def group_rows(plan, first, end):
+        """How many rows from ``first`` on pass through all layers together."""
+        tally(plan, Header.GROUPS)
+        return smaller(get(plan, Header.GROUP), end - first)
+
+    @named("rows")
+    def run_rows(plan, row, end):
+        """The rows [row, end) through all cells, by this thread."""
+        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
+        for first in range(row, end, get(plan, Header.GROUP)):
+            rows = group_rows(plan, first, end)
+            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
+                run_alone(plan, cell_at(plan, n), first, rows, from_step, to_step, 0)
+
+    @named("by_rows")
+    def by_rows(plan):
+        """One phase, whose tickets are rows."""
+        of_a_ticket, end = get(plan, Header.PIECE_ROWS), get(plan, Header.ROWS_TO)
+        part = claim(plan, 0)
+        while part >= 0:
+            first = get(plan, Header.ROWS_FROM) + part * of_a_ticket
+            run_rows(plan, first, smaller(first + of_a_ticket, end))
+            part = more(plan, 0)
+        joined(plan, 0)
+
+    @named("by_directions")
+    def by_directions(plan):
+        """A phase for each layer, whose two tickets are directions."""
+        phase, end = 0, get(plan, Header.ROWS_TO)
+        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
+        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+            rows = group_rows(plan, first, end)
+            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO), 2):
+                part = claim(plan, phase)
+                while part >= 0:
+                    run_alone(plan, cell_at(plan, n + part), first, rows, from_step, to_step, 0)
+                    part = more(plan, phase)
+                phase = joined(plan, phase)
+
+    @inline
+    def wave_wait(plan, progress, layer, least):
+        wait(plan, progress + 8 * LINE * layer, least, False)
+
+    @named("in_waves")
+    def in_waves(plan):
+        """A phase for each group of rows, whose tickets are chunks of steps of one layer, diagonal by diagonal.
+
+        A chunk waits for the one before in its layer, and for the same one in the layer below. It overwrites what
+        the layer two below has put out, so that one must have begun its next chunk from there: it waits until that is
+        done. All of these have earlier tickets.
+        """
+        phase, end, layers = 0, get(plan, Header.ROWS_TO), get(plan, Header.CELLS_TO)
+        steps, of_a_chunk = get(plan, Header.STEPS_TO), get(plan, Header.CHUNK)
+        chunks = (steps + of_a_chunk - 1) // of_a_chunk
+        progress = shared(plan, Share.CLAIMED + LINE * get(plan, Header.RANGES))
+        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+            rows = group_rows(plan, first, end)
+            before = phase * chunks  # of the groups before
+            part = claim(plan, phase)
+            while part >= 0:
+                diagonal, lowest, left = 0, 0, part
+                count = 1
+                while left >= count:
+                    left -= count
+                    diagonal += 1
+                    lowest = greater(0, diagonal - chunks + 1)
+                    count = smaller(diagonal, layers - 1) - lowest + 1
+                layer = lowest + left
+                chunk = diagonal - layer
+                wave_wait(plan, progress, layer, before + chunk)
+                if layer > 0:
+                    wave_wait(plan, progress, layer - 1, before + chunk + 1)
+                if layer > 1:
+                    wave_wait(plan, progress, layer - 2, before + smaller(chunk + 2, chunks))
+                tally(plan, Header.WAVES)
+                run_alone(plan, cell_at(plan, layer), first, rows,
+                          chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
+                publish(progress + 8 * LINE * layer, before + chunk + 1)
+                part = more(plan, phase)
+            phase = joined(plan, phase)
+
+    @named("by_blocks")
+    def by_blocks(plan):
+        """Every step of every cell is a phase, whose tickets are hidden blocks."""
+        phase, end = 0, get(plan, Header.ROWS_TO)
+        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
+        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+            rows = group_rows(plan, first, end)
+            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
+                phase = run_together(plan, cell_at(plan, n), first, rows, from_step, to_step, phase)
 
     @named("forward")
     def forward(plan):
-        group = get(plan, Header.GROUP)
-        for first in range(get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO), group):
-            rows = smaller(group, get(plan, Header.ROWS_TO) - first)
-            tally(plan, Header.GROUPS)
-            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
-                run_cell(plan, record_at(plan, RECORDS + n * RECORD), first, rows)
+        way = get(plan, Header.WAY)
+        if way == Way.ALONE:
+            run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
+        elif way == Way.ROWS:
+            by_rows(plan)
+        elif way == Way.DIRECTIONS:
+            by_directions(plan)
+        elif way == Way.WAVES:
+            in_waves(plan)
+        else:
+            by_blocks(plan)
 
     forward.compile(types.void(PLAN))
     return forward

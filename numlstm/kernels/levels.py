@@ -16,7 +16,8 @@ class Level:
     """One kind of CPU.
 
     ``register_bytes`` and ``registers`` are those the kernels use; ``fused`` says whether there is a
-    fused multiply-add: without one the results are other bits.
+    fused multiply-add: without one the results are other bits. ``pause`` is what
+    a loop that waits tells the core: an intrinsic of LLVM's, and its arguments.
     """
 
     name: str
@@ -26,19 +27,21 @@ class Level:
     register_bytes: int
     registers: int
     fused: bool
+    pause: tuple[str | int, ...]
 
     def lanes(self, number: str) -> int:
         """Numbers of the type "float32" or "float64" in a register."""
         return self.register_bytes // {"float32": 4, "float64": 8}[number]
 
 
+X86_PAUSE = ("llvm.x86.sse2.pause",)
 LEVELS = {
     level.name: level
     for level in (
-        Level("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "", 64, 32, fused=True),
-        Level("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16, fused=True),
-        Level("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, fused=False),
-        Level("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon", 16, 32, fused=True),
+        Level("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "", 64, 32, fused=True, pause=X86_PAUSE),
+        Level("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16, fused=True, pause=X86_PAUSE),
+        Level("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, fused=False, pause=X86_PAUSE),
+        Level("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon", 16, 32, fused=True, pause=("llvm.aarch64.isb", 15)),
     )
 }
 

@@ -17,11 +17,15 @@ from .compiler import inline
 from .shapes import by_size, next_size
 from .simd import get, named
 
+QUAD = 4  # blocks of W_hr that are interleaved
+
 
 def input_projection(simd, shapes):
-    """``project(plan, cell, source, steps, rows)``: the chain X for ``steps`` x ``rows``, from ``source`` on."""
-    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
-    width = 4 * lanes
+    """``project(plan, cell, source, steps, rows, begin, end)``: the chain X for ``steps`` x ``rows``, from ``source`` on.
+
+    Of the blocks [begin, end).
+    """
+    pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
 
     def tile_kernel(height):
         tile = simd.tile(height, 4)
@@ -51,10 +55,9 @@ def input_projection(simd, shapes):
             r += height
 
     @inline
-    def project(plan, cell, source, steps, rows):
+    def project(plan, cell, source, steps, rows, begin, end):
         step, row = get(cell, Cell.SOURCE_STEP), get(cell, Cell.SOURCE_ROW)
         gates = pointer_at(plan, Header.GATES)
-        blocks = (get(cell, Cell.UNITS) + lanes - 1) // lanes
         # the longer axis is cut into tiles; both together where they are evenly spaced
         if rows == 1:
             outer, outer_source, outer_gates = 1, 0, 0
@@ -68,7 +71,7 @@ def input_projection(simd, shapes):
         else:
             outer, outer_source, outer_gates = rows, row, width
             inner, inner_source, inner_gates = steps, step, rows * width
-        for block in range(blocks):
+        for block in range(begin, end):
             for n in range(outer):
                 target = moved(gates, block * steps * rows * width + n * outer_gates)
                 line(plan, cell, block, moved(source, n * outer_source), inner_source, inner, target, inner_gates)
@@ -77,7 +80,10 @@ def input_projection(simd, shapes):
 
 
 def hidden_projection(simd, shapes):
-    """``project(plan, cell, target, rows)``: h of ``rows`` rows through W_hr into the output."""
+    """``project(plan, cell, target, rows, begin, end)``: h of ``rows`` rows through W_hr into the output.
+
+    Of the blocks [begin, end); ``begin`` is a multiple of ``QUAD``, ``end`` one as well or the last.
+    """
     pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
     flush, store_part = simd.flush, simd.store_part
 
@@ -116,18 +122,17 @@ def hidden_projection(simd, shapes):
     narrow = by_size(shapes.rows, {height: tile_kernel(height, 1) for height in shapes.rows})
 
     @inline
-    def project(plan, cell, target, rows):
-        blocks = (get(cell, Cell.OUTPUTS) + lanes - 1) // lanes
-        block = 0
-        while block < blocks:
+    def project(plan, cell, target, rows, begin, end):
+        block = begin
+        while block < end:
             r = 0
             while r < rows:
                 height = height_of(rows - r, get(plan, Header.TALLEST))
-                if blocks - block >= 4:
+                if end - block >= QUAD:
                     wide(height, plan, cell, block, r, target)
                 else:
                     narrow(height, plan, cell, block, r, target)
                 r += height
-            block += 4 if blocks - block >= 4 else 1
+            block += QUAD if end - block >= QUAD else 1
 
     return project

@@ -1,0 +1,172 @@
+"""Work that several threads claim from each other by tickets, and how they wait.
+
+The record that they share is an array of int64 whose parts stand on cache lines of their own (``Share``): how many
+tickets are done, whether workers are to leave, how many are claimed in each range, and how far each layer is.
+
+A call is phases of ``PIECES`` tickets each. A thread claims tickets of a phase until there are none,
+joins the others, and goes on to the next phase; one that arrives late passes through the phases that are done, one
+that never arrives is not missed. The tickets of a phase are cut into ``RANGES``, and a thread begins
+with its own: it meets the same weights at every step, and they are in its own cache. Whoever waits, waits for
+a thread that is inside a kernel, since it has claimed.
+"""
+
+from types import SimpleNamespace
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from .abi import Header, Share
+from .compiler import inline
+from .simd import INT64, PLAN, get, instruction, named, tally
+
+LINE = 8  # int64 of a cache line
+SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
+
+
+@instruction(types.int64, types.int64)
+def seen(builder, address):
+    """A counter of the shared record; whatever was written before it reached this value is visible."""
+    return builder.load_atomic(builder.inttoptr(address, INT64.as_pointer()), "acquire", 8)
+
+
+@instruction(types.void, types.int64, types.int64)
+def publish(builder, address, value):
+    """Set a counter that this thread alone sets; what it wrote before is visible to who sees the value."""
+    builder.store_atomic(value, builder.inttoptr(address, INT64.as_pointer()), "release", 8)
+
+
+@instruction(types.void, types.int64)
+def count_up(builder, address):
+    """Add 1 to a counter that all threads add to, likewise."""
+    builder.atomic_rmw("add", builder.inttoptr(address, INT64.as_pointer()), INT64(1), "acq_rel")
+
+
+@instruction(types.int64, types.int64, types.int64, types.int64)
+def exchange(builder, address, expected, new):
+    """Set a counter to ``new`` if it is ``expected``; what it was."""
+    pointer = builder.inttoptr(address, INT64.as_pointer())
+    return builder.extract_value(builder.cmpxchg(pointer, expected, new, "acq_rel", "acquire"), 0)
+
+
+@instruction(types.void, types.int64)
+def call_at(builder, address):
+    """Call a C function without arguments; its result, if any, is not read."""
+    function = ir.FunctionType(ir.IntType(32), []).as_pointer()
+    builder.call(builder.inttoptr(address, function), [])
+
+
+def pausing(pause):
+    """An instruction that tells the core that this is a loop which waits: an intrinsic of LLVM's, and its arguments."""
+
+    @instruction(types.void, types.int64)
+    def relax(builder, _):
+        name, *arguments = pause
+        narrow = ir.IntType(32)
+        signature = ir.FunctionType(ir.VoidType(), [narrow] * len(arguments))
+        function = cgutils.get_or_insert_function(builder.module, signature, name)
+        builder.call(function, [narrow(argument) for argument in arguments])
+
+    return relax
+
+
+@inline
+def shared(plan, slot):
+    """Address of a slot of the shared record."""
+    return get(plan, Header.SHARE) + 8 * slot
+
+
+@inline
+def leaves(plan):
+    """Whether this thread is a worker and is wanted elsewhere. The caller itself never leaves."""
+    return get(plan, Header.MEMBER) > 0 and seen(shared(plan, Share.LEAVE)) != 0
+
+
+@named("claim")
+def claim(plan, phase):
+    """The number of a ticket of this phase that nobody else has, or -1."""
+    pieces, ranges, member = get(plan, Header.PIECES), get(plan, Header.RANGES), get(plan, Header.MEMBER)
+    if seen(shared(plan, Share.DONE)) >= (phase + 1) * pieces or leaves(plan):
+        return -1
+    for n in range(ranges):
+        r = (member + n) % ranges
+        first = pieces * r // ranges
+        size = pieces * (r + 1) // ranges - first
+        counter = shared(plan, Share.CLAIMED + LINE * r)
+        claimed = seen(counter)
+        while claimed < (phase + 1) * size:
+            before = exchange(counter, claimed, claimed + 1)
+            if before == claimed:
+                tally(plan, Header.TICKETS)
+                if n > 0:
+                    tally(plan, Header.STOLEN)
+                return first + claimed - phase * size
+            claimed = before
+    return -1
+
+
+def waiting(pause):
+    """``wait(plan, counter, least, may_leave)`` for a kind of CPU."""
+    relax = pausing(pause)
+
+    @named("wait")
+    def wait(plan, counter, least, may_leave):
+        """Until a counter is at least so high. A worker that holds no ticket may leave instead."""
+        spins = 0
+        while seen(counter) < least:
+            if may_leave and leaves(plan):
+                return
+            relax(spins)
+            spins += 1
+            if spins > SPINS and get(plan, Header.YIELD) != 0:
+                tally(plan, Header.YIELDS)
+                call_at(get(plan, Header.YIELD))
+
+    return wait
+
+
+def together(wait):
+    """How a thread goes through phases that it shares: ``part`` by ``part`` as long as it can claim one.
+
+    ``begin(plan, phase)`` and ``more(plan, phase)`` give a part or -1, ``bounds(plan, part, count)`` what of ``count``
+    things it is, and ``joined(plan, phase)`` the next phase.
+    """
+
+    @inline
+    def more(plan, phase):
+        count_up(shared(plan, Share.DONE))
+        return claim(plan, phase)
+
+    @inline
+    def bounds(plan, part, count):
+        pieces = get(plan, Header.PIECES)
+        return part * count // pieces, (part + 1) * count // pieces
+
+    @inline
+    def joined(plan, phase):
+        tally(plan, Header.PHASES)
+        wait(plan, shared(plan, Share.DONE), (phase + 1) * get(plan, Header.PIECES), True)
+        return phase + 1
+
+    return SimpleNamespace(begin=claim, more=more, bounds=bounds, joined=joined)
+
+
+def alone():
+    """The same for a thread that shares nothing: a phase is one part."""
+
+    @inline
+    def begin(plan, phase):
+        return 0
+
+    @inline
+    def more(plan, phase):
+        return -1
+
+    @inline
+    def bounds(plan, part, count):
+        return 0, count
+
+    @inline
+    def joined(plan, phase):
+        return phase
+
+    return SimpleNamespace(begin=begin, more=more, bounds=bounds, joined=joined)
