@@ -15,8 +15,19 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.threads import get_num_threads, num_threads, set_num_threads
 
-__all__ = ["LSTM", "LSTMCell", "find", "from_torch", "load", "tensors"]
+__all__ = [
+    "LSTM",
+    "LSTMCell",
+    "find",
+    "from_torch",
+    "get_num_threads",
+    "load",
+    "num_threads",
+    "set_num_threads",
+    "tensors",
+]
 
 
 def __getattr__(name: str) -> Any:

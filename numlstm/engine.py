@@ -12,12 +12,14 @@ from . import boxes
 from . import plan as planning
 from .boxes import ABSENT, address
 from .kernels import store
-from .kernels.abi import Cell, Header
+from .kernels.abi import Cell, Header, Share, Way
 from .panels import Array, Panels, aligned_empty
-from .plan import PLANS_KEPT, Plan, Plans, Shape, checked
+from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_team
+from .threads import Crew, get_num_threads
 
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
+Arrays = tuple[Array, Array | None, Array | None, Array, Array, Array, Array]
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
 Take = Callable[[Panels, Any, Any, Any], tuple[Array, States] | None]
@@ -62,9 +64,11 @@ class Memory:
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
+        last = len(self.idle) - 1
+        at = next((n for n in range(last, -1, -1) if self.idle[n].plan is plan), last)
         try:
-            workspace = self.idle.pop()
-        except IndexError:
+            workspace = self.idle.pop(at)
+        except IndexError:  # there is none, or another thread took it meanwhile
             workspace = Workspace(self.dtype)
         if workspace.plan is not plan:
             self.adopt(workspace, plan)
@@ -122,14 +126,76 @@ def forward(
     key = (x.shape, x.strides, output.strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     readable = plan.direct and x.dtype == panels.dtype and x.flags.aligned
-    if dropout is not None or not readable or not boxes.readable:
+    if dropout is not None or not (readable or x.size * panels.dtype.itemsize <= planning.settings.convert_bytes):
         _forward_in_pieces(panels, kept, x, readable, hx, output, h_n, c_n, dropout)
         return
-    workspace = kept.lease(plan)
-    h_0, c_0 = (ABSENT, ABSENT) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    if not readable:
+        converted = empty(x.shape, panels.dtype)
+        convert(converted, x)
+        x = converted
+        key = (x.shape, x.strides, output.strides)
+        plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
+    h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
-    kept.call(workspace.address, id(arrays))
+    limit = get_num_threads() if plan.long else 1
+    if limit not in plan.teams:
+        plan.teams[limit] = make_team(panels, plan, key, limit)
+    if (team := plan.teams[limit]) is None:
+        _by_itself(kept, plan, arrays)
+        return
+    with Crew(team.split.members - 1) as crew:
+        if crew.workers:
+            _in_company(kept, team, crew, arrays)
+        else:
+            _by_itself(kept, plan, arrays)
+
+
+def _by_itself(kept: Memory, plan: Plan, arrays: Arrays) -> None:
+    """The pass by this thread alone. ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels."""
+    workspace = kept.lease(plan)
+    if boxes.readable:
+        boxed = tuple(ABSENT if array is None else array for array in arrays)
+        kept.call(workspace.address, id(boxed))
+    else:
+        _point(workspace.slots, arrays)
+        kept.run(workspace.address)
     kept.idle.append(workspace)
+
+
+def _point(slots: Array, arrays: Arrays) -> None:
+    """Put the addresses of a call's arrays into a plan."""
+    for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), arrays, strict=True):
+        slots[slot] = 0 if array is None else address(array)
+
+
+def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
+    """The same pass by this thread and the workers that it has."""
+    leader = kept.lease(team.caller)
+    record = aligned_empty(team.record, np.dtype(np.int64))
+    record[:] = 0
+    _point(leader.slots, arrays)
+    leader.slots[Header.SHARE] = address(record)
+    held = (arrays, record, leader)
+    crew.start([_task(kept, team, leader.slots, n + 1, held) for n in range(len(crew.workers))], record, Share.LEAVE)
+    kept.run(leader.address)
+    kept.idle.append(leader)
+
+
+def _task(kept: Memory, team: Team, of_caller: Array, member: int, held: Any) -> Callable[[], None]:
+    """What a worker does for a call. ``held`` is all that it may touch: a late one may outlive the call."""
+    workspace = kept.lease(team.worker)
+    slots = workspace.slots
+    copied = [*range(Header.INPUT, Header.BELOW + 1), Header.SHARE]
+    if team.split.way == Way.BLOCKS:
+        copied += [Header.GATES, Header.HIDDEN]
+    slots[copied] = of_caller[copied]
+    slots[Header.MEMBER] = member
+
+    def task(held: Any = held) -> None:
+        kept.run(workspace.address)
+        kept.idle.append(workspace)
+
+    return task
 
 
 def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> Take:
@@ -178,6 +244,8 @@ def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: 
     (shape, strides), (_, output_strides) = (_step_row(s, batch_first, size) for s in (input, output))
     key = (shape, strides, output_strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
+    if plan.long:  # a call whose cost is not in its beginning, and which threads may share
+        return
     if len(routes) >= PLANS_KEPT:
         routes.clear()
     routes[input] = short_way(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, ClassVar
 from weakref import WeakSet
@@ -16,8 +16,10 @@ from weakref import WeakSet
 import numpy as np
 
 from . import boxes
-from .kernels.abi import Box, Cell, Header
+from .kernels.abi import LINE, Box, Cell, Header, Share, Way
 from .panels import Array, Panels
+from .split import USUAL, Forced, Split, choose
+from .threads import YIELD
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
@@ -47,6 +49,7 @@ class Settings:
     tallest: int = 1 << 30  # rows of the tallest tile
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
     convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
+    split: Forced = USUAL  # how threads share a call
 
 
 settings = Settings()
@@ -54,7 +57,7 @@ Shape = tuple[int, ...]  # or strides
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """The slots for one shape, and the numbers that each buffer of the workspace needs to hold."""
 
@@ -63,6 +66,19 @@ class Plan:
     gates: int
     hidden: int
     direct: bool  # whether the kernel can read an input of these strides where it is
+    long: bool  # whether there is enough work for more than one thread
+    # the same call by so many threads, made when it is first asked for; None where one alone is to do it
+    teams: dict[int, Team | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Team:
+    """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
+
+    split: Split
+    caller: Plan
+    worker: Plan
+    record: int  # slots of the record that they share
 
 
 class Plans:
@@ -80,11 +96,7 @@ class Plans:
 
     def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
-        size = panels.dtype.itemsize
-        step, row, feature = strides
-        direct = (feature == size or shape[2] == 1) and step % size == 0 and row % size == 0
-        source, target = (step // size, row // size), (output_strides[0] // size, output_strides[1] // size)
-        plan = make_plan(panels, shape[0], shape[1], source, target, direct)
+        plan = make_plan(panels, shape, strides, output_strides)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
         self.by_shape[shape, strides, output_strides] = plan
@@ -112,26 +124,63 @@ def override(**changes: Any) -> Iterator[None]:
         Plans.forget_all()
 
 
+def make_team(panels: Panels, plan: Plan, key: tuple[Shape, Shape, Shape], limit: int) -> Team | None:
+    """How at most ``limit`` threads share the call of a plan for these shapes and strides."""
+    config, (steps, rows, _) = panels.config, key[0]
+    chosen = choose(config, steps, rows, panels.dtype.itemsize, limit, settings.split)
+    if chosen is None:
+        return None
+    # each thread that has gates of its own takes its part of what one thread may
+    apart = 1 if chosen.way == Way.BLOCKS else chosen.members
+    shared = make_plan(panels, *key, most_rows=chosen.piece_rows or rows, gates_most=GATES_MOST // apart)
+    for slot, value in (
+        (Header.WAY, chosen.way),
+        (Header.RANGES, chosen.ranges),
+        (Header.PIECES, chosen.pieces),
+        (Header.PIECE_ROWS, chosen.piece_rows),
+        (Header.CHUNK, chosen.chunk),
+        (Header.YIELD, YIELD),
+    ):
+        shared.slots[slot] = value
+    # of blocks, all threads work on the same gates and the same hidden h: those of the caller
+    worker = replace(shared, below=0)
+    if chosen.way == Way.BLOCKS:
+        worker = replace(worker, gates=0, hidden=0)
+    record = Share.CLAIMED + LINE * (chosen.ranges + config.num_layers)
+    return Team(chosen, shared, worker, record)
+
+
 def make_plan(
-    panels: Panels, steps: int, rows: int, source: tuple[int, int], target: tuple[int, int], direct: bool
+    panels: Panels,
+    shape: Shape,
+    strides: Shape,
+    output_strides: Shape,
+    most_rows: int = 1 << 30,
+    gates_most: int = GATES_MOST,
 ) -> Plan:
-    """The plan for ``steps`` x ``rows``.
+    """The plan for an input of this shape and these strides, and an output of those.
 
     Parameters
     ----------
     panels : Panels
-    steps, rows : int
-        Length of the sequence and batch size.
-    source, target : (int, int)
-        Strides of a step and of a row in input and output, in numbers.
-    direct : bool
-        Whether the input's strides are multiples of the item size, and its features adjacent.
+    shape : (int, int, int)
+        Length of the sequence, batch size, features.
+    strides, output_strides : (int, int, int)
+        In bytes, of steps, rows and features.
+    most_rows : int
+        Rows that pass through all layers together, at most.
+    gates_most : int
+        Bytes that the hoisted projection of a chunk may take.
     """
+    size, (steps, rows, features), (step, row, feature) = panels.dtype.itemsize, shape, strides
+    direct = (feature == size or features == 1) and step % size == 0 and row % size == 0
+    source, target = (step // size, row // size), (output_strides[0] // size, output_strides[1] // size)
     config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
     directions, outputs, units = config.num_directions, config.output_size, config.hidden_size
     blocks = -(-units // lanes)
     slots = np.zeros(Header.LENGTH + Cell.LENGTH * config.num_layers * directions, np.int64)
     group = settings.group or max(96, WORKING_SET // (itemsize * (units + outputs)) // 12 * 12)
+    group = min(group, most_rows)
     header = {
         Header.CELLS_TO: config.num_layers * directions,
         Header.STEPS_TO: steps,
@@ -153,7 +202,7 @@ def make_plan(
         reads = (Header.INPUT, source) if layer == 0 else _place(not writes_output, target, below)
         writes = _place(writes_output, target, below)
         inputs = config.layer_input_size(layer)
-        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize)
+        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize, gates_most)
         gates = max(gates, hoist * group_rows * blocks * 4 * lanes)
         panel_bytes = (inputs + outputs) * blocks * 4 * lanes * itemsize
         layout = panels.layout(n)
@@ -176,6 +225,7 @@ def make_plan(
         gates=gates,
         hidden=group_rows * blocks * lanes if config.proj_size else 0,
         direct=direct,
+        long=choose(config, steps, rows, itemsize, 2, settings.split) is not None,
     )
 
 
@@ -197,13 +247,15 @@ def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tup
     return (Header.OUTPUT, target) if output else (Header.BELOW, below)
 
 
-def _hoisted_steps(steps: int, rows: int, inputs: int, outputs: int, blocks: int, lanes: int, itemsize: int) -> int:
+def _hoisted_steps(
+    steps: int, rows: int, inputs: int, outputs: int, blocks: int, lanes: int, itemsize: int, gates_most: int
+) -> int:
     """Steps of a chunk of the hoisted projection, or 0 where the recurrent tile does it as well.
 
     It pays where the recurrence has too few rows to fill a tile and the panels are too big for the first cache.
     """
     row_bytes = blocks * 4 * lanes * itemsize
-    fits = GATES_MOST // max(row_bytes * rows, 1)
+    fits = gates_most // max(row_bytes * rows, 1)
     wanted = settings.hoist
     if wanted is None:
         panel_bytes = (inputs + outputs) * row_bytes
@@ -213,6 +265,6 @@ def _hoisted_steps(steps: int, rows: int, inputs: int, outputs: int, blocks: int
     if settings.hoist_steps:
         return min(settings.hoist_steps, steps)
     # panels beyond the second cache are streamed once a chunk: fewer, longer chunks
-    gates_bytes = GATES_MOST // 2 if inputs * row_bytes > CACHE_L2 else GATES_MOST // 8
+    gates_bytes = gates_most // 2 if inputs * row_bytes > CACHE_L2 else gates_most // 8
     most_rows = max(48, gates_bytes // row_bytes)
     return max(1, min(steps, fits, most_rows // rows))

@@ -34,6 +34,8 @@ ORDER = (
     "reference",  # imports nothing of the rest
     "engine",
     "plan",
+    "split",
+    "threads",
     "panels",
     "boxes",
     "checks",

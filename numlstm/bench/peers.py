@@ -79,9 +79,11 @@ def package_version(name: str) -> str:
 
 
 def numlstm(task: Task) -> dict[str, Setting]:
-    """This package. Nothing to choose; it runs on one thread, whatever the number allowed."""
+    """This package. Nothing to choose."""
     from numlstm.lstm import LSTM
+    from numlstm.threads import set_num_threads
 
+    set_num_threads(task.threads)
     line, config = task.line, task.line.config
     lstm = LSTM(
         config.input_size,

@@ -89,13 +89,18 @@ class Way(IntEnum):
     BLOCKS = 4  # hidden blocks of a step
 
 
+LINE = 8  # int64 of a cache line
+
+
 class Share(IntEnum):
-    """The record that the threads of a call share: places of int64, each on a cache line of its own."""
+    """The record that the threads of a call share: places of int64, each on a cache line of its own.
+
+    Behind the last range a line for each layer in turn: how many of its chunks are done.
+    """
 
     DONE = 0  # tickets done
-    LEAVE = 8  # not 0: workers are to leave
-    CLAIMED = 16  # tickets claimed in the first range; every further range stands a line behind
-    # behind the last range a line for each layer in turn: chunks of steps that are done
+    LEAVE = LINE  # not 0: workers are to leave
+    CLAIMED = 2 * LINE  # tickets claimed in the first range; every further range stands a line behind
 
 
 class Box(_Slots):

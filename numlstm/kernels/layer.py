@@ -17,13 +17,13 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import Cell, Header, Share, Way
+from .abi import LINE, Cell, Header, Share, Way
 from .compiler import inline
 from .gates import activations
 from .project import QUAD, hidden_projection, input_projection
 from .shapes import by_size, next_size
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
-from .tickets import LINE, alone, claim, publish, shared, together, waiting
+from .tickets import alone, claim, publish, shared, together, waiting
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -164,7 +164,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
     @inline
     def block_step(plan, cell, first, rows, begin, end, x, h, h_stride, y, y_stride, gates, gap):
-        """One step in the blocks [begin, end), one by one: every tile of rows passes over a panel while it is in cache."""
+        """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache."""
         for block in range(begin, end):
             r = 0
             while r < rows:

@@ -34,14 +34,23 @@ class Level:
         return self.register_bytes // {"float32": 4, "float64": 8}[number]
 
 
-X86_PAUSE = ("llvm.x86.sse2.pause",)
+X86_PAUSE, ARM_PAUSE = ("llvm.x86.sse2.pause",), ("llvm.aarch64.isb", 15)
 LEVELS = {
     level.name: level
     for level in (
         Level("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "", 64, 32, fused=True, pause=X86_PAUSE),
         Level("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16, fused=True, pause=X86_PAUSE),
         Level("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, fused=False, pause=X86_PAUSE),
-        Level("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon", 16, 32, fused=True, pause=("llvm.aarch64.isb", 15)),
+        Level(
+            "aarch64",
+            "aarch64-unknown-linux-gnu",
+            "generic",
+            "+neon",
+            16,
+            32,
+            fused=True,
+            pause=ARM_PAUSE,
+        ),
     )
 }
 

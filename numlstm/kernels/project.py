@@ -21,7 +21,7 @@ QUAD = 4  # blocks of W_hr that are interleaved
 
 
 def input_projection(simd, shapes):
-    """``project(plan, cell, source, steps, rows, begin, end)``: the chain X for ``steps`` x ``rows``, from ``source`` on.
+    """``project(plan, cell, source, steps, rows, begin, end)``: the chain X for ``steps`` x ``rows`` from ``source``.
 
     Of the blocks [begin, end).
     """

@@ -15,11 +15,10 @@ from types import SimpleNamespace
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .abi import Header, Share
+from .abi import LINE, Header, Share
 from .compiler import inline
-from .simd import INT64, PLAN, get, instruction, named, tally
+from .simd import INT64, get, instruction, named, tally
 
-LINE = 8  # int64 of a cache line
 SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
 
 

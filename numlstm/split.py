@@ -1,0 +1,136 @@
+"""How a call is split over threads: which way, into how many tickets, and whether it is worth it.
+
+Results do not depend on it. Rows first, which need nothing of each other; then the two directions; then hidden blocks
+where the weights are large, for every thread reads a part of them; then layers in waves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import Config
+from .kernels.abi import Way
+
+WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
+STEP_WORTH = 3.0  # microseconds of a cell's step for each thread, from which on it pays to meet after every step
+ROWS_EACH = 12  # rows for each thread, from which on it pays that all of them read all weights
+TALL_ROWS = 24  # rows of a ticket that fills tiles well
+WAVE_STEPS = 32  # steps of a chunk, at most
+FMAS_A_MICROSECOND, BYTES_A_MICROSECOND = 40_000, 60_000  # what one thread does of float32, roughly
+
+
+@dataclass(frozen=True)
+class Split:
+    """How threads share a call.
+
+    Parameters
+    ----------
+    way : Way
+    members : int
+        Threads, the caller among them.
+    pieces : int
+        Tickets of a phase.
+    ranges : int
+        Parts of a phase, each of which one thread begins with.
+    piece_rows : int
+        By rows: rows of a ticket.
+    chunk : int
+        In waves: steps of a ticket.
+    """
+
+    way: Way
+    members: int
+    pieces: int
+    ranges: int
+    piece_rows: int = 0
+    chunk: int = 0
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What a test wants, whether it pays or not."""
+
+    way: Way | None = None  # None: where it pays, and the best one
+    pieces: int = 0  # tickets of a phase by blocks; 0: what is usual
+    piece_rows: int = 0  # rows of a ticket; 0: what is usual
+    chunk: int = 0  # steps of a ticket in waves; 0: what is usual
+
+
+USUAL = Forced()
+
+
+def choose(config: Config, steps: int, rows: int, itemsize: int, limit: int, forced: Forced = USUAL) -> Split | None:
+    """How ``limit`` threads at most share a call of these sizes; None where one thread is to do it alone.
+
+    Parameters
+    ----------
+    config : Config
+    steps, rows : int
+        Length of the sequence and batch size.
+    itemsize : int
+        Bytes of a number.
+    limit : int
+        Threads, the caller among them.
+    forced : Forced
+        What a test wants.
+
+    Returns
+    -------
+    Split or None
+    """
+    if limit < 2 or rows == 0:
+        return None
+    way = forced.way
+    if way is None:
+        if microseconds(config, steps, rows, itemsize) < WORTH:
+            return None
+        way = _best(config, steps, rows, itemsize, limit)
+    if way == Way.ROWS:
+        return _by_rows(rows, limit, forced.piece_rows)
+    if way == Way.DIRECTIONS and config.bidirectional:
+        return Split(Way.DIRECTIONS, members=2, pieces=2, ranges=2)
+    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1:
+        chunk = forced.chunk or max(1, min(WAVE_STEPS, steps // (8 * config.num_layers)))
+        chunks = -(-steps // chunk)
+        return Split(Way.WAVES, min(limit, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
+    if way == Way.BLOCKS:
+        return Split(Way.BLOCKS, limit, forced.pieces or limit, ranges=limit)
+    return None
+
+
+def microseconds(config: Config, steps: int, rows: int, itemsize: int) -> float:
+    """About how long one thread takes: multiply-adds, or reading the weights, and something for every step."""
+    weights = sum(
+        4 * config.hidden_size * (config.layer_input_size(layer) + config.output_size)
+        + config.proj_size * config.hidden_size
+        for layer, _, _ in config.cells()
+    )
+    computing = weights * rows * itemsize / 4 / FMAS_A_MICROSECOND
+    reading = weights * itemsize / BYTES_A_MICROSECOND
+    return steps * (max(computing, reading) + 0.1 * config.num_layers * config.num_directions)
+
+
+def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
+    members = min(limit, rows)
+    if members < 2:
+        return None
+    tickets = members * max(1, rows // (members * TALL_ROWS))  # more of them than threads, as long as they are tall
+    of_a_ticket = of_a_ticket or -(-rows // tickets)
+    pieces = -(-rows // of_a_ticket)
+    return Split(Way.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
+
+
+def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> Way:
+    """The way that was measured to be the fastest for sizes like these."""
+    step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)  # of one cell
+    if rows >= ROWS_EACH * limit:
+        return Way.ROWS
+    if config.bidirectional and limit < 4:
+        return Way.DIRECTIONS
+    if step / limit >= STEP_WORTH:
+        return Way.BLOCKS
+    if config.bidirectional:
+        return Way.DIRECTIONS
+    if config.num_layers > 1 and steps >= 8 * config.num_layers:
+        return Way.WAVES
+    return Way.ROWS if rows > 1 else Way.ALONE

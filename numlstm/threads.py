@@ -1,0 +1,376 @@
+"""How many threads a call may use, and the workers that sleep until a call has something for them.
+
+Python threads that call kernels without the GIL. A call asks for workers, gets those that are free, and
+never waits for one: work is claimed (``kernels/tickets.py``), so one that comes late, or never, is not missed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import logging
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from weakref import WeakSet
+
+from .locks import fork_safe
+
+log = logging.getLogger("numlstm")
+Task = Callable[[], None]
+MOST = 1024  # threads that may be asked for
+
+
+# How many ---------------------------------------------------------------------------------------------------------
+
+
+def set_num_threads(num: int) -> None:
+    """Set how many threads a call may use, in the whole process.
+
+    A call uses more than one only where it has work for them: from about 200 microseconds on. Results are the same bits
+    with any number.
+
+    Parameters
+    ----------
+    num : int
+        1 to 1024. 1 lets calls run on the threads that make them, alone.
+
+    Raises
+    ------
+    TypeError
+        `num` is no whole number; with PyTorch's text.
+    RuntimeError
+        It is below 1; with PyTorch's text.
+    ValueError
+        It is above 1024.
+
+    Examples
+    --------
+    >>> import numlstm
+    >>> before = numlstm.get_num_threads()
+    >>> numlstm.set_num_threads(2)
+    >>> numlstm.get_num_threads()
+    2
+    >>> numlstm.set_num_threads(before)
+    """
+    global _limit
+    _limit = _checked(num)
+
+
+def get_num_threads() -> int:
+    """How many threads a call may use.
+
+    Unless `set_num_threads` was called: what ``NUMLSTM_NUM_THREADS`` says; else as many as there are cores
+    that this process may use (CPU affinity, and the quota of its control group), and no more than
+    ``OMP_NUM_THREADS`` says.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        ``NUMLSTM_NUM_THREADS`` is no number from 1 to 1024.
+    """
+    global _limit
+    if _limit is None:
+        _limit = _asked_for() or usable_cores()
+    return _limit
+
+
+class num_threads:
+    """A context in which calls may use so many threads; afterwards it is as before. For the whole process.
+
+    Parameters
+    ----------
+    num : int
+        As for `set_num_threads`.
+
+    Examples
+    --------
+    >>> import numlstm
+    >>> with numlstm.num_threads(1):
+    ...     numlstm.get_num_threads()
+    1
+    """
+
+    def __init__(self, num: int) -> None:
+        self.num = _checked(num)
+        self.before: list[int] = []
+
+    def __enter__(self) -> None:
+        self.before.append(get_num_threads())
+        set_num_threads(self.num)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        set_num_threads(self.before.pop())
+
+
+_limit: int | None = None
+
+
+def _checked(num: int) -> int:
+    if isinstance(num, bool) or not hasattr(num, "__index__"):
+        raise TypeError(f"set_num_threads expects an int, but got {type(num).__name__}")
+    count = num.__index__()
+    if count < 1:
+        raise RuntimeError(f"set_num_threads expects a positive integer, not {count}")
+    if count > MOST:
+        raise ValueError(f"{count} threads are asked for; numlstm uses {MOST} at most")
+    return count
+
+
+def _asked_for() -> int | None:
+    """What the environment asks for."""
+    if own := os.environ.get("NUMLSTM_NUM_THREADS"):
+        try:
+            return _checked(int(own))
+        except (ValueError, RuntimeError):
+            raise ValueError(
+                f"NUMLSTM_NUM_THREADS is {own!r}; it must be a whole number from 1 to {MOST}. "
+                "Unset it to let numlstm choose."
+            ) from None
+    of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
+    if of_openmp.isdigit() and int(of_openmp) > 0:
+        return min(int(of_openmp), usable_cores())
+    return None
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: CPU affinity, and the quota of its control group, rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, MOST, math.ceil(quota())))
+
+
+def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores' worth of time that the control groups allow (Linux: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``).
+
+    Parameters
+    ----------
+    root : Path
+        Where control groups are mounted.
+    own : Path
+        File that names those of this process.
+
+    Returns
+    -------
+    float
+        Infinity where nothing limits it.
+    """
+    least = math.inf
+    try:
+        groups = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError):
+        return least
+    for _, kinds, path in (group for group in groups if len(group) == 3):
+        if kinds == "":  # version 2: every group above limits it too; in a container the path is often not visible
+            at = Path(path.lstrip("/"))
+            for folder in (at, *at.parents):
+                said = _words(root / folder / "cpu.max")
+                least = min(least, _part(*said) if len(said) == 2 else math.inf)
+        elif "cpu" in kinds.split(","):  # version 1
+            for folder in (root / "cpu" / path.lstrip("/"), root / "cpu"):
+                said = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+                least = min(least, _part(*said) if len(said) == 2 else math.inf)
+    return least
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _part(allowed: str, period: str) -> float:
+    """Cores' worth of a quota; ``max`` and -1 are none."""
+    if not allowed.isdigit() or not period.isdigit() or int(period) == 0:
+        return math.inf
+    return int(allowed) / int(period)
+
+
+def _yield_address() -> int:
+    """Address of the system's function that offers the core to others; 0 where there is none."""
+    try:
+        windows = getattr(ctypes, "windll", None)
+        function = windows.kernel32.SwitchToThread if windows else ctypes.CDLL(None).sched_yield
+        return int(ctypes.cast(function, ctypes.c_void_p).value or 0)
+    except (OSError, AttributeError):
+        return 0
+
+
+YIELD = _yield_address()
+
+
+# Workers ----------------------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A thread that sleeps until it is given a task."""
+
+    def __init__(self) -> None:
+        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        while (task := self.tasks.get()) is not None:
+            try:
+                task()
+            except (
+                BaseException
+            ):  # a task is a kernel and some bookkeeping; whoever waits for it must not wait for ever
+                log.exception("numlstm: a worker failed")
+            finally:
+                task = None  # its arrays are the caller's
+
+
+class Pool:
+    """The workers of this process, and the calls that have some."""
+
+    def __init__(self) -> None:
+        self.workers: list[Worker] = []
+        self.idle: list[Worker] = []  # in no call
+        self.callers = 0  # threads in calls that could use workers
+        self.crews: WeakSet[Crew] = WeakSet()
+
+    @property
+    def busy(self) -> int:
+        """Threads that compute, or are about to."""
+        return self.callers + len(self.workers) - len(self.idle)
+
+    def hire(self) -> Worker | None:
+        """A worker that sleeps, or a new one; None where the system gives no thread."""
+        if self.idle:
+            return self.idle.pop()
+        try:
+            worker = Worker()
+        except RuntimeError as error:  # a limit on threads, or Python is about to end
+            log.info("numlstm: no further thread can be started: %s", error)
+            return None
+        self.workers.append(worker)
+        return worker
+
+
+class Crew:
+    """The workers that one call has: as many as are free, perhaps none.
+
+    All threads that compute are counted. A call gets no more workers than leave the count within
+    the limit; and where more threads call than the limit allows, workers leave the calls that they are in.
+
+    Parameters
+    ----------
+    wanted : int
+        Workers besides the thread that calls.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self.workers: list[Worker] = []
+        self.under_way: list[threading.Lock] = []  # released when a task is done
+        self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
+        self.inside = False
+        self.pool = _pool
+        limit = get_num_threads()
+        with _lock:
+            self.pool.callers += 1
+            self.inside = True
+            if self.pool.busy > limit:
+                for crew in self.pool.crews:
+                    crew.dismiss()
+            for _ in range(min(wanted, limit - self.pool.busy)):
+                worker = self.pool.hire()
+                if worker is None:
+                    break
+                self.workers.append(worker)
+
+    def start(self, tasks: list[Task], record: Any, leave: int) -> None:
+        """Give each worker a task. They are to leave when ``record[leave]`` is not 0."""
+        self.leave, self.record = leave, record
+        with _lock:
+            self.pool.crews.add(self)
+        for worker, task in zip(self.workers, tasks, strict=True):
+            done = threading.Lock()
+            done.acquire()
+            self.under_way.append(done)
+            worker.tasks.put(_then(task, done.release))
+
+    def dismiss(self) -> None:
+        """Let the workers leave as soon as each has finished the ticket that it holds."""
+        if self.record is not None:
+            self.record[self.leave] = 1
+
+    def join(self) -> None:
+        """Wait until no worker is in the call any more."""
+        for done in self.under_way:
+            done.acquire()
+
+    def close(self) -> None:
+        """The call is over. Also when it ends in the middle of anything: by a signal, say.
+
+        Its workers are free. One may still be on its way out of the call, or have slept through it: its next
+        task waits until it has found that there is nothing left to claim.
+        """
+        with _lock:
+            self.pool.idle.extend(self.workers)
+            self.workers = []
+            self.pool.callers -= self.inside
+            self.inside = False
+            self.pool.crews.discard(self)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            if kind is not None:  # arrays that workers write to are the caller's again once this returns
+                self.dismiss()
+                self.join()
+        finally:
+            self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "inside", False):
+            self.close()
+
+
+def _then(task: Task, done: Callable[[], None]) -> Task:
+    def both() -> None:
+        try:
+            task()
+        finally:
+            done()
+
+    return both
+
+
+# reentrant: a signal handler, or the end of a Crew, may come while this very thread holds it
+_lock = fork_safe(threading.RLock())
+_pool = Pool()
+
+
+def _forget() -> None:
+    """In a forked child: threads are not inherited. Crews of calls that were under way are of no use."""
+    global _pool
+    _pool = Pool()
+
+
+def _end() -> None:
+    """Let all workers end."""
+    with _lock:
+        workers, _pool.workers = _pool.workers, []
+        _pool.idle.clear()
+    for worker in workers:
+        worker.tasks.put(None)
+    for worker in workers:
+        worker.thread.join(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+atexit.register(_end)
