@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -47,8 +48,19 @@ class Workspace:
         for slot, name in ((Header.BELOW, "below"), (Header.GATES, "gates"), (Header.HIDDEN, "hidden")):
             slots[slot] = address(self.room(name, getattr(plan, name)))
         self.slots = slots
+        self.words = memoryview(slots.data)  # NumPy takes its time with a single number
         self.address = address(slots)
         self.plan = plan
+
+    def run(self, kept: Memory, arrays: Arrays) -> None:
+        """Run the plan on input, h_0, c_0, output, h_n, c_n and panels."""
+        if boxes.readable:
+            boxed = tuple([ABSENT if array is None else array for array in arrays])
+            kept.call(self.address, id(boxed))
+        else:
+            for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), arrays, strict=True):
+                self.words[slot] = 0 if array is None else address(array)
+            kept.run(self.address)
 
 
 class Memory:
@@ -60,7 +72,7 @@ class Memory:
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
         self.run, self.call = kernel.forward, kernel.call
-        self.routes: tuple[dict[Shape, Take], dict[Shape, Take]] = self.plans.routes
+        self.routes: tuple[dict[Shape, Take | None], dict[Shape, Take | None]] = self.plans.routes
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -153,46 +165,34 @@ def forward(
 def _by_itself(kept: Memory, plan: Plan, arrays: Arrays) -> None:
     """The pass by this thread alone. ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels."""
     workspace = kept.lease(plan)
-    if boxes.readable:
-        boxed = tuple(ABSENT if array is None else array for array in arrays)
-        kept.call(workspace.address, id(boxed))
-    else:
-        _point(workspace.slots, arrays)
-        kept.run(workspace.address)
+    workspace.run(kept, arrays)
     kept.idle.append(workspace)
-
-
-def _point(slots: Array, arrays: Arrays) -> None:
-    """Put the addresses of a call's arrays into a plan."""
-    for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), arrays, strict=True):
-        slots[slot] = 0 if array is None else address(array)
 
 
 def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
-    record = aligned_empty(team.record, np.dtype(np.int64))
-    record[:] = 0
-    _point(leader.slots, arrays)
-    leader.slots[Header.SHARE] = address(record)
-    held = (arrays, record, leader)
-    crew.start([_task(kept, team, leader.slots, n + 1, held) for n in range(len(crew.workers))], record, Share.LEAVE)
-    kept.run(leader.address)
+    record = (ctypes.c_int64 * team.record)()
+    leader.words[Header.SHARE] = ctypes.addressof(record)
+    # a worker that is late outlives the call: it holds all that a kernel may touch
+    held = (arrays, leader, record)
+    tasks = [_task(kept, team, n + 1, held) for n in range(len(crew.workers))]
+    crew.start(tasks, record, Share.LEAVE)
+    leader.run(kept, arrays)
     kept.idle.append(leader)
 
 
-def _task(kept: Memory, team: Team, of_caller: Array, member: int, held: Any) -> Callable[[], None]:
-    """What a worker does for a call. ``held`` is all that it may touch: a late one may outlive the call."""
+def _task(kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any]) -> Callable[[], None]:
+    """What a worker does for a call."""
+    arrays, leader, _ = held
     workspace = kept.lease(team.worker)
-    slots = workspace.slots
-    copied = [*range(Header.INPUT, Header.BELOW + 1), Header.SHARE]
+    own, of_caller = workspace.words, leader.words
+    own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
     if team.split.way == Way.BLOCKS:
-        copied += [Header.GATES, Header.HIDDEN]
-    slots[copied] = of_caller[copied]
-    slots[Header.MEMBER] = member
+        own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
     def task(held: Any = held) -> None:
-        kept.run(workspace.address)
+        workspace.run(kept, arrays)
         kept.idle.append(workspace)
 
     return task
@@ -244,10 +244,11 @@ def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: 
     (shape, strides), (_, output_strides) = (_step_row(s, batch_first, size) for s in (input, output))
     key = (shape, strides, output_strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
-    if plan.long:  # a call whose cost is not in its beginning, and which threads may share
-        return
     if len(routes) >= PLANS_KEPT:
         routes.clear()
+    if plan.long:  # a call whose cost is not in its beginning, and which threads may share
+        routes[input] = None
+        return
     routes[input] = short_way(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
 
 
