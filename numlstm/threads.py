@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from .locks import fork_safe
 
@@ -145,7 +145,7 @@ def _asked_for() -> int | None:
 def usable_cores() -> int:
     """Cores that this process may use: CPU affinity, and the quota of its control group, rounded up."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, MOST, math.ceil(quota())))
+    return max(1, math.ceil(min(cores, MOST, quota())))
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
@@ -215,40 +215,50 @@ class Worker:
     """A thread that sleeps until it is given a task."""
 
     def __init__(self) -> None:
+        self.crew: ref[Crew] | None = None  # that it belongs to, or belonged to last
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.thread.start()
+
+    @property
+    def taken(self) -> bool:
+        """Whether a call has it; one that was interrupted before it was over has not."""
+        crew = None if self.crew is None else self.crew()
+        return crew is not None and crew.inside
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
             try:
                 task()
-            except (
-                BaseException
-            ):  # a task is a kernel and some bookkeeping; whoever waits for it must not wait for ever
+            except BaseException:  # the caller does its work, and the next task is another
                 log.exception("numlstm: a worker failed")
             finally:
                 task = None  # its arrays are the caller's
 
 
 class Pool:
-    """The workers of this process, and the calls that have some."""
+    """The workers of this process, and the calls that could use some.
+
+    Who is free and who is busy is not counted but looked up, since a call may be interrupted anywhere, and must
+    leave nothing behind that has to be put right.
+    """
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.idle: list[Worker] = []  # in no call
-        self.callers = 0  # threads in calls that could use workers
         self.crews: WeakSet[Crew] = WeakSet()
+
+    @property
+    def free(self) -> list[Worker]:
+        """Workers in no call."""
+        return [worker for worker in self.workers if not worker.taken]
 
     @property
     def busy(self) -> int:
         """Threads that compute, or are about to."""
-        return self.callers + len(self.workers) - len(self.idle)
+        return sum(crew.inside for crew in self.crews) + len(self.workers) - len(self.free)
 
-    def hire(self) -> Worker | None:
-        """A worker that sleeps, or a new one; None where the system gives no thread."""
-        if self.idle:
-            return self.idle.pop()
+    def another(self) -> Worker | None:
+        """A new worker; None where the system gives no thread."""
         try:
             worker = Worker()
         except RuntimeError as error:  # a limit on threads, or Python is about to end
@@ -271,29 +281,29 @@ class Crew:
     """
 
     def __init__(self, wanted: int) -> None:
+        self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
         self.under_way: list[threading.Lock] = []  # released when a task is done
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
-        self.inside = False
-        self.pool = _pool
-        limit = get_num_threads()
+        self.leave = 0
+        limit, pool = get_num_threads(), _pool
         with _lock:
-            self.pool.callers += 1
-            self.inside = True
-            if self.pool.busy > limit:
-                for crew in self.pool.crews:
+            pool.crews.add(self)
+            free = pool.free
+            busy = sum(crew.inside for crew in pool.crews) + len(pool.workers) - len(free)
+            if busy > limit:
+                for crew in pool.crews:
                     crew.dismiss()
-            for _ in range(min(wanted, limit - self.pool.busy)):
-                worker = self.pool.hire()
+            for _ in range(min(wanted, limit - busy)):
+                worker = free.pop() if free else pool.another()
                 if worker is None:
                     break
+                worker.crew = ref(self)
                 self.workers.append(worker)
 
     def start(self, tasks: list[Task], record: Any, leave: int) -> None:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0."""
         self.leave, self.record = leave, record
-        with _lock:
-            self.pool.crews.add(self)
         for worker, task in zip(self.workers, tasks, strict=True):
             done = threading.Lock()
             done.acquire()
@@ -308,35 +318,25 @@ class Crew:
     def join(self) -> None:
         """Wait until no worker is in the call any more."""
         for done in self.under_way:
-            done.acquire()
-
-    def close(self) -> None:
-        """The call is over. Also when it ends in the middle of anything: by a signal, say.
-
-        Its workers are free. One may still be on its way out of the call, or have slept through it: its next
-        task waits until it has found that there is nothing left to claim.
-        """
-        with _lock:
-            self.pool.idle.extend(self.workers)
-            self.workers = []
-            self.pool.callers -= self.inside
-            self.inside = False
-            self.pool.crews.discard(self)
+            with done:
+                pass
 
     def __enter__(self) -> Crew:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """The call is over, and its workers are free.
+
+        One may still be on its way out of the call, or have slept through it: its next task waits until it
+        has found that there is nothing left to claim. If the call ends by an exception, a signal's say, they are
+        waited for: what they write to is the caller's again.
+        """
         try:
-            if kind is not None:  # arrays that workers write to are the caller's again once this returns
+            if kind is not None:
                 self.dismiss()
                 self.join()
         finally:
-            self.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "inside", False):
-            self.close()
+            self.inside = False
 
 
 def _then(task: Task, done: Callable[[], None]) -> Task:
@@ -364,7 +364,6 @@ def _end() -> None:
     """Let all workers end."""
     with _lock:
         workers, _pool.workers = _pool.workers, []
-        _pool.idle.clear()
     for worker in workers:
         worker.tasks.put(None)
     for worker in workers:

@@ -1,0 +1,664 @@
+"""Threads that share a call: the same bits whatever the way and the number, and no call that waits for ever.
+
+Every way is forced at small sizes, and the kernels' counters prove that workers took part. Limits on time are
+limits against a hang.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from math import inf
+
+import numpy as np
+import pytest
+from judge import same_bits
+
+import numlstm
+from numlstm import engine, plan, split, threads
+from numlstm.config import Config
+from numlstm.kernels import build, store, tickets
+from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.simd import get, tally
+from numlstm.split import Forced
+
+FOR_EVER = 120.0  # seconds
+WAYS = {
+    "rows": Forced(Way.ROWS),
+    "rows, one a ticket": Forced(Way.ROWS, piece_rows=1),
+    "rows, three a ticket": Forced(Way.ROWS, piece_rows=3),
+    "directions": Forced(Way.DIRECTIONS),
+    "waves": Forced(Way.WAVES),
+    "waves, chunks of 2": Forced(Way.WAVES, chunk=2),
+    "waves, one chunk": Forced(Way.WAVES, chunk=1000),
+    "blocks": Forced(Way.BLOCKS),
+    "blocks, seven tickets": Forced(Way.BLOCKS, pieces=7),
+}
+OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"tallest": 2}, {"tallest": 1})
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The number of threads, and a deadline."""
+    before = numlstm.get_num_threads()
+    yield
+    numlstm.set_num_threads(before)
+
+
+def make(dtype="float32", hidden=37, **flags):
+    return numlstm.LSTM(5, hidden, dtype=dtype, seed=hidden, **flags).eval()
+
+
+def data(lstm, steps=9, batch=7, seed=0):
+    rng = np.random.default_rng(seed)
+    cells = lstm.num_layers * (2 if lstm.bidirectional else 1)
+    sizes = (
+        (steps, batch, lstm.input_size),
+        (cells, batch, lstm.proj_size or lstm.hidden_size),
+        (cells, batch, lstm.hidden_size),
+    )
+    x, h_0, c_0 = (rng.standard_normal(size).astype(lstm.dtype) for size in sizes)
+    return x, (h_0, c_0)
+
+
+def equal(got, want):
+    (y, (h, c)), (y_want, (h_want, c_want)) = got, want
+    return same_bits(y, y_want) and same_bits(h, h_want) and same_bits(c, c_want)
+
+
+class Gathered:
+    """Workers that a call waits for before it begins, so that all of them are there."""
+
+    def __init__(self, monkeypatch, late=()):
+        self.counters = []
+        self.late = late
+        task, start = engine._task, threads.Crew.start
+
+        def gathering(kept, team, member, held):
+            run = task(kept, team, member, held)
+
+            def both():
+                self.barrier.wait(FOR_EVER)
+                run()
+
+            return both
+
+        def starting(crew, tasks, record, leave):
+            self.barrier = threading.Barrier(len(tasks) + 1)
+            start(crew, tasks, record, leave)
+            self.barrier.wait(FOR_EVER)
+            self.crew = crew
+
+        monkeypatch.setattr(engine, "_task", gathering)
+        monkeypatch.setattr(threads.Crew, "start", starting)
+
+    def __call__(self, lstm, x, hx, count, **settings):
+        """Results, and the counters of all threads together: of the call alone, for the plans are new."""
+        numlstm.set_num_threads(count)
+        self.crew = None
+        with plan.override(**settings):
+            if lstm._panels.memo is not None:
+                lstm._panels.memo.idle.clear()
+            results = lstm(x, hx)
+            if self.crew is not None:
+                self.crew.join()
+            counts = sum(w.slots[: Header.LENGTH] for w in lstm._panels.memo.idle)
+        return results, counts
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    return Gathered(monkeypatch)
+
+
+FLAGS = (
+    {"num_layers": 3},
+    {"num_layers": 2, "bidirectional": True},
+    {"num_layers": 4, "proj_size": 21},
+    {"num_layers": 1, "bidirectional": True, "proj_size": 2, "bias": False},
+)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
+    lstm = make(dtype, **flags)
+    for batch, other in ((7, {}), (1, {"hoist": True, "hoist_steps": 2}), *((7, other) for other in OTHERS[1:])):
+        x, hx = data(lstm, batch=batch)
+        want, alone = gathered(lstm, x, hx, 1, **other)
+        assert alone[Header.TICKETS] == 0
+        for count in (2, 3, 8):
+            got, counts = gathered(lstm, x, hx, count, split=WAYS[way], **other)
+            assert equal(got, want), (count, batch, other)
+            chosen = split.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
+            assert (counts[Header.TICKETS] > 0) == (chosen is not None)
+            if way.startswith("waves") and chosen:
+                assert counts[Header.WAVES] == counts[Header.TICKETS] >= lstm.num_layers
+            if way.startswith("blocks"):
+                assert counts[Header.PHASES] >= chosen.members * len(x) * lstm.num_layers
+                assert counts[Header.TICKETS] * chosen.members == counts[Header.PHASES] * chosen.pieces
+
+
+def test_every_way_is_taken(gathered):
+    """What the test above forces is there: several threads claim, and one claims from another's range."""
+    deep, both = make(num_layers=3), make(num_layers=2, bidirectional=True)
+    for name, forced in WAYS.items():
+        lstm = both if forced.way == Way.DIRECTIONS else deep
+        x, hx = data(lstm)
+        _, counts = gathered(lstm, x, hx, 2, split=forced)
+        team = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
+        assert counts[Header.TICKETS] > 0, name
+        assert team is None  # forgotten with the settings
+    x, hx = data(deep, steps=200)
+    stolen = 0
+    for _ in range(50):
+        _, counts = gathered(deep, x, hx, 2, split=Forced(Way.BLOCKS, pieces=8))
+        stolen += counts[Header.STOLEN]
+    assert stolen > 0
+
+
+def long_enough():
+    """A call that has use for threads, and its results by one."""
+    lstm = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
+    x, hx = data(lstm, steps=60, batch=32)
+    numlstm.set_num_threads(1)
+    return lstm, x, hx, lstm(x, hx)
+
+
+def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
+    lstm, x, hx, want = long_enough()
+    started = []
+    start = threads.Crew.start
+
+    def counting(crew, tasks, *rest):
+        started.append(len(tasks))
+        start(crew, tasks, *rest)
+
+    monkeypatch.setattr(threads.Crew, "start", counting)
+    numlstm.set_num_threads(2)
+    assert equal(lstm(x, hx), want) and started == [1]
+    assert equal(lstm(x, hx), want) and started == [1, 1]
+    lstm(x[:1, :1])
+    assert started == [1, 1]
+    numlstm.set_num_threads(1)
+    assert equal(lstm(x, hx), want) and started == [1, 1]
+
+
+def test_a_small_foreign_input_is_shared_too(monkeypatch):
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    with plan.override(split=Forced(Way.ROWS)):
+        assert equal(lstm(x.astype(np.float64), hx), lstm(x, hx))
+        assert equal(lstm(np.asfortranarray(x), hx), want)
+
+
+def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
+    """The caller does all of it. Later the worker comes, and finds nothing to do."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(3)
+    asleep, results = [], []
+
+    class Sleeper:
+        crew = None
+
+        class tasks:
+            put = staticmethod(asleep.append)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads.Pool, "another", lambda pool: Sleeper())
+        patch.setattr(threads, "_pool", threads.Pool())
+        for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
+            with plan.override(split=Forced(way)):
+                results.append(lstm(x, hx))
+    assert len(asleep) == 2 + 1 + 2  # two layers are two threads' waves
+    assert all(equal(found, want) for found in results)
+    for output, (h_n, c_n) in results:
+        for array in (output, h_n, c_n):
+            array.fill(7)
+    for task in asleep:
+        task()
+    assert all((array == 7).all() for output, states in results for array in (output, *states))
+
+
+def test_a_worker_that_comes_in_the_middle_takes_part(monkeypatch):
+    lstm, x, hx, _ = long_enough()
+    x, hx = data(lstm, steps=2000, batch=8)
+    want = lstm(x, hx)
+    task = engine._task
+
+    def later(*arguments):
+        run = task(*arguments)
+
+        def both():
+            time.sleep(0.005)
+            run()
+
+        return both
+
+    monkeypatch.setattr(engine, "_task", later)
+    numlstm.set_num_threads(2)
+    for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
+        with plan.override(split=Forced(way)):
+            assert equal(lstm(x, hx), want), way
+
+
+def test_no_system_thread_is_no_error(monkeypatch):
+    lstm, x, hx, want = long_enough()
+
+    def refuse():
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "Worker", refuse)
+    numlstm.set_num_threads(4)
+    assert equal(lstm(x, hx), want)
+    assert threads._pool.busy == 0
+
+
+def test_workers_are_never_more_than_the_limit_leaves(monkeypatch):
+    """A second caller gets none, and lets the first one's workers leave."""
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    numlstm.set_num_threads(2)
+    record = [0]
+    with threads.Crew(1) as first:
+        assert len(first.workers) == 1 and threads._pool.busy == 2
+        first.start([lambda: None], record, 0)
+        with threads.Crew(1) as second:
+            assert second.workers == [] and record == [1]
+            assert threads._pool.busy == 3
+    assert threads._pool.busy == 0
+    with threads.Crew(5) as again:
+        assert again.workers == first.workers
+    with numlstm.num_threads(4), threads.Crew(5) as more:
+        assert len(more.workers) == 3 and threads._pool.busy == 4
+        with numlstm.num_threads(8), threads.Crew(2) as besides:
+            assert len(besides.workers) == 2 and not set(besides.workers) & set(more.workers)
+    first.join()
+
+
+def test_eight_callers_at_once():
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    wrong = []
+
+    def call():
+        for _ in range(20):
+            if not equal(lstm(x, hx), want):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(FOR_EVER)
+        assert not caller.is_alive()
+    assert wrong == [] and threads._pool.busy == 0
+
+
+ON_ONE_CORE = """
+import os, sys, threading
+os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
+sys.path.insert(0, PATH)
+import numlstm
+assert numlstm.get_num_threads() == 1, numlstm.get_num_threads()
+from numlstm import plan
+from numlstm.kernels.abi import Way
+from numlstm.split import Forced
+from test_threads import data, equal
+lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
+x, hx = data(lstm, steps=60, batch=8)
+want = lstm(x, hx)
+numlstm.set_num_threads(8)
+ended = []
+def call(way):
+    for _ in range(5):
+        assert equal(lstm(x, hx), want)
+    ended.append(1)
+for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
+    with plan.override(split=Forced(way)):
+        callers = [threading.Thread(target=call, args=(way,)) for _ in range(8)]
+        for caller in callers: caller.start()
+        for caller in callers: caller.join()
+        assert equal(lstm(x, hx), want)
+print(len(ended))
+"""
+
+
+def child(code, **environment):
+    """What a fresh process prints."""
+    code = code.replace("PATH", repr(os.path.dirname(__file__)))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=FOR_EVER,
+        check=True,
+    ).stdout.strip()
+
+
+needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+
+
+@needs_affinity
+def test_eight_callers_on_one_core():
+    """Spinning threads let each other run: eight callers of eight threads each end, on a single core."""
+    assert child(ON_ONE_CORE) == "24"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
+def test_a_caller_interrupted_by_a_signal():
+    """Wherever the exception comes, memory is sound, nothing is lost, and the next call is right and shared."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    assert equal(lstm(x, hx), want)
+    out = tuple(np.empty_like(array) for array in (want[0], *want[1]))
+    interrupted = 0
+
+    class Interrupted(Exception):
+        pass
+
+    def handler(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        for n in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-5 * (n % 40 + 1))
+                lstm.forward(x, hx, out=out)
+                time.sleep(0.01)  # the signal is on its way
+            except Interrupted:
+                interrupted += 1
+                for array in out:
+                    array.fill(0)
+                time.sleep(0.0005)
+                assert not any(array.any() for array in out), "a worker writes to arrays that are the caller's again"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted > 100
+    assert threads._pool.busy == 0
+    assert equal(lstm(x, hx), want)
+    with threads.Crew(1) as crew:
+        assert len(crew.workers) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_makes_workers_of_its_own():
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    assert equal(lstm(x, hx), want)
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            right = all(equal(lstm(x, hx), want) for _ in range(3))
+            os.write(writing, b"right" if right and len(threads._pool.workers) == 1 else b"wrong")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b"right"
+    os.waitpid(pid, 0)
+    assert equal(lstm(x, hx), want)
+
+
+def test_a_process_ends_at_once_and_sleeping_workers_take_no_time():
+    said = child(
+        "import sys, time\nsys.path.insert(0, PATH)\n"
+        "import numlstm\nfrom test_threads import long_enough, equal\n"
+        "lstm, x, hx, want = long_enough()\n"
+        "numlstm.set_num_threads(2)\n"
+        "assert equal(lstm(x, hx), want)\n"
+        "begin = time.process_time(); time.sleep(0.5); print(time.process_time() - begin)\n"
+    )
+    assert float(said) < 0.1
+
+
+def test_one_thread_starts_none():
+    said = child(
+        "import sys, threading\nsys.path.insert(0, PATH)\n"
+        "import numlstm\nfrom test_threads import long_enough\n"
+        "long_enough(); import numpy as np; numlstm.set_num_threads(8)\n"
+        "numlstm.LSTM(3, 4)(np.zeros((2, 1, 3)))\n"
+        "print(threading.active_count())\n"
+    )
+    assert said == "1"
+
+
+# How many -----------------------------------------------------------------------------------------------------------
+
+
+def default(**environment):
+    unset = {"NUMLSTM_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
+    return child("import numlstm\nprint(numlstm.get_num_threads())", **{**unset, **environment})
+
+
+def test_the_number_of_threads_is_the_environment_s():
+    cores = threads.usable_cores()
+    assert default() == str(cores)
+    assert default(NUMLSTM_NUM_THREADS="5") == "5"
+    assert default(OMP_NUM_THREADS="1") == default(OMP_NUM_THREADS="1,4") == "1"
+    assert default(OMP_NUM_THREADS="1000") == str(cores)  # no more than there are cores
+    assert default(OMP_NUM_THREADS="many") == str(cores)
+    assert default(OMP_NUM_THREADS="1", NUMLSTM_NUM_THREADS="3") == "3"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2000"])
+def test_a_wrong_environment_is_said(monkeypatch, value):
+    monkeypatch.setenv("NUMLSTM_NUM_THREADS", value)
+    monkeypatch.setattr(threads, "_limit", None)
+    with pytest.raises(ValueError, match=f"NUMLSTM_NUM_THREADS is '{value}'; it must be a whole number from 1 to 1024"):
+        numlstm.get_num_threads()
+    monkeypatch.undo()
+
+
+def test_set_num_threads_refuses_what_is_no_number_of_threads():
+    before = numlstm.get_num_threads()
+    for wrong, error, says in (
+        (0, RuntimeError, "expects a positive integer"),
+        (-3, RuntimeError, "expects a positive integer"),
+        (1.0, TypeError, "expects an int, but got float"),
+        ("2", TypeError, "expects an int, but got str"),
+        (True, TypeError, "expects an int, but got bool"),
+        (None, TypeError, "expects an int, but got NoneType"),
+        (1025, ValueError, "1025 threads are asked for; numlstm uses 1024 at most"),
+    ):
+        for ask in (numlstm.set_num_threads, numlstm.num_threads):
+            with pytest.raises(error, match=says):
+                ask(wrong)
+    assert numlstm.get_num_threads() == before
+    numlstm.set_num_threads(np.int64(3))
+    assert numlstm.get_num_threads() == 3
+
+
+def test_the_context_nests_and_restores():
+    numlstm.set_num_threads(5)
+    three = numlstm.num_threads(3)
+    with three:
+        with numlstm.num_threads(1), three:
+            assert numlstm.get_num_threads() == 3
+        assert numlstm.get_num_threads() == 3
+    with pytest.raises(KeyError), numlstm.num_threads(2):
+        raise KeyError
+    assert numlstm.get_num_threads() == 5
+
+
+@needs_affinity
+def test_affinity_is_respected():
+    assert child("import os\nos.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})\n"
+                 "import numlstm\nprint(numlstm.get_num_threads())",
+                 NUMLSTM_NUM_THREADS="", OMP_NUM_THREADS="") == "1"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "cores"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n"}, 1.5),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 0.5),
+        ("0::/a/b\n", {"cpu.max": "300000 100000\n"}, 3.0),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, inf),
+        ("0::/a\n", {"a/cpu.max": "nonsense"}, inf),
+        ("0::/a\n", {"a/cpu.max": "5 0"}, inf),
+        ("4:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "200000\n", "cpu/x/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ("4:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1\n", "cpu/x/cpu.cfs_period_us": "100000\n"}, inf),
+        ("4:cpu:/gone\n", {"cpu/cpu.cfs_quota_us": "100000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.0),
+        ("broken", {}, inf),
+        (None, {}, inf),
+    ],
+)
+def test_the_quota_of_a_control_group(tmp_path, groups, files, cores):
+    own = tmp_path / "own"
+    if groups is not None:
+        own.write_text(groups)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert threads.quota(tmp_path, own) == cores
+
+
+# What is chosen -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [2, 3, 8, 64])
+def test_every_split_covers_its_rows_and_steps(limit):
+    rng = np.random.default_rng(limit)
+    ways = set()
+    for _ in range(400):
+        hidden = int(2 ** rng.uniform(0, 10))
+        config = Config(
+            int(2 ** rng.uniform(0, 8)), hidden, int(rng.integers(1, 5)), bidirectional=bool(rng.integers(2))
+        )
+        steps, rows = int(2 ** rng.uniform(0, 10)), int(2 ** rng.uniform(0, 9))
+        chosen = split.choose(config, steps, rows, 4, limit)
+        if chosen is None:
+            continue
+        ways.add(chosen.way)
+        assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.pieces)
+        if chosen.way == Way.ROWS:
+            assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
+        if chosen.way == Way.WAVES:
+            chunks = chosen.pieces // config.num_layers
+            assert chunks * chosen.chunk >= steps > (chunks - 1) * chosen.chunk
+    assert len(ways) >= 3
+
+
+# The guards prove themselves ----------------------------------------------------------------------------------------
+
+
+def planted(monkeypatch, **changes):
+    """Put a kernel with a fault in its tickets in place of the float32 one."""
+    from numlstm.kernels import layer
+
+    for name, value in changes.items():
+        monkeypatch.setattr(layer, name, value)
+    kernel = store.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
+    monkeypatch.setitem(store._loaded, "float32", kernel)
+
+
+class Phantom:
+    """A worker's kernel in a call whose first ticket another thread holds and never ends.
+
+    It must do what else there is, wait, offer its core meanwhile, and leave when it is told to.
+    """
+
+    def __init__(self, monkeypatch, way):
+        self.offered = []
+
+        @ctypes.CFUNCTYPE(ctypes.c_int)
+        def offer():
+            self.offered.append(1)
+            return 0
+
+        monkeypatch.setattr(plan, "YIELD", ctypes.cast(offer, ctypes.c_void_p).value)
+        lstm = make(num_layers=2, bidirectional=way == Way.DIRECTIONS)
+        self.x, (h_0, c_0) = data(lstm, steps=4)
+        with plan.override(split=Forced(way)):
+            output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
+            panels, kept = lstm._panels, lstm._panels.memo
+            key = next(iter(kept.plans.by_shape))
+            team = plan.make_team(panels, kept.plans.by_shape[key], key, 2)
+        self.record = (ctypes.c_int64 * team.record)()
+        self.record[tickets.Share.CLAIMED] = 1
+        leader = kept.lease(team.caller)
+        leader.words[Header.SHARE] = ctypes.addressof(self.record)
+        self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
+        self.thread = threading.Thread(target=engine._task(kept, team, 1, self.held), daemon=True)
+        self.thread.start()
+
+    def waits(self):
+        """Whether it is still there after a while; then it is sent away."""
+        deadline = time.monotonic() + FOR_EVER
+        while self.thread.is_alive() and not self.offered and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self.thread.join(0.05)
+        waited = self.thread.is_alive()
+        self.record[tickets.Share.LEAVE] = 1
+        self.thread.join(FOR_EVER)
+        assert not self.thread.is_alive()
+        return waited
+
+
+@pytest.mark.parametrize("way", [Way.ROWS, Way.DIRECTIONS, Way.BLOCKS], ids=lambda way: way.name)
+def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
+    phantom = Phantom(monkeypatch, way)
+    assert phantom.waits() and phantom.offered
+
+
+def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
+    def hasty(wait):
+        spread = tickets.together(wait)
+
+        @tickets.inline
+        def joined(plan, phase):
+            return phase + 1
+
+        spread.joined = joined
+        return spread
+
+    planted(monkeypatch, together=hasty)
+    for way in (Way.ROWS, Way.BLOCKS):
+        phantom = Phantom(monkeypatch, way)
+        assert not phantom.waits() and not phantom.offered
+
+
+def test_every_ticket_is_claimed_once(gathered, monkeypatch):
+    """And a planted claim that two threads can get is noticed: then there are more claims than tickets."""
+
+    def claims(lstm):
+        x, hx = data(lstm, steps=1, batch=300)
+        _, counts = gathered(lstm, x, hx, 3, split=Forced(Way.ROWS, piece_rows=1))
+        return counts[Header.TICKETS]
+
+    assert claims(make(hidden=1)) == 300
+
+    @tickets.named("claim")
+    def claim(plan, phase):
+        """Every ticket is claimed twice."""
+        counter = tickets.shared(plan, tickets.Share.LEAVE + 1)
+        taken = tickets.seen(counter)
+        if taken >= 2 * get(plan, Header.PIECES):
+            return -1
+        tickets.publish(counter, taken + 1)
+        tally(plan, Header.TICKETS)
+        return taken // 2
+
+    def twice(wait):
+        spread = tickets.together(wait)
+        spread.begin = claim
+
+        @tickets.inline
+        def more(plan, phase):
+            tickets.count_up(tickets.shared(plan, tickets.Share.DONE))
+            return claim(plan, phase)
+
+        spread.more = more
+        return spread
+
+    planted(monkeypatch, together=twice, claim=claim)
+    assert claims(make(hidden=1)) > 300
