@@ -226,7 +226,13 @@ def demo(plot: Path | None) -> None:
 @click.option("--rounds", type=click.IntRange(min=1), help="Turns of every engine.  [default: 15, sweep 5, quick 3]")
 @click.option("--quick", is_flag=True, help="Few and short turns: to see that it works, not to quote.")
 @click.option("--reuse", is_flag=True, help="Let every engine write into buffers that it keeps, as with out=.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="A sweep draws its own.",
+)
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write all raw samples to this JSON file."
 )

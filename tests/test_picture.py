@@ -252,6 +252,18 @@ class TestCommand:
         assert f"Of 7 configurations {len(compared)} are below 1.0:" in done.output  # onnxruntime is planted ahead
         assert all(f"- {line.name}: 0.800" in done.output for line in compared)
 
+    def test_a_real_one(self, tmp_path):
+        need("matplotlib")
+        args = ["--sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "2", "--peers", "none", "--threads", "2"]
+        saved, drawn = tmp_path / "saved.json", tmp_path / "drawn.svg"
+        done = CliRunner().invoke(main, ["bench", *args, "--save", str(saved), "--plot", str(drawn)])
+        assert done.exit_code == 0, done.output
+        report = Report.from_json(saved.read_text())
+        assert [result.line for result in report.results] == sweep.configurations(2, 0, 10**6)
+        assert all(len(result.microseconds(OURS)) == 2 for result in report.results)
+        assert "none is below 1.0" in done.output  # nothing was compared
+        assert "<svg" in drawn.read_text()[:1000]
+
     def test_max_fmas(self, run):
         _, asked = run("--sweep", 30, "--max-fmas", "1e7")
         assert all(line.fmas <= 10_000_000 for line in asked["lines"])
@@ -377,7 +389,14 @@ class TestSweep:
         results = [result_of(line, numlstm=us) for line, us in zip(lines, (4.0, 16.0, 8.0), strict=True)]
         results.append(result_of(replace(GRID[3], name="alone"), **dict.fromkeys(PEERS)))
         assert [r.line.name for r in table.by_speed_up(results)] == ["b", "c", "a", "alone"]
-        assert table.below(table.by_speed_up(results)) == "Of 3 configurations 1 are below 1.0:\n- b: 0.500"
+        assert (
+            table.below(table.by_speed_up(results))
+            == "Of 3 configurations 1 are below 1.0:\n- b: 0.500 (fastest rounds 0.500)"
+        )
+        noisy = result_of(replace(GRID[0], name="noisy"), numlstm=16.0)
+        noisy.turns.append(Turn(3, OURS, 1000, 4_000_000))
+        noisy.turns += [Turn(3, peer, 1000, 8_000_000) for peer in PEERS]
+        assert table.below([noisy]).endswith("- noisy: 0.500 (fastest rounds 2.000)")
         assert table.below(results[:1]) == "Of 1 configurations none is below 1.0."
         (panel, _) = axes_of(report_of(results, "sweep"))
         drawn = {

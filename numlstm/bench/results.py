@@ -83,6 +83,11 @@ class LineResult:
         best = self.best_peer()
         return self.speed_up(best)[0] if best and OURS in self.measured else None
 
+    def of_fastest(self) -> float:
+        """The fastest round of any peer over numlstm's."""
+        peers = (self.microseconds(name).min() for name in self.measured if name != OURS)
+        return float(min(peers) / self.microseconds(OURS).min())
+
     def rate(self, engine: str) -> float:
         """GF/s, a multiply-add counted as two."""
         return 2e-3 * self.line.fmas / self.median(engine)
