@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import leave_out
 
-from numlstm.bench import clock, overhead, scaling
+from numlstm.bench import clock, memory, overhead, scaling
 from numlstm.kernels import store
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ def benchmark(name):
 
 def cases(timed):
     """Every combination of parameters, as asv makes them."""
-    params = timed.params if isinstance(timed.params, tuple) else (timed.params,)
+    params = timed.params if isinstance(timed.params[0], list | tuple) else (timed.params,)
     assert len(params) == len(timed.param_names)
     return list(itertools.product(*params))
 
@@ -128,6 +129,22 @@ class TestScaling:
         module = benchmark("scaling")
         monkeypatch.setattr(module, "call", lambda name: lambda: time.sleep(1e-5 * float(name.split("=")[1])))
         assert np.isfinite(module.Growth().track_exponent("B"))
+
+
+def test_memory_does_not_grow_with_calls(monkeypatch):
+    """Ten calls, and ten that keep their results, which is the planted fault."""
+    monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
+    module = benchmark("memory")
+    if not memory.sees_pages():
+        leave_out("this system does not tell the high-water mark of resident memory")
+    case = cases(module.Resident)[1]
+    resident = module.Resident()
+    resident.setup(*case)
+    one = memory.high_water_above(lambda: resident.peakmem_call(*case))
+    assert memory.high_water_above(lambda: resident.peakmem_ten_calls(*case)) < 1.5 * one + (1 << 20)
+    lstm, kept = resident.lstm, []
+    resident.lstm = lambda x: kept.append(lstm(x))
+    assert memory.high_water_above(lambda: resident.peakmem_ten_calls(*case)) > 5 * one
 
 
 def test_forward_and_the_machine_have_both_numbers_of_threads():

@@ -88,8 +88,8 @@ def below(results: Sequence[LineResult]) -> str:
         if lead < 1
     ]
     if not slow:
-        return f"Of {len(compared)} configurations none is below 1.0."
-    return "\n".join([f"Of {len(compared)} configurations {len(slow)} are below 1.0:", *slow])
+        return f"Below 1.0: none of {len(compared)} configurations." if compared else ""
+    return "\n".join([f"Below 1.0: {len(slow)} of {len(compared)} configurations:", *slow])
 
 
 def heading(report: Report) -> str:
