@@ -18,10 +18,10 @@ from .table import by_speed_up, number
 SUFFIXES = (".svg", ".png")
 # Okabe and Ito's colours, apart for every kind of sight; hatches and markers differ as well
 COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}
-HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "...."}
+HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "\\\\\\\\"}
 MARKERS = {OURS: "o", "torch": "^", "onnxruntime": "s", "openvino": "D"}
 ROOFS = {"L1": "-", "L2": "--", "L3": "-.", "memory": ":"}
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 GREY = "#555555"
 
 
@@ -48,7 +48,8 @@ def save(report: Report, path: Path) -> None:
     check(path)
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": OURS, "hatch.linewidth": 0.5}):
+    # text stays text: a smaller file, and one that can be searched
+    with matplotlib.rc_context({"svg.hashsalt": OURS, "svg.fonttype": "none", "hatch.linewidth": 0.5}):
         metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
         draw(report).savefig(path, format=path.suffix[1:], dpi=130, metadata=metadata)
 
@@ -105,7 +106,7 @@ def bars(axes: Any, results: Sequence[LineResult]) -> None:
         for place, ratio, (_, result) in zip(places, ratios, compared, strict=True):
             best = peer == result.best_peer()
             axes.annotate(
-                f"{ratio:.3g}" if ratio >= 10 else f"{ratio:.2f}", (ratio, place),
+                number(ratio) if ratio >= 10 else f"{ratio:.2f}", (ratio, place),
                 xytext=(3 if ratio >= 1 else -3, 0), textcoords="offset points", va="center",
                 ha="left" if ratio >= 1 else "right", fontsize=7, fontweight="bold" if best else "normal",
                 color="black" if best else GREY,
@@ -145,7 +146,9 @@ def ranking(axes: Any, results: Sequence[LineResult]) -> None:
 
 def _log_ratio(axis: Any, least: float, most: float) -> None:
     """A logarithmic scale of ratios with plain numbers, and room for a label at both ends."""
-    limits = min(0.8, 0.75 * least), max(1.3, 1.5 * most)
+    least, most = min(1.0, least), max(1.3, most)
+    room = (most / least) ** 0.13
+    limits = least / (room if least < 1 else room**0.2), most * room
     axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": limits})
     axis.set_ticks([tick for tick in TICKS if limits[0] <= tick <= limits[1]])
     axis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -218,7 +221,6 @@ def intensity(result: LineResult) -> float:
 
 def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]]) -> None:
     """A name beside each point, where it hides neither another name nor a point."""
-    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
     marks = axes.transData.transform([(x, y) for x, y, _ in points] + list(others))
@@ -229,7 +231,7 @@ def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: 
     for x, y, name in sorted(points, key=lambda point: point[1], reverse=True):
         text = axes.annotate(
             name, (x, y), xytext=(0, 0), textcoords="offset points", va="center", fontsize=8, zorder=5,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
         )  # fmt: skip
         for dx, dy, side in places:
             text.set(position=(dx, dy), horizontalalignment=side)
