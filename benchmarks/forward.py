@@ -11,7 +11,7 @@ from numlstm.bench import grid, peers
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 FMAS = 50_000_000  # of a call in the quick mode
 LINES = {line.name: line.shortened(FMAS) if QUICK else line for line in grid.GRID}
-THREADS = [1]  # a call runs on one
+THREADS = [1, 2]
 
 
 class Forward:

@@ -196,8 +196,24 @@ def demo(plot: Path | None) -> None:
     "--sizes",
     multiple=True,
     metavar="I,H,L,D,T,B[,P]",
-    help="Own sizes: input, hidden, layers, directions, steps, batch, and proj_size. Repeatable.",
+    help="Own sizes: input, hidden, layers, directions, steps, batch, and proj_size; the words batch_first and float64 "
+    "may follow. Repeatable.",
 )
+@click.option(
+    "--sweep",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="N random configurations instead, sorted by speed-up: which are below 1.0?",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sweep.")
+@click.option(
+    "--max-fmas",
+    type=click.FloatRange(min=1e6, max=2e10),
+    default=2e9,
+    show_default=True,
+    help="Multiply-adds of a call in the sweep, at most.",
+)
+@click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
 @click.option(
     "--threads",
     multiple=True,
@@ -207,10 +223,16 @@ def demo(plot: Path | None) -> None:
 @click.option(
     "--peers", metavar="LIST", help="Peers, with commas between, or 'none'. All that are installed by default."
 )
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of every engine.  [default: 15, quick 3]")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of every engine.  [default: 15, sweep 5, quick 3]")
 @click.option("--quick", is_flag=True, help="Few and short turns: to see that it works, not to quote.")
 @click.option("--reuse", is_flag=True, help="Let every engine write into buffers that it keeps, as with out=.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64"]),
+    default="float32",
+    show_default=True,
+    help="A sweep draws its own.",
+)
 @click.option(
     "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write all raw samples to this JSON file."
 )
@@ -219,11 +241,20 @@ def demo(plot: Path | None) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Measure nothing; print the table of a saved file.",
 )
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the results, and a roofline, into this .svg or .png file.",
+)
 @sentences
 def bench(
     *,
     names: tuple[str, ...],
     sizes: tuple[str, ...],
+    sweep: int | None,
+    seed: int,
+    max_fmas: float,
+    scaling: bool,
     threads: tuple[int, ...],
     peers: str | None,
     rounds: int | None,
@@ -232,34 +263,53 @@ def bench(
     dtype: str,
     save: Path | None,
     show: Path | None,
+    plot: Path | None,
 ) -> None:
     """Time numlstm against torch, onnxruntime and openvino, and against the limits of this machine.
 
     Every engine's results are checked first. Then all take turns, round by round, so that a machine
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
-    from numlstm.bench import measure, table
+    from numlstm.bench import measure, picture, table
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report
+    from numlstm.bench.scaling import doubled
+    from numlstm.bench.sweep import configurations
 
+    for option, file in (("--save", save), ("--plot", plot)):
+        if file and not file.parent.is_dir():
+            raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
+    if plot:
+        picture.check(plot)  # before anything is measured that could not be drawn
     if show:
-        click.echo(table.text(Report.from_json(show.read_text())))
+        report = Report.from_json(show.read_text())
+        click.echo(table.text(report))
+        if plot:
+            picture.save(report, plot)
         return
-    if save and not save.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {save.parent}", param_hint="--save")
+    if sum(map(bool, (names or sizes, sweep, scaling))) > 1:
+        raise click.UsageError("--sweep, --scaling and lines of one's own (--line, --sizes) exclude each other")
+    kind = "sweep" if sweep else "scaling" if scaling else "lines"
+    if sweep:
+        lines = configurations(sweep, seed, int(max_fmas))
+    else:
+        lines = doubled(dtype) if scaling else _lines(names, sizes, dtype)
     report = measure.run(
-        _lines(names, sizes, dtype),
+        lines,
         ["numlstm", *_peers(peers, PEERS)],
         threads=threads or (1,),
-        rounds=rounds or (3 if quick else 15),
-        seconds=0.005 if quick else 0.02,
+        rounds=rounds or (3 if quick else 5 if sweep else 15),
+        seconds=0.005 if quick else 0.01 if sweep else 0.02,
         style="reuse" if reuse else "fresh",
+        kind=kind,
         progress=_progress,
     )
     _progress("")
     click.echo(table.text(report))
     if save:
         save.write_text(report.to_json())
+    if plot:
+        picture.save(report, plot)
     if wrong := measure.failures(report):
         raise RuntimeError("; ".join(wrong))
 
@@ -274,10 +324,10 @@ def _lines(names: tuple[str, ...], sizes: tuple[str, ...], dtype: str) -> list[L
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--line") from None
     try:
-        own = [grid.Line.parse(text) for text in sizes]
+        own = [grid.Line.parse(text, dtype) for text in sizes]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--sizes") from None
-    return [replace(line, dtype=dtype) for line in [*lines, *own] or grid.GRID]
+    return [*(replace(line, dtype=dtype) for line in lines or ([] if own else grid.GRID)), *own]
 
 
 def _peers(text: str | None, known: tuple[str, ...]) -> list[str]:

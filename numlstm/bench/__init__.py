@@ -2,8 +2,9 @@
 
 - `grid`: what is measured. `peers`: with whom, in which setting. `limits`: what the machine can do.
 - `worker`: the process that engines run in. `measure`: rounds and turns.
-- `results`: raw samples and the figures that follow from them. `table`: those as text.
-- `memory`: what a call costs beyond its results.
+- `results`: raw samples and the figures that follow from them. `table`: those as text. `picture`: drawn.
+- `sweep`: random configurations. `scaling`: sizes that double.
+- `memory`: what a call costs beyond its results. `overhead`: beyond its kernel. `load`: loading model files.
 
 Nothing heavy is imported before it is measured.
 """

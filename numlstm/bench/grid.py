@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from numlstm.config import Config
 
 Array = NDArray[Any]
+DTYPES = ("float32", "float64")
+WORDS = (*DTYPES, "batch_first")  # what may follow the sizes of a line
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Line:
     directions : int
         2 for a bidirectional LSTM, else 1.
     sequence_length, batch_size : int
-        The input is (sequence_length, batch_size, input_size).
+        The input is (sequence_length, batch_size, input_size), or batch first.
     proj_size : int
         As in ``torch.nn.LSTM``.
     dtype : str
         ``"float32"`` or ``"float64"``.
+    batch_first : bool
+        As in ``torch.nn.LSTM``.
 
     Examples
     --------
@@ -51,6 +55,7 @@ class Line:
     batch_size: int
     proj_size: int = 0
     dtype: str = "float32"
+    batch_first: bool = False
 
     def __post_init__(self) -> None:
         at_least = {
@@ -66,31 +71,52 @@ class Line:
             raise ValueError(
                 f"proj_size of line {self.name!r} is {self.proj_size}; it must be below hidden_size {self.hidden_size}"
             )
-        if self.dtype not in ("float32", "float64"):
+        if self.dtype not in DTYPES:
             raise ValueError(f"dtype of line {self.name!r} is {self.dtype!r}; it must be 'float32' or 'float64'")
 
     @classmethod
     def parse(cls, text: str, dtype: str = "float32") -> Line:
         """A line from ``I,H,L,D,T,B``: input, hidden, layers, directions, steps, batch; a seventh is proj_size.
 
+        The words ``batch_first``, ``float32`` and ``float64`` may follow.
+
         Examples
         --------
         >>> Line.parse("8,64,2,1,168,64").hidden_size
         64
+        >>> Line.parse("8,64,2,1,168,64,batch_first,float64").dtype
+        'float64'
         """
         parts = text.split(",")
+        batch_first = "batch_first" in parts
+        dtype = next((part for part in parts if part in DTYPES), dtype)
         try:
-            sizes = [int(part) for part in parts]
+            sizes = [int(part) for part in parts if part not in WORDS]
         except ValueError:
             sizes = []
         if len(sizes) not in (6, 7):
             raise ValueError(
                 f"sizes are {text!r}; they must be six whole numbers I,H,L,D,T,B (input, hidden, layers, directions, "
-                "steps, batch), or seven with proj_size"
+                "steps, batch), or seven with proj_size, and perhaps the words batch_first and float64"
             )
         input_size, hidden_size, num_layers, directions, sequence_length, batch_size, *projected = sizes
         proj_size = projected[0] if projected else 0
-        return cls(text, input_size, hidden_size, num_layers, directions, sequence_length, batch_size, proj_size, dtype)
+        shape = sequence_length, batch_size, proj_size
+        return cls(text, input_size, hidden_size, num_layers, directions, *shape, dtype, batch_first)
+
+    @property
+    def sizes(self) -> str:
+        """As `parse` reads them.
+
+        Examples
+        --------
+        >>> Line("small", 6, 4, 2, 1, 5, 1, batch_first=True).sizes
+        '6,4,2,1,5,1,batch_first'
+        """
+        sizes = [self.input_size, self.hidden_size, self.num_layers, self.directions]
+        sizes += [self.sequence_length, self.batch_size, *([self.proj_size] if self.proj_size else [])]
+        words = [*(["batch_first"] if self.batch_first else []), *(["float64"] if self.dtype == "float64" else [])]
+        return ",".join([*map(str, sizes), *words])
 
     @property
     def config(self) -> Config:
@@ -99,6 +125,7 @@ class Line:
             self.input_size,
             self.hidden_size,
             self.num_layers,
+            batch_first=self.batch_first,
             bidirectional=self.directions == 2,
             proj_size=self.proj_size,
         )
@@ -126,9 +153,25 @@ class Line:
         return (4 * self.config.output_size + self.proj_size) * self.hidden_size * self.itemsize
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes that are needed again and again: one cell's recurrent weights, or all weights if a call is a step."""
+        return self.weight_bytes if self.sequence_length == 1 else self.recurrent_bytes
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of `held_bytes` that a call reads if each step reads them once: all rows of a batch share a reading."""
+        if self.sequence_length == 1:
+            return self.weight_bytes
+        return self.recurrent_bytes * self.num_layers * self.directions * self.sequence_length
+
+    @property
     def itemsize(self) -> int:
         """Bytes of a number."""
         return np.dtype(self.dtype).itemsize
+
+    def named(self, name: str) -> Line:
+        """The same line under another name."""
+        return replace(self, name=name)
 
     def shortened(self, fmas: int) -> Line:
         """The same line with no more steps than keep a call within `fmas`, but one."""
@@ -148,8 +191,9 @@ class Line:
         """``input``, ``h_0`` and ``c_0``, the same at every call."""
         random = np.random.default_rng(1)
         cells = self.num_layers * self.directions
+        shape = (self.sequence_length, self.batch_size)
         return (
-            random.standard_normal((self.sequence_length, self.batch_size, self.input_size)).astype(self.dtype),
+            random.standard_normal((*(shape[::-1] if self.batch_first else shape), self.input_size)).astype(self.dtype),
             random.uniform(-1, 1, (cells, self.batch_size, self.config.output_size)).astype(self.dtype),
             random.standard_normal((cells, self.batch_size, self.hidden_size)).astype(self.dtype),
         )

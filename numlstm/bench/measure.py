@@ -184,9 +184,10 @@ def run(
     rounds: int = 15,
     seconds: float = 0.02,
     style: str = "fresh",
+    kind: str = "lines",
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Measure lines of the grid.
+    """Measure lines.
 
     Parameters
     ----------
@@ -202,6 +203,8 @@ def run(
         Of a turn, about.
     style : str
         ``"fresh"``: every call gives new arrays; ``"reuse"``: engines write into buffers that they keep.
+    kind : str
+        Of the report.
     progress : callable
         Told what is done now.
 
@@ -215,7 +218,7 @@ def run(
     BenchError
         If a worker dies.
     """
-    report = Report(machine.facts(), datetime.now(UTC).isoformat(timespec="seconds"), rounds)
+    report = Report(machine.facts(), datetime.now(UTC).isoformat(timespec="seconds"), rounds, kind=kind)
     with tempfile.TemporaryDirectory(prefix="numlstm-bench-") as folder:
         for count in threads:
             with ExitStack() as stack:

@@ -2,7 +2,8 @@
 
 For the peers that read ONNX. The format: https://onnx.ai/onnx/operators/onnx__LSTM.html. ONNX orders the gates
 i, o, f, c where PyTorch has i, f, g, o; its LSTM gives (steps, directions, batch, hidden) where the next layer needs
-(steps, batch, directions * hidden); it has no projection.
+(steps, batch, directions * hidden); it has no projection. Its `layout` for batches that come first is read by few, so
+a line that has them gets a Transpose at either end, as PyTorch's exporter writes it.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def onnx_model(line: Line, parameters: Mapping[str, Array]) -> bytes:
         for state in ("h_0", "c_0"):
             nodes.append(helper.make_node("Split", [state, "cells"], [of_layer(state, k) for k in layers], axis=0))
     below = "input"
+    if line.batch_first:
+        nodes.append(helper.make_node("Transpose", ["input"], ["steps_first"], perm=[1, 0, 2]))
+        below = "steps_first"
     for k in layers:
         constants[f"W_{k}"] = stacked("weight_ih", k)
         constants[f"R_{k}"] = stacked("weight_hh", k)
@@ -73,16 +77,19 @@ def onnx_model(line: Line, parameters: Mapping[str, Array]) -> bytes:
         if line.directions == 2:  # with one direction the Reshape alone does it
             nodes.append(helper.make_node("Transpose", [sequence], [f"rows_{k}"], perm=[0, 2, 1, 3]))
             sequence = f"rows_{k}"
-        below = "output" if k == line.num_layers - 1 else f"between_{k}"
+        below = "output" if k == line.num_layers - 1 and not line.batch_first else f"between_{k}"
         nodes.append(helper.make_node("Reshape", [sequence, "flat"], [below]))
+    if line.batch_first:
+        nodes.append(helper.make_node("Transpose", [below], ["output"], perm=[1, 0, 2]))
     if line.num_layers > 1:
         for state in ("h_n", "c_n"):
             nodes.append(helper.make_node("Concat", [of_layer(state, k) for k in layers], [state], axis=0))
 
     number = helper.np_dtype_to_tensor_dtype(np.dtype(line.dtype))
     states = line.num_layers * line.directions, line.batch_size, line.hidden_size
-    read = {"input": (*flat[:2], line.input_size), "h_0": states, "c_0": states}
-    made = {"output": flat, "h_n": states, "c_n": states}
+    outer = flat[1::-1] if line.batch_first else flat[:2]
+    read = {"input": (*outer, line.input_size), "h_0": states, "c_0": states}
+    made = {"output": (*outer, flat[2]), "h_n": states, "c_n": states}
     graph = helper.make_graph(
         nodes,
         "lstm",

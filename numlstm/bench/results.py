@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -76,6 +78,16 @@ class LineResult:
         ours, theirs = self.microseconds(OURS), self.microseconds(peer)
         return float(np.median(theirs / ours)), float(np.median(theirs) / np.median(ours))
 
+    def lead(self) -> float | None:
+        """The speed-up over the best peer, median of the rounds' ratios; None without numlstm or without a peer."""
+        best = self.best_peer()
+        return self.speed_up(best)[0] if best and OURS in self.measured else None
+
+    def of_fastest(self) -> float:
+        """The fastest round of any peer over numlstm's."""
+        peers = (self.microseconds(name).min() for name in self.measured if name != OURS)
+        return float(min(peers) / self.microseconds(OURS).min())
+
     def rate(self, engine: str) -> float:
         """GF/s, a multiply-add counted as two."""
         return 2e-3 * self.line.fmas / self.median(engine)
@@ -91,7 +103,11 @@ class LineResult:
 
     def peak(self) -> float:
         """FMA peak in GF/s for the line's dtype, of the register width that gave most."""
-        return max(self.limit(f"fma_{self.line.dtype}_{width}") for width in self.widths(self.line.dtype))
+        return self.peak_of(self.line.dtype)
+
+    def peak_of(self, dtype: str) -> float:
+        """FMA peak in GF/s for a dtype."""
+        return max(self.limit(f"fma_{dtype}_{width}") for width in self.widths(dtype))
 
     def bound(self, caches: dict[str, int]) -> tuple[str, float]:
         """What limits this line on this machine, and the microseconds that this limit allows.
@@ -101,25 +117,40 @@ class LineResult:
         """
         line = self.line
         needs = {"FMA peak": 2e-3 * line.fmas / self.peak()}
-        if line.sequence_length == 1:
-            held = read = line.weight_bytes
-        else:
-            held = line.recurrent_bytes
-            read = held * line.num_layers * line.directions * line.sequence_length
-        level = next((level for level, size in caches.items() if held <= size), "memory")
-        needs[level] = 1e-3 * read / self.limit(f"read_{level}")
+        level = next((level for level, size in caches.items() if line.held_bytes <= size), "memory")
+        needs[level] = 1e-3 * line.bytes_read / self.limit(f"read_{level}")
         name = max(needs, key=needs.__getitem__)
         return name, needs[name]
 
 
+def pooled(results: Sequence[LineResult]) -> LineResult:
+    """A result that holds the limits of all rounds of all lines, and nothing else."""
+    first = results[0]
+    return LineResult(first.line, first.threads, first.style, limits=[each for r in results for each in r.limits])
+
+
 @dataclass
 class Report:
-    """A run: the machine, when, how, and one result a line and number of threads."""
+    """A run: the machine, when, how, and one result a line and number of threads.
+
+    `kind` says what the lines are: ``"lines"`` of the grid or of one's own, a ``"sweep"`` of random ones, or
+    ``"scaling"``, sizes that double.
+    """
 
     machine: dict[str, Any]
     date: str
     rounds: int
     results: list[LineResult] = field(default_factory=list)
+    kind: str = "lines"
+
+    def of_one_thread(self, result: LineResult) -> LineResult | None:
+        """The same line on one thread in this run."""
+        same = (r for r in self.results if r.threads == 1 and r.line == result.line and r.style == result.style)
+        return next(same, None)
+
+    def by_threads(self) -> list[tuple[int, list[LineResult]]]:
+        """Results grouped by number of threads, in the order of the run."""
+        return [(threads, list(group)) for threads, group in groupby(self.results, key=lambda r: r.threads)]
 
     def to_json(self) -> str:
         """As text; `from_json` gives an equal report."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Sized
-from itertools import groupby
+from collections.abc import Mapping, Sequence, Sized
 
 from .machine import in_words
-from .results import OURS, LineResult, Report
+from .results import OURS, LineResult, Report, pooled
+from .scaling import AT_MOST, exponents
+
+NAMED = 10  # lines that a remark names; of more it tells the number
 
 
 def number(value: float) -> str:
@@ -53,11 +55,41 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def text(report: Report) -> str:
     """The whole report."""
     parts = [heading(report)]
-    for threads, group in groupby(report.results, key=lambda result: result.threads):
-        results = list(group)
-        parts += [limits(threads, results), table(results, report.machine["caches"])]
-        parts += [summary for summary in (geometric_mean(results), notes(results)) if summary]
+    for threads, results in report.by_threads():
+        alone = {} if threads == 1 else {r.line.name: one for r in results if (one := report.of_one_thread(r))}
+        summaries = [geometric_mean(results)]
+        if report.kind == "sweep":
+            results = by_speed_up(results)
+            summaries.append(below(results))
+        if report.kind == "scaling":
+            summaries.append(growth(results))
+        parts += [limits(threads, results), table(results, report.machine["caches"], alone)]
+        parts += [summary for summary in (*summaries, notes(results)) if summary]
     return "\n\n".join(parts)
+
+
+def growth(results: Sequence[LineResult]) -> str:
+    """The powers of the sizes with which numlstm's time grows."""
+    found = [f"{axis} {power:.2f} (at most {AT_MOST[axis]})" for axis, power in exponents(results, OURS).items()]
+    return f"{OURS}'s time grows with these powers: {', '.join(found)}." if found else ""
+
+
+def by_speed_up(results: Sequence[LineResult]) -> list[LineResult]:
+    """The slowest beside its best peer first; last those that nothing was measured beside."""
+    return sorted(results, key=lambda result: math.inf if (lead := result.lead()) is None else lead)
+
+
+def below(results: Sequence[LineResult]) -> str:
+    """Which lines are below 1.0; where the fastest rounds say otherwise, others had the core."""
+    compared = [(result, lead) for result in results if (lead := result.lead()) is not None]
+    slow = [
+        f"- {result.line.name}: {lead:.3f} (fastest rounds {result.of_fastest():.3f})"
+        for result, lead in compared
+        if lead < 1
+    ]
+    if not slow:
+        return f"Below 1.0: none of {len(compared)} configurations." if compared else ""
+    return "\n".join([f"Below 1.0: {len(slow)} of {len(compared)} configurations:", *slow])
 
 
 def heading(report: Report) -> str:
@@ -76,7 +108,7 @@ def heading(report: Report) -> str:
 
 def limits(threads: int, results: Sequence[LineResult]) -> str:
     """What the machine can do, medians over all rounds of all lines."""
-    every = LineResult(results[0].line, threads, "", limits=[limit for result in results for limit in result.limits])
+    every = pooled(results)
     peaks = [
         f"{dtype} " + ", ".join(f"{number(every.limit(f'fma_{dtype}_{w}'))} at {w} bits" for w in every.widths(dtype))
         for dtype in ("float32", "float64")
@@ -86,11 +118,26 @@ def limits(threads: int, results: Sequence[LineResult]) -> str:
     return f"{title}. FMA peak in GF/s: {'; '.join(peaks)}. Reading in GB/s: {', '.join(reads)}."
 
 
-def table(results: Sequence[LineResult], caches: dict[str, int]) -> str:
-    """One row a line. Without numlstm among the engines, the peers alone."""
+def table(results: Sequence[LineResult], caches: dict[str, int], alone: Mapping[str, LineResult] | None = None) -> str:
+    """One row a line. Without numlstm among the engines, the peers alone.
+
+    Where the run has the same lines `alone` on one thread, by name, another column says how many times faster
+    numlstm is than there.
+    """
     engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
     head = ["line", *engines, "best peer", "speed-up", "of medians", "GF/s", "of FMA peak", "of its limit"]
-    return markdown(head, [_row(result, engines, caches) for result in results])
+    rows = [_row(result, engines, caches) for result in results]
+    if alone:
+        head.append("over 1 thread")
+        rows = [[*row, _over(result, alone)] for row, result in zip(rows, results, strict=True)]
+    return markdown(head, rows)
+
+
+def _over(result: LineResult, alone: Mapping[str, LineResult]) -> str:
+    one = alone.get(result.line.name)
+    if one is None or OURS not in one.measured or OURS not in result.measured:
+        return "-"
+    return f"{one.median(OURS) / result.median(OURS):.2f}"
 
 
 def _row(result: LineResult, engines: Sequence[str], caches: dict[str, int]) -> list[str]:
@@ -113,11 +160,7 @@ def _row(result: LineResult, engines: Sequence[str], caches: dict[str, int]) -> 
 
 def geometric_mean(results: Sequence[LineResult]) -> str:
     """Of the speed-ups over the best peer, where there are several."""
-    compared = [
-        result.speed_up(best)[0]
-        for result in results
-        if OURS in result.measured and (best := result.best_peer()) is not None
-    ]
+    compared = [lead for result in results if (lead := result.lead()) is not None]
     if len(compared) < 2:
         return ""
     mean = math.exp(sum(map(math.log, compared)) / len(compared))
@@ -138,11 +181,17 @@ def notes(results: Sequence[LineResult]) -> str:
         said = [f"{setting}{_where(where, results, settings)}" for setting, where in settings.items()]
         said += [f"left out{_where(where, results, reasons)}: {reason}" for reason, where in reasons.items()]
         if restless:
-            said.append(f"still used the CPU a second after its turn ({', '.join(restless)}): mistrust these lines")
+            said.append(f"still used the CPU a second after its turn{_these(restless, results)}: mistrust these lines")
         lines.append(f"- {name}: {'; '.join(said)}")
     return "\n".join(lines)
 
 
 def _where(names: Sequence[str], results: Sequence[LineResult], kinds: Sized) -> str:
     """Which lines a remark is about, unless it is about all of them."""
-    return "" if len(names) == len(results) and len(kinds) == 1 else f" ({', '.join(names)})"
+    if len(names) == len(results) and len(kinds) == 1:
+        return ""
+    return _these(names, results)
+
+
+def _these(names: Sequence[str], results: Sequence[LineResult]) -> str:
+    return f" ({', '.join(names)})" if len(names) <= NAMED else f" ({len(names)} of {len(results)} lines)"

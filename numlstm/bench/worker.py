@@ -112,10 +112,13 @@ class Host:
         return reply
 
     def do_expect(self, line: dict[str, Any], path: str) -> dict[str, Any]:
-        """Compute a line in float64 by the reference, into a file of arrays."""
+        """Compute a line in float64 by the reference, which has the steps first, into a file of arrays."""
         asked = Line(**line)
         x, h_0, c_0 = asked.inputs()
-        output, (h_n, c_n) = reference(asked.parameters(), x, (h_0, c_0), dtype=np.float64)
+        steps_first = x.swapaxes(0, 1) if asked.batch_first else x
+        output, (h_n, c_n) = reference(asked.parameters(), steps_first, (h_0, c_0), dtype=np.float64)
+        if asked.batch_first:
+            output = output.swapaxes(0, 1)
         np.savez(path, output=output, h_n=h_n, c_n=c_n)
         return {}
 

@@ -1,0 +1,71 @@
+"""What a call of a small LSTM costs beyond its kernel: Python, checks, new arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numlstm import engine
+from numlstm.cell import LSTMCell
+from numlstm.lstm import LSTM
+
+from .clock import microseconds
+from .grid import Array, Line, find
+
+LINES = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
+
+
+def model(line: Line, batch_first: bool = False) -> LSTM:
+    """A line's LSTM."""
+    lstm = LSTM(
+        line.input_size, line.hidden_size, line.num_layers, bidirectional=line.directions == 2, batch_first=batch_first
+    )
+    lstm.load_state_dict(line.parameters())
+    lstm.eval()
+    return lstm
+
+
+def ways(line: Line) -> dict[str, Callable[[], Any]]:
+    """Every way of making the call, by name; the cell's is one step of the first layer."""
+    x, h_0, c_0 = line.inputs()
+    lstm, first = model(line), model(line, batch_first=True)
+    results = lstm(x, (h_0, c_0))
+    out = (results[0].copy(), *(state.copy() for state in results[1]))
+    swapped = np.ascontiguousarray(x.swapaxes(0, 1))
+    row, states = np.ascontiguousarray(x[:, 0]), (h_0[:, 0].copy(), c_0[:, 0].copy())
+    cell, step, cell_states = LSTMCell(line.input_size, line.hidden_size).eval(), x[0].copy(), (h_0[0], c_0[0])
+    return {
+        "with states": lambda: lstm(x, (h_0, c_0)),
+        "without states": lambda: lstm(x),
+        "with out=": lambda: lstm.forward(x, (h_0, c_0), out=out),
+        "unbatched": lambda: lstm(row, states),
+        "batch first": lambda: first(swapped, (h_0, c_0)),
+        "cell": lambda: cell(step, cell_states),
+    }
+
+
+def kernel_alone(lstm: LSTM, x: Array, h_0: Array, c_0: Array) -> Callable[[], Any]:
+    """The kernel's part of ``lstm(x, (h_0, c_0))``: the same plan, and results written to the same place each time."""
+    panels = lstm._panels
+    kept = engine.memory(panels)
+    output, (h_n, c_n) = lstm(x, (h_0, c_0))
+    key = (x.shape, x.strides, output.strides)
+    workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
+    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    call, plan, boxed = kept.call, workspace.address, id(arrays)
+
+    def run() -> tuple[Any, Any]:
+        call(plan, boxed)
+        return workspace, arrays  # what the two addresses point to lives as long as this
+
+    return run
+
+
+def outside(line: Line, rounds: int = 9) -> float:
+    """Microseconds of ``lstm(x, (h_0, c_0))`` that are not the kernel's: the median over rounds of the difference."""
+    lstm, (x, h_0, c_0) = model(line), line.inputs()
+    kernel = kernel_alone(lstm, x, h_0, c_0)
+    differences = [microseconds(lambda: lstm(x, (h_0, c_0))) - microseconds(kernel) for _ in range(rounds)]
+    return float(np.median(differences))

@@ -1,0 +1,261 @@
+"""A report as a picture: how many times faster numlstm is than each peer, and how near the machine's limits.
+
+A roofline (Williams, Waterman and Patterson 2009) has the multiply-adds for each byte of weights across and GF/s
+upwards; nothing can be above the roofs, which were measured in the same run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .results import OURS, LineResult, Report, pooled
+from .scaling import AT_MOST, exponents, series
+from .table import by_speed_up, number
+
+SUFFIXES = (".svg", ".png")
+# Okabe and Ito's colours, apart for every kind of sight; hatches and markers differ as well
+COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}
+HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "\\\\\\\\"}
+MARKERS = {OURS: "o", "torch": "^", "onnxruntime": "s", "openvino": "D"}
+ROOFS = {"L1": "-", "L2": "--", "L3": "-.", "memory": ":"}
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+GREY = "#555555"
+
+
+def check(path: Path) -> None:
+    """Whether a picture could be drawn into this file.
+
+    Raises
+    ------
+    ValueError
+        For another suffix than those of `SUFFIXES`.
+    ImportError
+        matplotlib is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"the picture is to be {path.name!r}; its suffix must be {' or '.join(SUFFIXES)}")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError("--plot needs matplotlib: pip install 'numlstm[plot]'") from None
+
+
+def save(report: Report, path: Path) -> None:
+    """Draw a report into an SVG or PNG file; the same report gives the same bytes."""
+    check(path)
+    import matplotlib
+
+    # text stays text: a smaller file, and one that can be searched
+    with matplotlib.rc_context({"svg.hashsalt": OURS, "svg.fonttype": "none", "hatch.linewidth": 0.5}):
+        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+        draw(report).savefig(path, format=path.suffix[1:], dpi=130, metadata=metadata)
+
+
+def draw(report: Report) -> Any:
+    """The figure: a row for each number of threads."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = report.by_threads()
+    heights = [4.2 if report.kind != "lines" else 1.6 + 0.42 * max(6, len(results)) for _, results in groups]
+    figure = Figure(figsize=(13, 0.6 + sum(heights)), layout="constrained")
+    FigureCanvasAgg(figure)  # no window, no global state
+    figure.suptitle(_title(report), fontsize=10, color=GREY)
+    rows = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+    labels: list[Callable[[], None]] = []
+    for part, (threads, results) in zip(rows, groups, strict=True):
+        part.suptitle(f"{threads} thread" + ("" if threads == 1 else "s"), fontweight="bold")
+        if report.kind == "scaling":
+            scaling(part.subplots(1, len(series(results, OURS)), squeeze=False)[0], results)
+        elif any(result.lead() is not None for result in results):
+            left, right = part.subplots(1, 2, width_ratios=[1, 1.1])
+            (ranking if report.kind == "sweep" else bars)(left, results)
+            labels.append(roofline(right, results, named=report.kind == "lines"))
+        else:
+            labels.append(roofline(part.subplots(), results, named=report.kind == "lines"))
+    figure.draw_without_rendering()  # from here on everything has its place, so labels can avoid it
+    figure.set_layout_engine("none")
+    for label in labels:
+        label()
+    return figure
+
+
+def _title(report: Report) -> str:
+    machine = report.machine
+    cpu = f"{machine['cpu']} ({machine['cpu_model']})" if machine["cpu_model"] else machine["cpu"]
+    versions = [f"{name} {machine['versions'][name]}" for name in COLOURS if name in machine["versions"]]
+    return f"{cpu}, {report.date[:10]}\n{', '.join(versions)}; medians of {report.rounds} interleaved rounds"
+
+
+def bars(axes: Any, results: Sequence[LineResult]) -> None:
+    """For each line and peer how many times faster numlstm is: to the right of 1, or slower: to its left."""
+    peers = [name for name in results[0].entries if any(name in r.measured for r in results) and name != OURS]
+    height = 0.84 / len(peers)
+    least, most = 1.0, 1.0
+    for which, peer in enumerate(peers):
+        compared = [(at, r) for at, r in enumerate(results) if peer in r.measured and r.lead() is not None]
+        ratios = [result.speed_up(peer)[0] for _, result in compared]
+        places = [at + (which - (len(peers) - 1) / 2) * height for at, _ in compared]
+        axes.barh(
+            places, [ratio - 1 for ratio in ratios], 0.92 * height, left=1, label=peer, color=COLOURS[peer],
+            hatch=HATCHES[peer], edgecolor="white", linewidth=0,
+        )  # fmt: skip
+        for place, ratio, (_, result) in zip(places, ratios, compared, strict=True):
+            best = peer == result.best_peer()
+            axes.annotate(
+                number(ratio) if ratio >= 10 else f"{ratio:.2f}", (ratio, place),
+                xytext=(3 if ratio >= 1 else -3, 0), textcoords="offset points", va="center",
+                ha="left" if ratio >= 1 else "right", fontsize=7, fontweight="bold" if best else "normal",
+                color="black" if best else GREY,
+            )  # fmt: skip
+        least, most = min([least, *ratios]), max([most, *ratios])
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(results)), [result.line.name for result in results])
+    axes.set_ylim(len(results) - 0.45, -0.55)
+    _log_ratio(axes.xaxis, least, most)
+    axes.set_xlabel("times faster than the peer (bold: the best peer); left of 1: slower")
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", alpha=0.25)
+    axes.tick_params(axis="y", length=0)
+    axes.legend(title="numlstm against", frameon=False, fontsize=8, title_fontsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def ranking(axes: Any, results: Sequence[LineResult]) -> None:
+    """The speed-up over the best peer of every configuration, sorted."""
+    compared = [(result, lead) for result in by_speed_up(results) if (lead := result.lead()) is not None]
+    for peer, colour in COLOURS.items():
+        points = [(at, lead) for at, (result, lead) in enumerate(compared) if result.best_peer() == peer]
+        if points:
+            label = f"best peer: {peer}"
+            axes.plot(*zip(*points, strict=True), MARKERS[peer], color=colour, label=label, markersize=5)
+    slow = [result.line.name for result, lead in compared if lead < 1]
+    axes.axhline(1, color="black", linewidth=1)
+    leads = [lead for _, lead in compared]
+    _log_ratio(axes.yaxis, min(leads), max(leads))
+    axes.set_xlabel("configurations, sorted")
+    axes.set_ylabel("times faster than the best peer")
+    axes.set_title(f"{len(slow)} of {len(compared)} below 1", fontsize=9)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_ratio(axis: Any, least: float, most: float) -> None:
+    """A logarithmic scale of ratios with plain numbers, and room for a label at both ends."""
+    least, most = min(1.0, least), max(1.3, most)
+    room = (most / least) ** 0.13
+    limits = least / (room if least < 1 else room**0.2), most * room
+    axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": limits})
+    axis.set_ticks([tick for tick in TICKS if limits[0] <= tick <= limits[1]])
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_ticks([], minor=True)
+
+
+def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[[], None]:
+    """Attained GF/s of numlstm and of the best peer against multiply-adds a byte, beneath the roofs.
+
+    Returns
+    -------
+    callable
+        Writes the names of the lines; to be called when the axes have their place.
+    """
+    limits = pooled(results)
+    points = [(intensity(r), r.rate(OURS), r.line.name) for r in results if OURS in r.measured]
+    peers = [(intensity(r), r.rate(best), best) for r in results if (best := r.best_peer()) is not None]
+    peaks = {dtype: limits.peak_of(dtype) for dtype in sorted({result.line.dtype for result in results})}
+    roofs = {level: limits.limit(f"read_{level}") for level in ROOFS}
+    ridge = max(peaks.values()) / (2 * roofs["memory"])
+    across = [x for x, _, _ in points + peers]
+    upwards = [y for _, y, _ in points + peers]
+    left, right = min([*across, ridge / 4]) / 6, 2.5 * max([*across, ridge])
+    floor, ceiling = min([*upwards, 1.0]) / 2, 2 * max([*upwards, *peaks.values()])
+    axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(floor, ceiling))
+
+    top = max(peaks.values())
+    for dtype, peak in peaks.items():
+        axes.plot([peak / (2 * max(roofs.values())), right], [peak, peak], color=GREY, linewidth=1.2)
+        axes.annotate(
+            f"FMA peak, {dtype}: {number(peak)} GF/s", (right, peak), xytext=(-4, 3), textcoords="offset points",
+            ha="right", fontsize=7, color=GREY,
+        )  # fmt: skip
+    for level, bandwidth in roofs.items():
+        end = top / (2 * bandwidth)
+        start = max(left, floor / (2 * bandwidth))
+        axes.plot([start, end], [2 * bandwidth * start, top], color=GREY, linewidth=1, linestyle=ROOFS[level])
+        axes.text(
+            1.1 * start, 1.2 * 2 * bandwidth * start, f"{level} {number(bandwidth)} GB/s", fontsize=7, color=GREY,
+            rotation=math.degrees(math.atan(2 * bandwidth)), rotation_mode="anchor", transform_rotates_text=True,
+        )  # fmt: skip
+    if named:
+        for (x, ours, _), (_, theirs, _) in zip(points, peers, strict=False):
+            axes.plot([x, x], [ours, theirs], color="#BBBBBB", linewidth=1, zorder=2)
+    size = 6 if named else 4
+    for peer, colour in COLOURS.items():
+        of_peer = [(x, y) for x, y, name in peers if name == peer]
+        if of_peer:
+            axes.plot(
+                *zip(*of_peer, strict=True), MARKERS[peer], color=colour, markersize=size, zorder=3,
+                markerfacecolor="white", label=f"best peer: {peer}", linestyle="none",
+            )  # fmt: skip
+    if points:
+        ours_x, ours_y, _ = zip(*points, strict=True)
+        axes.plot(ours_x, ours_y, MARKERS[OURS], color=COLOURS[OURS], markersize=size, zorder=4, label=OURS)
+    axes.set_xlabel("multiply-adds for each byte of weights that a call reads")
+    axes.set_ylabel("GF/s, a multiply-add counted as two")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.grid(alpha=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    return lambda: _name_points(axes, points, [(x, y) for x, y, _ in peers]) if named else None
+
+
+def intensity(result: LineResult) -> float:
+    """Multiply-adds of a call for each byte of weights that it reads."""
+    return result.line.fmas / result.line.bytes_read
+
+
+def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]]) -> None:
+    """A name beside each point, where it hides neither another name nor a point."""
+    from matplotlib.transforms import Bbox
+
+    marks = axes.transData.transform([(x, y) for x, y, _ in points] + list(others))
+    legend = axes.get_legend()
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in marks]
+    taken.append(legend.get_window_extent())
+    places = [(dx, dy, side) for dy in (0, 7, -7, 14, -14, 21, -21) for dx, side in ((7, "left"), (-7, "right"))]
+    for x, y, name in sorted(points, key=lambda point: point[1], reverse=True):
+        text = axes.annotate(
+            name, (x, y), xytext=(0, 0), textcoords="offset points", va="center", fontsize=8, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+        )  # fmt: skip
+        for dx, dy, side in places:
+            text.set(position=(dx, dy), horizontalalignment=side)
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(text.get_window_extent())
+
+
+def scaling(axes: Sequence[Any], results: Sequence[LineResult]) -> None:
+    """Time against each size that was doubled, and the exponent."""
+    found = exponents(results, OURS)
+    engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
+    for name in engines:
+        for part, (sizes, times) in zip(axes, series(results, name).values(), strict=False):
+            part.plot(sizes, times, MARKERS[name] + "-", color=COLOURS[name], markersize=5, linewidth=1.2, label=name)
+    for part, (axis, (sizes, times)) in zip(axes, series(results, OURS).items(), strict=True):
+        ideal = [times[-1] * (size / sizes[-1]) ** AT_MOST[axis] for size in sizes]
+        part.plot(sizes, ideal, color="#BBBBBB", linewidth=1, linestyle="--", label=f"as {axis}$^{AT_MOST[axis]}$")
+        part.set(xscale="log", yscale="log", xlabel=axis, ylabel="microseconds a call")
+        part.set_title(f"numlstm: {axis}$^{{{found[axis]:.2f}}}$", fontsize=10)
+        part.set_xticks(sizes, [str(size) for size in sizes])
+        part.set_xticks([], minor=True)
+        part.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        part.grid(alpha=0.25)
+        part.legend(frameon=False, fontsize=8)
+        part.spines[["top", "right"]].set_visible(False)
