@@ -1,7 +1,7 @@
 """How a call is split over threads: which way, into how many tickets, and whether it is worth it.
 
-Results do not depend on it. Rows first, which need nothing of each other; then the two directions; then hidden blocks
-where the weights are large, for every thread reads a part of them; then layers in waves.
+Results do not depend on it. Rows first, which need nothing of each other; then hidden blocks, where weights are
+large: every thread reads a part of them, and keeps it in its cache; then the two directions, then layers in waves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from .kernels.abi import Way
 WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
 STEP_WORTH = 3.0  # microseconds of a cell's step for each thread, from which on it pays to meet after every step
 ROWS_EACH = 12  # rows for each thread, from which on it pays that all of them read all weights
-TALL_ROWS = 24  # rows of a ticket that fills tiles well
+TALL_ROWS = 24  # the same where weights are large; and rows of a ticket that fills tiles well
+CACHE = 3 << 19  # bytes of recurrent weights that a core of its own keeps at hand
 WAVE_STEPS = 32  # steps of a chunk, at most
 FMAS_A_MICROSECOND, BYTES_A_MICROSECOND = 40_000, 60_000  # what one thread does of float32, roughly
 
@@ -123,14 +124,17 @@ def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
 def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> Way:
     """The way that was measured to be the fastest for sizes like these."""
     step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)  # of one cell
-    if rows >= ROWS_EACH * limit:
+    large = 4 * config.hidden_size * config.output_size * itemsize > CACHE  # what every step needs again
+    deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers
+    meet = step / limit >= STEP_WORTH
+    if rows >= (TALL_ROWS if large else ROWS_EACH) * limit:
         return Way.ROWS
-    if config.bidirectional and limit < 4:
-        return Way.DIRECTIONS
-    if step / limit >= STEP_WORTH:
+    if large and meet:
         return Way.BLOCKS
-    if config.bidirectional:
+    if config.bidirectional and (limit < 4 or not meet):
         return Way.DIRECTIONS
-    if config.num_layers > 1 and steps >= 8 * config.num_layers:
+    if deep and (config.num_layers >= limit or not meet):
         return Way.WAVES
+    if meet:
+        return Way.BLOCKS
     return Way.ROWS if rows > 1 else Way.ALONE
