@@ -6,21 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy import empty
+from numpy import empty, ndarray
 
 from . import boxes
 from . import plan as planning
 from .boxes import ABSENT, address
 from .kernels import store
-from .kernels.abi import Cell, Header
-from .panels import Array, Panels, aligned_empty
+from .kernels.abi import SELF_DATA, Box, Cell, Header, Quick
+from .panels import LINE, Array, Panels, aligned_empty
 from .plan import PLANS_KEPT, Plan, Plans, Shape, checked
 
+QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
+STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
-Take = Callable[[Panels, Any, Any, Any], tuple[Array, States] | None]
+Take = Callable[[Any, Any, Array], tuple[Array, States] | None]
 
 
 class Workspace:
@@ -57,8 +59,9 @@ class Memory:
         self.plans = Plans()
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
-        self.run, self.call = kernel.forward, kernel.call
-        self.routes: tuple[dict[Shape, Take], dict[Shape, Take]] = self.plans.routes
+        self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
+        # by the shape of the input; the latest that was of use is under None too
+        self.routes: tuple[dict[Shape | None, Take], dict[Shape | None, Take]] = self.plans.routes
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -71,8 +74,14 @@ class Memory:
         return workspace
 
     def adopt(self, workspace: Workspace, plan: Plan) -> None:
-        """Make a workspace ready for another plan; let go of idle ones that are large, for they may stay idle."""
+        """Make a workspace ready for another plan."""
+        for routes in self.routes:  # so that the next short call passes by ``let_go``
+            routes.pop(None, None)
         workspace.adopt(plan)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Give up idle workspaces that are large, for they may stay idle."""
         small = []
         while self.idle:
             try:
@@ -132,8 +141,8 @@ def forward(
     kept.idle.append(workspace)
 
 
-def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> Take:
-    """A call whose shapes were seen before: the kernel checks the arrays where they lie.
+def short_way(kept: Memory, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape) -> Take:
+    """A call whose shapes were seen before: machine code checks the arrays where they lie.
 
     Parameters
     ----------
@@ -141,18 +150,29 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
         Of the model.
     plan : Plan
         As `plan.checked` makes it.
-    output, hidden, cell : tuple of int
-        Shapes of the results.
+    work : int
+        Multiply-adds of the call, about.
+    input, output, hidden, cell : tuple of int
+        Shapes of the input and of the results.
 
     Returns
     -------
     callable
-        ``take(panels, x, h_0, c_0)``, the states both ABSENT for zeros: the results, or None where an
-        array is not of the kind that this way is for. A closure, since attributes take time here.
+        ``take(input, hx, panels.data)``: the results, or None where an argument is not of the kind that this
+        way is for.
     """
+    if boxes.functions is not None and boxes.DATA == SELF_DATA and work <= QUICK_WORK:
+        return quick_way(kept, plan, (output, hidden, cell))
     call, idle, dtype = kept.call, kept.idle, kept.dtype
 
-    def take(panels: Panels, x: Any, h_0: Any, c_0: Any) -> tuple[Array, States] | None:
+    def take(x: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+        if type(x) is not ndarray or x.shape != input:
+            return None
+        h_0 = c_0 = ABSENT
+        if hx is not None:
+            if type(hx) is not tuple or len(hx) != 2:
+                return None
+            h_0, c_0 = hx
         y, h_n, c_n = empty(output, dtype), empty(hidden, dtype), empty(cell, dtype)
         try:
             workspace = idle.pop()
@@ -160,12 +180,37 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
             workspace = Workspace(dtype)
         if workspace.plan is not plan:
             kept.adopt(workspace, plan)
-        arrays = (x, h_0, c_0, y, h_n, c_n, panels.data)
+        arrays = (x, h_0, c_0, y, h_n, c_n, data)
         refused = call(workspace.address, id(arrays))
         idle.append(workspace)
         return None if refused else (y, (h_n, c_n))
 
     return take
+
+
+def quick_way(kept: Memory, plan: Plan, results: tuple[Shape, Shape, Shape]) -> Take:
+    """The same as a built-in function that is all machine code, for calls of microseconds: it holds the GIL.
+
+    What a workspace has is here in the one array that the function is bound to.
+    """
+    size = kept.dtype.itemsize
+    slots = np.zeros(Quick.LENGTH + plan.slots.size, np.int64)
+    assert boxes.functions is not None
+    slots[Quick.NONE], slots[Quick.TUPLE], slots[Quick.COUNT_AT] = id(None), id(tuple), boxes.COUNT
+    slots[Quick.NEW_ARRAY : Quick.DROP + 1] = boxes.functions
+    for n, shape in enumerate(results):
+        box = slots[Quick.RESULTS + n * Box.LENGTH :]
+        box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
+    slots[Quick.LENGTH :] = plan.slots
+    ends = [-(-slots.nbytes // LINE) * LINE]
+    for count in (plan.below, plan.gates, plan.hidden):
+        ends.append(ends[-1] + -(-count * size // LINE) * LINE)
+    record = aligned_empty(ends[-1] // 8, slots.dtype)
+    record[: slots.size] = slots
+    header = record[Quick.LENGTH :]
+    header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = address(record) + np.array(ends[:3])
+    quick: Take = kept.quick(record)
+    return quick
 
 
 def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool) -> None:
@@ -180,7 +225,9 @@ def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: 
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     if len(routes) >= PLANS_KEPT:
         routes.clear()
-    routes[input] = short_way(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
+    of_a_step = panels.data.size + STEP_WORK * panels.config.num_layers * panels.config.num_directions
+    plan = checked(plan, panels.dtype, (input, hidden, cell))
+    routes[input] = short_way(kept, plan, shape[0] * shape[1] * of_a_step, input, output, hidden, cell)
 
 
 def _step_row(shape: Shape, batch_first: bool, size: int) -> tuple[Shape, Shape]:
