@@ -75,10 +75,23 @@ class Memory:
 
     def adopt(self, workspace: Workspace, plan: Plan) -> None:
         """Make a workspace ready for another plan."""
-        for routes in self.routes:  # so that the next short call passes by ``let_go``
+        for routes in self.routes:  # so that the next short call comes by ``take``
             routes.pop(None, None)
         workspace.adopt(plan)
         self.let_go()
+
+    def take(self, routes: dict[Shape | None, Take], input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+        """What the short way for this input's shape gives, where the latest one gave nothing."""
+        if type(input) is not ndarray:
+            return None
+        route = routes.get(input.shape)
+        if route is None or route is routes.get(None):
+            return None
+        results = route(input, hx, data)
+        if results is not None:
+            routes[None] = route
+            self.let_go()
+        return results
 
     def let_go(self) -> None:
         """Give up idle workspaces that are large, for they may stay idle."""
@@ -213,14 +226,20 @@ def quick_way(kept: Memory, plan: Plan, results: tuple[Shape, Shape, Shape]) -> 
     return quick
 
 
-def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool) -> None:
-    """Remember the short way for a call of these shapes, as the user sees them: unbatched ones are 2-D."""
+def add_route(
+    panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool, step: bool = False
+) -> None:
+    """Remember the short way for a call of these shapes, as the user sees them: unbatched ones have an axis less.
+
+    With ``step``, the input is a step of a sequence, not a sequence.
+    """
     kept = memory(panels)
     routes = kept.routes[batch_first]
     if input in routes or not boxes.readable or 0 in input:
         return
     size = panels.dtype.itemsize
-    (shape, strides), (_, output_strides) = (_step_row(s, batch_first, size) for s in (input, output))
+    steps = (1,) if step else ()
+    (shape, strides), (_, output_strides) = (_step_row((*steps, *s), batch_first, size) for s in (input, output))
     key = (shape, strides, output_strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     if len(routes) >= PLANS_KEPT:

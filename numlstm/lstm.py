@@ -264,13 +264,8 @@ class LSTM(Module):
             routes = kept.routes[config.batch_first]
             latest = routes.get(None)
             results: Result | None = None if latest is None else latest(input, hx, panels.data)
-            if results is None and type(input) is ndarray:
-                route = routes.get(input.shape)
-                if route is not None and route is not latest:
-                    results = route(input, hx, panels.data)
-                    if results is not None:
-                        routes[None] = route
-                        kept.let_go()
+            if results is None:
+                results = kept.take(routes, input, hx, panels.data)
             if results is not None:
                 return results
         dtype = panels.dtype

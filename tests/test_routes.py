@@ -544,3 +544,42 @@ def test_shapes_in_turn_are_each_served(taken):
     for x, want in zip(inputs, wants, strict=True):
         assert equal(lstm(x), want) and equal(lstm(x), want)
     assert taken.count(True) == 6 and taken.count(False) <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (5,)])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_a_cell_takes_the_short_way_too(taken, dtype, shape, with_states):
+    cell = numlstm.LSTMCell(5, 6, dtype=dtype, seed=0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(dtype)
+    hx = tuple(rng.standard_normal((2, *shape[:-1], 6)).astype(dtype)) if with_states else None
+    want = cell(x, hx)
+    assert taken == []
+    for _ in range(2):
+        h, c = cell(x, hx)
+        assert same_bits(h, want[0]) and same_bits(c, want[1]) and h.shape == c.shape == (*shape[:-1], 6)
+    assert taken == [True, True]
+    cell.bias_ih = rng.standard_normal(24)
+    changed, taken[:] = cell(x, hx), []
+    assert not same_bits(changed[0], want[0])
+    fresh = numlstm.LSTMCell(5, 6, dtype=dtype)
+    fresh.load_state_dict(cell.state_dict())
+    assert same_bits(changed[0], fresh(x, hx)[0]) and taken == []
+
+
+def test_a_cell_refuses_on_the_short_way_what_it_refuses_on_the_long_one(taken):
+    cell = numlstm.LSTMCell(5, 6, seed=0)
+    x = np.ones((3, 5), np.float32)
+    h, c = cell(x)
+    for hx in ((h,), (h, None), (None, c), (h[:2], c), (h, c[0]), (h, c[:, :3]), (h, c.astype(complex)), h[0], 3):
+        cell(x)
+        with pytest.raises(Exception) as short:
+            cell(x, hx)
+        with pytest.raises(type(short.value)) as long:
+            numlstm.LSTMCell(5, 6, seed=0)(x, hx)
+        assert str(short.value) == str(long.value)
+    taken.clear()
+    for other in (x.astype(np.float64), np.asfortranarray(x), x[::-1], x.astype(">f4")):
+        assert same_bits(cell(other, [h, c])[0], cell(x, (h, c))[0])
+    assert taken.count(True) == 4
