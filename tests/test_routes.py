@@ -361,10 +361,15 @@ def test_results_are_fresh_arrays_of_their_own():
             seen.append(array)
 
 
+class Pair(tuple):
+    """A tuple of another type: it might look into itself in other ways than tuples do."""
+
+
 REFUSED = {
     "served": lambda x, h, c: (x, (h, c)),
     "served without states": lambda x, h, c: (x, None),
     "another shape": lambda x, h, c: (x[:1], (h, c)),
+    "another tuple": lambda x, h, c: (x, Pair((h, c))),
     "a list": lambda x, h, c: (x, [h, c]),
     "three states": lambda x, h, c: (x, (h, c, c)),
     "no tuple": lambda x, h, c: (x, h),
