@@ -3,7 +3,8 @@
 Asking an array for its address from Python takes most of a microsecond, and a step of a small LSTM no more. Both
 layouts are part of the C interfaces (``PyTupleObject``; ``PyArrayObject_fields`` in NumPy's
 ``ndarraytypes.h``: data, nd, dimensions, strides, base, descr), and what is said here is
-compared with what Python says, once, before it is relied on.
+compared with what Python says, once, before it is relied on. So it is with the functions that make objects, which
+NumPy's extensions find in the same way.
 """
 
 from __future__ import annotations

@@ -157,8 +157,11 @@ def boxed(forward):
         results = pair(record, plan, y, pair(record, plan, h_n, c_n))
         if results == 0:
             return 0
-        # all checked only now: a new tuple may set off the collector, and with it code that changes an array
+        # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
+        # one of the new states, which the collector knows of by their tuple.
         right = fits(plan, x, record_at(plan, boxes))
+        right = right and fits(plan, h_n, record_at(plan, boxes + BOX))
+        right = right and fits(plan, c_n, record_at(plan, boxes + 2 * BOX))
         h_0, c_0 = 0, 0
         if with_states:
             h, c = word_at(hx + items), word_at(hx + items + 8)
