@@ -3,12 +3,15 @@
 Asking an array for its address from Python takes most of a microsecond, and a step of a small LSTM no more. Both
 layouts are part of the C interfaces (``PyTupleObject``; ``PyArrayObject_fields`` in NumPy's
 ``ndarraytypes.h``: data, nd, dimensions, strides, base, descr), and what is said here is
-compared with what Python says, once, before it is relied on.
+compared with what Python says, once, before it is relied on. So it is with the functions that make objects, which
+NumPy's extensions find in the same way.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
+import sysconfig
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,8 @@ import numpy as np
 HEAD = object.__basicsize__
 TYPE = HEAD - 8  # the last word of every object's head
 DATA, NDIM, SIZES, STRIDES, DTYPE = HEAD, HEAD + 8, HEAD + 16, HEAD + 24, HEAD + 40
-ITEMS = tuple.__basicsize__  # the head of a tuple without its items
+COUNT, ITEMS = HEAD, tuple.__basicsize__  # of a tuple: the last word of its head, and its items
+NUMPY_ABI, ARRAY_TYPE, NEW_FROM_DESCR = 0x2000000, 2, 94  # NumPy's version 2, and places in its table of functions
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ABSENT = object()  # stands for states that are not given; None in a pair of states is a mistake of the caller's
@@ -35,6 +39,7 @@ def _as_expected() -> bool:
     return (
         ctypes.sizeof(ctypes.c_void_p) == 8
         and (_word(id(pair) + ITEMS), _word(id(pair) + ITEMS + 8)) == (at, id(None))
+        and _word(id(pair) + COUNT) == len(pair)
         and _word(at + TYPE) == id(np.ndarray)
         and _word(at + DATA) == array.ctypes.data
         and _word(at + NDIM) & 0xFFFFFFFF == array.ndim
@@ -48,6 +53,41 @@ try:
     readable = _as_expected()
 except Exception:  # another Python: everything works without, a little slower
     readable = False
+
+
+def _functions() -> tuple[int, int, int, int]:
+    """Addresses of the functions that make and keep objects, once they were seen to do so.
+
+    They are PyArray_NewFromDescr, PyTuple_New, Py_IncRef and Py_DecRef. Without a GIL
+    no machine code may hold it, and there are none to be had.
+    """
+    if not readable or sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise NotImplementedError
+    from numpy._core import _multiarray_umath  # type: ignore[attr-defined]  # whence every extension has it
+
+    word, pointer = ctypes.c_int64, ctypes.c_void_p
+    capsule = ctypes.PYFUNCTYPE(pointer, ctypes.py_object, pointer)(("PyCapsule_GetPointer", ctypes.pythonapi))
+    table = capsule(_multiarray_umath._ARRAY_API, None)
+    if ctypes.PYFUNCTYPE(ctypes.c_uint)(_word(table))() != NUMPY_ABI or _word(table + 8 * ARRAY_TYPE) != id(np.ndarray):
+        raise NotImplementedError
+    new_array = _word(table + 8 * NEW_FROM_DESCR)
+    names = ("PyTuple_New", "Py_IncRef", "Py_DecRef")
+    new_tuple, keep, drop = (int(ctypes.cast(ctypes.pythonapi[name], pointer).value or 0) for name in names)
+    ctypes.PYFUNCTYPE(None, ctypes.py_object)(keep)(float32 := np.dtype(np.float32))  # which the array takes over
+    make = ctypes.PYFUNCTYPE(
+        ctypes.py_object, pointer, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int, pointer
+    )(new_array)
+    sizes = (word * 2)(3, 5)
+    array = make(id(np.ndarray), id(float32), 2, ctypes.addressof(sizes), None, None, 0, None)
+    if type(array) is not np.ndarray or array.dtype is not float32 or array.shape != (3, 5) or not array.flags.carray:
+        raise NotImplementedError
+    return new_array, new_tuple, keep, drop
+
+
+try:
+    functions: tuple[int, int, int, int] | None = _functions()
+except Exception:  # what machine code does with them, Python then does
+    functions = None
 
 
 def address(array: Array) -> int:

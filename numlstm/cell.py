@@ -119,6 +119,16 @@ class LSTMCell(Module):
             The input is a packed sequence.
         """
         panels = self._panels
+        kept = panels.memo
+        if kept is not None:
+            routes = kept.routes[False]
+            latest = routes.get(None)
+            results = None if latest is None else latest(input, hx, panels.data)
+            if results is None:
+                results = kept.take(routes, input, hx, panels.data)
+            if results is not None:
+                states: tuple[Array, Array] = results[1]
+                return states
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype:
             array = input
@@ -134,6 +144,7 @@ class LSTMCell(Module):
             hx = checks.cell_states(call, hx, dtype)
         output, h_1, c_1 = empty(call.hidden, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
         axes = (None, None) if call.unbatched else (None,)  # one step, and a batch of one
-        states = None if hx is None else (hx[0][axes], hx[1][axes])
-        engine.forward(panels, array[axes], states, output[axes], h_1[axes], c_1[axes])
+        given = None if hx is None else (hx[0][axes], hx[1][axes])
+        engine.forward(panels, array[axes], given, output[axes], h_1[axes], c_1[axes])
+        engine.add_route(panels, array.shape, call.hidden, call.hidden, call.cell, batch_first=False, step=True)
         return h_1, c_1

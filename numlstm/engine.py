@@ -7,23 +7,26 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy import empty
+from numpy import empty, ndarray
 
 from . import boxes
 from . import plan as planning
 from .boxes import ABSENT, address
 from .kernels import store
-from .kernels.abi import Cell, Header, Share, Way
-from .panels import Array, Panels, aligned_empty
+from .kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
+from .panels import LINE, Array, Panels, aligned_empty
 from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_team
 from .threads import Crew, get_num_threads
 
+QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
+STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
 Arrays = tuple[Array, Array | None, Array | None, Array, Array, Array, Array]
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
-Take = Callable[[Panels, Any, Any, Any], tuple[Array, States] | None]
+Take = Callable[[Any, Any, Array], tuple[Array, States] | None]
+Routes = dict[Shape | None, Take | None]
 
 
 class Workspace:
@@ -71,8 +74,9 @@ class Memory:
         self.plans = Plans()
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
-        self.run, self.call = kernel.forward, kernel.call
-        self.routes: tuple[dict[Shape, Take | None], dict[Shape, Take | None]] = self.plans.routes
+        self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
+        # by the shape of the input; the latest that was of use is under None too
+        self.routes: tuple[Routes, Routes] = self.plans.routes
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -87,8 +91,27 @@ class Memory:
         return workspace
 
     def adopt(self, workspace: Workspace, plan: Plan) -> None:
-        """Make a workspace ready for another plan; let go of idle ones that are large, for they may stay idle."""
+        """Make a workspace ready for another plan."""
+        for routes in self.routes:  # so that the next short call comes by ``take``
+            routes.pop(None, None)
         workspace.adopt(plan)
+        self.let_go()
+
+    def take(self, routes: Routes, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+        """What the short way for this input's shape gives, where the latest one gave nothing."""
+        if type(input) is not ndarray:
+            return None
+        route = routes.get(input.shape)
+        if route is None or route is routes.get(None):
+            return None
+        results = route(input, hx, data)
+        if results is not None:
+            routes[None] = route
+            self.let_go()
+        return results
+
+    def let_go(self) -> None:
+        """Give up idle workspaces that are large, for they may stay idle."""
         small = []
         while self.idle:
             try:
@@ -198,8 +221,8 @@ def _task(kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, 
     return task
 
 
-def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shape) -> Take:
-    """A call whose shapes were seen before: the kernel checks the arrays where they lie.
+def short_way(kept: Memory, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape) -> Take:
+    """A call whose shapes were seen before: machine code checks the arrays where they lie.
 
     Parameters
     ----------
@@ -207,18 +230,29 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
         Of the model.
     plan : Plan
         As `plan.checked` makes it.
-    output, hidden, cell : tuple of int
-        Shapes of the results.
+    work : int
+        Multiply-adds of the call, about.
+    input, output, hidden, cell : tuple of int
+        Shapes of the input and of the results.
 
     Returns
     -------
     callable
-        ``take(panels, x, h_0, c_0)``, the states both ABSENT for zeros: the results, or None where an
-        array is not of the kind that this way is for. A closure, since attributes take time here.
+        ``take(input, hx, panels.data)``: the results, or None where an argument is not of the kind that this
+        way is for.
     """
+    if boxes.functions is not None and boxes.DATA == SELF_DATA and work <= QUICK_WORK:
+        return quick_way(kept, plan, (output, hidden, cell))
     call, idle, dtype = kept.call, kept.idle, kept.dtype
 
-    def take(panels: Panels, x: Any, h_0: Any, c_0: Any) -> tuple[Array, States] | None:
+    def take(x: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+        if type(x) is not ndarray or x.shape != input:
+            return None
+        h_0 = c_0 = ABSENT
+        if hx is not None:
+            if type(hx) is not tuple or len(hx) != 2:
+                return None
+            h_0, c_0 = hx
         y, h_n, c_n = empty(output, dtype), empty(hidden, dtype), empty(cell, dtype)
         try:
             workspace = idle.pop()
@@ -226,7 +260,7 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
             workspace = Workspace(dtype)
         if workspace.plan is not plan:
             kept.adopt(workspace, plan)
-        arrays = (x, h_0, c_0, y, h_n, c_n, panels.data)
+        arrays = (x, h_0, c_0, y, h_n, c_n, data)
         refused = call(workspace.address, id(arrays))
         idle.append(workspace)
         return None if refused else (y, (h_n, c_n))
@@ -234,14 +268,45 @@ def short_way(kept: Memory, plan: Plan, output: Shape, hidden: Shape, cell: Shap
     return take
 
 
-def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool) -> None:
-    """Remember the short way for a call of these shapes, as the user sees them: unbatched ones are 2-D."""
+def quick_way(kept: Memory, plan: Plan, results: tuple[Shape, Shape, Shape]) -> Take:
+    """The same as a built-in function that is all machine code, for calls of microseconds: it holds the GIL.
+
+    What a workspace has is here in the one array that the function is bound to.
+    """
+    size = kept.dtype.itemsize
+    slots = np.zeros(Quick.LENGTH + plan.slots.size, np.int64)
+    assert boxes.functions is not None
+    slots[Quick.NONE], slots[Quick.TUPLE], slots[Quick.COUNT_AT] = id(None), id(tuple), boxes.COUNT
+    slots[Quick.NEW_ARRAY : Quick.DROP + 1] = boxes.functions
+    for n, shape in enumerate(results):
+        box = slots[Quick.RESULTS + n * Box.LENGTH :]
+        box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
+    slots[Quick.LENGTH :] = plan.slots
+    ends = [-(-slots.nbytes // LINE) * LINE]
+    for count in (plan.below, plan.gates, plan.hidden):
+        ends.append(ends[-1] + -(-count * size // LINE) * LINE)
+    record = aligned_empty(ends[-1] // 8, slots.dtype)
+    record[: slots.size] = slots
+    header = record[Quick.LENGTH :]
+    header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = address(record) + np.array(ends[:3])
+    quick: Take = kept.quick(record)
+    return quick
+
+
+def add_route(
+    panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool, step: bool = False
+) -> None:
+    """Remember the short way for a call of these shapes, as the user sees them: unbatched ones have an axis less.
+
+    With ``step``, the input is a step of a sequence, not a sequence.
+    """
     kept = memory(panels)
     routes = kept.routes[batch_first]
     if input in routes or not boxes.readable or 0 in input:
         return
     size = panels.dtype.itemsize
-    (shape, strides), (_, output_strides) = (_step_row(s, batch_first, size) for s in (input, output))
+    steps = (1,) if step else ()
+    (shape, strides), (_, output_strides) = (_step_row((*steps, *s), batch_first, size) for s in (input, output))
     key = (shape, strides, output_strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     if len(routes) >= PLANS_KEPT:
@@ -249,7 +314,9 @@ def add_route(panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: 
     if plan.long:  # a call whose cost is not in its beginning, and which threads may share
         routes[input] = None
         return
-    routes[input] = short_way(kept, checked(plan, panels.dtype, (input, hidden, cell)), output, hidden, cell)
+    of_a_step = panels.data.size + STEP_WORK * panels.config.num_layers * panels.config.num_directions
+    plan = checked(plan, panels.dtype, (input, hidden, cell))
+    routes[input] = short_way(kept, plan, shape[0] * shape[1] * of_a_step, input, output, hidden, cell)
 
 
 def _step_row(shape: Shape, batch_first: bool, size: int) -> tuple[Shape, Shape]:

@@ -11,7 +11,6 @@ from numpy import empty, ndarray
 from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
-from numlstm.boxes import ABSENT
 from numlstm.config import Config
 from numlstm.module import Module, changing
 
@@ -261,17 +260,14 @@ class LSTM(Module):
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
         config = self._config
         kept = panels.memo
-        if kept is not None and out is None and lengths is None and type(input) is ndarray:
-            take = kept.routes[config.batch_first].get(input.shape)
-            if take is not None and not (config.dropout and self.training):
-                results: Result | None = None
-                if hx is None:
-                    results = take(panels, input, ABSENT, ABSENT)
-                elif type(hx) is tuple and len(hx) == 2:
-                    h_0, c_0 = hx
-                    results = take(panels, input, h_0, c_0)
-                if results is not None:
-                    return results
+        if kept is not None and out is None and lengths is None and not (config.dropout and self.training):
+            routes = kept.routes[config.batch_first]
+            latest = routes.get(None)
+            results: Result | None = None if latest is None else latest(input, hx, panels.data)
+            if results is None:
+                results = kept.take(routes, input, hx, panels.data)
+            if results is not None:
+                return results
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import numpy as np
 
 from . import boxes
-from .kernels.abi import LINE, Box, Cell, Header, Share, Way
+from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Share, Way
 from .panels import Array, Panels
 from .split import USUAL, Forced, Split, choose
 from .threads import YIELD
@@ -146,7 +146,7 @@ def make_team(panels: Panels, plan: Plan, key: tuple[Shape, Shape, Shape], limit
     worker = replace(shared, below=0)
     if chosen.way == Way.BLOCKS:
         worker = replace(worker, gates=0, hidden=0)
-    record = Share.CLAIMED + LINE * (chosen.ranges + config.num_layers)
+    record = Share.CLAIMED + LINE_SLOTS * (chosen.ranges + config.num_layers)
     return Team(chosen, shared, worker, record)
 
 

@@ -138,6 +138,7 @@ def resident():
 form, calls = sys.argv[1], int(sys.argv[2])
 lstm = numlstm.LSTM(3, 8, num_layers=2, seed=0).eval()
 x = np.zeros((2, 1, 3), np.float16 if form == "converted" else np.float32)
+cell = numlstm.LSTMCell(3, 8, seed=0)
 output, (h_n, c_n) = lstm(x)
 leak = []
 call = {
@@ -145,6 +146,8 @@ call = {
     "converted": lambda: lstm(x),
     "out": lambda: lstm.forward(x, out=(output, h_n, c_n)),
     "states": lambda: lstm(x, (h_n, c_n)),
+    "refused": lambda: lstm(x, [h_n, c_n]),
+    "cell": lambda: cell(x[0], (h_n[0], c_n[0])),
     "leak": lambda: leak.append(lstm(x)),
 }[form]
 for _ in range(2000):
@@ -164,7 +167,7 @@ def growth(form):
     return int(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
 
 
-@pytest.mark.parametrize("form", ["results", "out", "converted", "states"])
+@pytest.mark.parametrize("form", ["results", "out", "converted", "states", "refused", "cell"])
 def test_a_hundred_thousand_calls_leave_nothing_behind(form):
     assert growth(form) < MB
 

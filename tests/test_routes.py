@@ -4,6 +4,13 @@ The kernel reads the array objects themselves, so whatever could mislead it is t
 what the long way gives, or its error.
 """
 
+import ctypes
+import gc
+import sys
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from judge import same_bits
@@ -12,10 +19,12 @@ import numlstm
 from numlstm import boxes, engine
 
 
-@pytest.fixture
-def taken(monkeypatch):
-    """Count the calls that the short way served (True) and refused (False)."""
+@pytest.fixture(params=["built-in", "ctypes"])
+def taken(monkeypatch, request):
+    """Count the calls that the short way served (True) and refused (False), for both kinds of it."""
     counted = []
+    if request.param == "ctypes":
+        monkeypatch.setattr(engine, "QUICK_WORK", -1)
     short_way = engine.short_way
 
     def counting(*arguments):
@@ -286,3 +295,325 @@ def test_none_as_a_state_is_refused_however_often(taken):
         with pytest.raises(TypeError):
             lstm(x, (None, None))
         lstm(x)
+
+
+def way(lstm, x):
+    """The short way that calls of this shape take, once they may."""
+    lstm(x), lstm(x)
+    return lstm._panels.memo.routes[lstm.batch_first][x.shape]
+
+
+def test_only_short_calls_hold_the_gil():
+    """What takes more than some microseconds goes through ctypes, which drops it (tests/test_bits.py)."""
+    assert isinstance(way(numlstm.LSTM(6, 4, 2), np.ones((5, 1, 6), np.float32)), types.BuiltinFunctionType)
+    assert isinstance(way(numlstm.LSTM(128, 128), np.ones((1, 1, 128), np.float32)), types.BuiltinFunctionType)
+    assert isinstance(way(numlstm.LSTM(128, 256), np.ones((1, 1, 128), np.float32)), types.FunctionType)
+    assert isinstance(way(numlstm.LSTM(1, 1), np.ones((1000, 1, 1), np.float32)), types.FunctionType)
+    assert isinstance(way(numlstm.LSTM(1, 1), np.ones((1, 1000, 1), np.float32)), types.FunctionType)
+
+
+@pytest.mark.parametrize("missing", ["functions", "SELF_DATA"])
+def test_without_the_functions_of_python_ctypes_serves(monkeypatch, missing):
+    """On a Python without a GIL, or one that keeps objects otherwise."""
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 1, 6), np.float32)
+    want = lstm(x), lstm(x, lstm(x)[1])
+    with monkeypatch.context() as patch:
+        if missing == "functions":
+            patch.setattr(boxes, "functions", None)
+        else:
+            patch.setattr(engine, "SELF_DATA", 24)
+        lstm = numlstm.LSTM(6, 4, 2, seed=0)
+        assert isinstance(way(lstm, x), types.FunctionType)
+        assert equal(lstm(x), want[0]) and equal(lstm(x, lstm(x)[1]), want[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("NUMPY_ABI", 0x3000000), ("ARRAY_TYPE", 3), ("readable", False), ("HEAD", None)]
+)
+def test_functions_of_another_numpy_are_not_called(monkeypatch, name, wrong):
+    assert boxes.functions == boxes._functions()
+    if name == "HEAD":
+        monkeypatch.setattr(boxes.sysconfig, "get_config_var", lambda name: name == "Py_GIL_DISABLED")
+    else:
+        monkeypatch.setattr(boxes, name, wrong)
+    with pytest.raises(NotImplementedError):
+        boxes._functions()
+
+
+def test_results_are_fresh_arrays_of_their_own():
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    _, hx = lstm(x)
+    route = way(lstm, x)
+    seen = [x, *hx]
+    for _ in range(20):
+        results = route(x, hx, lstm._panels.data)
+        python = (np.empty(1), (np.empty(1), np.empty(1)))
+        got, want = ([sys.getrefcount(one) for one in (r, r[0], r[1], *r[1])] for r in (results, python))
+        assert got == want
+        output, states = results
+        assert type(results) is type(states) is tuple and len(results) == len(states) == 2
+        for array in (output, *states):
+            assert type(array) is np.ndarray and array.dtype is np.dtype(np.float32) and array.base is None
+            assert array.flags.owndata and array.flags.carray
+            assert not any(np.shares_memory(array, other) for other in seen)
+            seen.append(array)
+
+
+class Pair(tuple):
+    """A tuple of another type: it might look into itself in other ways than tuples do."""
+
+
+REFUSED = {
+    "served": lambda x, h, c: (x, (h, c)),
+    "served without states": lambda x, h, c: (x, None),
+    "another shape": lambda x, h, c: (x[:1], (h, c)),
+    "another tuple": lambda x, h, c: (x, Pair((h, c))),
+    "a list": lambda x, h, c: (x, [h, c]),
+    "three states": lambda x, h, c: (x, (h, c, c)),
+    "no tuple": lambda x, h, c: (x, h),
+    "None as a state": lambda x, h, c: (x, (None, c)),
+    "the other state": lambda x, h, c: (x, (h, None)),
+    "another dtype": lambda x, h, c: (x, (h, c.astype(np.float64))),
+    "no array": lambda x, h, c: (3, (h, c)),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_every_reference_that_is_taken_is_given_back(case):
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    _, (h, c) = lstm(x)
+    route, data = way(lstm, x), lstm._panels.data
+    arguments = REFUSED[case](x, h, c)
+    held = [x, h, c, arguments, arguments[1], data, np.dtype(np.float32), route, None, tuple, np.ndarray]
+
+    def counts():
+        return [sys.getrefcount(one) for one in held]
+
+    def many():
+        for _ in range(1000):
+            result = route(*arguments, data)
+        return result is None
+
+    assert many() != case.startswith("served")
+    before, blocks = counts(), sys.getallocatedblocks()
+    many()
+    after = counts()
+    assert all(abs(a - b) < 100 for a, b in zip(after, before, strict=True)), (before, after)
+    assert sys.getallocatedblocks() - blocks < 100
+
+
+def test_the_count_of_arguments_is_checked():
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    route = way(lstm, x)
+    assert route() is route(x) is route(x, None) is route(x, None, lstm._panels.data, None) is None
+    with pytest.raises(TypeError):
+        route(x, hx=None)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_no_memory_for_the_results_is_an_error(monkeypatch, place):
+    """The function that makes arrays, or tuples, is replaced by one that sets the error and gives nothing."""
+    functions = list(boxes.functions)
+    functions[place] = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    want = lstm(x)
+    with monkeypatch.context() as patch:
+        patch.setattr(boxes, "functions", tuple(functions))
+        lstm = numlstm.LSTM(6, 4, 2, seed=0)
+        lstm(x)
+        gc.collect()
+        blocks = sys.getallocatedblocks()
+        for _ in range(1000):
+            with pytest.raises(MemoryError):
+                lstm(x)
+        gc.collect()
+        assert sys.getallocatedblocks() - blocks < 500
+    assert equal(numlstm.LSTM(6, 4, 2, seed=0)(x), want)
+
+
+class Collected:
+    """Garbage that only the collector finds; when it does, code runs in the midst of whatever it was called from."""
+
+    def __init__(self, act):
+        self.act, self.itself = act, self
+
+    def __del__(self):
+        self.act()
+
+
+def in_the_midst(act, call, calls=3000):
+    """Results of many calls during which the collector runs ``act`` again and again; ``act`` must have run."""
+    ran = []
+
+    def acted():
+        ran.append(None)
+        act()
+
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.set_threshold(1)
+    try:
+        results = []
+        for _ in range(calls):  # results are kept, so that Python has no old tuples to give out again
+            Collected(acted)
+            results.append(call())
+    finally:
+        gc.set_threshold(*thresholds)
+    assert ran
+    return results
+
+
+def test_a_call_from_the_midst_of_a_call():
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    rng = np.random.default_rng(0)
+    x, other = rng.standard_normal((2, 5, 3, 6)).astype(np.float32)
+    want, want_other = lstm(x), lstm(other)
+    route, data = way(lstm, x), lstm._panels.data
+    inner = []
+    results = in_the_midst(lambda: inner.append(route(other, None, data)), lambda: route(x, None, data))
+    assert all(equal(got, want) for got in results)
+    assert all(equal(got, want_other) for got in inner)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the collector waits there until the call has ended")
+def test_an_array_that_changes_in_the_midst_of_a_call_is_noticed():
+    """The collector runs while the results are made: what was found right before may be wrong after."""
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.random.default_rng(0).standard_normal((5, 3, 6)).astype(np.float32)
+    want = lstm(x)
+    route, data = way(lstm, x), lstm._panels.data
+    changed = [False]
+
+    def change():
+        x.shape = (90, 1, 1)
+        changed[0] = True
+
+    def call():
+        x.shape = (5, 3, 6)
+        changed[0] = False
+        before = changed[0]
+        got = route(x, None, data)
+        after = changed[0]
+        return before, after, got
+
+    results = in_the_midst(change, call)
+    noticed = [got is None for before, after, got in results if after and not before]
+    assert noticed and all(noticed)
+    assert all(equal(got, want) for before, after, got in results if not after)
+
+
+@pytest.mark.parametrize("which", ["x", "h_0", "c_0", "h_n", "c_n"])
+def test_what_is_changed_while_the_last_tuple_is_made_is_noticed(monkeypatch, which):
+    """The function that makes tuples is one of Python's: the second time it knows all arrays but the output."""
+    made, arrays = [], {}
+
+    @ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_ssize_t)
+    def new_tuple(count):
+        if made:
+            arrays["h_n"], arrays["c_n"] = made.pop()
+            if "x" in arrays:
+                arrays[which].shape = arrays[which].shape[::-1]
+            return tuple([None] * count)
+        made.append(tuple([None] * count))
+        return made[0]
+
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    want = lstm(x, lstm(x)[1])
+    functions = list(boxes.functions)
+    functions[1] = ctypes.cast(new_tuple, ctypes.c_void_p).value
+    monkeypatch.setattr(boxes, "functions", tuple(functions))
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    _, hx = lstm(x)
+    (route,) = lstm._panels.memo.routes[False].values()
+    assert equal(route(x, hx, lstm._panels.data), want)
+    arrays.update(x=x, h_0=hx[0], c_0=hx[1])
+    assert route(x, hx, lstm._panels.data) is None
+
+
+def test_threads_share_a_way():
+    lstm = numlstm.LSTM(6, 4, 2, bidirectional=True, proj_size=2, seed=0)
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((4, 5, 3, 6)).astype(np.float32)
+    wants = [lstm(x) for x in inputs]
+    assert isinstance(way(lstm, inputs[0]), types.BuiltinFunctionType)
+    ready = threading.Barrier(len(inputs))
+
+    def many(n):
+        ready.wait()
+        return all(equal(lstm(inputs[n]), wants[n]) for _ in range(5000))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(len(inputs)) as pool:
+            assert all(pool.map(many, range(len(inputs))))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_way_outlives_its_lstm():
+    lstm = numlstm.LSTM(6, 4, 2, seed=0)
+    x = np.ones((5, 3, 6), np.float32)
+    want = lstm(x)
+    route, data = way(lstm, x), lstm._panels.data
+    del lstm
+    gc.collect()
+    assert equal(route(x, None, data), want)
+
+
+def test_shapes_in_turn_are_each_served(taken):
+    lstm = numlstm.LSTM(5, 6, seed=0)
+    inputs = [np.ones(shape, np.float32) for shape in ((2, 3, 5), (4, 3, 5), (4, 5))]
+    wants = [long_way(lstm, x) for x in inputs]
+    for _ in range(3):
+        for x, want in zip(inputs, wants, strict=True):
+            assert equal(lstm(x), want)
+    taken.clear()
+    for x, want in zip(inputs, wants, strict=True):
+        assert equal(lstm(x), want) and equal(lstm(x), want)
+    assert taken.count(True) == 6 and taken.count(False) <= 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (5,)])
+@pytest.mark.parametrize("with_states", [False, True])
+def test_a_cell_takes_the_short_way_too(taken, dtype, shape, with_states):
+    cell = numlstm.LSTMCell(5, 6, dtype=dtype, seed=0)
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape).astype(dtype)
+    hx = tuple(rng.standard_normal((2, *shape[:-1], 6)).astype(dtype)) if with_states else None
+    want = cell(x, hx)
+    assert taken == []
+    for _ in range(2):
+        h, c = cell(x, hx)
+        assert same_bits(h, want[0]) and same_bits(c, want[1]) and h.shape == c.shape == (*shape[:-1], 6)
+    assert taken == [True, True]
+    cell.bias_ih = rng.standard_normal(24)
+    changed, taken[:] = cell(x, hx), []
+    assert not same_bits(changed[0], want[0])
+    fresh = numlstm.LSTMCell(5, 6, dtype=dtype)
+    fresh.load_state_dict(cell.state_dict())
+    assert same_bits(changed[0], fresh(x, hx)[0]) and taken == []
+
+
+def test_a_cell_refuses_on_the_short_way_what_it_refuses_on_the_long_one(taken):
+    cell = numlstm.LSTMCell(5, 6, seed=0)
+    x = np.ones((3, 5), np.float32)
+    h, c = cell(x)
+    for hx in ((h,), (h, None), (None, c), (h[:2], c), (h, c[0]), (h, c[:, :3]), (h, c.astype(complex)), h[0], 3):
+        cell(x)
+        with pytest.raises(Exception) as short:
+            cell(x, hx)
+        with pytest.raises(type(short.value)) as long:
+            numlstm.LSTMCell(5, 6, seed=0)(x, hx)
+        assert str(short.value) == str(long.value)
+    taken.clear()
+    for other in (x.astype(np.float64), np.asfortranarray(x), x[::-1], x.astype(">f4")):
+        assert same_bits(cell(other, [h, c])[0], cell(x, (h, c))[0])
+    assert taken.count(True) == 4

@@ -209,3 +209,34 @@ def test_a_child_forked_while_kernels_are_built_is_not_stuck(tmp_path):
         [sys.executable, "-c", FORK], env=environment, capture_output=True, text=True, timeout=300, check=True
     )
     assert "CHILD 7" in done.stdout
+
+
+LATE = """
+import gc, numpy, numlstm
+from numlstm.kernels import store
+class Late:
+    def __init__(self, call, x, data):
+        self.call, self.x, self.data = call, x, data
+    def __del__(self):
+        print("SUM", self.call(self.x, None, self.data)[0].sum())
+lstm = numlstm.LSTM(2, 3, seed=0)
+x = numpy.ones((2, 1, 2), numpy.float32)
+lstm(x)
+call = lstm._panels.memo.routes[False][x.shape]
+late = Late(call, x, lstm._panels.data)
+kernel = store._loaded.pop("float32")
+del lstm, call, kernel
+gc.collect()
+want = late.call(x, None, late.data)[0].sum()
+print("WANT", want)
+"""
+
+
+def test_a_built_in_function_may_be_called_until_python_has_ended(folder):
+    """Its code stays where it is, whoever has let go of the kernel."""
+    environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    want, got = done.stdout.split()[1::2]
+    assert want == got

@@ -7,7 +7,8 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 
 from enum import IntEnum, auto
 
-FORWARD, CALL = "numlstm_forward", "numlstm_call"  # the entries of a kernel object
+FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
+SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
 class _Slots(IntEnum):
@@ -89,7 +90,7 @@ class Way(IntEnum):
     BLOCKS = 4  # hidden blocks of a step
 
 
-LINE = 8  # int64 of a cache line
+LINE_SLOTS = 8  # int64 of a cache line
 
 
 class Share(IntEnum):
@@ -99,8 +100,8 @@ class Share(IntEnum):
     """
 
     DONE = 0  # tickets done
-    LEAVE = LINE  # not 0: workers are to leave
-    CLAIMED = 2 * LINE  # tickets claimed in the first range; every further range stands a line behind
+    LEAVE = LINE_SLOTS  # not 0: workers are to leave
+    CLAIMED = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
 
 
 class Box(_Slots):
@@ -114,6 +115,20 @@ class Box(_Slots):
     STRIDE_1 = auto()
     STRIDE_2 = auto()
     LENGTH = auto()
+
+
+class Quick(_Slots):
+    """What ``quick`` needs besides a plan, which follows it: how objects are told apart and made."""
+
+    NONE = auto()  # address of None
+    TUPLE = auto()  # address of the type of tuples
+    COUNT_AT = auto()  # where a tuple keeps its length
+    NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, PyTuple_New, Py_IncRef, Py_DecRef
+    NEW_TUPLE = auto()
+    KEEP = auto()
+    DROP = auto()
+    RESULTS = auto()  # the first of three ``Box`` records: sizes of output, h_n and c_n
+    LENGTH = RESULTS + 3 * Box.LENGTH
 
 
 class Cell(_Slots):

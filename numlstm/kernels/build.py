@@ -2,8 +2,9 @@
 
 Numba types and lowers the kernels; from there LLVM is driven here, so that the
 result depends on the level asked for and not on the machine that builds. The object's entries
-are ``void numlstm_forward(int64_t *plan)`` and ``int64_t numlstm_call(int64_t *plan, int64_t boxes)``, and it
-needs nothing undefined.
+are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan, int64_t boxes)`` and
+``PyObject *numlstm_quick(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``, and it needs nothing
+undefined: what ``numlstm_quick`` calls of Python and NumPy it is told the addresses of.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import CALL, FORWARD
+from .abi import CALL, FORWARD, QUICK
 from .call import boxed
 from .layer import forward_kernel
 from .levels import Level
@@ -82,9 +83,10 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
-    module = bare_module({FORWARD: forward, CALL: boxed(forward)})
+    call, quick = boxed(forward)
+    module = bare_module({FORWARD: forward, CALL: call, QUICK: quick})
     machine = target_machine(level)
-    optimise(module, machine, (FORWARD, CALL))
+    optimise(module, machine, (FORWARD, CALL, QUICK))
     undefined = sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm."))
     if undefined:
         raise RuntimeError(f"the kernel for {level.name} refers to {undefined}, which nothing here provides")

@@ -1,24 +1,67 @@
-"""The entry for Python: arrays are taken from a tuple, checked where they lie, and their plan is run.
+"""The entries for Python: arrays are taken as objects, checked where they lie, and their plan is run.
 
-``boxes`` is the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels); h_0 and c_0 may both be absent. The
-plan says where objects keep their parts and, if ``CHECKED``, what the first three must be. Nothing is
-written before all is found right; the result is 0, or the number of the first array
-that is not what the plan is for.
+For ``call``, ``boxes`` is the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels); h_0 and c_0 may both
+be absent. The plan says where objects keep their parts and, if ``CHECKED``, what the first three must be. Nothing is
+written before all is found right; the result is 0, or the number of the first array that is not what the plan is for.
+
+``quick`` is what Python calls a built-in function (``METH_FASTCALL``), of input, hx and panels, bound to an array of
+``Quick`` slots and a plan. Its result is (output, (h_n, c_n)), which it makes itself, or None where an
+argument is not what the plan is for. It holds the GIL throughout: from the last look at the arrays to the end nothing
+of Python runs, neither another thread nor the collector, so that the plan has one user at a time.
 """
 
+from llvmlite import ir
 from numba import types
 
-from .abi import Box, Header
+from .abi import SELF_DATA, Box, Header, Quick
 from .compiler import inline, standalone
-from .simd import PLAN, get, put, record_at, word_at
+from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
 BOX = int(Box.LENGTH)
+QUICK = int(Quick.LENGTH)
+INT32 = ir.IntType(32)
+
+
+@instruction(PLAN, types.int64)
+def slots_at(builder, address):
+    """The slots at an address."""
+    return builder.inttoptr(address, INT64.as_pointer())
+
+
+@instruction(types.void, types.int64, types.int64)
+def set_word(builder, address, value):
+    """Write the 64-bit word at an address."""
+    builder.store(value, builder.inttoptr(address, INT64.as_pointer()))
+
+
+@instruction(types.int64, PLAN, types.int64)
+def address_of(builder, plan, slot):
+    """The address of ``plan[slot]``."""
+    return builder.ptrtoint(builder.gep(plan, [slot]), INT64)
+
+
+def _function(builder, address, *kinds):
+    return builder.inttoptr(address, ir.FunctionType(INT64, kinds).as_pointer())
+
+
+@instruction(types.int64, types.int64, types.int64)
+def call_pointer(builder, function, argument):
+    """Call the C function at an address with one word; where it returns nothing, so does this."""
+    return builder.call(_function(builder, function, INT64), [argument])
+
+
+@instruction(types.int64, types.int64, types.int64, types.int64, types.int64, types.int64)
+def new_array(builder, function, kind, dtype, ndim, sizes):
+    """A new C-contiguous array, by ``PyArray_NewFromDescr``, which takes over a reference to the dtype."""
+    null, none = INT64(0), INT32(0)
+    function = _function(builder, function, INT64, INT64, INT32, INT64, INT64, INT64, INT32, INT64)
+    return builder.call(function, [kind, dtype, builder.trunc(ndim, INT32), sizes, null, null, none, null])
 
 
 def boxed(forward):
-    """``call(plan, boxes)`` for a kernel."""
+    """``call(plan, boxes)`` and ``quick(self, arguments, count)`` for a kernel."""
 
     @inline
     def fits(plan, box, want):
@@ -60,6 +103,86 @@ def boxed(forward):
         forward(plan)
         return 0
 
-    kernel = standalone(call)
-    kernel.compile(types.int64(PLAN, types.int64))
-    return kernel
+    @inline
+    def refused(record):
+        """A new reference to None: the call must go another way."""
+        none = get(record, Quick.NONE)
+        call_pointer(get(record, Quick.KEEP), none)
+        return none
+
+    @inline
+    def result(record, plan, n):
+        """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
+        want, dtype = record_at(record, Quick.RESULTS + n * BOX), get(plan, Header.DTYPE)
+        call_pointer(get(record, Quick.KEEP), dtype)
+        sizes, ndim = address_of(want, Box.SIZE_0), get(want, Box.NDIM)
+        return new_array(get(record, Quick.NEW_ARRAY), get(plan, Header.TYPE), dtype, ndim, sizes)
+
+    @inline
+    def pair(record, plan, first, second):
+        """The tuple of two new objects, which it takes over; 0 and Python's error, where one is 0 too."""
+        made = 0
+        if first != 0 and second != 0:
+            made = call_pointer(get(record, Quick.NEW_TUPLE), 2)
+        if made == 0:
+            call_pointer(get(record, Quick.DROP), first)
+            call_pointer(get(record, Quick.DROP), second)
+            return 0
+        items = made + get(plan, Header.ITEMS_AT)
+        set_word(items, first)
+        set_word(items + 8, second)
+        return made
+
+    def quick(self, arguments, count):
+        record = slots_at(word_at(self + SELF_DATA))
+        plan = record_at(record, QUICK)
+        if count != 3:
+            return refused(record)
+        x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
+        boxes, items, data = get(plan, Header.BOXES), get(plan, Header.ITEMS_AT), get(plan, Header.DATA_AT)
+        if not fits(plan, x, record_at(plan, boxes)):
+            return refused(record)
+        with_states = hx != get(record, Quick.NONE)
+        if with_states:
+            if word_at(hx + get(plan, Header.TYPE_AT)) != get(record, Quick.TUPLE):
+                return refused(record)
+            if word_at(hx + get(record, Quick.COUNT_AT)) != 2:
+                return refused(record)
+        y = result(record, plan, 0)
+        h_n, c_n = 0, 0
+        if y != 0:
+            h_n = result(record, plan, 1)
+        if h_n != 0:
+            c_n = result(record, plan, 2)
+        results = pair(record, plan, y, pair(record, plan, h_n, c_n))
+        if results == 0:
+            return 0
+        # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
+        # one of the new states, which the collector knows of by their tuple.
+        right = fits(plan, x, record_at(plan, boxes))
+        right = right and fits(plan, h_n, record_at(plan, boxes + BOX))
+        right = right and fits(plan, c_n, record_at(plan, boxes + 2 * BOX))
+        h_0, c_0 = 0, 0
+        if with_states:
+            h, c = word_at(hx + items), word_at(hx + items + 8)
+            right = right and fits(plan, h, record_at(plan, boxes + BOX))
+            right = right and fits(plan, c, record_at(plan, boxes + 2 * BOX))
+            if right:
+                h_0, c_0 = word_at(h + data), word_at(c + data)
+        if not right:
+            call_pointer(get(record, Quick.DROP), results)
+            return refused(record)
+        put(plan, Header.INPUT, word_at(x + data))
+        put(plan, Header.H_0, h_0)
+        put(plan, Header.C_0, c_0)
+        put(plan, Header.OUTPUT, word_at(y + data))
+        put(plan, Header.H_N, word_at(h_n + data))
+        put(plan, Header.C_N, word_at(c_n + data))
+        put(plan, Header.PANELS, word_at(panels + data))
+        forward(plan)
+        return results
+
+    call, quick = standalone(call), standalone(quick)
+    call.compile(types.int64(PLAN, types.int64))
+    quick.compile(types.int64(types.int64, types.int64, types.int64))
+    return call, quick

@@ -17,7 +17,7 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import LINE, Cell, Header, Share, Way
+from .abi import LINE_SLOTS, Cell, Header, Share, Way
 from .compiler import inline
 from .gates import activations
 from .project import QUAD, hidden_projection, input_projection
@@ -312,7 +312,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
     @inline
     def wave_wait(plan, progress, layer, least):
-        wait(plan, progress + 8 * LINE * layer, least, False)
+        wait(plan, progress + 8 * LINE_SLOTS * layer, least, False)
 
     @named("in_waves")
     def in_waves(plan):
@@ -325,7 +325,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         phase, end, layers = 0, get(plan, Header.ROWS_TO), get(plan, Header.CELLS_TO)
         steps, of_a_chunk = get(plan, Header.STEPS_TO), get(plan, Header.CHUNK)
         chunks = (steps + of_a_chunk - 1) // of_a_chunk
-        progress = shared(plan, Share.CLAIMED + LINE * get(plan, Header.RANGES))
+        progress = shared(plan, Share.CLAIMED + LINE_SLOTS * get(plan, Header.RANGES))
         for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
             before = phase * chunks  # of the groups before
@@ -348,7 +348,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 tally(plan, Header.WAVES)
                 run_alone(plan, cell_at(plan, layer), first, rows,
                           chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
-                publish(progress + 8 * LINE * layer, before + chunk + 1)
+                publish(progress + 8 * LINE_SLOTS * layer, before + chunk + 1)
                 part = more(plan, phase)
             phase = joined(plan, phase)
 

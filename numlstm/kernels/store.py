@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from ..locks import fork_safe
-from .abi import CALL, FORWARD
+from .abi import CALL, FORWARD, QUICK
 from .levels import Level, this_machine
 
 Forward = Callable[[int], None]
 Call = Callable[[int, int], int]
+Bind = Callable[[object], Any]
+METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 MAGIC = b"numlstm object 1\n"
 log = logging.getLogger("numlstm")
 _lock = fork_safe(threading.Lock())
@@ -37,11 +40,13 @@ _loaded: dict[str, Kernel] = {}
 class Kernel:
     """A loaded kernel: its C functions, and where it came from.
 
-    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays.
+    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``quick`` takes
+    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it.
     """
 
     forward: Forward
     call: Call
+    quick: Bind
     level: Level
     origin: str
     seconds: float
@@ -174,9 +179,34 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = {name: engine.get_function_address(name) for name in (FORWARD, CALL)}
+    address = {name: engine.get_function_address(name) for name in (FORWARD, CALL, QUICK)}
     if not all(address.values()):
         raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
-    return Kernel(forward, call, level, origin, time.perf_counter() - begun, engine)
+    return Kernel(forward, call, _binder(address[QUICK], engine), level, origin, time.perf_counter() - begun, engine)
+
+
+class _Method(ctypes.Structure):
+    """``PyMethodDef`` of Python's stable interface."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+def _binder(address: int, code: object) -> Bind:
+    """What makes built-in functions of the machine code at an address: they hold the GIL, and cost less than ctypes."""
+    method = _Method(b"numlstm_quick", address, METHOD_FASTCALL, None)
+    kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
+
+    def bind(bound_to: object) -> Any:
+        for needed in (method, code):  # never let go, since a function may be called until Python has ended
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(needed))
+        new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))
+        return new(ctypes.addressof(method), bound_to, None)
+
+    return bind

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .abi import LINE, Header, Share
+from .abi import LINE_SLOTS, Header, Share
 from .compiler import inline
 from .simd import INT64, get, instruction, named, tally
 
@@ -90,7 +90,7 @@ def claim(plan, phase):
         r = (member + n) % ranges
         first = pieces * r // ranges
         size = pieces * (r + 1) // ranges - first
-        counter = shared(plan, Share.CLAIMED + LINE * r)
+        counter = shared(plan, Share.CLAIMED + LINE_SLOTS * r)
         claimed = seen(counter)
         while claimed < (phase + 1) * size:
             before = exchange(counter, claimed, claimed + 1)
