@@ -28,21 +28,27 @@ RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
 
 
 def cell_epilogue(simd):
-    """``finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count)``: c in place and h, for row r and block j of a tile.
+    """``start`` and ``end``: c in place, then h, for row r and block j of a tile.
 
     ``count`` units are left from the tile's first one on; what lies beyond is not touched.
     """
     lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
-    cell_of = activations(simd).cell
+    part = activations(simd)
+    to_c, to_h = part.to_c, part.to_h
 
     @inline
-    def finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
-        c_at, h_at, left = r * c_stride + j * lanes, r * h_stride + j * lanes, count - j * lanes
-        h_new, c_new = cell_of(i, f, g, o, load_part(c, c_at, left))
-        store_part(c, c_at, c_new, left)
-        store_part(h, h_at, h_new, left)
+    def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
+        at, left = r * c_stride + j * lanes, count - j * lanes
+        new, size, denominator = to_c(i, f, g, o, load_part(c, at, left))
+        store_part(c, at, new, left)
+        return new, size, denominator
 
-    return finish
+    @inline
+    def end(parts, r, j, c, c_stride, h, h_stride, count):
+        new, size, denominator = parts
+        store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
+
+    return start, end
 
 
 def by_distance(near, far):
@@ -64,7 +70,7 @@ def by_distance(near, far):
     return dot
 
 
-def recurrent_tile(simd, finish_one, height, blocks):
+def recurrent_tile(simd, epilogue, height, blocks):
     """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
 
     ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
@@ -75,7 +81,8 @@ def recurrent_tile(simd, finish_one, height, blocks):
     zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
     # several rows pass over a panel that is in cache by then; a single row waits for every line of it
     dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot) if height == 1 else by_distance(near, near)
-    finish = tile.each(finish_one, simd.pointer, types.int64, simd.pointer, types.int64, types.int64)
+    first, second = epilogue
+    finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
 
     @named(f"recur_{height}x{blocks}")
     def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
@@ -106,16 +113,16 @@ def forward_kernel(number, lanes, shapes, fused):
     pointer_at, moved = simd.pointer_at, simd.moved
     load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
     width = 4 * lanes
-    finish = cell_epilogue(simd)
+    epilogue = cell_epilogue(simd)
     project_input = input_projection(simd, shapes)
     project_hidden = hidden_projection(simd, shapes)
     height_of = next_size(shapes.rows)
     blocks_of = next_size(shapes.together)
     most = shapes.together[0]
     zeros = simd.splat(0)
-    single = recurrent_tile(simd, finish, 1, 1)
-    tall = {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows if n > 1}
-    wide = {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together if n > 1}
+    single = recurrent_tile(simd, epilogue, 1, 1)
+    tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.rows if n > 1}
+    wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
     tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
 
     @inline
