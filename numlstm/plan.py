@@ -47,6 +47,7 @@ class Settings:
     hoist_steps: int = 0  # steps of a chunk; 0: as many as fit a cache
     far: bool | None = None  # whether panels are too big for the second cache; None: by their size
     tallest: int = 1 << 30  # rows of the tallest tile
+    runs_from: int = 0  # terms from which tiles of rows take turns at a panel; 0: where the first cache cannot hold it
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
     convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
     split: Forced = USUAL  # how threads share a call
@@ -189,6 +190,7 @@ def make_plan(
         Header.ROWS: rows,
         Header.GROUP: group,
         Header.TALLEST: settings.tallest,
+        Header.RUNS_FROM: settings.runs_from or CACHE_L1 // (4 * lanes * itemsize),
     }
     for slot, value in (header | OBJECTS).items():
         slots[slot] = value
@@ -252,14 +254,17 @@ def _hoisted_steps(
 ) -> int:
     """Steps of a chunk of the hoisted projection, or 0 where the recurrent tile does it as well.
 
-    It pays where the recurrence has too few rows to fill a tile and the panels are too big for the first cache.
+    It pays where the panels are too big for the first cache, and the recurrence has too few rows to use them for long;
+    or where a single panel is, for X and R are then summed as `chain_by_runs` says.
     """
     row_bytes = blocks * 4 * lanes * itemsize
+    by_runs = min(inputs, outputs) * 4 * lanes * itemsize >= CACHE_L1
     fits = gates_most // max(row_bytes * rows, 1)
     wanted = settings.hoist
     if wanted is None:
         panel_bytes = (inputs + outputs) * row_bytes
-        wanted = steps * rows >= 3 and rows < 24 and panel_bytes > CACHE_L1 and inputs >= 8 and fits >= 1
+        pays = (rows < 24 and panel_bytes > CACHE_L1) or by_runs
+        wanted = pays and steps * rows >= 3 and inputs >= 8 and fits >= 1
     if not wanted:
         return 0
     if settings.hoist_steps:

@@ -17,10 +17,10 @@ from needs import leave_out
 
 import numlstm
 from numlstm import plan
-from numlstm.kernels import build, layer, levels, store
+from numlstm.kernels import build, layer, levels, project, store
 from numlstm.kernels.abi import Header
 from numlstm.kernels.compiler import inline
-from numlstm.kernels.simd import Simd
+from numlstm.kernels.simd import FROM_ZERO, Simd
 
 # (hidden_size, proj_size): below, at and beyond one register, and in tails of every kind
 SIZES = [(1, 0), (3, 2), (13, 0), (37, 5), (64, 0), (130, 70)]
@@ -32,6 +32,9 @@ FORCED = {
     "tiles of at most 2": {"tallest": 2, "hoist": True},
     "tiles of at most 3": {"tallest": 3},
     "tiles of at most 4": {"tallest": 4, "hoist": False},
+    "run after run": {"hoist": True, "runs_from": 1},
+    "run after run, chunks of 2": {"hoist": True, "hoist_steps": 2, "runs_from": 1},
+    "run after run, tiles of at most 2": {"hoist": True, "tallest": 2, "runs_from": 1},
     "groups of 1 row": {"group": 1},
     "groups of 5 rows": {"group": 5, "hoist": True},
     "weights asked for ahead": {"far": True, "tallest": 1},
@@ -151,6 +154,9 @@ def test_every_path_is_taken_and_counted():
         known = build.REGISTERS_32 if store.level().registers >= 32 else build.REGISTERS_16
         assert count[Header.TALL] == max(rows for rows in known.rows if rows <= most)
         assert count[Header.TILES] > 0 and count[Header.TOGETHER] == 0
+    for name in ("run after run", "run after run, chunks of 2", "run after run, tiles of at most 2"):
+        assert counts[name][Header.RUNS] > counts[name][Header.HOISTED] > 0, name
+    assert counts["not hoisted"][Header.RUNS] == counts["rows one by one"][Header.RUNS] == 0
     assert counts["groups of 1 row"][Header.GROUPS] == 11
     assert counts["groups of 5 rows"][Header.GROUPS] == 3
     for name, count in counts.items():
@@ -164,11 +170,24 @@ def test_the_default_plan_hoists_and_fills_tiles():
     x = np.zeros((12, 8, 40), np.float32)
     _, count = run(lstm, x)
     assert count[Header.HOISTED] >= 2 and count[Header.TALL] >= 3 and count[Header.SINGLE] == 0
+    lstm = numlstm.LSTM(8, 520, seed=0).eval()
+    _, count = run(lstm, np.zeros((2, 8, 8), np.float32))
+    assert count[Header.RUNS] >= 2
+
+
+def test_more_rows_than_take_turns_at_once():
+    """Their sums are kept for so many rows; the rest follow, and the last of them ask for the next panel."""
+    lstm = make(37, 0, "float32", num_layers=2)
+    x, hx = data(lstm, 3, 2 * project.ROWS_AT_ONCE + 5)
+    want, count = run(lstm, x, hx, hoist=False)
+    assert count[Header.RUNS] == 0
+    got, count = run(lstm, x, hx, hoist=True, runs_from=1)
+    assert count[Header.RUNS] > 0 and equal(got, want)
 
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Put a kernel in place of the float32 one that adds the terms of two-row tiles in reverse order."""
+    """Put a kernel in place of the float32 one whose two-row tiles add terms in reverse, or lose a run of them."""
 
     class Reordered(Simd):
         def tile(self, rows, columns, blocks=1, ahead=0):
@@ -183,7 +202,13 @@ def planted(monkeypatch):
                         value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
                     return value
 
-                tile.dot = dot
+                run = tile.run
+
+                @inline
+                def forgetful(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+                    run(panel, ahead, count, source, stride, sums, sums_stride, bias, FROM_ZERO)
+
+                tile.dot, tile.run = dot, forgetful
             return tile
 
     monkeypatch.setattr(layer, "Simd", Reordered)
@@ -193,7 +218,7 @@ def planted(monkeypatch):
 
 def test_a_planted_reordered_chain_is_noticed(planted):
     lstm = make(37, 0, "float32", num_layers=2)
-    assert "tiles of at most 2" in every_path(lstm)
+    assert {"tiles of at most 2", "run after run, tiles of at most 2"} <= set(every_path(lstm))
 
 
 DIGEST = """

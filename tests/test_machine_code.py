@@ -59,13 +59,14 @@ def multiply_adds(loop):
 def check(text, shapes):
     tallest = shapes.rows[0]
     names = [f"recur_{rows}x1" for rows in shapes.rows] + [f"project_{rows}" for rows in shapes.rows]
+    names += [f"run_{rows}" for rows in shapes.rows]
     names += [f"recur_1x{blocks}" for blocks in shapes.together] + [f"hidden_{rows}x4" for rows in shapes.rows]
     for name in names:
         loops = main_loops(text, name)
         assert len(loops) >= (2 if name.startswith("recur") else 1), f"{name}: a chain is missing"
         for loop in loops:
             assert not touches_stack(loop), f"{name} spills: {touches_stack(loop)}"
-    for name in (f"recur_{tallest}x1", f"project_{tallest}", f"hidden_{tallest}x4"):
+    for name in (f"recur_{tallest}x1", f"run_{tallest}", f"project_{tallest}", f"hidden_{tallest}x4"):
         for loop in main_loops(text, name):
             ratio = len(multiply_adds(loop)) / len(loads(loop))
             assert ratio >= 1.5, f"{name}: {ratio:.2f} multiply-adds a load"

@@ -30,6 +30,7 @@ class Header(_Slots):
     ROWS = auto()  # B
     GROUP = auto()  # rows that pass through all layers together
     TALLEST = auto()  # rows of the tallest tile that may be used
+    RUNS_FROM = auto()  # terms from which the chains of several tiles of rows are summed together, run after run
     INPUT = auto()  # addresses; those up to PANELS are of the arrays of a call, in the order of ``call``'s tuple
     H_0 = auto()  # 0: zeros
     C_0 = auto()
@@ -56,6 +57,7 @@ class Header(_Slots):
     TALL = auto()  # rows of the tallest tile that ran
     PART = auto()  # tiles that end beyond the last unit
     HOISTED = auto()  # chunks of hoisted projection
+    RUNS = auto()  # chains of several tiles of rows, summed together
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
     TICKETS = auto()  # claimed by this thread

@@ -13,8 +13,6 @@ cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + 
 
 from types import SimpleNamespace
 
-import numpy as np
-
 from .compiler import inline
 
 # (2**r - 1) / r on [-1/2, 1/2]: the polynomial of least maximal relative error (Remez exchange at 60 digits),
@@ -50,20 +48,24 @@ LOG2_E = {
 }
 # e**FULL and e**-FULL are normal numbers; a gate whose argument is below -FULL is 0
 FULL = {"float32": 87.0, "float64": 708.0}
+# what stands for a smaller argument: its 2**n is infinite, and so is the sum with what is left of e**OVER
+OVER = {"float32": 88.8, "float64": 709.9}
 # below e**-FLAT, -t / (t + 2) rounds to 1
 FLAT = {"float32": 20.0, "float64": 40.0}
 
 
 def activations(simd):
-    """``cell(i, f, g, o, c) -> (h, c)`` for the registers of ``simd``."""
+    """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``."""
     add, mul, div, fma, neg = simd.add, simd.mul, simd.div, simd.fma, simd.neg
-    clamp, below, round_power, flush = simd.clamp, simd.below, simd.round_power, simd.flush
-    minus_abs, with_sign = simd.minus_abs, simd.with_sign
+    at_most, unless_below = simd.at_most, simd.unless_below
+    round_power, magnitude = simd.round_power, simd.magnitude
+    with_sign, flushed, flushed_with_sign = simd.with_sign, simd.flushed, simd.flushed_with_sign
     name = simd.number.name
-    one, two, minus_one, infinity = simd.splat(1), simd.splat(2), simd.splat(-1), simd.splat(np.inf)
-    full, minus_full = simd.splat(FULL[name]), simd.splat(-FULL[name])
-    minus_flat = simd.splat(-FLAT[name])
-    log2_e, log2_e_rest = (simd.splat(part) for part in LOG2_E[name])
+    one, two, minus_one = simd.splat(1), simd.splat(2), simd.splat(-1)
+    full, minus_full, minus_over = simd.splat(FULL[name]), simd.splat(-FULL[name]), simd.splat(-OVER[name])
+    flat = simd.splat(FLAT[name] / 2)
+    minus_log2_e, minus_log2_e_rest = (simd.splat(-part) for part in LOG2_E[name])
+    minus_twice_log2_e, minus_twice_log2_e_rest = (simd.splat(-2 * part) for part in LOG2_E[name])
 
     def horner(coefficients):
         """``(r) -> polynomial`` by one FMA a coefficient, highest power first."""
@@ -86,36 +88,44 @@ def activations(simd):
     polynomial = horner(POLYNOMIAL[name])
 
     @inline
-    def exp_parts(x):
-        """(2**n, e**x - 2**n) for |x| <= FULL."""
-        n, power = round_power(x, log2_e())
-        r = fma(x, log2_e_rest(), fma(x, log2_e(), neg(n)))
-        return power, mul(mul(polynomial(r), r), power)
+    def power_parts(x, scale, scale_rest):
+        """(2**n, p) with b**x = 2**n + 2**n p, for log2(b) in two parts and x log2(b) in the range of exponents."""
+        n, power = round_power(x, scale)
+        r = fma(x, scale_rest, fma(x, scale, neg(n)))
+        return power, mul(polynomial(r), r)
+
+    # 2**n p is exact, so that one FMA adds it to the rest in the same bits as a product and an addition do. (Below the
+    # normal numbers it is not, but there it is added to 1.)
 
     @inline
     def one_and_exp_of_minus(x):
         """1 + e**-x, the denominator of sigmoid(x): infinite where the gate is to be 0."""
-        power, rest = exp_parts(neg(clamp(x, minus_full(), full())))
-        return below(x, minus_full(), infinity(), add(add(one(), power), rest))
+        x = unless_below(x, minus_full(), at_most(x, full()), minus_over())
+        power, part = power_parts(x, minus_log2_e(), minus_log2_e_rest())
+        return fma(part, power, add(one(), power))
 
     @inline
     def exp_minus_one(x):
-        """t = e**(-2|x|) - 1, limited where tanh is flat: |tanh(x)| is -t / (t + 2).
+        """t = e**-2x - 1 for 0 <= x <= FLAT / 2: tanh(x) is -t / (t + 2).
 
         Of |x| and not of x, for t + 2 is then at most 2, and its product with another denominator never overflows.
         """
-        x = mul(minus_abs(x), two())
-        power, rest = exp_parts(below(x, minus_flat(), minus_flat(), x))
-        return add(rest, add(power, minus_one()))
+        power, part = power_parts(x, minus_twice_log2_e(), minus_twice_log2_e_rest())
+        return fma(part, power, add(power, minus_one()))
 
     @inline
-    def cell(i, f, g, o, c):
-        """Gates before activation and the cell state, to the new h and c."""
-        t = exp_minus_one(g)
+    def to_c(i, f, g, o, c):
+        """Gates before activation and the cell state, to the new c and what h is made of: |c| limited, and S(o)."""
+        t = exp_minus_one(at_most(magnitude(g), flat()))
         new = div(with_sign(t, g), mul(one_and_exp_of_minus(i), add(t, two())))
-        c = flush(add(div(c, one_and_exp_of_minus(f)), new))
-        t = exp_minus_one(c)
-        h = flush(div(with_sign(t, c), mul(one_and_exp_of_minus(o), add(t, two()))))
-        return h, c
+        c, size = flushed(add(div(c, one_and_exp_of_minus(f)), new), flat())
+        return c, size, one_and_exp_of_minus(o)
 
-    return SimpleNamespace(cell=cell)
+    @inline
+    def to_h(c, size, denominator):
+        """The new h."""
+        t = exp_minus_one(size)
+        # t is never positive, so that flushing and the sign of c cost two instructions and not four
+        return flushed_with_sign(div(t, mul(denominator, add(t, two()))), c)
+
+    return SimpleNamespace(to_c=to_c, to_h=to_h)

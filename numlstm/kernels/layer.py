@@ -20,9 +20,9 @@ from numba import types
 from .abi import LINE_SLOTS, Cell, Header, Share, Way
 from .compiler import inline
 from .gates import activations
-from .project import QUAD, hidden_projection, input_projection
+from .project import QUAD, ROWS_AT_ONCE, chain_by_runs, hidden_projection, input_projection
 from .shapes import by_size, next_size
-from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
+from .simd import FROM_ZERO, PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 from .tickets import alone, claim, publish, shared, together, waiting
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
@@ -30,21 +30,27 @@ RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
 
 
 def cell_epilogue(simd):
-    """``finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count)``: c in place and h, for row r and block j of a tile.
+    """``start`` and ``end``: c in place, then h, for row r and block j of a tile.
 
     ``count`` units are left from the tile's first one on; what lies beyond is not touched.
     """
     lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
-    cell_of = activations(simd).cell
+    part = activations(simd)
+    to_c, to_h = part.to_c, part.to_h
 
     @inline
-    def finish(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
-        c_at, h_at, left = r * c_stride + j * lanes, r * h_stride + j * lanes, count - j * lanes
-        h_new, c_new = cell_of(i, f, g, o, load_part(c, c_at, left))
-        store_part(c, c_at, c_new, left)
-        store_part(h, h_at, h_new, left)
+    def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
+        at, left = r * c_stride + j * lanes, count - j * lanes
+        new, size, denominator = to_c(i, f, g, o, load_part(c, at, left))
+        store_part(c, at, new, left)
+        return new, size, denominator
 
-    return finish
+    @inline
+    def end(parts, r, j, c, c_stride, h, h_stride, count):
+        new, size, denominator = parts
+        store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
+
+    return start, end
 
 
 def by_distance(near, far):
@@ -66,7 +72,7 @@ def by_distance(near, far):
     return dot
 
 
-def recurrent_tile(simd, finish_one, height, blocks):
+def recurrent_tile(simd, epilogue, height, blocks):
     """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
 
     ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
@@ -77,7 +83,8 @@ def recurrent_tile(simd, finish_one, height, blocks):
     zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
     # several rows pass over a panel that is in cache by then; a single row waits for every line of it
     dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot) if height == 1 else by_distance(near, near)
-    finish = tile.each(finish_one, simd.pointer, types.int64, simd.pointer, types.int64, types.int64)
+    first, second = epilogue
+    finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
 
     @named(f"recur_{height}x{blocks}")
     def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
@@ -102,22 +109,82 @@ def recurrent_tile(simd, finish_one, height, blocks):
     return kernel
 
 
+@inline
+def count_tile(plan, height):
+    tally(plan, Header.TILES if height > 1 else Header.SINGLE)
+    put(plan, Header.TALL, greater(height, get(plan, Header.TALL)))
+
+
+def runs_of_block(simd, epilogue, shapes, chain):
+    """``runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, gates)``: a step of some rows through ``chain``.
+
+    For a cell whose X is hoisted; ``gates`` points to that of the block.
+    """
+    lanes, width = simd.lanes, 4 * simd.lanes
+    pointer_at, moved = simd.pointer_at, simd.moved
+    room = simd.scratch(ROWS_AT_ONCE * width)
+    height_of = next_size(shapes.rows)
+
+    def end_kernel(height):
+        tile = simd.tile(height, 4)
+        load, add = tile.load, tile.add
+        first, second = epilogue
+        finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
+
+        @named(f"end_{height}")
+        def kernel(sums, gates, c, c_stride, y, y_stride, count):
+            finish(add(load(gates, 0, width, 0), load(sums, 0, width, 0)), c, c_stride, y, y_stride, count)
+
+        return kernel
+
+    end = by_size(shapes.rows, {height: end_kernel(height) for height in shapes.rows})
+
+    @named("runs")
+    def runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, gates):
+        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        terms = inputs + outputs
+        panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
+        following = moved(panel, terms * width)
+        unit, tallest, sums = block * lanes, get(plan, Header.TALLEST), room()
+        sums_stride = smaller(width, width)  # no literal, for whose type Numba would make another kernel
+        done = 0
+        while done < rows:
+            count = smaller(ROWS_AT_ONCE, rows - done)
+            chain(plan, FROM_ZERO, panel, sums, sums_stride, panel, following, outputs,
+                  moved(h, done * h_stride), h_stride, count, count == rows, done + count == rows)  # fmt: skip
+            r = 0
+            while r < count:
+                height = height_of(count - r, tallest)
+                row = done + r
+                count_tile(plan, height)
+                c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + (first + row) * units + unit)
+                end(height, moved(sums, r * width), moved(gates, row * width), c, units,
+                    moved(y, row * y_stride + unit), y_stride, units - unit)  # fmt: skip
+                r += height
+            done += count
+
+    return runs
+
+
 def forward_kernel(number, lanes, shapes, fused, pause):
     """The kernel ``forward(plan)`` for one number type and one kind of CPU."""
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
     load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
     width = 4 * lanes
-    finish = cell_epilogue(simd)
-    project_input = input_projection(simd, shapes)
+    epilogue = cell_epilogue(simd)
+    chain = chain_by_runs(simd, shapes)
+    project_input = input_projection(simd, shapes, chain)
     project_hidden = hidden_projection(simd, shapes)
     height_of = next_size(shapes.rows)
     blocks_of = next_size(shapes.together)
     most = shapes.together[0]
+    tallest = shapes.rows[0]
     zeros = simd.splat(0)
-    single = recurrent_tile(simd, finish, 1, 1)
-    tall = {n: recurrent_tile(simd, finish, n, 1) for n in shapes.rows if n > 1}
-    wide = {n: recurrent_tile(simd, finish, 1, n) for n in shapes.together if n > 1}
+    runs = runs_of_block(simd, epilogue, shapes, chain)
+    single = recurrent_tile(simd, epilogue, 1, 1)
+    tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.rows if n > 1}
+    wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
     tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
 
     @inline
@@ -165,12 +232,17 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @inline
     def block_step(plan, cell, first, rows, begin, end, x, h, h_stride, y, y_stride, gates, gap):
         """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache."""
+        by_runs = (
+            get(cell, Cell.HOIST) > 0 and rows > tallest and get(cell, Cell.OUTPUTS) >= get(plan, Header.RUNS_FROM)
+        )
         for block in range(begin, end):
             r = 0
+            if by_runs:
+                runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
+                r = rows
             while r < rows:
                 height = height_of(rows - r, get(plan, Header.TALLEST))
-                tally(plan, Header.TILES if height > 1 else Header.SINGLE)
-                put(plan, Header.TALL, greater(height, get(plan, Header.TALL)))
+                count_tile(plan, height)
                 tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                           moved(gates, block * gap + r * width), gap)  # fmt: skip

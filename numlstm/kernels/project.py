@@ -15,17 +15,67 @@ from numba import types
 from .abi import Cell, Header
 from .compiler import inline
 from .shapes import by_size, next_size
-from .simd import get, named
+from .simd import FROM_BIAS, GO_ON, SUBTOTAL, get, named, smaller, tally
+
+ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
+RUNS_AHEAD = 2  # how far ahead a panel is asked for; 1 and 3 were measured to be as good
 
 QUAD = 4  # blocks of W_hr that are interleaved
 
 
-def input_projection(simd, shapes):
+def chain_by_runs(simd, shapes):
+    """``chain(plan, begin, bias, sums, sums_stride, panel, following, terms, ...)`` for several tiles of rows at once.
+
+    The tiles take turns, a run of SUBTOTAL terms each, so that a panel that the first cache does not hold is read once
+    for all ``rows`` (at most ROWS_AT_ONCE), and at an even pace. The sums wait in memory, where those of a tall tile
+    would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all`` there
+    are, the panel some runs ahead; else, for the ``last`` of them, the panel that is ``following``.
+    """
+    moved, width = simd.moved, 4 * simd.lanes
+    half = width // 2
+
+    def run_kernel(height):
+        run = simd.tile(height, 4).run
+
+        @named(f"run_{height}")
+        def kernel(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+            run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin)
+
+        return kernel
+
+    height_of = next_size(shapes.rows)
+    run = by_size(shapes.rows, {height: run_kernel(height) for height in shapes.rows})
+
+    @inline
+    def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
+        tally(plan, Header.RUNS)
+        for k in range(0, terms, SUBTOTAL):
+            count = smaller(SUBTOTAL, terms - k)
+            later = k + RUNS_AHEAD * SUBTOTAL
+            ahead = moved(panel, later * width)
+            if all and later >= terms:
+                ahead = moved(following, (later - terms) * width)
+            if last and not all:
+                ahead = moved(following, k * width)
+            r, part = 0, 0
+            while r < rows:
+                height = height_of(rows - r, get(plan, Header.TALLEST))
+                run(height, moved(panel, k * width), moved(ahead, part), count, moved(source, r * stride + k), stride,
+                    moved(sums, r * sums_stride), sums_stride, bias, begin)  # fmt: skip
+                r += height
+                part = half - part
+            begin = GO_ON
+
+    return chain
+
+
+def input_projection(simd, shapes, chain):
     """``project(plan, cell, source, steps, rows, begin, end)``: the chain X for ``steps`` x ``rows`` from ``source``.
 
     Of the blocks [begin, end).
     """
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
+    tallest = shapes.rows[0]
 
     def tile_kernel(height):
         tile = simd.tile(height, 4)
@@ -44,10 +94,27 @@ def input_projection(simd, shapes):
     height_of = next_size(shapes.rows)
     run_tile = by_size(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
 
+    @named("project_runs")
+    def by_runs(plan, cell, block, source, stride, count, gates, gates_stride):
+        inputs, panels = get(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
+        panel_gap = (inputs + get(cell, Cell.OUTPUTS)) * width
+        panel = moved(panels, get(cell, Cell.PANEL) + block * panel_gap)
+        bias = moved(panels, get(cell, Cell.BIAS) + block * width)
+        done = 0
+        while done < count:
+            rows = smaller(ROWS_AT_ONCE, count - done)
+            sums = moved(gates, done * gates_stride)
+            chain(plan, FROM_BIAS, bias, sums, gates_stride, panel, moved(panel, panel_gap), inputs,
+                  moved(source, done * stride), stride, rows, rows == count, done + rows == count)  # fmt: skip
+            done += rows
+
     @inline
     def line(plan, cell, block, source, stride, count, gates, gates_stride):
         """``count`` rows that stand ``stride`` apart."""
         r = 0
+        if count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.RUNS_FROM):
+            by_runs(plan, cell, block, source, stride, count, gates, gates_stride)
+            r = count
         while r < count:
             height = height_of(count - r, get(plan, Header.TALLEST))
             run_tile(height, plan, cell, block, moved(source, r * stride), stride,

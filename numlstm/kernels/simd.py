@@ -23,6 +23,7 @@ from .compiler import inline, standalone
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
 SUBTOTAL = 16
+FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how a run of terms whose sums are in memory begins
 INT64 = ir.IntType(64)
 LINE = 64  # bytes of a cache line
 PLAN = types.CPointer(types.int64)
@@ -234,7 +235,31 @@ class Simd:
             """``pointer + index`` in numbers."""
             return builder.gep(pointer, [index])
 
+        def scratch(count):
+            """An instruction that gives room for ``count`` numbers on the stack."""
+
+            @instruction(P)
+            def scratch(builder):
+                with builder.goto_entry_block():  # where it is one room, and not one more each time
+                    room = builder.alloca(ir.ArrayType(self.vector, -(-count // self.lanes)))
+                room.align = LINE
+                return builder.bitcast(room, self.vector.element.as_pointer())
+
+            return scratch
+
+        def ask(lines):
+            """An instruction that asks for so many lines from an address on."""
+
+            @instruction(types.void, P, at)
+            def ask(builder, pointer, index):
+                for n in range(lines):
+                    where = builder.add(index, INT64(n * LINE // self.number.itemsize))
+                    self.emit_prefetch(builder, builder.gep(pointer, [where]))
+
+            return ask
+
         self.load, self.store, self.pointer_at, self.moved = load, store, pointer_at, moved
+        self.scratch, self.ask = scratch, ask
         lanes = self.lanes
 
         @inline
@@ -278,19 +303,18 @@ class Simd:
         def neg(builder, a):
             return builder.fneg(a)
 
-        @instruction(V, V, V, V)
-        def clamp(builder, x, low, high):
-            """x limited to [low, high]. NaN stays: an ordered comparison is false for it."""
-            x = builder.select(builder.fcmp_ordered("<", x, low), low, x)
+        @instruction(V, V, V)
+        def at_most(builder, x, high):
+            """x limited from above. NaN stays: an ordered comparison is false for it."""
             return builder.select(builder.fcmp_ordered(">", x, high), high, x)
 
         @instruction(V, V, V, V, V)
-        def below(builder, x, limit, then, otherwise):
-            """``then`` where x < limit, else (and where x is NaN) ``otherwise``."""
-            return builder.select(builder.fcmp_ordered("<", x, limit), then, otherwise)
+        def unless_below(builder, x, limit, value, otherwise):
+            """``value``, and ``otherwise`` where x < limit (not where x is NaN)."""
+            return builder.select(builder.fcmp_unordered(">=", x, limit), value, otherwise)
 
         self.add, self.mul, self.div, self.fma, self.neg = add, mul, div, fma, neg
-        self.clamp, self.below = clamp, below
+        self.at_most, self.unless_below = at_most, unless_below
 
     def splat(self, value):
         """An instruction that gives ``value`` in every lane."""
@@ -305,43 +329,65 @@ class Simd:
         V = self.register
         fraction = np.finfo(self.number).nmant
         bias = np.finfo(self.number).maxexp - 1
-        magic = 1.5 * 2.0**fraction  # adding it leaves the rounded integer in the low bits
-        magic_bits = int(np.array(magic, self.number).view(f"u{self.number.itemsize}"))
+        # Adding it leaves the rounded integer plus the exponent's bias in the low bits. It is odd, so that halves would
+        # go the other way; but there are none: log2(e) has too many bits for x log2(e) to be one in this range.
+        magic = 1.5 * 2.0**fraction + bias
         sign = 1 << (self.bits - 1)
-        normal = int(np.array(np.finfo(self.number).tiny).view(f"u{self.number.itemsize}"))
+        tiny = np.finfo(self.number).tiny
+        normal = int(np.array(tiny).view(f"u{self.number.itemsize}"))
+
+        def size_of(builder, x):
+            return builder.and_(builder.bitcast(x, self.integers), self.integer(sign - 1))
+
+        def signed(builder, size, of):
+            """Bits of |size| and of the sign of another number."""
+            signs = builder.and_(builder.bitcast(of, self.integers), self.integer(sign))
+            return builder.or_(size_of(builder, size), signs)
+
+        def is_normal(builder, x):
+            return builder.icmp_signed(">", size_of(builder, x), self.integer(normal - 1))
 
         @instruction(types.UniTuple(V, 2), V, V)
         def round_power(builder, x, scale):
-            """(n, 2**n) for n = x * scale rounded to an integer in the range of normal exponents.
+            """(n, 2**n) for n = x * scale rounded to an integer in the range of normal exponents, or just above it.
 
             By integer arithmetic on the bits, since converting NaN to an integer is undefined in LLVM.
             """
             shifted = self.emit_fma(builder, x, scale, self.constant(magic))
             n = builder.fsub(shifted, self.constant(magic))
-            exponent = builder.sub(builder.bitcast(shifted, self.integers), self.integer(magic_bits - bias))
-            return [n, builder.bitcast(builder.shl(exponent, self.integer(fraction)), self.vector)]
+            exponent = builder.shl(builder.bitcast(shifted, self.integers), self.integer(fraction))
+            return [n, builder.bitcast(exponent, self.vector)]
 
         @instruction(V, V)
         def flush(builder, x):
             """x, and 0 where its magnitude is below the smallest normal number; NaN stays."""
-            magnitude = builder.and_(builder.bitcast(x, self.integers), self.integer(sign - 1))
-            small = builder.icmp_unsigned("<", magnitude, self.integer(normal))
-            return builder.select(small, self.constant(0), x)
+            return builder.select(is_normal(builder, x), x, self.constant(0))
+
+        @instruction(types.UniTuple(V, 2), V, V)
+        def flushed(builder, x, most):
+            """(x, |x| limited to ``most``), both of the flushed x."""
+            size, normal = builder.bitcast(size_of(builder, x), self.vector), is_normal(builder, x)
+            limited = builder.select(builder.fcmp_ordered(">", size, most), most, size)
+            return [builder.select(normal, y, self.constant(0)) for y in (x, limited)]
+
+        @instruction(V, V, V)
+        def flushed_with_sign(builder, x, of):
+            """``with_sign`` of the flushed x, for an x that is not positive."""
+            normal = builder.fcmp_unordered("<=", x, self.constant(-tiny))
+            return builder.bitcast(builder.select(normal, signed(builder, x, of), self.integer(0)), self.vector)
 
         @instruction(V, V)
-        def minus_abs(builder, x):
-            """-|x|; NaN stays."""
-            return builder.bitcast(builder.or_(builder.bitcast(x, self.integers), self.integer(sign)), self.vector)
+        def magnitude(builder, x):
+            """|x|; NaN stays."""
+            return builder.bitcast(size_of(builder, x), self.vector)
 
         @instruction(V, V, V)
         def with_sign(builder, x, of):
             """|x| with the sign of another number."""
-            size = builder.and_(builder.bitcast(x, self.integers), self.integer(sign - 1))
-            signs = builder.and_(builder.bitcast(of, self.integers), self.integer(sign))
-            return builder.bitcast(builder.or_(size, signs), self.vector)
+            return builder.bitcast(signed(builder, x, of), self.vector)
 
-        self.round_power, self.flush = round_power, flush
-        self.minus_abs, self.with_sign = minus_abs, with_sign
+        self.round_power, self.flush, self.magnitude, self.with_sign = round_power, flush, magnitude, with_sign
+        self.flushed, self.flushed_with_sign = flushed, flushed_with_sign
 
     @lru_cache  # noqa: B019  (a Simd lives as long as a build)
     def tile(self, rows, columns, blocks=1, ahead=0):
@@ -427,23 +473,33 @@ class Simd:
                         sums[at_sum] = simd.emit_fma(builder, weights[n], passing, sums[at_sum])
             return sums
 
-        def each(function, *kinds):
+        def each(function, *kinds, then=None):
             """An instruction that calls ``function(*registers, r, j, *more)`` for every row r and block j of the tile.
 
-            ``registers`` are the ``columns`` of that row and block, ``kinds`` the types of ``more``.
+            ``registers`` are the ``columns`` of that row and block, ``kinds`` the types of ``more``. Where there is a
+            second part, it is called as ``then(result, r, j, *more)`` after the first of all rows and blocks: a CPU
+            looks ahead by about a hundred instructions, and finds more to do beside each other in this order.
             """
 
             def each(typing_context, value, *more):
-                arguments = [simd.register] * columns + [at, at, *kinds]
-                callee = types.Dispatcher(function)
-                signature = typing_context.resolve_function_type(callee, arguments, {})
+                registers = [simd.register] * columns
+                first = types.Dispatcher(function)
+                first_signature = typing_context.resolve_function_type(first, [*registers, at, at, *kinds], {})
+                if then:
+                    second = types.Dispatcher(then)
+                    given = [first_signature.return_type, at, at, *kinds]
+                    second_signature = typing_context.resolve_function_type(second, given, {})
 
                 def codegen(context, builder, _, values):
-                    call = context.get_function(callee, signature)
+                    call, results = context.get_function(first, first_signature), []
                     for n in range(rows * blocks):
                         r, j = divmod(n, blocks)
                         taken = [builder.extract_value(values[0], n * columns + k) for k in range(columns)]
-                        call(builder, [*taken, INT64(r), INT64(j), *values[1:]])
+                        results.append((call(builder, [*taken, INT64(r), INT64(j), *values[1:]]), INT64(r), INT64(j)))
+                    if then:
+                        call = context.get_function(second, second_signature)
+                        for result in results:
+                            call(builder, [*result, *values[1:]])
                     return context.get_dummy_value()
 
                 return types.void(tile, *kinds), codegen
@@ -465,4 +521,21 @@ class Simd:
                 value = add(value, part)
             return value
 
-        return SimpleNamespace(zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each)
+        ask = self.ask(max(1, size // rows * lanes * self.number.itemsize // LINE // 2))
+
+        @inline
+        def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+            """One run of the terms of ``dot``, with the sums in memory. Half as many lines are asked for meanwhile."""
+            value = zero()
+            if begin == FROM_BIAS:
+                value = start(bias, 0, 0)
+            for k in range(count):
+                ask(ahead, k * columns * lanes)
+                value = fma(value, panel, k * columns * lanes, 0, source, k, stride)
+            if begin == GO_ON:
+                value = add(load(sums, 0, sums_stride, 0), value)
+            store(sums, 0, sums_stride, value)
+
+        return SimpleNamespace(
+            zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each, run=run
+        )
