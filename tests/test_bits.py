@@ -42,6 +42,13 @@ FORCED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """On one thread, whose counters are read; what threads share is in test_threads.py."""
+    with numlstm.num_threads(1):
+        yield
+
+
 def make(hidden, proj, dtype, **flags):
     return numlstm.LSTM(5, hidden, proj_size=proj, dtype=dtype, seed=hidden, **flags).eval()
 
