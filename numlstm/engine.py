@@ -200,7 +200,7 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
     tasks = [_task(kept, team, n + 1, held) for n in range(len(crew.workers))]
-    crew.start(tasks, record, Share.LEAVE)
+    crew.start(tasks, record, Share.LEAVE, kept.run)
     leader.run(kept, arrays)
     kept.idle.append(leader)
 

@@ -19,7 +19,7 @@ from . import boxes
 from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Share, Way
 from .panels import Array, Panels
 from .split import USUAL, Forced, Split, choose
-from .threads import YIELD
+from .threads import BELL, YIELD
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
@@ -141,6 +141,7 @@ def make_team(panels: Panels, plan: Plan, key: tuple[Shape, Shape, Shape], limit
         (Header.PIECE_ROWS, chosen.piece_rows),
         (Header.CHUNK, chosen.chunk),
         (Header.YIELD, YIELD),
+        (Header.BELL, BELL),
     ):
         shared.slots[slot] = value
     # of blocks, all threads work on the same gates and the same hidden h: those of the caller

@@ -19,10 +19,12 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet, ref
 
+from .kernels.abi import Header, Way
 from .locks import fork_safe
 
 log = logging.getLogger("numlstm")
 Task = Callable[[], None]
+Run = Callable[[int], None]
 MOST = 1024  # threads that may be asked for
 
 
@@ -206,6 +208,9 @@ def _yield_address() -> int:
 
 
 YIELD = _yield_address()
+_bell = ctypes.c_int64(0)  # counts calls that workers are in: kernels add to it when they begin, without the GIL
+BELL = ctypes.addressof(_bell)
+LOOKS = 2000  # at the bell before a worker sleeps, some 100 us: calls in a row find it awake
 
 
 # Workers ----------------------------------------------------------------------------------------------------------
@@ -217,6 +222,9 @@ class Worker:
     def __init__(self) -> None:
         self.crew: ref[Crew] | None = None  # that it belongs to, or belonged to last
         self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.run: Run | None = None  # a kernel, to rest in
+        self.slots = (ctypes.c_int64 * Header.LENGTH)()
+        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.thread.start()
 
@@ -234,6 +242,13 @@ class Worker:
                 log.exception("numlstm: a worker failed")
             finally:
                 task = None  # its arrays are the caller's
+            self._rest()
+
+    def _rest(self) -> None:
+        """Look for a while whether another call begins, before the system is asked to sleep."""
+        self.slots[Header.PIECES] = _bell.value
+        if self.run is not None and self.tasks.empty():
+            self.run(ctypes.addressof(self.slots))
 
 
 class Pool:
@@ -301,13 +316,14 @@ class Crew:
                 worker.crew = ref(self)
                 self.workers.append(worker)
 
-    def start(self, tasks: list[Task], record: Any, leave: int) -> None:
-        """Give each worker a task. They are to leave when ``record[leave]`` is not 0."""
+    def start(self, tasks: list[Task], record: Any, leave: int, run: Run | None = None) -> None:
+        """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
         for worker, task in zip(self.workers, tasks, strict=True):
             done = threading.Lock()
             done.acquire()
             self.under_way.append(done)
+            worker.run = run
             worker.tasks.put(_then(task, done.release))
 
     def dismiss(self) -> None:

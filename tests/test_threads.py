@@ -86,9 +86,9 @@ class Gathered:
 
             return both
 
-        def starting(crew, tasks, record, leave):
+        def starting(crew, tasks, *rest):
             self.barrier = threading.Barrier(len(tasks) + 1)
-            start(crew, tasks, record, leave)
+            start(crew, tasks, *rest)
             self.barrier.wait(FOR_EVER)
             self.crew = crew
 

@@ -49,6 +49,7 @@ class Header(_Slots):
     PIECES = auto()  # tickets of a phase
     PIECE_ROWS = auto()  # by rows: those of a ticket
     CHUNK = auto()  # in waves: steps of a ticket
+    BELL = auto()  # address of a counter that the caller adds to when its kernel begins, or 0
     YIELD = auto()  # address of a function that offers the core to others, or 0
     # counters of the paths taken, for the tests that must know
     TILES = auto()  # tiles of several rows
@@ -90,6 +91,7 @@ class Way(IntEnum):
     DIRECTIONS = 2  # the two directions of a layer
     WAVES = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
+    REST = 5  # no call: a worker looks CHUNK times at the counter at BELL, as long as it is PIECES
 
 
 LINE_SLOTS = 8  # int64 of a cache line

@@ -23,7 +23,7 @@ from .gates import activations
 from .project import QUAD, ROWS_AT_ONCE, chain_by_runs, hidden_projection, input_projection
 from .shapes import by_size, next_size
 from .simd import FROM_ZERO, PLAN, Simd, get, greater, named, put, record_at, smaller, tally
-from .tickets import alone, claim, publish, shared, together, waiting
+from .tickets import alone, claim, count_up, publish, shared, together, waiting
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
@@ -333,7 +333,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         return run_cell
 
-    wait = waiting(pause)
+    wait, rest = waiting(pause)
     shared_phases = together(wait)
     more, joined = shared_phases.more, shared_phases.joined
     run_alone, run_together = cell_runner("cell", alone()), cell_runner("cell_together", shared_phases)
@@ -437,6 +437,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("forward")
     def forward(plan):
         way = get(plan, Header.WAY)
+        if get(plan, Header.BELL) != 0 and way != Way.REST and get(plan, Header.MEMBER) == 0:
+            count_up(get(plan, Header.BELL))
         if way == Way.ALONE:
             run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
         elif way == Way.ROWS:
@@ -445,8 +447,10 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             by_directions(plan)
         elif way == Way.WAVES:
             in_waves(plan)
-        else:
+        elif way == Way.BLOCKS:
             by_blocks(plan)
+        else:
+            rest(plan)
 
     forward.compile(types.void(PLAN))
     return forward

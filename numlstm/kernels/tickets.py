@@ -104,7 +104,7 @@ def claim(plan, phase):
 
 
 def waiting(pause):
-    """``wait(plan, counter, least, may_leave)`` for a kind of CPU."""
+    """``wait(plan, counter, least, may_leave)`` and ``rest(plan)`` for a kind of CPU."""
     relax = pausing(pause)
 
     @named("wait")
@@ -120,7 +120,15 @@ def waiting(pause):
                 tally(plan, Header.YIELDS)
                 call_at(get(plan, Header.YIELD))
 
-    return wait
+    @named("rest")
+    def rest(plan):
+        """Until another call begins, or the worker has looked often enough and is to sleep."""
+        for look in range(get(plan, Header.CHUNK)):
+            if seen(get(plan, Header.BELL)) != get(plan, Header.PIECES):
+                return
+            relax(look)
+
+    return wait, rest
 
 
 def together(wait):
