@@ -56,6 +56,14 @@ def multiply_adds(loop):
     return [x for x in loop if x.startswith("vfmadd")]
 
 
+def arithmetic(text, name):
+    """Instructions on registers in a function: all but moves, splats, masks for a part of a register, and divisions."""
+    body = re.search(rf"^{name}:\n(.*?)^\s*\.size\s+{name},", text, re.DOTALL | re.MULTILINE)[1]
+    names = re.findall(r"^\s+(v\w+)", body, re.MULTILINE)
+    found = [x for x in names if not re.match(r"v(mov|maskmov|broadcast|pbroadcast|zeroupper|div|pcmpgtd$)", x)]
+    return len(found), sum(x.startswith("vdiv") for x in names)
+
+
 def check(text, shapes):
     tallest = shapes.rows[0]
     names = [f"recur_{rows}x1" for rows in shapes.rows] + [f"project_{rows}" for rows in shapes.rows]
@@ -76,6 +84,19 @@ def check(text, shapes):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_main_loops_stay_in_registers(number, level):
     check(text(number, level), SHAPES[level])
+
+
+EPILOGUE = {"x86-64-v3": 100, "x86-64-v4": 88}  # instructions for a register of units, beside three divisions
+
+
+@pytest.mark.parametrize("level", SHAPES)
+def test_the_epilogue_grows_by_no_instruction(level):
+    """They take as long as 24 terms of a tile's sums, and at small sizes a good part of the time."""
+    tallest = SHAPES[level].rows[0]
+    count, divisions = arithmetic(text("float32", level), f"end_{tallest}")
+    assert divisions == 3 * tallest and count <= EPILOGUE[level] * tallest
+    longer, _ = arithmetic(text("float64", level), f"end_{tallest}")  # of a polynomial with six terms more
+    assert longer > EPILOGUE[level] * tallest
 
 
 def test_the_check_notices_a_tile_that_does_not_fit():

@@ -18,7 +18,7 @@ from .shapes import by_size, next_size
 from .simd import FROM_BIAS, GO_ON, SUBTOTAL, get, named, smaller, tally
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
-RUNS_AHEAD = 2  # how far ahead a panel is asked for; 1 and 3 were measured to be as good
+TURN = 8 << 10  # bytes of a panel that a tile passes over before the next tile does
 
 QUAD = 4  # blocks of W_hr that are interleaved
 
@@ -26,13 +26,14 @@ QUAD = 4  # blocks of W_hr that are interleaved
 def chain_by_runs(simd, shapes):
     """``chain(plan, begin, bias, sums, sums_stride, panel, following, terms, ...)`` for several tiles of rows at once.
 
-    The tiles take turns, a run of SUBTOTAL terms each, so that a panel that the first cache does not hold is read once
-    for all ``rows`` (at most ROWS_AT_ONCE), and at an even pace. The sums wait in memory, where those of a tall tile
-    would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all`` there
-    are, the panel some runs ahead; else, for the ``last`` of them, the panel that is ``following``.
+    The tiles take turns, a few runs of SUBTOTAL terms each, so that a panel that the first cache does not hold is read
+    once for all ``rows`` (at most ROWS_AT_ONCE), and at an even pace. The sums wait in memory, where those of a tall
+    tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all``
+    there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
     """
     moved, width = simd.moved, 4 * simd.lanes
     half = width // 2
+    turn = max(1, TURN // (SUBTOTAL * width * simd.number.itemsize)) * SUBTOTAL  # in terms
 
     def run_kernel(height):
         run = simd.tile(height, 4).run
@@ -49,9 +50,9 @@ def chain_by_runs(simd, shapes):
     @inline
     def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
         tally(plan, Header.RUNS)
-        for k in range(0, terms, SUBTOTAL):
-            count = smaller(SUBTOTAL, terms - k)
-            later = k + RUNS_AHEAD * SUBTOTAL
+        for k in range(0, terms, turn):
+            count = smaller(turn, terms - k)
+            later = k + turn
             ahead = moved(panel, later * width)
             if all and later >= terms:
                 ahead = moved(following, (later - terms) * width)

@@ -525,16 +525,18 @@ class Simd:
 
         @inline
         def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
-            """One run of the terms of ``dot``, with the sums in memory. Half as many lines are asked for meanwhile."""
-            value = zero()
-            if begin == FROM_BIAS:
-                value = start(bias, 0, 0)
-            for k in range(count):
-                ask(ahead, k * columns * lanes)
-                value = fma(value, panel, k * columns * lanes, 0, source, k, stride)
-            if begin == GO_ON:
-                value = add(load(sums, 0, sums_stride, 0), value)
-            store(sums, 0, sums_stride, value)
+            """``dot`` with the sums in memory, run after run. Half as many lines are asked for meanwhile."""
+            for first in range(0, count, SUBTOTAL):
+                value = zero()
+                if begin == FROM_BIAS:
+                    value = start(bias, 0, 0)
+                for k in range(first, smaller(first + SUBTOTAL, count)):
+                    ask(ahead, k * columns * lanes)
+                    value = fma(value, panel, k * columns * lanes, 0, source, k, stride)
+                if begin == GO_ON:
+                    value = add(load(sums, 0, sums_stride, 0), value)
+                store(sums, 0, sums_stride, value)
+                begin = GO_ON
 
         return SimpleNamespace(
             zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each, run=run
