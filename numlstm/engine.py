@@ -81,8 +81,8 @@ class Memory:
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
         last = len(self.idle) - 1
-        at = next((n for n in range(last, -1, -1) if self.idle[n].plan is plan), last)
         try:
+            at = next((n for n in range(last, -1, -1) if self.idle[n].plan is plan), last)
             workspace = self.idle.pop(at)
         except IndexError:  # there is none, or another thread took it meanwhile
             workspace = Workspace(self.dtype)

@@ -1,7 +1,8 @@
 """How a call is split over threads: which way, into how many tickets, and whether it is worth it.
 
-Results do not depend on it. Rows first, which need nothing of each other; then hidden blocks, where weights are
-large: every thread reads a part of them, and keeps it in its cache; then the two directions, then layers in waves.
+Results do not depend on it. Rows need nothing of each other; of hidden blocks every thread reads a part of the weights,
+and keeps it in its cache, but all meet after every step; directions meet after every layer; layers in
+waves follow each other.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from .kernels.abi import Way
 WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
 STEP_WORTH = 3.0  # microseconds of a cell's step for each thread, from which on it pays to meet after every step
 ROWS_EACH = 12  # rows for each thread, from which on it pays that all of them read all weights
+LOW_ROWS = 3  # the same at worst, where there is no better way: tiles are low then
 TALL_ROWS = 24  # the same where weights are large; and rows of a ticket that fills tiles well
+UNITS = 16  # hidden units of a block, where registers are widest
 CACHE = 3 << 19  # bytes of recurrent weights that a core of its own keeps at hand
 WAVE_STEPS = 32  # steps of a chunk, at most
 FMAS_A_MICROSECOND, BYTES_A_MICROSECOND = 40_000, 60_000  # what one thread does of float32, roughly
@@ -81,21 +84,21 @@ def choose(config: Config, steps: int, rows: int, itemsize: int, limit: int, for
     """
     if limit < 2 or rows == 0:
         return None
-    way = forced.way
+    way, members = forced.way, limit
     if way is None:
         if microseconds(config, steps, rows, itemsize) < WORTH:
             return None
-        way = _best(config, steps, rows, itemsize, limit)
+        way, members = _best(config, steps, rows, itemsize, limit)
     if way == Way.ROWS:
-        return _by_rows(rows, limit, forced.piece_rows)
+        return _by_rows(rows, members, forced.piece_rows)
     if way == Way.DIRECTIONS and config.bidirectional:
         return Split(Way.DIRECTIONS, members=2, pieces=2, ranges=2)
     if way == Way.WAVES and not config.bidirectional and config.num_layers > 1:
         chunk = forced.chunk or max(1, min(WAVE_STEPS, steps // (8 * config.num_layers)))
         chunks = -(-steps // chunk)
-        return Split(Way.WAVES, min(limit, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
+        return Split(Way.WAVES, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
     if way == Way.BLOCKS:
-        return Split(Way.BLOCKS, limit, forced.pieces or limit, ranges=limit)
+        return Split(Way.BLOCKS, members, forced.pieces or members, ranges=members)
     return None
 
 
@@ -121,20 +124,23 @@ def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
     return Split(Way.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
 
 
-def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> Way:
-    """The way that was measured to be the fastest for sizes like these."""
+def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> tuple[Way, int]:
+    """The way and the number of threads that promise most: the parts at work at once, and what of them remains.
+
+    The factors are rounded from measurements with two threads.
+    """
     step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)  # of one cell
     large = 4 * config.hidden_size * config.output_size * itemsize > CACHE  # what every step needs again
     deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers
-    meet = step / limit >= STEP_WORTH
-    if rows >= (TALL_ROWS if large else ROWS_EACH) * limit:
-        return Way.ROWS
-    if large and meet:
-        return Way.BLOCKS
-    if config.bidirectional and (limit < 4 or not meet):
-        return Way.DIRECTIONS
-    if deep and (config.num_layers >= limit or not meet):
-        return Way.WAVES
-    if meet:
-        return Way.BLOCKS
-    return Way.ROWS if rows > 1 else Way.ALONE
+    promises = [(1.0, Way.ALONE, 1)]
+    for way, members, remains in (
+        (Way.ROWS, rows // (TALL_ROWS if large else ROWS_EACH), 1.1),
+        (Way.BLOCKS, min(int(step / STEP_WORTH), -(-config.hidden_size // UNITS)), 1.05 if large else 0.8),
+        (Way.DIRECTIONS, config.num_directions, 0.9),
+        (Way.WAVES, config.num_layers if deep else 1, 0.95),
+        (Way.ROWS, max(rows // LOW_ROWS, min(rows, 2)), 0.6),
+    ):
+        members = min(members, limit)
+        promises.append((members * remains, way, members))
+    _, way, members = max(promises)
+    return way, members

@@ -298,7 +298,6 @@ class Crew:
     def __init__(self, wanted: int) -> None:
         self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
-        self.under_way: list[threading.Lock] = []  # released when a task is done
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
         limit, pool = get_num_threads(), _pool
@@ -320,11 +319,8 @@ class Crew:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
         for worker, task in zip(self.workers, tasks, strict=True):
-            done = threading.Lock()
-            done.acquire()
-            self.under_way.append(done)
             worker.run = run
-            worker.tasks.put(_then(task, done.release))
+            worker.tasks.put(task)
 
     def dismiss(self) -> None:
         """Let the workers leave as soon as each has finished the ticket that it holds."""
@@ -332,9 +328,15 @@ class Crew:
             self.record[self.leave] = 1
 
     def join(self) -> None:
-        """Wait until no worker is in the call any more."""
-        for done in self.under_way:
-            with done:
+        """Wait until no worker is in the call any more: a task behind the last one that it was given says so.
+
+        It may be that `start` was interrupted, and a worker was given none.
+        """
+        for worker in self.workers:
+            passed = threading.Lock()
+            passed.acquire()
+            worker.tasks.put(passed.release)
+            with passed:
                 pass
 
     def __enter__(self) -> Crew:
@@ -353,16 +355,6 @@ class Crew:
                 self.join()
         finally:
             self.inside = False
-
-
-def _then(task: Task, done: Callable[[], None]) -> Task:
-    def both() -> None:
-        try:
-            task()
-        finally:
-            done()
-
-    return both
 
 
 # reentrant: a signal handler, or the end of a Crew, may come while this very thread holds it
