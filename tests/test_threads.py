@@ -431,6 +431,26 @@ def test_one_thread_starts_none():
     assert said == "1"
 
 
+def test_a_worker_rests_until_the_next_call_and_not_for_ever():
+    """It looks so many times; a call that begins ends that at once. Calls that use no workers ring no bell."""
+    worker = threads.Worker()
+    try:
+        run, slots = store.kernel("float32").forward, worker.slots
+        slots[Header.PIECES] = threads._bell.value
+        run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
+        slots[Header.CHUNK] = 1 << 60
+        ended = threading.Event()
+        resting = threading.Thread(target=lambda: (run(ctypes.addressof(slots)), ended.set()), daemon=True)
+        resting.start()
+        lstm, x, hx, _ = long_enough()
+        assert not ended.wait(0.05)
+        numlstm.set_num_threads(2)
+        lstm(x, hx)
+        assert ended.wait(FOR_EVER)
+    finally:
+        worker.tasks.put(None)
+
+
 # How many -----------------------------------------------------------------------------------------------------------
 
 
