@@ -217,7 +217,7 @@ def demo(plot: Path | None) -> None:
 @click.option(
     "--threads",
     multiple=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 256),
     help="Threads that every engine may use. Repeatable.  [default: 1]",
 )
 @click.option(
@@ -271,6 +271,7 @@ def bench(
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
     from numlstm.bench import measure, picture, table
+    from numlstm.bench.machine import usable_cores
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
@@ -294,6 +295,12 @@ def bench(
         lines = configurations(sweep, seed, int(max_fmas))
     else:
         lines = doubled(dtype) if scaling else _lines(names, sizes, dtype)
+    if threads and max(threads) > usable_cores():
+        click.echo(
+            f"Warning: {max(threads)} threads take turns on {usable_cores()} cores here; the machine's limits, which "
+            "are sums over threads, are then too high",
+            err=True,
+        )
     report = measure.run(
         lines,
         ["numlstm", *_peers(peers, PEERS)],
@@ -350,6 +357,7 @@ def _progress(what: str) -> None:
 @sentences
 def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
+    from numlstm import threads
     from numlstm.bench import machine
     from numlstm.kernels import store
 
@@ -360,7 +368,8 @@ def info() -> None:
     say("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     say("Python", f"{facts['python']}, {facts['system']}")
     say("CPU", ", ".join(filter(None, (facts["cpu"], facts["cpu_model"]))))
-    say("cores", f"{facts['cores']} usable; a call runs on one")
+    say("cores", f"{threads.usable_cores()} usable")
+    say("threads", f"{threads.get_num_threads()} at most for a call, {threads.source()}")
     say("caches", machine.in_words(facts["caches"]))
     fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"
     say("kernels for", f"{level.name}: {level.registers} registers of {level.register_bytes * 8} bits, {fused}")

@@ -60,16 +60,16 @@ def set_num_threads(num: int) -> None:
     2
     >>> numlstm.set_num_threads(before)
     """
-    global _limit
-    _limit = _checked(num)
+    global _limit, _source
+    _limit, _source = _checked(num), "set by set_num_threads"
 
 
 def get_num_threads() -> int:
     """How many threads a call may use.
 
-    Unless `set_num_threads` was called: what ``NUMLSTM_NUM_THREADS`` says; else as many as there are cores
-    that this process may use (CPU affinity, and the quota of its control group), and no more than
-    ``OMP_NUM_THREADS`` says.
+    Unless `set_num_threads` was called: what ``NUMLSTM_NUM_THREADS`` says, which may be more than there are cores; else
+    as many as there are cores that this process may use (CPU affinity, and the quota of its control group), and no
+    more than ``OMP_NUM_THREADS`` says, if it is a number.
 
     Returns
     -------
@@ -80,14 +80,21 @@ def get_num_threads() -> int:
     ValueError
         ``NUMLSTM_NUM_THREADS`` is no number from 1 to 1024.
     """
-    global _limit
+    global _limit, _source
     if _limit is None:
-        _limit = _asked_for() or usable_cores()
+        _limit, _source = _asked_for() or (usable_cores(), "one for each core")
     return _limit
 
 
+def source() -> str:
+    """Where the number of threads is from, for people."""
+    return _source
+
+
 class num_threads:
-    """A context in which calls may use so many threads; afterwards it is as before. For the whole process.
+    """A context in which calls may use so many threads, in the whole process.
+
+    Afterwards the number is the one before, also if `set_num_threads` was called meanwhile.
 
     Parameters
     ----------
@@ -115,6 +122,7 @@ class num_threads:
 
 
 _limit: int | None = None
+_source = ""
 
 
 def _checked(num: int) -> int:
@@ -128,11 +136,11 @@ def _checked(num: int) -> int:
     return count
 
 
-def _asked_for() -> int | None:
-    """What the environment asks for."""
+def _asked_for() -> tuple[int, str] | None:
+    """What the environment asks for, and where."""
     if own := os.environ.get("NUMLSTM_NUM_THREADS"):
         try:
-            return _checked(int(own))
+            return _checked(int(own)), "set by NUMLSTM_NUM_THREADS"
         except (ValueError, RuntimeError):
             raise ValueError(
                 f"NUMLSTM_NUM_THREADS is {own!r}; it must be a whole number from 1 to {MOST}. "
@@ -140,7 +148,7 @@ def _asked_for() -> int | None:
             ) from None
     of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
     if of_openmp.isdigit() and int(of_openmp) > 0:
-        return min(int(of_openmp), usable_cores())
+        return min(int(of_openmp), usable_cores()), "OMP_NUM_THREADS and cores"
     return None
 
 

@@ -189,7 +189,7 @@ class TestInfo:
         assert result.exit_code == 0, result.output
         rows = {line[:16].strip(): line[17:] for line in result.output.splitlines()}
         assert list(rows) == [
-            "versions", "Python", "CPU", "cores", "caches", "kernels for", "cache folder", "float32 kernels",
+            "versions", "Python", "CPU", "cores", "threads", "caches", "kernels for", "cache folder", "float32 kernels",
             "float64 kernels",
         ]  # fmt: skip
         assert all(rows.values())

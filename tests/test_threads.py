@@ -469,6 +469,28 @@ def test_the_number_of_threads_is_the_environment_s():
     assert default(OMP_NUM_THREADS="1", NUMLSTM_NUM_THREADS="3") == "3"
 
 
+def test_info_says_how_many_and_why(monkeypatch):
+    from click.testing import CliRunner
+
+    from numlstm.cli import main
+
+    def line():
+        result = CliRunner().invoke(main, ["info"])
+        return next((line for line in result.output.splitlines() if line.startswith("threads")), result.output)
+
+    numlstm.set_num_threads(3)
+    assert line().split(maxsplit=1)[1] == "3 at most for a call, set by set_num_threads"
+    for name, value, says in (
+        ("OMP_NUM_THREADS", "1", "1 at most for a call, OMP_NUM_THREADS and cores"),
+        ("NUMLSTM_NUM_THREADS", "7", "7 at most for a call, set by NUMLSTM_NUM_THREADS"),
+        ("NUMLSTM_NUM_THREADS", "x", "NUMLSTM_NUM_THREADS is 'x'"),
+    ):
+        monkeypatch.setenv(name, value)
+        monkeypatch.setattr(threads, "_limit", None)
+        assert says in line()
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2000"])
 def test_a_wrong_environment_is_said(monkeypatch, value):
     monkeypatch.setenv("NUMLSTM_NUM_THREADS", value)
