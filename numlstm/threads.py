@@ -13,11 +13,12 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import ref
 
 from .kernels.abi import Header, Way
 from .locks import fork_safe
@@ -260,7 +261,12 @@ class Pool:
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.crews: WeakSet[Crew] = WeakSet()
+        self.crews: set[ref[Crew]] = set()
+
+    @property
+    def calling(self) -> list[Crew]:
+        """Crews of calls. A snapshot, for a signal handler may call in the midst of a walk over them."""
+        return [crew for known in list(self.crews) if (crew := known()) is not None]
 
     @property
     def free(self) -> list[Worker]:
@@ -270,7 +276,7 @@ class Pool:
     @property
     def busy(self) -> int:
         """Threads that compute, or are about to."""
-        return sum(crew.inside for crew in self.crews) + len(self.workers) - len(self.free)
+        return sum(crew.inside for crew in self.calling) + len(self.workers) - len(self.free)
 
     def another(self) -> Worker | None:
         """A new worker; None where the system gives no thread."""
@@ -281,6 +287,32 @@ class Pool:
             return None
         self.workers.append(worker)
         return worker
+
+
+class Errand:
+    """A task for a worker, who either begins it or finds it called off; then it holds nothing any more."""
+
+    def __init__(self, task: Task) -> None:
+        self.tasks = [task]
+        self.under_way = threading.Lock()
+
+    def __call__(self) -> None:
+        with self.under_way:
+            try:
+                task = self.tasks.pop()
+            except IndexError:
+                return
+            task()
+
+    def call_off(self) -> None:
+        """Let nobody begin it from here on."""
+        self.tasks.clear()
+
+    def join(self) -> None:
+        """Wait until who has begun it is done, or nobody will begin it."""
+        self.call_off()
+        with self.under_way:
+            pass
 
 
 class Crew:
@@ -298,16 +330,16 @@ class Crew:
     def __init__(self, wanted: int) -> None:
         self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
-        self.under_way: list[threading.Lock] = []  # released when a task is done
+        self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
         limit, pool = get_num_threads(), _pool
         with _lock:
-            pool.crews.add(self)
-            free = pool.free
-            busy = sum(crew.inside for crew in pool.crews) + len(pool.workers) - len(free)
+            pool.crews.add(ref(self, pool.crews.discard))
+            free, crews = pool.free, pool.calling
+            busy = sum(crew.inside for crew in crews) + len(pool.workers) - len(free)
             if busy > limit:
-                for crew in pool.crews:
+                for crew in crews:
                     crew.dismiss()
             for _ in range(min(wanted, limit - busy)):
                 worker = free.pop() if free else pool.another()
@@ -320,11 +352,10 @@ class Crew:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
         for worker, task in zip(self.workers, tasks, strict=True):
-            done = threading.Lock()
-            done.acquire()
-            self.under_way.append(done)
+            errand = Errand(task)
+            self.errands.append(errand)  # before a worker has it: an exception may come in between
             worker.run = run
-            worker.tasks.put(_then(task, done.release))
+            worker.tasks.put(errand)
 
     def dismiss(self) -> None:
         """Let the workers leave as soon as each has finished the ticket that it holds."""
@@ -332,10 +363,9 @@ class Crew:
             self.record[self.leave] = 1
 
     def join(self) -> None:
-        """Wait until no worker is in the call any more."""
-        for done in self.under_way:
-            with done:
-                pass
+        """Wait until no worker is in the call any more, and none will be."""
+        for errand in self.errands:
+            errand.join()
 
     def __enter__(self) -> Crew:
         return self
@@ -343,26 +373,18 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """The call is over, and its workers are free.
 
-        One may still be on its way out of the call, or have slept through it: its next task waits until it
-        has found that there is nothing left to claim. If the call ends by an exception, a signal's say, they are
+        One may still be on its way out of the call: its next task waits until it has found that there is nothing
+        left to claim. For one that has slept through it, the task is called off. If the call ends by an exception, a signal's say, they are
         waited for: what they write to is the caller's again.
         """
         try:
+            for errand in self.errands:
+                errand.call_off()
             if kind is not None:
                 self.dismiss()
                 self.join()
         finally:
             self.inside = False
-
-
-def _then(task: Task, done: Callable[[], None]) -> Task:
-    def both() -> None:
-        try:
-            task()
-        finally:
-            done()
-
-    return both
 
 
 # reentrant: a signal handler, or the end of a Crew, may come while this very thread holds it
@@ -377,13 +399,16 @@ def _forget() -> None:
 
 
 def _end() -> None:
-    """Let all workers end."""
+    """Let all workers end; those in a call of a thread that still runs leave it."""
     with _lock:
         workers, _pool.workers = _pool.workers, []
+        for crew in _pool.calling:
+            crew.dismiss()
     for worker in workers:
         worker.tasks.put(None)
+    deadline = time.monotonic() + 1
     for worker in workers:
-        worker.thread.join(1)
+        worker.thread.join(max(0.0, deadline - time.monotonic()))
 
 
 if hasattr(os, "register_at_fork"):
