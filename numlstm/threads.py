@@ -374,8 +374,8 @@ class Crew:
         """The call is over, and its workers are free.
 
         One may still be on its way out of the call: its next task waits until it has found that there is nothing
-        left to claim. For one that has slept through it, the task is called off. If the call ends by an exception, a signal's say, they are
-        waited for: what they write to is the caller's again.
+        left to claim. For one that has slept through it, the task is called off. If the call ends by an exception,
+        a signal's say, they are waited for: what they write to is the caller's again.
         """
         try:
             for errand in self.errands:
