@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -227,7 +228,6 @@ class Worker:
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
-        self.thread.start()
 
     @property
     def taken(self) -> bool:
@@ -280,12 +280,20 @@ class Pool:
 
     def another(self) -> Worker | None:
         """A new worker; None where the system gives no thread."""
+        worker = None
         try:
             worker = Worker()
-        except RuntimeError as error:  # a limit on threads, or Python is about to end
-            log.info("numlstm: no further thread can be started: %s", error)
+            worker.thread.start()
+            self.workers.append(worker)
+        except BaseException as error:
+            if worker is not None:  # interrupted, it may have begun; nobody would know of it
+                worker.tasks.put(None)
+                with suppress(ValueError):
+                    self.workers.remove(worker)
+            if not isinstance(error, RuntimeError):
+                raise
+            log.info("numlstm: no further thread can be started: %s", error)  # a limit, or Python is about to end
             return None
-        self.workers.append(worker)
         return worker
 
 

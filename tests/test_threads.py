@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from math import inf
 
@@ -442,6 +443,49 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
         del mine
         assert held() is None
     assert len(asleep) == 3 and len(lstm._panels.memo.idle) == 1
+
+
+def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
+    """Else nobody would know of it."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    start, begun = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lstm(x, hx)
+    begun[0].join(10)
+    assert not begun[0].is_alive() and threads._pool.workers == []
+    assert equal(lstm(x, hx), want) and len(threads._pool.workers) == 1
+
+
+@pytest.mark.parametrize(("way", "count", "hidden"), [(None, 1, 65536), (Way.ROWS, 64, 16384), (Way.WAVES, 3, 16384)])
+def test_what_all_threads_take_is_bounded(way, count, hidden):
+    """Whatever the hidden size: gates and h before W_hr, of all of them."""
+    batch, size = 64 * 100, 4
+    panels = types.SimpleNamespace(
+        config=Config(1, hidden, 3, proj_size=1),
+        dtype=np.dtype("f4"),
+        lanes=16,
+        layout=lambda n: types.SimpleNamespace(panel=0, bias=0, hr_panel=0),
+    )
+    key = (2, batch, 1), (batch * size, size, size), (batch * size, size, size)
+    alone = plan.make_plan(panels, *key)
+    members, plans = 1, [alone]
+    if way is not None:
+        with plan.override(split=Forced(way)):
+            team = plan.make_team(panels, alone, key, count)
+        members, plans = team.split.members, [team.caller, team.worker]
+    assert members == count
+    for made in plans:
+        assert (made.hidden + made.gates) * size * members <= 10 << 20
 
 
 def test_a_call_in_the_midst_of_another_s_count_of_threads(monkeypatch):
