@@ -200,24 +200,27 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
-    tasks = [_task(kept, team, n + 1, held) for n in range(len(crew.workers))]
+    workspaces = [kept.lease(team.worker) for _ in crew.workers]
+    tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
     crew.start(tasks, record, Share.LEAVE, kept.run)
     leader.run(kept, arrays)
     kept.idle.append(leader)
+    for errand, workspace in zip(crew.errands, workspaces, strict=True):
+        if errand.call_off():
+            kept.idle.append(workspace)
 
 
-def _task(kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any]) -> Callable[[], None]:
-    """What a worker does for a call."""
+def _task(
+    kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
+) -> Callable[[], None]:
+    """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
-    slots = {n: leader.words[n] for n in (Header.SHARE, Header.BELOW)}  # now: one that is late finds others there
+    own, of_caller = workspace.words, leader.words
+    own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
     if team.split.way == Way.BLOCKS:
-        slots |= {n: leader.words[n] for n in (Header.GATES, Header.HIDDEN)}
+        own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
     def task(held: Any = held) -> None:
-        workspace = kept.lease(team.worker)
-        workspace.words[Header.MEMBER] = member
-        for n, value in slots.items():
-            workspace.words[n] = value
         workspace.run(kept, arrays)
         kept.idle.append(workspace)
 

@@ -312,9 +312,13 @@ class Errand:
                 return
             task()
 
-    def call_off(self) -> None:
-        """Let nobody begin it from here on."""
-        self.tasks.clear()
+    def call_off(self) -> bool:
+        """Let nobody begin it from here on. Whether nobody has, and nobody called it off before."""
+        try:
+            self.tasks.pop()
+        except IndexError:
+            return False
+        return True
 
     def join(self) -> None:
         """Wait until who has begun it is done, or nobody will begin it."""

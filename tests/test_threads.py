@@ -79,8 +79,8 @@ class Gathered:
         self.late = late
         task, start = engine._task, threads.Crew.start
 
-        def gathering(kept, team, member, held):
-            run = task(kept, team, member, held)
+        def gathering(*arguments):
+            run = task(*arguments)
 
             def both():
                 self.barrier.wait(FOR_EVER)
@@ -442,7 +442,7 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
         lstm(mine, hx)
         del mine
         assert held() is None
-    assert len(asleep) == 3 and len(lstm._panels.memo.idle) == 1
+    assert len(asleep) == 3 and len(lstm._panels.memo.idle) == 2
 
 
 def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
@@ -804,7 +804,9 @@ class Phantom:
         leader = kept.lease(team.caller)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
         self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
-        self.thread = threading.Thread(target=engine._task(kept, team, 1, self.held), daemon=True)
+        self.thread = threading.Thread(
+            target=engine._task(kept, team, 1, self.held, kept.lease(team.worker)), daemon=True
+        )
         self.thread.start()
 
     def waits(self):
