@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,17 @@ class Memory:
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
-        last = len(self.idle) - 1
-        try:
-            at = next((n for n in range(last, -1, -1) if self.idle[n].plan is plan), last)
-            workspace = self.idle.pop(at)
-        except IndexError:  # there is none, or another thread took it meanwhile
-            workspace = Workspace(self.dtype)
+        workspace = None
+        while workspace is None:
+            idle = self.idle.copy()
+            if not idle:
+                workspace = Workspace(self.dtype)
+                break
+            workspace = next((other for other in reversed(idle) if other.plan is plan), idle[-1])
+            try:
+                self.idle.remove(workspace)
+            except ValueError:  # another thread took it meanwhile
+                workspace = None
         if workspace.plan is not plan:
             self.adopt(workspace, plan)
         return workspace
@@ -94,8 +100,8 @@ class Memory:
         """Make a workspace ready for another plan."""
         for routes in self.routes:  # so that the next short call comes by ``take``
             routes.pop(None, None)
+        self.let_go()  # before more is taken
         workspace.adopt(plan)
-        self.let_go()
 
     def take(self, routes: Routes, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
         """What the short way for this input's shape gives, where the latest one gave nothing."""
@@ -112,15 +118,10 @@ class Memory:
 
     def let_go(self) -> None:
         """Give up idle workspaces that are large, for they may stay idle."""
-        small = []
-        while self.idle:
-            try:
-                other = self.idle.pop()
-            except IndexError:
-                break
-            if sum(buffer.nbytes for buffer in other.buffers.values()) <= KEEP_BYTES:
-                small.append(other)
-        self.idle.extend(small)
+        for other in self.idle.copy():  # small ones stay in sight: who finds none makes another, which is kept too
+            if sum(buffer.nbytes for buffer in other.buffers.copy().values()) > KEEP_BYTES:
+                with suppress(ValueError):  # another thread took it meanwhile
+                    self.idle.remove(other)
 
 
 def memory(panels: Panels) -> Memory:
@@ -199,16 +200,21 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
-    tasks = [_task(kept, team, n + 1, held) for n in range(len(crew.workers))]
+    workspaces = [kept.lease(team.worker) for _ in crew.workers]
+    tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
     crew.start(tasks, record, Share.LEAVE, kept.run)
     leader.run(kept, arrays)
     kept.idle.append(leader)
+    for errand, workspace in zip(crew.errands, workspaces, strict=True):
+        if errand.call_off():
+            kept.idle.append(workspace)
 
 
-def _task(kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any]) -> Callable[[], None]:
-    """What a worker does for a call."""
+def _task(
+    kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
+) -> Callable[[], None]:
+    """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
-    workspace = kept.lease(team.worker)
     own, of_caller = workspace.words, leader.words
     own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
     if team.split.way == Way.BLOCKS:

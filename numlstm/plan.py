@@ -25,6 +25,7 @@ CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
 WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a second-level cache beside the panels
 GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
+HIDDEN_MOST = 6 << 20  # bytes: likewise h before W_hr; all threads together, both of them
 
 
 OBJECTS = {  # for kernels that take arrays out of a tuple
@@ -131,9 +132,9 @@ def make_team(panels: Panels, plan: Plan, key: tuple[Shape, Shape, Shape], limit
     chosen = choose(config, steps, rows, panels.dtype.itemsize, limit, settings.split)
     if chosen is None:
         return None
-    # each thread that has gates of its own takes its part of what one thread may
+    # each thread that has gates and a hidden h of its own takes its part of what one thread may
     apart = 1 if chosen.way == Way.BLOCKS else chosen.members
-    shared = make_plan(panels, *key, most_rows=chosen.piece_rows or rows, gates_most=GATES_MOST // apart)
+    shared = make_plan(panels, *key, most_rows=chosen.piece_rows or rows, apart=apart)
     for slot, value in (
         (Header.WAY, chosen.way),
         (Header.RANGES, chosen.ranges),
@@ -158,7 +159,7 @@ def make_plan(
     strides: Shape,
     output_strides: Shape,
     most_rows: int = 1 << 30,
-    gates_most: int = GATES_MOST,
+    apart: int = 1,
 ) -> Plan:
     """The plan for an input of this shape and these strides, and an output of those.
 
@@ -171,8 +172,8 @@ def make_plan(
         In bytes, of steps, rows and features.
     most_rows : int
         Rows that pass through all layers together, at most.
-    gates_most : int
-        Bytes that the hoisted projection of a chunk may take.
+    apart : int
+        Threads with buffers of their own, which together may take no more than one.
     """
     size, (steps, rows, features), (step, row, feature) = panels.dtype.itemsize, shape, strides
     direct = (feature == size or features == 1) and step % size == 0 and row % size == 0
@@ -183,6 +184,8 @@ def make_plan(
     slots = np.zeros(Header.LENGTH + Cell.LENGTH * config.num_layers * directions, np.int64)
     group = settings.group or max(96, WORKING_SET // (itemsize * (units + outputs)) // 12 * 12)
     group = min(group, most_rows)
+    if config.proj_size:
+        group = min(group, max(1, HIDDEN_MOST // apart // (blocks * lanes * itemsize)))
     header = {
         Header.CELLS_TO: config.num_layers * directions,
         Header.STEPS_TO: steps,
@@ -205,7 +208,7 @@ def make_plan(
         reads = (Header.INPUT, source) if layer == 0 else _place(not writes_output, target, below)
         writes = _place(writes_output, target, below)
         inputs = config.layer_input_size(layer)
-        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize, gates_most)
+        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize, GATES_MOST // apart)
         gates = max(gates, hoist * group_rows * blocks * 4 * lanes)
         panel_bytes = (inputs + outputs) * blocks * 4 * lanes * itemsize
         layout = panels.layout(n)

@@ -13,11 +13,13 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import ref
 
 from .kernels.abi import Header, Way
 from .locks import fork_safe
@@ -234,7 +236,6 @@ class Worker:
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
-        self.thread.start()
 
     @property
     def taken(self) -> bool:
@@ -268,7 +269,12 @@ class Pool:
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.crews: WeakSet[Crew] = WeakSet()
+        self.crews: set[ref[Crew]] = set()
+
+    @property
+    def calling(self) -> list[Crew]:
+        """Crews of calls. A snapshot, for a signal handler may call in the midst of a walk over them."""
+        return [crew for known in list(self.crews) if (crew := known()) is not None]
 
     @property
     def free(self) -> list[Worker]:
@@ -278,17 +284,55 @@ class Pool:
     @property
     def busy(self) -> int:
         """Threads that compute, or are about to."""
-        return sum(crew.inside for crew in self.crews) + len(self.workers) - len(self.free)
+        return sum(crew.inside for crew in self.calling) + len(self.workers) - len(self.free)
 
     def another(self) -> Worker | None:
         """A new worker; None where the system gives no thread."""
+        worker = None
         try:
             worker = Worker()
-        except RuntimeError as error:  # a limit on threads, or Python is about to end
-            log.info("numlstm: no further thread can be started: %s", error)
+            worker.thread.start()
+            self.workers.append(worker)
+        except BaseException as error:
+            if worker is not None:  # interrupted, it may have begun; nobody would know of it
+                worker.tasks.put(None)
+                with suppress(ValueError):
+                    self.workers.remove(worker)
+            if not isinstance(error, RuntimeError):
+                raise
+            log.info("numlstm: no further thread can be started: %s", error)  # a limit, or Python is about to end
             return None
-        self.workers.append(worker)
         return worker
+
+
+class Errand:
+    """A task for a worker, who either begins it or finds it called off; then it holds nothing any more."""
+
+    def __init__(self, task: Task) -> None:
+        self.tasks = [task]
+        self.under_way = threading.Lock()
+
+    def __call__(self) -> None:
+        with self.under_way:
+            try:
+                task = self.tasks.pop()
+            except IndexError:
+                return
+            task()
+
+    def call_off(self) -> bool:
+        """Let nobody begin it from here on. Whether nobody has, and nobody called it off before."""
+        try:
+            self.tasks.pop()
+        except IndexError:
+            return False
+        return True
+
+    def join(self) -> None:
+        """Wait until who has begun it is done, or nobody will begin it."""
+        self.call_off()
+        with self.under_way:
+            pass
 
 
 class Crew:
@@ -306,15 +350,16 @@ class Crew:
     def __init__(self, wanted: int) -> None:
         self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
+        self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
         limit, pool = get_num_threads(), _pool
         with _lock:
-            pool.crews.add(self)
-            free = pool.free
-            busy = sum(crew.inside for crew in pool.crews) + len(pool.workers) - len(free)
+            pool.crews.add(ref(self, pool.crews.discard))
+            free, crews = pool.free, pool.calling
+            busy = sum(crew.inside for crew in crews) + len(pool.workers) - len(free)
             if busy > limit:
-                for crew in pool.crews:
+                for crew in crews:
                     crew.dismiss()
             for _ in range(min(wanted, limit - busy)):
                 worker = free.pop() if free else pool.another()
@@ -327,8 +372,10 @@ class Crew:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
         for worker, task in zip(self.workers, tasks, strict=True):
+            errand = Errand(task)
+            self.errands.append(errand)  # before a worker has it: an exception may come in between
             worker.run = run
-            worker.tasks.put(task)
+            worker.tasks.put(errand)
 
     def dismiss(self) -> None:
         """Let the workers leave as soon as each has finished the ticket that it holds."""
@@ -336,16 +383,9 @@ class Crew:
             self.record[self.leave] = 1
 
     def join(self) -> None:
-        """Wait until no worker is in the call any more: a task behind the last one that it was given says so.
-
-        It may be that `start` was interrupted, and a worker was given none.
-        """
-        for worker in self.workers:
-            passed = threading.Lock()
-            passed.acquire()
-            worker.tasks.put(passed.release)
-            with passed:
-                pass
+        """Wait until no worker is in the call any more, and none will be."""
+        for errand in self.errands:
+            errand.join()
 
     def __enter__(self) -> Crew:
         return self
@@ -353,11 +393,13 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """The call is over, and its workers are free.
 
-        One may still be on its way out of the call, or have slept through it: its next task waits until it
-        has found that there is nothing left to claim. If the call ends by an exception, a signal's say, they are
-        waited for: what they write to is the caller's again.
+        One may still be on its way out of the call: its next task waits until it has found that there is nothing
+        left to claim. For one that has slept through it, the task is called off. If the call ends by an exception,
+        a signal's say, they are waited for: what they write to is the caller's again.
         """
         try:
+            for errand in self.errands:
+                errand.call_off()
             if kind is not None:
                 self.dismiss()
                 self.join()
@@ -377,13 +419,16 @@ def _forget() -> None:
 
 
 def _end() -> None:
-    """Let all workers end."""
+    """Let all workers end; those in a call of a thread that still runs leave it."""
     with _lock:
         workers, _pool.workers = _pool.workers, []
+        for crew in _pool.calling:
+            crew.dismiss()
     for worker in workers:
         worker.tasks.put(None)
+    deadline = time.monotonic() + 1
     for worker in workers:
-        worker.thread.join(1)
+        worker.thread.join(max(0.0, deadline - time.monotonic()))
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import types
+import weakref
 from math import inf
 
 import numpy as np
@@ -77,8 +79,8 @@ class Gathered:
         self.late = late
         task, start = engine._task, threads.Crew.start
 
-        def gathering(kept, team, member, held):
-            run = task(kept, team, member, held)
+        def gathering(*arguments):
+            run = task(*arguments)
 
             def both():
                 self.barrier.wait(FOR_EVER)
@@ -388,6 +390,220 @@ def test_a_caller_interrupted_by_a_signal():
         assert len(crew.workers) == 1
 
 
+def within(seconds, call):
+    """Whether a call ends, in a thread of its own."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
+    """Such a worker is not waited for."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(3)
+
+    class Interrupting:
+        crew = None
+
+        class tasks:
+            @staticmethod
+            def put(task):
+                raise KeyboardInterrupt
+
+    def call():
+        with pytest.raises(KeyboardInterrupt):
+            lstm(x, hx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads.Pool, "another", lambda pool: Interrupting())
+        patch.setattr(threads, "_pool", threads.Pool())
+        assert within(FOR_EVER, call)
+    assert equal(lstm(x, hx), want)
+
+
+def test_what_a_worker_slept_through_is_let_go(monkeypatch):
+    """However many calls it sleeps through, it holds no arrays of theirs, nor workspaces."""
+    lstm, x, hx, _ = long_enough()
+    numlstm.set_num_threads(2)
+    asleep = []
+
+    class Sleeper:
+        crew = None
+
+        class tasks:
+            put = staticmethod(asleep.append)
+
+    monkeypatch.setattr(threads.Pool, "another", lambda pool: Sleeper())
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    for _ in range(3):
+        mine = x.copy()
+        held = weakref.ref(mine)
+        lstm(mine, hx)
+        del mine
+        assert held() is None
+    assert len(asleep) == 3 and len(lstm._panels.memo.idle) == 2
+
+
+def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
+    """Else nobody would know of it."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    start, begun = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        begun.append(thread)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lstm(x, hx)
+    begun[0].join(10)
+    assert not begun[0].is_alive() and threads._pool.workers == []
+    assert equal(lstm(x, hx), want) and len(threads._pool.workers) == 1
+
+
+@pytest.mark.parametrize(("way", "count", "hidden"), [(None, 1, 65536), (Way.ROWS, 64, 16384), (Way.WAVES, 3, 16384)])
+def test_what_all_threads_take_is_bounded(way, count, hidden):
+    """Whatever the hidden size: gates and h before W_hr, of all of them."""
+    batch, size = 64 * 100, 4
+    panels = types.SimpleNamespace(
+        config=Config(1, hidden, 3, proj_size=1),
+        dtype=np.dtype("f4"),
+        lanes=16,
+        layout=lambda n: types.SimpleNamespace(panel=0, bias=0, hr_panel=0),
+    )
+    key = (2, batch, 1), (batch * size, size, size), (batch * size, size, size)
+    alone = plan.make_plan(panels, *key)
+    members, plans = 1, [alone]
+    if way is not None:
+        with plan.override(split=Forced(way)):
+            team = plan.make_team(panels, alone, key, count)
+        members, plans = team.split.members, [team.caller, team.worker]
+    assert members == count
+    for made in plans:
+        assert (made.hidden + made.gates) * size * members <= 10 << 20
+
+
+def test_a_call_in_the_midst_of_another_s_count_of_threads(monkeypatch):
+    """By a signal handler, say, while the calls under way are walked through."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    inner = []
+
+    class Nosy:
+        def __get__(self, crew, _):
+            if not inner:
+                inner.append(None)
+                inner.append(lstm(x, hx))
+            return vars(crew).get("inside", True)
+
+        def __set__(self, crew, value):
+            vars(crew)["inside"] = value
+
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads.Crew, "inside", Nosy(), raising=False)
+    assert equal(lstm(x, hx), want)
+    assert equal(inner[1], want)
+
+
+def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
+    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    numlstm.set_num_threads(2)
+    told = threading.Event()
+
+    class Record:
+        def __setitem__(self, slot, value):
+            told.set()
+
+    left = []
+    with threads.Crew(1) as crew:
+        (worker,) = crew.workers
+        crew.start([lambda: left.append(told.wait(FOR_EVER))], Record(), 0)
+        while not worker.tasks.empty():
+            time.sleep(0.001)
+        threads._end()
+        assert told.is_set()
+        worker.thread.join(FOR_EVER)
+    assert left in ([True], [])  # called off, if it was not begun yet
+
+
+def test_a_workspace_that_another_thread_takes_meanwhile():
+    lstm, x, hx, want = long_enough()
+    kept = lstm._panels.memo
+
+    class Taken(engine.Workspace):
+        """Gone, all of them, as soon as one is looked at."""
+
+        @property
+        def plan(self):
+            kept.idle.clear()
+
+        @plan.setter
+        def plan(self, value):
+            pass
+
+    for count in (1, 2, 3):
+        kept.idle[:] = [Taken(kept.dtype) for _ in range(count)]
+        assert equal(lstm(x, hx), want)
+
+
+def test_callers_in_turn_of_many_shapes_leave_no_more_workspaces_than_callers():
+    lstm = numlstm.LSTM(16, 64, 2, seed=0).eval()
+    inputs = [np.ones((steps, batch, 16), np.float32) for steps, batch in ((20, 3), (30, 8), (40, 2), (60, 16))]
+    numlstm.set_num_threads(1)
+    outputs = [lstm(x)[0] for x in inputs]
+    wrong = []
+
+    def call(n):
+        try:
+            for k in range(n, n + 1000):
+                if not same_bits(lstm(inputs[k % 4])[0], outputs[k % 4]):
+                    wrong.append(k)
+        except Exception as error:
+            wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        callers = [threading.Thread(target=call, args=(n,)) for n in range(8)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(FOR_EVER)
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == [] and len(lstm._panels.memo.idle) <= len(callers)
+
+
+def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
+    """The caller's workspace of the last call is given up before another is made larger."""
+    lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
+    numlstm.set_num_threads(2)
+    inputs = [np.zeros((steps, 64, 16), np.float32) for steps in (1500, 1400)]
+    with plan.override(split=Forced(Way.ROWS)):
+        for x in inputs:
+            lstm(x)
+        idle = lstm._panels.memo.idle
+        idle.insert(0, idle.pop(max(range(len(idle)), key=lambda n: idle[n].buffers["below"].size)))
+        small = engine.Workspace(lstm.dtype)
+        small.plan = object()  # of another shape, and the last that was given back
+        idle.append(small)
+        adopt, found = engine.Workspace.adopt, []
+
+        def adopting(workspace, plan):
+            found.append(max((other.buffers["below"].nbytes for other in idle if other.buffers), default=0))
+            adopt(workspace, plan)
+
+        monkeypatch.setattr(engine.Workspace, "adopt", adopting)
+        output, _ = lstm(inputs[0])
+    assert output.nbytes > engine.KEEP_BYTES
+    assert found and max(found) < engine.KEEP_BYTES
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_makes_workers_of_its_own():
     lstm, x, hx, want = long_enough()
@@ -630,7 +846,9 @@ class Phantom:
         leader = kept.lease(team.caller)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
         self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
-        self.thread = threading.Thread(target=engine._task(kept, team, 1, self.held), daemon=True)
+        self.thread = threading.Thread(
+            target=engine._task(kept, team, 1, self.held, kept.lease(team.worker)), daemon=True
+        )
         self.thread.start()
 
     def waits(self):
