@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import threading
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from needs import leave_out
 
-from numlstm.bench import clock, memory, overhead, scaling
+from numlstm.bench import callers, clock, grid, memory, overhead, scaling
 from numlstm.kernels import store
 
 ROOT = Path(__file__).parents[1]
@@ -154,3 +155,40 @@ def test_forward_and_the_machine_have_both_numbers_of_threads():
     timed = module.Forward()
     timed.setup("seed", 2)
     timed.time_call("seed", 2)
+
+
+class TestCallers:
+    def test_calls_are_counted_and_all_of_them_are_right(self):
+        line = grid.Line.parse("3,4,1,1,2,1")
+        asked = []
+
+        class Counting:
+            def __call__(self, x, states):
+                asked.append(threading.get_ident())
+                time.sleep(0.002)
+
+        rate = callers.throughput(Counting(), line, 3, 0.1)
+        assert len(set(asked)) == 3
+        assert 0 < rate * 0.1 <= len(asked) - 3  # the first call of each is not counted
+
+    def test_callers_that_wait_for_each_other_are_seen(self):
+        """With a lock around the call eight do no more than one; without one they sleep side by side."""
+        line = grid.Line.parse("3,4,1,1,2,1")
+        one_at_a_time = threading.Lock()
+
+        def locked(x, states):
+            with one_at_a_time:
+                time.sleep(0.005)
+
+        def free(x, states):
+            time.sleep(0.005)
+
+        slow, fast = (
+            callers.throughput(call, line, 8, 0.2) / callers.throughput(call, line, 1, 0.2) for call in (locked, free)
+        )
+        assert slow < 1.5
+        assert fast > 2
+
+    def test_the_benchmark_runs(self, monkeypatch):
+        monkeypatch.setattr(benchmark_callers := benchmark("callers"), "QUICK", True)
+        assert benchmark_callers.Callers().track_eight_over_one("vad_step") > 0

@@ -1,0 +1,54 @@
+"""Many Python threads that call one LSTM at once: what they do together in a second, beside a single caller."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+
+from numlstm.lstm import LSTM
+
+from .grid import Line, find
+from .overhead import model
+
+LINES = {name: find(name) for name in ("vad_step", "tagger", "forecast", "voice")}
+
+
+def throughput(lstm: LSTM, line: Line, callers: int, seconds: float) -> float:
+    """Calls a second of so many threads together.
+
+    Each calls until the time is over; what it has begun by then counts, and so does the time that it takes.
+    """
+    x, h_0, c_0 = line.inputs()
+    counts = [0] * callers
+    ready = threading.Barrier(callers + 1)
+
+    def call(n: int) -> None:
+        lstm(x, (h_0, c_0))
+        ready.wait()
+        while time.perf_counter() < deadline:
+            lstm(x, (h_0, c_0))
+            counts[n] += 1
+
+    deadline = float("inf")
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(callers)]
+    for thread in threads:
+        thread.start()
+    begin = time.perf_counter()
+    deadline = begin + seconds + 60.0  # until everyone is there
+    ready.wait()
+    begin = time.perf_counter()
+    deadline = begin + seconds
+    for thread in threads:
+        thread.join()
+    return sum(counts) / (time.perf_counter() - begin)
+
+
+def ratio(line: Line, callers: int = 8, seconds: float = 0.3, rounds: int = 5) -> float:
+    """Throughput of many callers over that of one, who has all cores: the median over rounds, in turns."""
+    lstm = model(line)
+    alone_and_together = [
+        (throughput(lstm, line, 1, seconds), throughput(lstm, line, callers, seconds)) for _ in range(rounds)
+    ]
+    return float(np.median([together / alone for alone, together in alone_and_together]))
