@@ -218,6 +218,20 @@ def _yield_address() -> int:
 
 
 YIELD = _yield_address()
+
+
+def _current_core() -> Callable[[], int] | None:
+    """What tells the core that the calling thread is on; None where cores cannot be told, or threads not be steered."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    try:
+        core: Callable[[], int] = ctypes.CDLL(None).sched_getcpu
+        return core if core() in os.sched_getaffinity(0) else None
+    except (OSError, AttributeError):
+        return None
+
+
+_core = _current_core()
 _bell = ctypes.c_int64(0)  # counts calls that workers are in: kernels add to it when they begin, without the GIL
 BELL = ctypes.addressof(_bell)
 LOOKS = 2000  # at the bell before a worker sleeps, some 100 us: calls in a row find it awake
@@ -236,6 +250,29 @@ class Worker:
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
+        self.cores: set[int] = set()  # that it was given
+        self.steered: set[int] = set()  # of these, those that it is to use
+        self.off = -1  # the core that it keeps off
+
+    def keep_off(self, core: int) -> None:
+        """Stay off the core of the thread that calls, if there is another one.
+
+        Some systems wake a thread on the core of the one that wakes it, where it then waits for the very call
+        that it is to help with. Cores beyond those that the worker was given are never used; what others say about
+        its cores in the meantime holds.
+        """
+        if core == self.off:
+            return
+        try:
+            now = os.sched_getaffinity(self.thread.native_id or 0)
+            if now != self.steered:
+                self.cores = now
+            self.steered = (self.cores - {core}) or self.cores
+            if self.steered != now:
+                os.sched_setaffinity(self.thread.native_id or 0, self.steered)
+            self.off = core
+        except OSError:  # it is not allowed here, or the thread has ended
+            self.off = core
 
     @property
     def taken(self) -> bool:
@@ -371,10 +408,12 @@ class Crew:
     def start(self, tasks: list[Task], record: Any, leave: int, run: Run | None = None) -> None:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
+        core = -1 if _core is None else _core()
         for worker, task in zip(self.workers, tasks, strict=True):
             errand = Errand(task)
             self.errands.append(errand)  # before a worker has it: an exception may come in between
             worker.run = run
+            worker.keep_off(core)
             worker.tasks.put(errand)
 
     def dismiss(self) -> None:

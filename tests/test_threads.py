@@ -754,6 +754,56 @@ def test_affinity_is_respected():
                  NUMLSTM_NUM_THREADS="", OMP_NUM_THREADS="") == "1"  # fmt: skip
 
 
+@needs_affinity
+def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
+    """Nor does it undo what others say about its cores."""
+    masks, given = [], [{2, 3, 5}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
+
+    def steer(thread, cores):
+        masks.append(set(cores))
+        given[0] = set(cores)
+
+    monkeypatch.setattr(os, "sched_setaffinity", steer)
+    worker = threads.Worker()  # its thread is not started
+    worker.keep_off(-1)
+    assert masks == []
+    worker.keep_off(3)
+    worker.keep_off(3)
+    assert masks == [{2, 5}]
+    worker.keep_off(2)
+    assert masks == [{2, 5}, {3, 5}]
+    worker.keep_off(7)
+    assert masks[2:] == [{2, 3, 5}]
+    given[0] = {2}  # somebody else's doing
+    worker.keep_off(2)
+    assert masks[3:] == [] and worker.steered == {2}
+    given[0] = {2, 4}
+    worker.keep_off(4)
+    assert masks[3:] == [{2}]
+
+    def refuse(thread, cores):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    worker.keep_off(2)
+    assert worker.off == 2
+
+
+@needs_affinity
+@pytest.mark.skipif(threads._core is None or threads.usable_cores() < 2, reason="needs two cores that can be told")
+def test_a_call_s_worker_is_on_another_core():
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    for _ in range(3):
+        assert equal(lstm(x, hx), want)
+    mine = os.sched_getaffinity(0)
+    workers = [worker for worker in threads._pool.workers if worker.off >= 0]
+    assert workers
+    for worker in workers:
+        assert os.sched_getaffinity(worker.thread.native_id) == (mine - {worker.off} or mine)
+
+
 @pytest.mark.parametrize(
     ("groups", "files", "cores"),
     [
