@@ -240,3 +240,19 @@ def test_a_built_in_function_may_be_called_until_python_has_ended(folder):
     )
     want, got = done.stdout.split()[1::2]
     assert want == got
+
+
+def test_code_and_constants_are_one_piece_of_memory(monkeypatch):
+    """LLVM's own memory manager may put them too far apart for the code to reach its constants."""
+    import llvmlite.binding as llvm
+
+    asked = []
+    create = llvm.create_mcjit_compiler
+
+    def asking(module, machine, use_lmm=None):
+        asked.append(use_lmm)
+        return create(module, machine, use_lmm)
+
+    monkeypatch.setattr(llvm, "create_mcjit_compiler", asking)
+    store._load("float32", store.level())
+    assert asked == [True]

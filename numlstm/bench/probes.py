@@ -38,7 +38,7 @@ class Kernel:
         kernel.compile(types.void(PLAN))
         self._module, self._machine = bare_module({ENTRY: kernel}), _host()
         optimise(self._module, self._machine, (ENTRY,))
-        self._engine = llvm.create_mcjit_compiler(self._module, _host())
+        self._engine = llvm.create_mcjit_compiler(self._module, _host(), use_lmm=True)
         self._engine.finalize_object()
         self._call: Any = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._engine.get_function_address(ENTRY))
 

@@ -176,7 +176,9 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    # one piece of memory for code and constants: LLVM's own manager may put them more than 2 GB apart in a process with
+    # much memory, which ends it (llvm/llvm-project#71963, halide/Halide#3208)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     address = {name: engine.get_function_address(name) for name in (FORWARD, CALL, QUICK)}
