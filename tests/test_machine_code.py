@@ -128,6 +128,6 @@ def test_the_module_needs_nothing_of_python(level):
             rest = rest.replace(body, "")
     assert not re.search(r"\bcall\w*\s+\*", rest)
     called = set(re.findall(r"\bcall\w*\s+([^*\s]\S*)", code))
-    defined = set(re.findall(r"^(\w+):", code, re.MULTILINE))
+    defined = set(re.findall(r"^([\w.]+):", code, re.MULTILINE))
     assert called - defined == set(), called - defined
     assert not re.search(r"Numba|NRT_|Py[A-Z]\w+_", code)
