@@ -271,11 +271,11 @@ def bench(
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
     from numlstm.bench import measure, picture, table
-    from numlstm.bench.machine import usable_cores
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
+    from numlstm.threads import usable_cores
 
     for option, file in (("--save", save), ("--plot", plot)):
         if file and not file.parent.is_dir():

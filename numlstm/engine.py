@@ -175,7 +175,7 @@ def forward(
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
-        plan.teams[limit] = make_team(panels, plan, key, limit)
+        plan.teams[limit] = make_team(panels, key, limit)
     if (team := plan.teams[limit]) is None:
         _by_itself(kept, plan, arrays)
         return

@@ -126,8 +126,8 @@ def override(**changes: Any) -> Iterator[None]:
         Plans.forget_all()
 
 
-def make_team(panels: Panels, plan: Plan, key: tuple[Shape, Shape, Shape], limit: int) -> Team | None:
-    """How at most ``limit`` threads share the call of a plan for these shapes and strides."""
+def make_team(panels: Panels, key: tuple[Shape, Shape, Shape], limit: int) -> Team | None:
+    """How at most ``limit`` threads share the call that `make_plan` plans for these shapes and strides."""
     config, (steps, rows, _) = panels.config, key[0]
     chosen = choose(config, steps, rows, panels.dtype.itemsize, limit, settings.split)
     if chosen is None:

@@ -270,9 +270,9 @@ class Worker:
             self.steered = (self.cores - {core}) or self.cores
             if self.steered != now:
                 os.sched_setaffinity(self.thread.native_id or 0, self.steered)
-            self.off = core
-        except OSError:  # it is not allowed here, or the thread has ended
-            self.off = core
+        except OSError as error:  # it is not allowed here, or the thread has ended
+            log.debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
+        self.off = core
 
     @property
     def taken(self) -> bool:
@@ -393,10 +393,9 @@ class Crew:
         limit, pool = get_num_threads(), _pool
         with _lock:
             pool.crews.add(ref(self, pool.crews.discard))
-            free, crews = pool.free, pool.calling
-            busy = sum(crew.inside for crew in crews) + len(pool.workers) - len(free)
+            free, busy = pool.free, pool.busy
             if busy > limit:
-                for crew in crews:
+                for crew in pool.calling:
                     crew.dismiss()
             for _ in range(min(wanted, limit - busy)):
                 worker = free.pop() if free else pool.another()

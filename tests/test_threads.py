@@ -74,9 +74,7 @@ def equal(got, want):
 class Gathered:
     """Workers that a call waits for before it begins, so that all of them are there."""
 
-    def __init__(self, monkeypatch, late=()):
-        self.counters = []
-        self.late = late
+    def __init__(self, monkeypatch):
         task, start = engine._task, threads.Crew.start
 
         def gathering(*arguments):
@@ -489,7 +487,7 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
     members, plans = 1, [alone]
     if way is not None:
         with plan.override(split=Forced(way)):
-            team = plan.make_team(panels, alone, key, count)
+            team = plan.make_team(panels, key, count)
         members, plans = team.split.members, [team.caller, team.worker]
     assert members == count
     for made in plans:
@@ -898,7 +896,7 @@ class Phantom:
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
             panels, kept = lstm._panels, lstm._panels.memo
             key = next(iter(kept.plans.by_shape))
-            team = plan.make_team(panels, kept.plans.by_shape[key], key, 2)
+            team = plan.make_team(panels, key, 2)
         self.record = (ctypes.c_int64 * team.record)()
         self.record[tickets.Share.CLAIMED] = 1
         leader = kept.lease(team.caller)

@@ -9,16 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from numlstm.threads import usable_cores
+
 PACKAGES = ("numlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "onnx", "openvino")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not say
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_name() -> str:
