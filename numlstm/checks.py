@@ -408,14 +408,20 @@ def _tuple_or_list(hx: Any) -> None:
         )
 
 
-def _pair(hx: Any) -> States:
+def two_states(hx: Any) -> tuple[Any, Any]:
+    """What stands for h_0 and c_0 in `hx`, as it is."""
     _tuple_or_list(hx)
     if len(hx) < 2:
         raise IndexError(
             f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
             f"hx must be (h_0, c_0), but it has {len(hx)} items."
         )
-    return real_array("h_0", hx[0]), real_array("c_0", hx[1])
+    return hx[0], hx[1]
+
+
+def _pair(hx: Any) -> States:
+    h_0, c_0 = two_states(hx)
+    return real_array("h_0", h_0), real_array("c_0", c_0)
 
 
 def cell_call(config: Config, shape: Shape, hx: Any) -> Call:

@@ -18,6 +18,7 @@ ORDER = (
     "cli",
     "demo",
     "bench",
+    "dask",
     "conversion",
     "listing",
     "batch",
