@@ -119,6 +119,12 @@ def convert(source: Path, target: Path, name: str | None, dtype: str | None, bat
     show_default=True,
     help="Memory for a piece of the work. The results are the same bits.",
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Parquet: of a Dask scheduler, or 'local'.  [default: local]")
+@click.option("--group", metavar="COLUMN", help="Parquet: which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Parquet: orders the steps of a sequence.")
+@click.option("--features", metavar="COLUMNS", help="Parquet: with commas between.  [default: all others]")
+@click.option("--per", type=click.Choice(["sequence", "step"]), help="Parquet: what a row of OUT is for.")
+@click.option("--whole", is_flag=True, help="Parquet: every sequence lies in one file, nothing needs to be shuffled.")
 @sentences
 def run(
     *,
@@ -129,13 +135,48 @@ def run(
     name: str | None,
     batch_first: bool | None,
     chunk: float,
+    scheduler: str | None,
+    group: str | None,
+    order: str | None,
+    features: str | None,
+    per: Any,
+    whole: bool,
 ) -> None:
     """Run the LSTM of MODEL over the sequences in INPUT.
 
     INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) where the batch comes first,
     or (steps, features); a .npz file with such an array named input, and perhaps h_0 and c_0; or a .csv file, a row a
     step. A .npy file may be larger than memory.
+
+    Or it is Parquet: a file, a folder, or a pattern in quotes, a row a step (extra dask). OUT is a folder then, and a
+    job that was stopped goes on when it is given again.
     """
+    if input.suffix.lower() == ".parquet" or input.is_dir():
+        if not (group and order):
+            raise click.UsageError("Parquet needs --group and --order: which sequence a row belongs to, and which step")
+        for option, value in (("--state", state), ("--batch-first", batch_first)):
+            if value is not None:
+                raise click.UsageError(f"{option} is not for Parquet")
+        from numlstm.dask import job
+
+        columns = features.split(",") if features else None
+        job.run(
+            model,
+            str(input),
+            out,
+            scheduler=scheduler or "local",
+            group=group,
+            order=order,
+            features=columns,
+            per=per or "sequence",
+            whole=whole,
+            name=name,
+            echo=_say,
+        )
+        return
+    given = {"--scheduler": scheduler, "--group": group, "--order": order, "--features": features, "--per": per}
+    if unused := [option for option, value in (given | {"--whole": whole}).items() if value]:
+        raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
     from numlstm import batch
 
     batch.run(

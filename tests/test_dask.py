@@ -16,7 +16,7 @@ need("dask")
 need("distributed")
 import dask  # noqa: E402
 import dask.array as da  # noqa: E402
-from distributed import Client, LocalCluster, get_worker  # noqa: E402
+from distributed import Client, LocalCluster  # noqa: E402
 
 import numlstm.dask  # noqa: E402
 from numlstm import threads  # noqa: E402
@@ -217,15 +217,14 @@ def test_two_processes_give_the_bits_of_one(cluster):
 def test_weights_travel_once_to_each_worker(cluster):
     """Unpickling is counted where it happens; ten rows of chunks of three steps would give up to sixty."""
 
-    def counted():
+    def counted(dask_worker):
         from numlstm.lstm import LSTM
 
-        worker = get_worker()
-        worker.arrivals = 0
+        dask_worker.arrivals = 0
         original = LSTM.__setstate__
 
         def count(self, state):
-            worker.arrivals += 1
+            dask_worker.arrivals += 1
             original(self, state)
 
         LSTM.__setstate__ = count
@@ -235,7 +234,7 @@ def test_weights_travel_once_to_each_worker(cluster):
     x = inputs(lstm, 30, 40)
     lazy, _ = numlstm.dask.forward(lstm, da.from_array(x, chunks=(10, 4, 64)))
     assert same(lazy.compute(), lstm(x)[0])
-    arrivals = cluster.run(lambda: get_worker().arrivals)
+    arrivals = cluster.run(lambda dask_worker: dask_worker.arrivals)
     assert max(arrivals.values()) <= 1
     assert 1 <= sum(arrivals.values()) <= 2
 
@@ -295,3 +294,24 @@ def test_a_model_is_the_same_task_for_the_same_parameters():
     again = pickle.loads(pickle.dumps(lstm))
     assert model.sent(lstm).key == model.sent(again).key
     assert model.sent(lstm).key != model.sent(numlstm.LSTM(5, 7, seed=2).eval()).key
+
+
+def test_memory_is_bounded_while_the_data_is_ten_times_the_limit(cluster):
+    """Every worker makes its chunks itself, and lets go of what was summed."""
+    import resource
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+    limit = 100 << 20  # beyond what a worker has taken until now
+    lstm = numlstm.LSTM(64, 4, seed=0).eval()
+    numlstm.dask.forward(lstm, da.zeros((2, 4, 64), chunks=(2, 2, 64), dtype=np.float32))[0].compute()
+    before = cluster.run(peak)
+    x = da.ones((20, 2 * 10 * limit // (20 * 64 * 4), 64), chunks=(20, 1000, 64), dtype=np.float32)
+    assert x.nbytes >= 10 * limit * len(before)
+    output, _ = numlstm.dask.forward(lstm, x)
+    total = output.sum(axis=1, dtype=np.float64).compute()
+    one, _ = lstm(np.ones((20, 1, 64), np.float32))
+    np.testing.assert_allclose(total, one[:, 0].astype(np.float64) * x.shape[1], rtol=1e-6)
+    after = cluster.run(peak)
+    assert all(after[worker] - before[worker] < limit for worker in before)

@@ -15,6 +15,8 @@ dask.array<numlstm-output, shape=(20, 1000, 4), dtype=float32, chunksize=(10, 25
 (1, 2, 4)
 """
 
+from typing import Any
+
 try:
     import dask.array  # noqa: F401
 except ImportError as error:
@@ -22,4 +24,12 @@ except ImportError as error:
 
 from numlstm.dask.arrays import forward
 
-__all__ = ["forward"]
+__all__ = ["forward", "forward_frame"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "forward_frame":  # needs pandas and pyarrow besides, which arrays do without
+        from numlstm.dask.frames import forward_frame
+
+        return forward_frame
+    raise AttributeError(f"module 'numlstm.dask' has no attribute '{name}'")
