@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def data(table, tmp_path):
 
 def numlstm_run(folder, *arguments):
     command = [sys.executable, "-m", "numlstm.cli", "run", "model.safetensors", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=300)
 
 
 COLUMNS = ("--group", "machine", "--order", "hour", "--features", ",".join(FEATURES))
@@ -230,7 +231,7 @@ def test_a_job_goes_on_where_it_was_stopped(data, monkeypatch):
     assert sorted(name for name in os.listdir(folder / "out") if name != job.MANIFEST) == sorted(
         os.path.basename(path) for path in written
     )
-    first = {path: open(path, "rb").read() for path in written}
+    first = {path: Path(path).read_bytes() for path in written}
 
     def counted(piece, path):
         written.append(path)
@@ -239,7 +240,7 @@ def test_a_job_goes_on_where_it_was_stopped(data, monkeypatch):
     in_this_process(monkeypatch, counted)
     assert "2 of 4 parts are there already" in run_job(folder)[0]
     assert len(written) == len(set(written)) == 4
-    assert all(open(path, "rb").read() == content for path, content in first.items())
+    assert all(Path(path).read_bytes() == content for path, content in first.items())
 
 
 def test_a_part_is_there_whole_or_not_at_all(data, tmp_path, monkeypatch):

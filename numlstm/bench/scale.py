@@ -54,7 +54,7 @@ def lazy(work: Work, lstm: LSTM) -> Any:
 
     from numlstm.dask import forward
 
-    def made(of: float = time.time(), block_info: Any = None) -> Any:  # noqa: B008  (another task each time)
+    def made(of: float = time.time(), block_info: Any = None) -> Any:  # another task each time
         shape = [stop - start for start, stop in block_info[None]["array-location"]]
         return np.full(shape, 0.5, np.float32)
 
