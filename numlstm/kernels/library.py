@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from . import shipped, sources
@@ -48,14 +51,27 @@ def linked(code: bytes, command: list[str]) -> bytes:
             raise RuntimeError(f"{' '.join(command)} does not link the kernels: {error}") from None
 
 
-def build(number: str, level: Level, command: list[str], folder: Path) -> Path:
+def build(number: str, level: Level, folder: Path) -> Path:
     """Build the library of one number type and level into a folder, under the name by which it is found."""
     from .build import object_code
 
-    source = sources.name(level)
+    command, source = linker(), sources.name(level)
+    if command is None:
+        raise RuntimeError("kernels are not linked without a linker: binutils, LLVM's lld or the package ziglang")
     if source is None:
-        raise RuntimeError("the kernels cannot be built without their sources")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise RuntimeError("kernels are not built without their sources")
     path = folder / shipped.file_name(number, level, source)
     path.write_bytes(shipped.sealed(linked(object_code(number, level), command)))
     return path
+
+
+def build_all(folder: Path) -> None:
+    """All that a wheel ships, on all cores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn")) as pool:
+        for made in [pool.submit(build, number, level, folder) for level in SHIPPED for number in NUMBERS]:
+            print(made.result().name)
+
+
+if __name__ == "__main__":
+    build_all(Path(sys.argv[1]))

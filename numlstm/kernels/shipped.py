@@ -78,7 +78,7 @@ def load(number: str, level: Level, begun: float) -> Kernel:
     path = find(number, level)
     try:
         library = ctypes.CDLL(path)
-        address = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in ENTRIES}
+        address = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in ENTRIES}
     except (OSError, AttributeError) as error:
         raise Unfit(f"the system does not load one: {error}") from None
     return callable_kernel(address, level, f"shipped: {path}", begun, library)
