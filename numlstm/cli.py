@@ -400,7 +400,7 @@ def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
     from numlstm import threads
     from numlstm.bench import machine
-    from numlstm.kernels import store
+    from numlstm.kernels import cached, store
 
     def say(name: str, value: str) -> None:
         click.echo(f"{name:16} {value}")
@@ -415,7 +415,7 @@ def info() -> None:
     fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"
     say("kernels for", f"{level.name}: {level.registers} registers of {level.register_bytes * 8} bits, {fused}")
     try:
-        say("cache folder", str(store.cache_folder()))
+        say("cache folder", str(cached.cache_folder()))
     except OSError as error:
         say("cache folder", f"none: {error}")
     for number in ("float32", "float64"):

@@ -196,12 +196,12 @@ class TestInfo:
         assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
 
     def test_without_a_home_it_says_so(self, monkeypatch):
-        from numlstm.kernels import store
+        from numlstm.kernels import cached
 
         def homeless():
             raise OSError("Could not determine home directory.")
 
-        monkeypatch.setattr(store, "cache_folder", homeless)
+        monkeypatch.setattr(cached, "cache_folder", homeless)
         result = invoke("info")
         assert result.exit_code == 0
         assert "cache folder     none: Could not determine home directory." in result.output
