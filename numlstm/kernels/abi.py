@@ -8,6 +8,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum, auto
 
 FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
+STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
 SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
@@ -132,6 +133,25 @@ class Quick(_Slots):
     KEEP = auto()
     DROP = auto()
     RESULTS = auto()  # the first of three ``Box`` records: sizes of output, h_n and c_n
+    LENGTH = RESULTS + 3 * Box.LENGTH
+
+
+class Live(_Slots):
+    """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
+
+    BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
+    INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
+    OUTPUT = auto()
+    NONE = auto()  # address of None
+    NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef
+    KEEP = auto()
+    DROP = auto()
+    RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
+    ERROR = auto()
+    TEXT = auto()
+    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread; 0: a step is so short that it holds the GIL
+    RESTORE = auto()
+    RESULTS = auto()  # three ``Box`` records: sizes of a step's output by the number of its axes
     LENGTH = RESULTS + 3 * Box.LENGTH
 
 
