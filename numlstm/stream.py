@@ -13,13 +13,15 @@ from numlstm import boxes, checks, engine
 from numlstm.boxes import address
 from numlstm.config import Config
 from numlstm.kernels import store
-from numlstm.kernels.abi import SELF_DATA, Box, Header, Live
+from numlstm.kernels.abi import SELF_DATA, Header, Live
 from numlstm.panels import LINE, Panels, aligned_empty
-from numlstm.plan import Plan, checked, make_plan
+from numlstm.plan import CACHE_L1, Plan, checked, make_plan
 
 Array = NDArray[Any]
 States = tuple[Array, Array]
 T = TypeVar("T")
+
+LONGER = 16  # a chunk that runs step by step may have so many times the work of one that holds the GIL
 
 BUSY = (
     "the stream is in use by another thread, and nothing was done\n"
@@ -87,6 +89,7 @@ class Stream:
         "_c",
         "_call",
         "_config",
+        "_exchange",
         "_h",
         "_panels",
         "_present",
@@ -116,7 +119,7 @@ class Stream:
         inputs, outputs, units, layers = config.input_size, config.output_size, config.hidden_size, config.num_layers
         read, written = ((rows * features * size, features * size, size) for features in (inputs, outputs))
         plan = make_plan(panels, (1, rows, inputs), read, written)
-        plan = checked(plan, dtype, self._steps(inputs))
+        plan = checked(plan, dtype, self._shapes(inputs))
         head = int(Live.LENGTH) + plan.slots.size
         h_room = -(-layers * rows * outputs * size // LINE) * LINE // size  # so that c begins on a line
         counts = {
@@ -164,21 +167,26 @@ class Stream:
         self._record.held = panels
         self._bind(plan)
 
-    def _steps(self, features: int) -> tuple[checks.Shape, ...]:
-        """The shapes that a step of so many features may have, by the number of axes; () where there is none."""
-        rows = self.batch_size
-        chunk = (rows, 1, features) if self._config.batch_first else (1, rows, features)
-        return (features,) if rows == 1 else (), (rows, features), chunk
+    def _shapes(self, features: int) -> tuple[checks.Shape, ...]:
+        """Shapes that machine code takes, by the number of axes: 0 stands for any number of steps, () for none.
+
+        There the steps follow each other in memory.
+        """
+        rows, batch_first = self.batch_size, self._config.batch_first
+        if rows == 1:
+            return (features,), (0, features), (1, 0, features) if batch_first else (0, 1, features)
+        return (), (rows, features), (rows, 1, features) if batch_first else (0, rows, features)
 
     def _bind(self, plan: Plan) -> None:
         """Make ``step``, and what a call tries first."""
         slots, kernel, config = self._record, store.kernel(self.dtype.name), self._config
+        self._exchange = kernel.exchange
         work = self.batch_size * (self._panels.data.size + engine.STEP_WORK * config.num_layers)
         if boxes.functions is None or boxes.DATA != SELF_DATA:
             self.step, self._call = _by_ctypes(kernel.step, slots, self.address), _nothing
             return
         new_array, _, keep, drop = boxes.functions
-        python = ctypes.pythonapi
+        python, held = ctypes.pythonapi, max(0, engine.QUICK_WORK // work)
         for slot, value in {
             Live.NONE: id(None),
             Live.NEW_ARRAY: new_array,
@@ -187,14 +195,16 @@ class Stream:
             Live.RAISE: _function(python.PyErr_SetString),
             Live.ERROR: id(RuntimeError),
             Live.TEXT: ctypes.addressof(_busy_text),
+            Live.INPUT_STEP: self.input.nbytes,
+            Live.OUTPUT_STEP: self.output.nbytes,
+            Live.OUTPUTS: config.output_size,
+            Live.SAVE: _function(python.PyEval_SaveThread),
+            Live.RESTORE: _function(python.PyEval_RestoreThread),
+            Live.HELD_STEPS: held,
+            # Step after step through all layers is as good as layer after layer where the first cache holds them all.
+            Live.MOST_STEPS: max(1, held * (LONGER if self._panels.data.nbytes <= CACHE_L1 else 1)),
         }.items():
             slots[slot] = value
-        if work > engine.QUICK_WORK:
-            slots[Live.SAVE] = _function(python.PyEval_SaveThread)
-            slots[Live.RESTORE] = _function(python.PyEval_RestoreThread)
-        for n, shape in enumerate(self._steps(config.output_size)):
-            box = slots[Live.RESULTS + n * Box.LENGTH :]
-            box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
         self.step = kernel.live_step(slots)
         # where threads may share the work of a single step, the engine has it
         self._call = _nothing if plan.long else kernel.live_call(slots)
@@ -258,21 +268,23 @@ class Stream:
         return output
 
     def _room(self) -> tuple[Array, Array, Array]:
-        """Memory for another state: all of it, and h and c in it."""
-        both = np.zeros_like(self._both)
+        """Memory for another state: all of it, and h and c in it, whose numbers are not set."""
+        both = np.empty(self._both.size, self.dtype)
         h = both[: self._h.size].reshape(self._h.shape)
         return both, h, both[both.size - self._c.size :].reshape(self._c.shape)
 
     def _alone(self, work: Callable[[], T]) -> T:
         """Do something while nobody else is in the stream."""
-        exchange, mark = store.kernel(self.dtype.name).exchange, object()
+        exchange, flag, mark = self._exchange, self.address, object()
+        own = id(mark)
         try:
-            # Interrupted anywhere, what follows puts back the flag if it is this call's, and else leaves it.
-            if exchange(self.address, 0, id(mark)) != 0:
+            # Interrupted anywhere, what follows puts back the flag if it is this call's, and else leaves it. Python
+            # looks for signals after each call, so that nothing may be called before it.
+            if exchange(flag, 0, own) != 0:
                 raise RuntimeError(BUSY)
             return work()
         finally:
-            exchange(self.address, id(mark), 0)
+            exchange(flag, own, 0)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -6,6 +6,7 @@ import gc
 import pickle
 import sys
 import types
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ SIZES = {
     "projected": {"input_size": 6, "hidden_size": 20, "num_layers": 2, "proj_size": 7},
     "no bias": {"input_size": 2, "hidden_size": 8, "bias": False},
     "batch first": {"input_size": 3, "hidden_size": 5, "num_layers": 2, "batch_first": True},
+    "batch first of one layer": {"input_size": 2, "hidden_size": 16, "batch_first": True},
     "one feature": {"input_size": 1, "hidden_size": 40},
     "long": {"input_size": 70, "hidden_size": 130},
 }
@@ -74,7 +76,7 @@ def test_steps_and_chunks_have_the_bits_of_one_call(way, name, dtype, rows):
     stream = lstm.stream(rows)
     assert type(stream.step) is (types.FunctionType if way == "ctypes" else types.BuiltinFunctionType)
     if name != "long":
-        assert bool(stream._record[Live.SAVE]) == (way == "built-in without the GIL")
+        assert (stream._record[Live.HELD_STEPS] > 0) == (way == "built-in")
     got = [stream(x[0])[None]]
     stream.input[...] = x[1]
     assert stream.step() is None
@@ -88,6 +90,78 @@ def test_steps_and_chunks_have_the_bits_of_one_call(way, name, dtype, rows):
     assert same_bits(np.concatenate(got), want)
     assert same_states(stream.state, states)
     assert not same_bits(flip_one_bit(np.concatenate(got)), want)
+
+
+@every_dtype
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_which_inputs_machine_code_takes(dtype, rows, batch_first):
+    """Steps that follow each other in memory, and not too many: the rest goes to the engine, with the same bits."""
+    lstm = numlstm.LSTM(3, 5, 2, batch_first=batch_first, dtype=dtype, seed=0).eval()
+    most = int(lstm.stream(rows)._record[Live.MOST_STEPS])
+    assert most > 16 * lstm.stream(rows)._record[Live.HELD_STEPS] - 16 > 0
+    x = steps(lstm, most + 1, rows)
+    want, _ = whole(lstm, x)
+    swap = (lambda a: a.swapaxes(0, 1)) if batch_first else (lambda a: a)
+    laid = np.ascontiguousarray(swap(x))
+    part = np.ascontiguousarray(swap(x[:most]))
+    some = np.ascontiguousarray(swap(x[:7]))
+    chunks = not batch_first or rows == 1
+    cases = {
+        "most": (part, chunks),
+        "too many": (laid, False),
+        "one": (np.ascontiguousarray(swap(x[:1])), True),
+        "some": (some, chunks),
+        "some in Fortran's order": (np.asfortranarray(some), False),
+        "every second": (np.repeat(some, 2, axis=1 if rows == 1 and batch_first else 0), None),
+        "of another dtype": (some.astype(np.longdouble), False),
+        "of another byte order": (some.astype(some.dtype.newbyteorder()), False),
+        "a subclass": (some.view(np.recarray), False),
+    }
+    if rows == 1:
+        cases["without the batch"] = (x[:7, 0].copy(), True)
+        cases["a step alone"] = (x[0, 0].copy(), True)
+    every = cases.pop("every second")[0]
+    cases["every second"] = (every[:, ::2] if rows == 1 and batch_first else every[::2], False)
+    for name, (given, taken) in cases.items():
+        stream = lstm.stream(rows)
+        got = stream._call(given)
+        assert (got is not None) == taken, name
+        if not taken:
+            assert not any(state.any() for state in stream.state), name
+            got = stream(given)
+        flat = got.reshape(-1, rows, 5) if got.ndim < 3 else swap(got)
+        assert same_bits(flat, want[: len(flat)]), name
+        assert len(flat) >= 1 and flat.size == given.size // 3 * 5
+    refused = [x[:0], x[:, :0], x[..., :2], x[None], 3, None, (x,), "x"]
+    for given in refused:
+        stream = lstm.stream(rows)
+        assert stream._call(given) is None
+        assert not any(state.any() for state in stream.state)
+
+
+@every_dtype
+def test_every_reference_that_is_taken_is_given_back(dtype):
+    lstm = model("small", dtype)
+    for rows, busy in ((1, False), (2, False), (2, True)):
+        stream = lstm.stream(rows)
+        stream._record[Live.BUSY] = busy
+        x = steps(lstm, 2, rows)
+        held = [x, stream.step, stream._call, stream._record, None, np.dtype(dtype), np.ndarray, RuntimeError]
+
+        def many(stream=stream, x=x):
+            for _ in range(1000):
+                with suppress(RuntimeError):
+                    stream.step(), stream(x[0]), stream(x), stream._call(3)
+                with suppress(RuntimeError):
+                    stream._call(x)
+
+        many()
+        before, blocks = [sys.getrefcount(one) for one in held], sys.getallocatedblocks()
+        many()
+        after = [sys.getrefcount(one) for one in held]
+        assert all(abs(a - b) < 100 for a, b in zip(after, before, strict=True)), (before, after)
+        assert sys.getallocatedblocks() - blocks < 100
 
 
 @every_dtype

@@ -110,7 +110,7 @@ class Share(IntEnum):
 
 
 class Box(_Slots):
-    """What an array must be; sizes in numbers, strides in bytes as NumPy has them."""
+    """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
 
     NDIM = auto()
     SIZE_0 = auto()
@@ -149,10 +149,17 @@ class Live(_Slots):
     RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
     ERROR = auto()
     TEXT = auto()
-    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread; 0: a step is so short that it holds the GIL
+    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
     RESTORE = auto()
-    RESULTS = auto()  # three ``Box`` records: sizes of a step's output by the number of its axes
-    LENGTH = RESULTS + 3 * Box.LENGTH
+    HELD_STEPS = auto()  # so many are short enough to hold the GIL
+    INPUT_STEP = auto()  # bytes from a step to the next one, in an input and in an output
+    OUTPUT_STEP = auto()
+    MOST_STEPS = auto()  # of a chunk
+    OUTPUTS = auto()  # features of an output
+    SIZE_0 = auto()  # sizes of the output that is being made; all but the last one are the input's
+    SIZE_1 = auto()
+    SIZE_2 = auto()
+    LENGTH = auto()
 
 
 class Cell(_Slots):

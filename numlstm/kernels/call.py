@@ -61,13 +61,19 @@ def new_array(builder, function, kind, dtype, ndim, sizes):
 
 
 @inline
-def fits(plan, box, want):
-    """Whether the object is an array of the expected type, dtype, sizes, strides and alignment."""
+def of_its_kind(plan, box):
+    """Whether the object is an array of the expected type, dtype and alignment."""
     if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
         return False
     if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
         return False
-    if word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) != 0:
+    return word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) == 0
+
+
+@inline
+def fits(plan, box, want):
+    """Whether it is one of the expected sizes and strides besides."""
+    if not of_its_kind(plan, box):
         return False
     ndim = get(want, Box.NDIM)
     if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
