@@ -30,6 +30,7 @@ ORDER = (
     "files",
     "lstm",
     "cell",
+    "stream",
     "module",
     "formats",
     "reference",  # imports nothing of the rest
