@@ -15,21 +15,37 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.sequence import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+    unpad_sequence,
+)
 from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
     "LSTM",
     "LSTMCell",
+    "PackedSequence",
     "Stream",
     "find",
     "from_torch",
     "get_num_threads",
     "load",
     "num_threads",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
     "set_num_threads",
     "step_function",
     "tensors",
+    "unpack_sequence",
+    "unpad_sequence",
 ]
 
 

@@ -197,14 +197,7 @@ def _names_device(value: Any) -> bool:
 
 def real_array(name: str, value: Any) -> Array:
     """The value as a plain ndarray of its own real dtype; shares memory with it wherever NumPy can."""
-    if isinstance(value, ndarray):
-        if np.any(getattr(value, "mask", False)):
-            raise TypeError(
-                f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
-            )
-        array = value if type(value) is ndarray else ndarray.view(value, ndarray)
-    else:
-        array = _from_foreign(name, value)
+    array = any_array(name, value)
     if array.dtype.kind not in REAL_KINDS:
         raise TypeError(
             f"{name} must hold real numbers, not {array.dtype}\n"
@@ -212,6 +205,17 @@ def real_array(name: str, value: Any) -> Array:
             f"are not. Received: a {type(value).__name__} of shape {array.shape}."
         )
     return array
+
+
+def any_array(name: str, value: Any) -> Array:
+    """The value as a plain ndarray of whatever dtype it has; shares memory with it wherever NumPy can."""
+    if not isinstance(value, ndarray):
+        return _from_foreign(name, value)
+    if np.any(getattr(value, "mask", False)):
+        raise TypeError(
+            f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
+        )
+    return value if type(value) is ndarray else ndarray.view(value, ndarray)
 
 
 def _from_foreign(name: str, value: Any) -> Array:
@@ -498,17 +502,40 @@ def _cell_state(call: Call, index: int, state: Array) -> None:
     raise RuntimeError(f"hx[{index}] is batched, but input is not" + wanted)
 
 
-def not_built_yet(input: Any, lengths: Any) -> None:
-    """Refuse sequences of different lengths, which are not built yet."""
-    if lengths is not None:
-        raise NotImplementedError(
-            "lengths is not built yet\nUntil it is, run each sequence by itself, cut to its length."
-        )
+def no_packed_sequence(input: Any) -> None:
+    """Refuse a packed sequence where a step is wanted."""
     if hasattr(input, "batch_sizes"):
-        raise NotImplementedError(
-            f"input is a {type(input).__name__}, and packed sequences are not built yet\n"
-            "Until they are, run each sequence by itself, cut to its length."
+        raise AttributeError(
+            f"'{type(input).__name__}' object has no attribute 'dim'\n"
+            "An LSTMCell takes one step of a batch; an LSTM takes packed sequences."
         )
+
+
+def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
+    """The call for packed data of that shape, of so many rows; with the texts of PyTorch for a padded batch."""
+    if len(shape) != 2:
+        raise RuntimeError(
+            f"input must have 2 dimensions, got {len(shape)}\n"
+            f"The data of a packed sequence must have shape (sum of lengths, {config.input_size}); received {shape}."
+        )
+    cells = config.num_layers * config.num_directions
+    call = Call(
+        output=(shape[0], config.num_directions * config.output_size),
+        hidden=(cells, batch, config.output_size),
+        cell=(cells, batch, config.hidden_size),
+        batch=batch,
+        swap=False,
+        unbatched=False,
+    )
+    if hx is not None:
+        _state_dims(call, *_pair(hx))
+    if shape[1] != config.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[1]}\n"
+            f"The data of the packed sequence have shape {shape}; their last axis must hold the {config.input_size} "
+            "features of a step."
+        )
+    return call
 
 
 # ---------------------------------------------------------------- out=

@@ -16,7 +16,7 @@ from .boxes import ABSENT, address
 from .kernels import store
 from .kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
 from .panels import LINE, Array, Panels, aligned_empty
-from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_team
+from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
 from .threads import Crew, get_num_threads
 
 QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
@@ -176,7 +176,80 @@ def forward(
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
         plan.teams[limit] = make_team(panels, key, limit)
-    if (team := plan.teams[limit]) is None:
+    _shared(kept, plan, plan.teams[limit], arrays)
+
+
+def forward_packed(
+    panels: Panels,
+    x: Array,
+    sizes: Array,
+    hx: States | None,
+    output: Array,
+    h_n: Array,
+    c_n: Array,
+    dropout: Dropout | None = None,
+) -> None:
+    """One forward pass over sequences of several lengths, packed. All checking has been done.
+
+    Its plan is made for this call alone: lengths are seldom the same twice.
+
+    Parameters
+    ----------
+    panels : Panels
+    x : array, (sum of sizes, input_size)
+        Any real dtype, any strides; never written.
+    sizes : array of int64, (T,)
+        How many rows take each step: positive, never more than before.
+    hx : (h_0, c_0) or None
+        As in `forward`, rows by decreasing length.
+    output : array, (sum of sizes, num_directions * output size)
+        C-contiguous, of the panels' dtype.
+    h_n, c_n : array
+        As in `forward`.
+    dropout : callable or None
+        As in `forward`, for (sum of sizes, 1, features).
+    """
+    kept, config = panels.memo or memory(panels), panels.config
+    if not (x.dtype == panels.dtype and x.flags.carray):
+        converted = empty(x.shape, panels.dtype)
+        convert(converted, x)
+        x = converted
+    row, output_row = x.shape[1] * x.itemsize, output.shape[1] * x.itemsize
+    key = ((len(sizes), int(sizes[0]), x.shape[1]), (0, row, x.itemsize), (0, output_row, x.itemsize))
+    plan = make_plan(panels, *key, sizes=sizes)
+    h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    limit = get_num_threads() if plan.long else 1
+    team = make_team(panels, key, limit, sizes)
+    if dropout is None:
+        _shared(kept, plan, team, arrays)
+        return
+    workspace = kept.lease(plan)
+    try:
+        for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), arrays, strict=True):
+            workspace.words[slot] = 0 if array is None else address(array)
+        for layer in range(config.num_layers):
+            first_cell = layer * config.num_directions
+            if layer > 0:
+                dropout(_between(workspace, first_cell, output)[:, None])
+            workspace.words[Header.CELLS_FROM] = first_cell
+            workspace.words[Header.CELLS_TO] = first_cell + config.num_directions
+            kept.run(workspace.address)
+    finally:
+        workspace.plan = None  # its slots are no longer the plan's
+        kept.idle.append(workspace)
+
+
+def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
+    """What the layer below that of the first cell has put out, shaped like the output."""
+    if workspace.slots[Header.LENGTH + (first_cell - 1) * Cell.LENGTH + Cell.TARGET] == Header.OUTPUT:
+        return output
+    return workspace.buffers["below"][: output.size].reshape(output.shape)
+
+
+def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays) -> None:
+    """The pass by as many threads as the team is for and are free."""
+    if team is None:
         _by_itself(kept, plan, arrays)
         return
     with Crew(team.split.members - 1) as crew:
@@ -412,9 +485,7 @@ def _forward_in_pieces(
         for layer in range(1, config.num_layers):
             first_cell = layer * config.num_directions
             if dropout is not None:
-                at_output = slots[Header.LENGTH + (first_cell - 1) * Cell.LENGTH + Cell.TARGET] == Header.OUTPUT
-                below = workspace.buffers["below"][: output.size]
-                dropout(output if at_output else below.reshape(output.shape))
+                dropout(_between(workspace, first_cell, output))
             run((first_cell, first_cell + config.num_directions), (0, rows), (0, steps))
     finally:
         workspace.plan = None  # its slots are no longer the plan's

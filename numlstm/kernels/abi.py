@@ -81,6 +81,11 @@ class Header(_Slots):
     DTYPE = auto()  # address of their dtype
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
     BOXES = auto()  # slot of the first of three ``Box`` records: input, h_0 and c_0
+    # of a packed sequence
+    PACKED = (
+        auto()
+    )  # slot of a ``Cell`` record for the kernel's own use and ``Segment`` records behind it; 0: not packed
+    SEGMENTS = auto()  # of those
     LENGTH = auto()  # the header's own length
 
 
@@ -167,7 +172,7 @@ class Cell(_Slots):
 
     SOURCE = auto()  # header slot that holds the address of what the cell reads: [step][row][feature]
     SOURCE_AT = auto()  # where the first step of this direction stands
-    SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse)
+    SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse); packed: 1 or -1
     SOURCE_ROW = auto()
     TARGET = auto()  # likewise for what it writes
     TARGET_AT = auto()
@@ -183,5 +188,15 @@ class Cell(_Slots):
     H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
     C_AT = auto()
     FAR = auto()  # 1: the panels are too big to stay in the second cache
-    HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted
+    HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted. Packed: its steps times its rows
+    HOIST_ROWS = auto()  # packed: rows of a step up to which it is hoisted
+    LENGTH = auto()
+
+
+class Segment(_Slots):
+    """Steps of a packed sequence that the same number of rows takes."""
+
+    STEPS = auto()
+    ROWS = auto()
+    FIRST = auto()  # rows of all steps before
     LENGTH = auto()
