@@ -172,30 +172,95 @@ def forward(
         key = (x.shape, x.strides, output.strides)
         plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
-    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    _run(panels, kept, key, plan, (x, h_0, c_0, output, h_n, c_n, panels.data), x.shape[1])
+
+
+def forward_rows(
+    panels: Panels, kept: Memory, x: Array, hx: States, output: Array, h_n: Array, c_n: Array, state_rows: int
+) -> None:
+    """One forward pass from states that are parts of larger arrays, to others. All checking has been done.
+
+    Plans are for a few batch sizes in each octave, so that a batch that changes at every step needs no new one.
+
+    Parameters
+    ----------
+    panels : Panels
+    kept : Memory
+        The caller's own, for it alone knows of these plans.
+    x : array, (T, B, input_size)
+        C-contiguous, aligned, of the panels' dtype.
+    hx : (h_0, c_0)
+        Arrays that begin with the first row's state of the first layer; the same of the next layer follows
+        ``state_rows`` rows later.
+    output : array, (T, B, output size)
+        C-contiguous, of the panels' dtype.
+    h_n, c_n : array
+        As h_0 and c_0; they may be the same arrays.
+    state_rows : int
+    """
+    steps, rows, features = x.shape
+    size, planned = panels.dtype.itemsize, batch_size(rows) if steps == 1 else rows
+    strides, output_strides = (
+        (rows * numbers * size, numbers * size, size) if steps > 1 else (numbers * size, numbers * size, size)
+        for numbers in (features, output.shape[2])
+    )
+    key = ((steps, planned, features), strides, output_strides)
+    plan = kept.plans.by_shape.get((*key, state_rows)) or kept.plans.make(panels, *key, state_rows)
+    _run(panels, kept, key, plan, (x, *hx, output, h_n, c_n, panels.data), rows, state_rows)
+
+
+def batch_size(rows: int) -> int:
+    """The batch size to plan for so many rows: there are four in an octave.
+
+    Examples
+    --------
+    >>> [batch_size(rows) for rows in (1, 7, 9, 17, 1000, 1025)]
+    [1, 7, 10, 20, 1024, 1280]
+    """
+    unit = 1 << max(0, rows.bit_length() - 3)
+    return -(-rows // unit) * unit
+
+
+def _run(
+    panels: Panels,
+    kept: Memory,
+    key: tuple[Shape, Shape, Shape],
+    plan: Plan,
+    arrays: Arrays,
+    rows: int,
+    state_rows: int = 0,
+) -> None:
+    """A pass over the first ``rows`` rows of a plan, by as many threads as it is worth.
+
+    ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels.
+    """
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
-        plan.teams[limit] = make_team(panels, key, limit)
+        plan.teams[limit] = make_team(panels, key, limit, state_rows)
     if (team := plan.teams[limit]) is None:
-        _by_itself(kept, plan, arrays)
+        _by_itself(kept, plan, arrays, rows)
         return
     with Crew(team.split.members - 1) as crew:
         if crew.workers:
-            _in_company(kept, team, crew, arrays)
+            _in_company(kept, team, crew, arrays, rows)
         else:
-            _by_itself(kept, plan, arrays)
+            _by_itself(kept, plan, arrays, rows)
 
 
-def _by_itself(kept: Memory, plan: Plan, arrays: Arrays) -> None:
-    """The pass by this thread alone. ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels."""
+def _by_itself(kept: Memory, plan: Plan, arrays: Arrays, rows: int) -> None:
+    """The pass by this thread alone."""
     workspace = kept.lease(plan)
+    workspace.words[Header.ROWS_TO] = rows
     workspace.run(kept, arrays)
     kept.idle.append(workspace)
 
 
-def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
+def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
+    leader.words[Header.ROWS_TO] = rows
+    if team.split.way == Way.ROWS:
+        leader.words[Header.PIECE_ROWS] = -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
@@ -216,7 +281,9 @@ def _task(
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
     own, of_caller = workspace.words, leader.words
-    own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
+    own[Header.MEMBER] = member
+    for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.PIECE_ROWS):
+        own[slot] = of_caller[slot]
     if team.split.way == Way.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 

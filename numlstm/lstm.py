@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import empty, ndarray
@@ -13,6 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.module import Module, changing
+
+if TYPE_CHECKING:
+    from numlstm.pool import Pool
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
@@ -200,6 +203,39 @@ class LSTM(Module):
 
     def flatten_parameters(self) -> None:
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
+
+    def pool(self, capacity: int | None = None) -> Pool:
+        """Many live sequences, each with a state of its own: whoever is present at a step is one batch.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Sequences that may be open at once. If left out, room is made when it is needed.
+
+        Returns
+        -------
+        Pool
+            Its ``open`` makes sessions, and its ``step`` computes a step of those that are present.
+
+        Raises
+        ------
+        ValueError
+            The LSTM is bidirectional, or is in train mode with dropout between layers; or the capacity is below 1.
+        TypeError
+            The capacity is not an int.
+        MemoryError
+            There is no memory for so many states.
+
+        Examples
+        --------
+        >>> pool = LSTM(2, 3, seed=0).eval().pool()
+        >>> session = pool.open()
+        >>> pool.step({session: [1, 2]})[session].shape
+        (3,)
+        """
+        from numlstm.pool import Pool  # few programs need it
+
+        return Pool(self, capacity)
 
     # ------------------------------------------------------------ a call
 

@@ -29,6 +29,7 @@ ORDER = (
     "files",
     "lstm",
     "cell",
+    "pool",
     "module",
     "formats",
     "reference",  # imports nothing of the rest
