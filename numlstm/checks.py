@@ -618,3 +618,92 @@ def _same_place(array: Array, other: Array) -> bool:
 
 def _show(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
+
+
+# ---------------------------------------------------------------- pools
+
+
+def pool_capacity(config: Config, capacity: Any) -> int | None:
+    """The capacity of a pool, whose LSTM must run in one direction; None where it grows."""
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM cannot run as a pool of sessions: its reverse direction begins at the last step, "
+            "which a session has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+        )
+    if capacity is None:
+        return None
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity must be None or an int, not {_show(capacity)}, a {type(capacity).__name__}")
+    bound = operator.index(capacity)
+    if bound < 1:
+        raise ValueError(f"capacity must be at least 1, the sessions that may be open at once; it is {bound}")
+    return bound
+
+
+def slot_numbers(slots: Any) -> NDArray[np.intp]:
+    """A copy of the slots of a step, which nobody else changes."""
+    numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(
+            f"slots must be integers, not {numbers.dtype}; received {_show(slots)}\n"
+            "The slot of a session is session.slot; sessions themselves come in a dict with their inputs."
+        )
+    if numbers.ndim != 1:
+        raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
+    return numbers.astype(np.intp, copy=False)
+
+
+# ---------------------------------------------------------------- streams
+
+
+def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) -> States:
+    """h and c for a stream of so many rows: (num_layers, rows, features), or without rows where there is one."""
+    hidden, cell = ((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
+    call = Call(hidden, hidden, cell, rows, swap=False, unbatched=False)
+    h, c = _pair(states)
+    if rows == 1 and h.ndim == c.ndim == 2:
+        h, c = h[:, None], c[:, None]
+    h, c = lstm_states(call, (h, c, *states[2:]), dtype)[:2]
+    return h, c
+
+
+def _is_empty(rows: Any) -> bool:
+    return isinstance(rows, list | tuple) and len(rows) == 0
+
+
+SNAPSHOT = ("input_size", "hidden_size", "num_layers", "proj_size", "batch_size", "dtype")
+
+
+def snapshot_facts(config: Config, batch_size: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """What must agree between a snapshot and the stream that takes it over."""
+    sizes = config.input_size, config.hidden_size, config.num_layers, config.proj_size, batch_size
+    return dict(zip(SNAPSHOT, (*sizes, dtype.name), strict=True))
+
+
+def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snapshot: Any) -> States:
+    """h and c of a snapshot that fits."""
+    expected = snapshot_facts(config, batch_size, dtype)
+    wanted = "A snapshot is what snapshot() gives, or the same saved by numpy.savez. The state is what it was."
+    if not isinstance(snapshot, Mapping):
+        raise TypeError(f"a snapshot must be a mapping, not {_show(snapshot)}, a {type(snapshot).__name__}\n{wanted}")
+    if missing := [name for name in (*SNAPSHOT, "h", "c") if name not in snapshot]:
+        raise ValueError(f"the snapshot lacks {', '.join(missing)}\n{wanted}")
+    for name, value in expected.items():
+        found = np.asarray(snapshot[name])
+        if found.ndim != 0 or found.item() != value:
+            raise ValueError(
+                f"{name} of the snapshot is {_show(snapshot[name])}, and that of the stream {value!r}\n"
+                "A snapshot goes on only in a stream of the same sizes and dtype. The state is what it was."
+            )
+    shapes = {"h": (config.num_layers, batch_size, config.output_size)}
+    shapes["c"] = (config.num_layers, batch_size, config.hidden_size)
+    states = []
+    for name, shape in shapes.items():
+        state = real_array(f"{name} of the snapshot", snapshot[name])
+        if state.shape != shape or state.dtype.newbyteorder("=") != dtype:
+            raise ValueError(
+                f"{name} of the snapshot must be {dtype} of shape {shape}, not {state.dtype} of shape {state.shape}\n"
+                "The state is what it was."
+            )
+        states.append(state)
+    return states[0], states[1]

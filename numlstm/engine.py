@@ -175,10 +175,8 @@ def forward(
     _run(panels, kept, key, plan, (x, h_0, c_0, output, h_n, c_n, panels.data), x.shape[1])
 
 
-def forward_rows(
-    panels: Panels, kept: Memory, x: Array, hx: States, output: Array, h_n: Array, c_n: Array, state_rows: int
-) -> None:
-    """One forward pass from states that are parts of larger arrays, to others. All checking has been done.
+def forward_rows(panels: Panels, kept: Memory, x: Array, output: Array, states: States, state_rows: int) -> None:
+    """One forward pass whose states are rows of larger arrays and are replaced there. All checking has been done.
 
     Plans are for a few batch sizes in each octave, so that a batch that changes at every step needs no new one.
 
@@ -189,24 +187,21 @@ def forward_rows(
         The caller's own, for it alone knows of these plans.
     x : array, (T, B, input_size)
         C-contiguous, aligned, of the panels' dtype.
-    hx : (h_0, c_0)
-        Arrays that begin with the first row's state of the first layer; the same of the next layer follows
-        ``state_rows`` rows later.
     output : array, (T, B, output size)
         C-contiguous, of the panels' dtype.
-    h_n, c_n : array
-        As h_0 and c_0; they may be the same arrays.
+    states : (h, c)
+        Arrays that begin with the first row's state in the first layer; rows follow each other, and a layer's begin
+        ``state_rows`` rows after those of the layer below. If the pass is interrupted, by a signal's exception, all of
+        them are either as before or final.
     state_rows : int
     """
     steps, rows, features = x.shape
-    size, planned = panels.dtype.itemsize, batch_size(rows) if steps == 1 else rows
-    strides, output_strides = (
-        (rows * numbers * size, numbers * size, size) if steps > 1 else (numbers * size, numbers * size, size)
-        for numbers in (features, output.shape[2])
-    )
-    key = ((steps, planned, features), strides, output_strides)
+    outputs, size = output.shape[2], panels.dtype.itemsize
+    planned, apart = (batch_size(rows), 1) if steps == 1 else (rows, rows)
+    of_row, of_output = features * size, outputs * size
+    key = ((steps, planned, features), (apart * of_row, of_row, size), (apart * of_output, of_output, size))
     plan = kept.plans.by_shape.get((*key, state_rows)) or kept.plans.make(panels, *key, state_rows)
-    _run(panels, kept, key, plan, (x, *hx, output, h_n, c_n, panels.data), rows, state_rows)
+    _run(panels, kept, key, plan, (x, *states, output, *states, panels.data), rows, state_rows)
 
 
 def batch_size(rows: int) -> int:
@@ -267,8 +262,13 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int)
     held = (arrays, leader, record)
     workspaces = [kept.lease(team.worker) for _ in crew.workers]
     tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
-    crew.start(tasks, record, Share.LEAVE, kept.run)
-    leader.run(kept, arrays)
+    try:
+        crew.start(tasks, record, Share.LEAVE, kept.run)
+        leader.run(kept, arrays)
+    except BaseException:
+        if arrays[1] is arrays[4]:  # states are being replaced: what is left of the call is done all the same
+            leader.run(kept, arrays)
+        raise
     kept.idle.append(leader)
     for errand, workspace in zip(crew.errands, workspaces, strict=True):
         if errand.call_off():

@@ -205,37 +205,34 @@ class LSTM(Module):
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
 
     def pool(self, capacity: int | None = None) -> Pool:
-        """Many live sequences, each with a state of its own: whoever is present at a step is one batch.
+        """Return a pool: many live sequences, each with a state of its own, of which those present are one batch.
+
+        It has the weights of now, until its `Pool.refresh`, and runs without dropout.
 
         Parameters
         ----------
         capacity : int, optional
-            Sequences that may be open at once. If left out, room is made when it is needed.
-
-        Returns
-        -------
-        Pool
-            Its ``open`` makes sessions, and its ``step`` computes a step of those that are present.
+            Sessions that may be open at once; memory for them is taken now. If left out, it doubles when needed.
 
         Raises
         ------
         ValueError
-            The LSTM is bidirectional, or is in train mode with dropout between layers; or the capacity is below 1.
+            The LSTM is bidirectional, or the capacity is below 1.
         TypeError
-            The capacity is not an int.
+            The capacity is no int.
         MemoryError
             There is no memory for so many states.
 
         Examples
         --------
-        >>> pool = LSTM(2, 3, seed=0).eval().pool()
+        >>> pool = LSTM(2, 3, seed=1).pool()
         >>> session = pool.open()
-        >>> pool.step({session: [1, 2]})[session].shape
+        >>> pool.step({session: [0.5, 1.0]})[session].shape
         (3,)
         """
         from numlstm.pool import Pool  # few programs need it
 
-        return Pool(self, capacity)
+        return Pool(self._config, self._panels, capacity, lambda: self._panels)
 
     # ------------------------------------------------------------ a call
 
