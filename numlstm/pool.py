@@ -1,7 +1,7 @@
 """Many live sequences on one model: whoever is present at a step is computed as one batch.
 
-States are kept as [layer][slot][unit]; a session owns a slot. Slots that follow each other are a part of these arrays
-that the kernel works on where it is. Others are gathered, and scattered when the step is done.
+States are kept as [layer][slot][unit]; a session owns a slot. Slots without a gap between them are a part of these
+arrays that the kernel works on where it is. Others are gathered, and scattered when the step is done.
 """
 
 from __future__ import annotations
@@ -163,8 +163,9 @@ class Pool:
 
     Notes
     -----
-    Slots that follow each other in rising order are computed where they are. Others cost four copies of their states.
-    A new session takes the lowest slot that is free, so that those of a busy pool stay close together.
+    States of slots without a gap between them are computed where they are, in rising order without any copy. Other
+    slots cost two copies of their states. A new session takes the lowest slot that is free, so that those of a busy
+    pool stay close together.
 
     A pool is not pickled or copied; `Session.snapshot` gives what can be.
 
@@ -383,7 +384,7 @@ class Pool:
             if type(session) is not Session or session._pool is not self or session._closed:
                 self._refuse(session)
         slots = np.array([session._slot for session in sessions], np.intp)
-        if not (slots[1:] > slots[:-1]).all():  # in rising order they may follow each other
+        if not _rising(slots):
             order = np.argsort(slots)
             slots, places = slots[order], order.tolist()
             sessions, rows = [sessions[k] for k in places], [rows[k] for k in places]
@@ -475,7 +476,7 @@ class Pool:
         if not self._is_open[slots].all():
             wrong = next(slot for slot in slots.tolist() if not self._is_open[slot])
             raise ValueError(f"slot {wrong} is closed\nThose that are open are pool.slots.")
-        if not (slots[1:] > slots[:-1]).all():
+        if not _rising(slots):
             rising = np.arange(slots.size)
             self._places[slots] = rising
             twice = slots[self._places[slots] != rising]
@@ -491,11 +492,15 @@ class Pool:
         output = empty((*x.shape[:2], self._config.output_size), self.dtype)
         if count == 0:
             return output
-        first = int(slots[0])
-        if slots[-1] - first == count - 1 and (slots[1:] - slots[:-1] == 1).all():
+        first = int(slots.min())
+        if slots.max() - first == count - 1:  # no two are the same, so they are all of these
+            places = None if _rising(slots) else slots - first
+            if places is not None:
+                given, x = x, empty(x.shape, self.dtype)
+                x[:, places] = given
             states = self._h[0, first:], self._c[0, first:]
             engine.forward_rows(self._panels, self._kept, x, output, states, self.capacity)
-            return output
+            return output if places is None else output[:, places]
         for kept, batch in (self._h, self._batch_h), (self._c, self._batch_c):
             for of_layer, rows in zip(kept, batch, strict=True):
                 np.take(of_layer, slots, axis=0, out=rows[:count], mode="clip")  # "raise" would copy once more
@@ -538,6 +543,10 @@ class Pool:
                 return work(*given)
             finally:
                 self._holder = 0
+
+
+def _rising(slots: Slots) -> bool:
+    return slots.size == 1 or bool((slots[1:] > slots[:-1]).all())
 
 
 def _row(session: Any, value: Any) -> Array:
