@@ -15,17 +15,20 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
     "LSTM",
     "LSTMCell",
+    "Stream",
     "find",
     "from_torch",
     "get_num_threads",
     "load",
     "num_threads",
     "set_num_threads",
+    "step_function",
     "tensors",
 ]
 

@@ -620,40 +620,82 @@ def _show(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
 
 
-# ---------------------------------------------------------------- pools
+# ---------------------------------------------------------------- streams
 
 
-def pool_capacity(config: Config, capacity: Any) -> int | None:
-    """The capacity of a pool, whose LSTM must run in one direction; None where it grows."""
+class Piece(NamedTuple):
+    """What a stream is given: one step, or a chunk of steps."""
+
+    output: Shape
+    steps: int
+    place: tuple[Any, ...]  # indexes it as (steps, batch, features), but for ``swap``
+    swap: bool
+
+
+def stream_sizes(config: Config, batch_size: Any) -> int:
+    """The batch size of a stream, whose LSTM must run in one direction."""
     if config.bidirectional:
         raise ValueError(
-            "a bidirectional LSTM cannot run as a pool of sessions: its reverse direction begins at the last step, "
-            "which a session has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+            "a bidirectional LSTM cannot run as a stream: its reverse direction begins at the last step, which a "
+            "stream has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
         )
-    if capacity is None:
-        return None
-    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
-        raise TypeError(f"capacity must be None or an int, not {_show(capacity)}, a {type(capacity).__name__}")
-    bound = operator.index(capacity)
-    if bound < 1:
-        raise ValueError(f"capacity must be at least 1, the sessions that may be open at once; it is {bound}")
-    return bound
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"batch_size must be an int, not {_show(batch_size)}, a {type(batch_size).__name__}")
+    rows = operator.index(batch_size)
+    if rows < 1:
+        raise ValueError(f"batch_size must be at least 1, the sequences that go on side by side; it is {rows}")
+    return rows
 
 
-def slot_numbers(slots: Any) -> NDArray[np.intp]:
-    """A copy of the slots of a step, which nobody else changes."""
-    numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
-    if numbers.dtype.kind not in "iu":
+def stream_input(value: Any) -> Array:
+    """A step or a chunk as a plain ndarray of its own real dtype."""
+    if hasattr(value, "batch_sizes"):
         raise TypeError(
-            f"slots must be integers, not {numbers.dtype}; received {_show(slots)}\n"
-            "The slot of a session is session.slot; sessions themselves come in a dict with their inputs."
+            f"input of a stream must be an array, not a {type(value).__name__}\n"
+            "All rows of a stream have the same steps; a sequence that ends early can have a stream of its own."
         )
-    if numbers.ndim != 1:
-        raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
-    return numbers.astype(np.intp, copy=False)
+    return real_array("input", value)
 
 
-# ---------------------------------------------------------------- streams
+def stream_piece(config: Config, rows: int, shape: Shape) -> Piece:
+    """What an input of that shape is to a stream of so many rows."""
+    every, features = slice(None), config.input_size
+    outer = (rows, None) if config.batch_first else (None, rows)
+    if len(shape) == 3:
+        steps, batch = (shape[1], shape[0]) if config.batch_first else shape[:2]
+        place: tuple[Any, ...] = (every,)
+    elif len(shape) == 2:
+        # of one row: steps; a single one is the same as a batch of one
+        steps, batch, place = (shape[0], 1, (every, None)) if rows == 1 else (1, shape[0], (None,))
+    elif len(shape) == 1 and rows == 1:
+        steps, batch, place = 1, 1, (None, None)
+    else:
+        raise ValueError(
+            f"LSTM: Expected input of a stream to be {'1D, 2D or 3D' if rows == 1 else '2D or 3D'}, "
+            f"got {len(shape)}D instead\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    if shape[-1] != features:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {features}, got {shape[-1]}\n"
+            + _wanted_piece(outer, rows, features, shape)
+        )
+    if batch != rows:
+        raise RuntimeError(
+            f"input has {batch} rows, but the stream has {rows}\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    if steps == 0:
+        raise RuntimeError(
+            "Expected sequence length to be larger than 0 in RNN\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    output = (*shape[:-1], config.output_size)
+    return Piece(output, steps, place, swap=config.batch_first and len(shape) == 3)
+
+
+def _wanted_piece(outer: tuple[int | None, int | None], rows: int, features: int, shape: Shape) -> str:
+    chunk = ", ".join("steps" if size is None else str(size) for size in outer)
+    step = f"({features},), or (steps, {features})" if rows == 1 else f"({rows}, {features})"
+    wanted = f"{step} or ({chunk}, {features})" if rows > 1 else f"{step}, or ({chunk}, {features})"
+    return f"input must have shape {wanted}; received {shape}. The state is what it was."
 
 
 def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) -> States:
@@ -665,6 +707,19 @@ def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) 
         h, c = h[:, None], c[:, None]
     h, c = lstm_states(call, (h, c, *states[2:]), dtype)[:2]
     return h, c
+
+
+def stream_rows(rows: Any, batch_size: int) -> NDArray[np.intp]:
+    """Numbers of the rows that an index picks: an int, a slice, several ints, or a bool for each row."""
+    try:
+        picked = np.arange(batch_size)[np.asarray([], np.intp) if _is_empty(rows) else rows]
+    except (IndexError, TypeError, ValueError) as error:
+        raise IndexError(
+            f"rows must pick from the {batch_size} rows of the stream: {error}\n"
+            f"It is {_show(rows)}; an int, a slice, a list of ints or of {batch_size} bools is expected, or None for "
+            "all. The state is what it was."
+        ) from None
+    return np.atleast_1d(np.asarray(picked, np.intp)).ravel()
 
 
 def _is_empty(rows: Any) -> bool:
@@ -707,3 +762,36 @@ def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snaps
             )
         states.append(state)
     return states[0], states[1]
+
+
+# ---------------------------------------------------------------- pools
+
+
+def pool_capacity(config: Config, capacity: Any) -> int | None:
+    """The capacity of a pool, whose LSTM must run in one direction; None where it grows."""
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM cannot run as a pool of sessions: its reverse direction begins at the last step, "
+            "which a session has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+        )
+    if capacity is None:
+        return None
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity must be None or an int, not {_show(capacity)}, a {type(capacity).__name__}")
+    bound = operator.index(capacity)
+    if bound < 1:
+        raise ValueError(f"capacity must be at least 1, the sessions that may be open at once; it is {bound}")
+    return bound
+
+
+def slot_numbers(slots: Any) -> NDArray[np.intp]:
+    """A copy of the slots of a step, which nobody else changes."""
+    numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(
+            f"slots must be integers, not {numbers.dtype}; received {_show(slots)}\n"
+            "The slot of a session is session.slot; sessions themselves come in a dict with their inputs."
+        )
+    if numbers.ndim != 1:
+        raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
+    return numbers.astype(np.intp, copy=False)

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.module import Module, changing
+from numlstm.stream import Stream
 
 if TYPE_CHECKING:
     from numlstm.pool import Pool
@@ -334,6 +335,31 @@ class LSTM(Module):
         return output, (h_n, c_n)
 
     __call__ = forward  # not a call of it: a step of a small LSTM takes little more than a call of Python's
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
+
+        It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout.
+
+        Parameters
+        ----------
+        batch_size : int
+            Sequences that go on side by side.
+
+        Raises
+        ------
+        ValueError
+            The LSTM is bidirectional, or `batch_size` is below 1.
+        TypeError
+            `batch_size` is no int.
+
+        Examples
+        --------
+        >>> stream = LSTM(2, 3, seed=1).stream()
+        >>> stream([0.5, 1.0]).shape
+        (3,)
+        """
+        return Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass."""

@@ -30,6 +30,7 @@ ORDER = (
     "lstm",
     "cell",
     "pool",
+    "stream",
     "module",
     "formats",
     "reference",  # imports nothing of the rest

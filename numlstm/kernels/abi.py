@@ -8,6 +8,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum, auto
 
 FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
+STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
 SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
@@ -109,7 +110,7 @@ class Share(IntEnum):
 
 
 class Box(_Slots):
-    """What an array must be; sizes in numbers, strides in bytes as NumPy has them."""
+    """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
 
     NDIM = auto()
     SIZE_0 = auto()
@@ -133,6 +134,32 @@ class Quick(_Slots):
     DROP = auto()
     RESULTS = auto()  # the first of three ``Box`` records: sizes of output, h_n and c_n
     LENGTH = RESULTS + 3 * Box.LENGTH
+
+
+class Live(_Slots):
+    """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
+
+    BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
+    INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
+    OUTPUT = auto()
+    NONE = auto()  # address of None
+    NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef
+    KEEP = auto()
+    DROP = auto()
+    RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
+    ERROR = auto()
+    TEXT = auto()
+    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
+    RESTORE = auto()
+    HELD_STEPS = auto()  # so many are short enough to hold the GIL
+    INPUT_STEP = auto()  # bytes from a step to the next one, in an input and in an output
+    OUTPUT_STEP = auto()
+    MOST_STEPS = auto()  # of a chunk
+    OUTPUTS = auto()  # features of an output
+    SIZE_0 = auto()  # sizes of the output that is being made; all but the last one are the input's
+    SIZE_1 = auto()
+    SIZE_2 = auto()
+    LENGTH = auto()
 
 
 class Cell(_Slots):

@@ -23,13 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from ..locks import fork_safe
-from .abi import CALL, FORWARD, QUICK
+from .abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
 from .levels import Level, this_machine
 
 Forward = Callable[[int], None]
 Call = Callable[[int, int], int]
+Step = Callable[[int], int]
+Exchange = Callable[[int, int, int], int]
 Bind = Callable[[object], Any]
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
+METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 MAGIC = b"numlstm object 1\n"
 log = logging.getLogger("numlstm")
 _lock = fork_safe(threading.Lock())
@@ -41,12 +44,17 @@ class Kernel:
     """A loaded kernel: its C functions, and where it came from.
 
     ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``quick`` takes
-    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it.
+    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it. ``step`` takes the address of
+    a stream, ``live_step`` and ``live_call`` the array of its slots, and ``exchange`` sets its flag.
     """
 
     forward: Forward
     call: Call
     quick: Bind
+    step: Step
+    live_step: Bind
+    live_call: Bind
+    exchange: Exchange
     level: Level
     origin: str
     seconds: float
@@ -181,12 +189,25 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = {name: engine.get_function_address(name) for name in (FORWARD, CALL, QUICK)}
+    address = {name: engine.get_function_address(name) for name in (FORWARD, CALL, QUICK, STEP, LIVE, EXCHANGE)}
     if not all(address.values()):
         raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
-    return Kernel(forward, call, _binder(address[QUICK], engine), level, origin, time.perf_counter() - begun, engine)
+    word = ctypes.c_int64
+    return Kernel(
+        forward,
+        call,
+        _binder(address[QUICK], engine, b"numlstm_quick", METHOD_FASTCALL),
+        ctypes.CFUNCTYPE(word, word)(address[STEP]),
+        _binder(address[LIVE], engine, b"step", METHOD_NOARGS),
+        _binder(address[LIVE], engine, b"numlstm_live", METHOD_O),
+        ctypes.CFUNCTYPE(word, word, word, word)(address[EXCHANGE]),
+        level,
+        origin,
+        time.perf_counter() - begun,
+        engine,
+    )
 
 
 class _Method(ctypes.Structure):
@@ -200,9 +221,9 @@ class _Method(ctypes.Structure):
     )
 
 
-def _binder(address: int, code: object) -> Bind:
+def _binder(address: int, code: object, name: bytes, kind: int) -> Bind:
     """What makes built-in functions of the machine code at an address: they hold the GIL, and cost less than ctypes."""
-    method = _Method(b"numlstm_quick", address, METHOD_FASTCALL, None)
+    method = _Method(name, address, kind, None)
     kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
 
     def bind(bound_to: object) -> Any:
