@@ -15,12 +15,15 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.pool import Pool, Session
 from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
 
 __all__ = [
     "LSTM",
     "LSTMCell",
+    "Pool",
+    "Session",
     "Stream",
     "find",
     "from_torch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy import empty, ndarray
@@ -13,10 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.module import Module, changing
+from numlstm.pool import Pool
 from numlstm.stream import Stream
-
-if TYPE_CHECKING:
-    from numlstm.pool import Pool
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
@@ -231,8 +229,6 @@ class LSTM(Module):
         >>> pool.step({session: [0.5, 1.0]})[session].shape
         (3,)
         """
-        from numlstm.pool import Pool  # few programs need it
-
         return Pool(self._config, self._panels, capacity, lambda: self._panels)
 
     # ------------------------------------------------------------ a call

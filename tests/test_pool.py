@@ -460,6 +460,25 @@ class TestSessions:
                 other.restore(form)
                 assert equal_states([other.state], [want[1]])
 
+    def test_a_stream_of_one_row_is_another_home(self):
+        """The state goes to and fro, by snapshots and by pairs, with a step in each place."""
+        lstm = make(num_layers=2, proj_size=4)
+        x = draw(lstm, 6)
+        want, _ = lstm(x)
+        pool, stream = lstm.pool(), lstm.stream()
+        session, outputs = pool.open(), [stream(x[0])]
+        session.restore(stream.snapshot())
+        outputs.append(pool.step({session: x[1]})[session])
+        stream.restore(session.snapshot())
+        outputs.append(stream(x[2]))
+        session.state = stream.state
+        outputs.append(pool.step({session: x[3]})[session])
+        stream.state = session.state
+        outputs += [stream(x[4]), stream(x[5])]
+        assert same_bits(np.stack(outputs), want)
+        with pytest.raises(ValueError, match="batch_size of the snapshot is 2"):
+            session.restore(lstm.stream(2).snapshot())
+
     def test_neither_is_copied_or_pickled(self):
         pool = make().pool()
         session = pool.open()
@@ -838,4 +857,4 @@ def test_a_pool_that_is_dropped_is_gone():
 
 def test_types_are_what_users_import():
     pool = make().pool()
-    assert type(pool) is Pool and type(pool.open()) is Session
+    assert type(pool) is Pool is numlstm.Pool and type(pool.open()) is Session is numlstm.Session

@@ -1,4 +1,4 @@
-"""Many live sessions on one model: what a step of all of them takes, beside the peak and beside one call for each."""
+"""Many live sessions on one model: what a step of all of them takes, beside the peak and beside a stream for each."""
 
 from __future__ import annotations
 
@@ -48,19 +48,11 @@ def steps(way: str, sessions: int = SESSIONS, line: Line = LINE) -> Callable[[],
 
 
 def one_by_one(sessions: int = SESSIONS, line: Line = LINE) -> Callable[[], Any]:
-    """A step of as many sequences, each by a call of its own with the state of its last one."""
-    lstm, random = model(replace(line, batch_size=1)), np.random.default_rng(0)
-    inputs = list(random.standard_normal((sessions, 1, line.input_size)).astype(line.dtype))
-    states: list[Any] = [None] * sessions
-
-    def step() -> list[Any]:
-        outputs = []
-        for n, x in enumerate(inputs):
-            output, states[n] = lstm(x, states[n])
-            outputs.append(output)
-        return outputs
-
-    return step
+    """A step of as many sequences, each by a call of a stream of its own."""
+    lstm, random = model(line), np.random.default_rng(0)
+    streams = [lstm.stream() for _ in range(sessions)]
+    inputs = list(random.standard_normal((sessions, line.input_size)).astype(line.dtype))
+    return lambda: [stream(x) for stream, x in zip(streams, inputs, strict=True)]
 
 
 def of_peak(way: str, sessions: int = SESSIONS, line: Line = LINE, rounds: int = 9) -> float:
@@ -75,6 +67,6 @@ def of_peak(way: str, sessions: int = SESSIONS, line: Line = LINE, rounds: int =
 
 
 def over_one_by_one(way: str, sessions: int = SESSIONS, line: Line = LINE, rounds: int = 9) -> float:
-    """How many times the steps of calls one by one a pool does: the median over rounds, in turns."""
-    step, calls = steps(way, sessions, line), one_by_one(sessions, line)
-    return float(np.median([microseconds(calls) / microseconds(step) for _ in range(rounds)]))
+    """How many times the steps of streams one by one a pool does: the median over rounds, in turns."""
+    step, streams = steps(way, sessions, line), one_by_one(sessions, line)
+    return float(np.median([microseconds(streams) / microseconds(step) for _ in range(rounds)]))
