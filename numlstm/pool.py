@@ -346,8 +346,7 @@ class Pool:
             if input is not None:
                 raise TypeError("step takes a dict of inputs by session, or slots and their input, not both")
             work: Callable[..., Any] = self._step_sessions
-            sessions = list(slots)
-            given: tuple[Any, Any] = sessions, [_row(session, slots[session]) for session in sessions]
+            given: tuple[Any, Any] = list(slots), [_row(session, value) for session, value in slots.items()]
         else:
             if input is None:
                 raise TypeError(
