@@ -15,6 +15,7 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.pool import Pool, Session
 from numlstm.sequence import (
     PackedSequence,
     pack_padded_sequence,
@@ -31,6 +32,8 @@ __all__ = [
     "LSTM",
     "LSTMCell",
     "PackedSequence",
+    "Pool",
+    "Session",
     "Stream",
     "find",
     "from_torch",

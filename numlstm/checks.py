@@ -795,3 +795,36 @@ def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snaps
             )
         states.append(state)
     return states[0], states[1]
+
+
+# ---------------------------------------------------------------- pools
+
+
+def pool_capacity(config: Config, capacity: Any) -> int | None:
+    """The capacity of a pool, whose LSTM must run in one direction; None where it grows."""
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM cannot run as a pool of sessions: its reverse direction begins at the last step, "
+            "which a session has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+        )
+    if capacity is None:
+        return None
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity must be None or an int, not {_show(capacity)}, a {type(capacity).__name__}")
+    bound = operator.index(capacity)
+    if bound < 1:
+        raise ValueError(f"capacity must be at least 1, the sessions that may be open at once; it is {bound}")
+    return bound
+
+
+def slot_numbers(slots: Any) -> NDArray[np.intp]:
+    """A copy of the slots of a step, which nobody else changes."""
+    numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(
+            f"slots must be integers, not {numbers.dtype}; received {_show(slots)}\n"
+            "The slot of a session is session.slot; sessions themselves come in a dict with their inputs."
+        )
+    if numbers.ndim != 1:
+        raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
+    return numbers.astype(np.intp, copy=False)

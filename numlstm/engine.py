@@ -172,11 +172,67 @@ def forward(
         key = (x.shape, x.strides, output.strides)
         plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
-    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    _run(panels, kept, key, plan, (x, h_0, c_0, output, h_n, c_n, panels.data), x.shape[1])
+
+
+def forward_rows(panels: Panels, kept: Memory, x: Array, output: Array, states: States, state_rows: int) -> None:
+    """One forward pass whose states are rows of larger arrays and are replaced there. All checking has been done.
+
+    Plans are for a few batch sizes in each octave, so that a batch that changes at every step needs no new one.
+
+    Parameters
+    ----------
+    panels : Panels
+    kept : Memory
+        The caller's own, for it alone knows of these plans.
+    x : array, (T, B, input_size)
+        C-contiguous, aligned, of the panels' dtype.
+    output : array, (T, B, output size)
+        C-contiguous, of the panels' dtype.
+    states : (h, c)
+        Arrays that begin with the first row's state in the first layer; rows follow each other, and a layer's begin
+        ``state_rows`` rows after those of the layer below. If the pass is interrupted, by a signal's exception, all of
+        them are either as before or final.
+    state_rows : int
+    """
+    steps, rows, features = x.shape
+    outputs, size = output.shape[2], panels.dtype.itemsize
+    planned, apart = (batch_size(rows), 1) if steps == 1 else (rows, rows)
+    of_row, of_output = features * size, outputs * size
+    key = ((steps, planned, features), (apart * of_row, of_row, size), (apart * of_output, of_output, size))
+    plan = kept.plans.by_shape.get((*key, state_rows)) or kept.plans.make(panels, *key, state_rows)
+    _run(panels, kept, key, plan, (x, *states, output, *states, panels.data), rows, state_rows)
+
+
+def batch_size(rows: int) -> int:
+    """The batch size to plan for so many rows: there are four in an octave.
+
+    Examples
+    --------
+    >>> [batch_size(rows) for rows in (1, 7, 9, 17, 1000, 1025)]
+    [1, 7, 10, 20, 1024, 1280]
+    """
+    unit = 1 << max(0, rows.bit_length() - 3)
+    return -(-rows // unit) * unit
+
+
+def _run(
+    panels: Panels,
+    kept: Memory,
+    key: tuple[Shape, Shape, Shape],
+    plan: Plan,
+    arrays: Arrays,
+    rows: int,
+    state_rows: int = 0,
+) -> None:
+    """A pass over the first ``rows`` rows of a plan, by as many threads as it is worth.
+
+    ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels.
+    """
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
-        plan.teams[limit] = make_team(panels, key, limit)
-    _shared(kept, plan, plan.teams[limit], arrays)
+        plan.teams[limit] = make_team(panels, key, limit, state_rows)
+    _shared(kept, plan, plan.teams[limit], arrays, rows)
 
 
 def forward_packed(
@@ -220,9 +276,9 @@ def forward_packed(
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
     limit = get_num_threads() if plan.long else 1
-    team = make_team(panels, key, limit, sizes)
+    team = make_team(panels, key, limit, sizes=sizes)
     if dropout is None:
-        _shared(kept, plan, team, arrays)
+        _shared(kept, plan, team, arrays, int(sizes[0]))
         return
     workspace = kept.lease(plan)
     try:
@@ -247,36 +303,45 @@ def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
     return workspace.buffers["below"][: output.size].reshape(output.shape)
 
 
-def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays) -> None:
-    """The pass by as many threads as the team is for and are free."""
+def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
+    """The pass over the first rows by as many threads as the team is for and are free."""
     if team is None:
-        _by_itself(kept, plan, arrays)
+        _by_itself(kept, plan, arrays, rows)
         return
     with Crew(team.split.members - 1) as crew:
         if crew.workers:
-            _in_company(kept, team, crew, arrays)
+            _in_company(kept, team, crew, arrays, rows)
         else:
-            _by_itself(kept, plan, arrays)
+            _by_itself(kept, plan, arrays, rows)
 
 
-def _by_itself(kept: Memory, plan: Plan, arrays: Arrays) -> None:
-    """The pass by this thread alone. ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels."""
+def _by_itself(kept: Memory, plan: Plan, arrays: Arrays, rows: int) -> None:
+    """The pass by this thread alone."""
     workspace = kept.lease(plan)
+    workspace.words[Header.ROWS_TO] = rows
     workspace.run(kept, arrays)
     kept.idle.append(workspace)
 
 
-def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
+def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
+    leader.words[Header.ROWS_TO] = rows
+    if team.split.way == Way.ROWS and rows < leader.words[Header.ROWS]:
+        leader.words[Header.PIECE_ROWS] = -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
     workspaces = [kept.lease(team.worker) for _ in crew.workers]
     tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
-    crew.start(tasks, record, Share.LEAVE, kept.run)
-    leader.run(kept, arrays)
+    try:
+        crew.start(tasks, record, Share.LEAVE, kept.run)
+        leader.run(kept, arrays)
+    except BaseException:
+        if arrays[1] is arrays[4]:  # states are being replaced: what is left of the call is done all the same
+            leader.run(kept, arrays)
+        raise
     kept.idle.append(leader)
     for errand, workspace in zip(crew.errands, workspaces, strict=True):
         if errand.call_off():
@@ -289,7 +354,9 @@ def _task(
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
     own, of_caller = workspace.words, leader.words
-    own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
+    own[Header.MEMBER] = member
+    for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.PIECE_ROWS):
+        own[slot] = of_caller[slot]
     if team.split.way == Way.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 

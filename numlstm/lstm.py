@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from numlstm import checks, engine, packed
 from numlstm.config import Config
 from numlstm.module import Module, changing
+from numlstm.pool import Pool
 from numlstm.sequence import PackedSequence
 from numlstm.stream import Stream
 
@@ -203,6 +204,34 @@ class LSTM(Module):
 
     def flatten_parameters(self) -> None:
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
+
+    def pool(self, capacity: int | None = None) -> Pool:
+        """Return a pool: many live sequences, each with a state of its own, of which those present are one batch.
+
+        It has the weights of now, until its `Pool.refresh`, and runs without dropout.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Sessions that may be open at once; memory for them is taken now. If left out, it doubles when needed.
+
+        Raises
+        ------
+        ValueError
+            The LSTM is bidirectional, or the capacity is below 1.
+        TypeError
+            The capacity is no int.
+        MemoryError
+            There is no memory for so many states.
+
+        Examples
+        --------
+        >>> pool = LSTM(2, 3, seed=1).pool()
+        >>> session = pool.open()
+        >>> pool.step({session: [0.5, 1.0]})[session].shape
+        (3,)
+        """
+        return Pool(self._config, self._panels, capacity, lambda: self._panels)
 
     # ------------------------------------------------------------ a call
 

@@ -98,12 +98,13 @@ class Plans:
         self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
         Plans._all.add(self)
 
-    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape) -> Plan:
+    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
-        plan = make_plan(panels, shape, strides, output_strides)
+        plan = make_plan(panels, shape, strides, output_strides, state_rows)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
-        self.by_shape[shape, strides, output_strides] = plan
+        key = (shape, strides, output_strides)
+        self.by_shape[(*key, state_rows) if state_rows else key] = plan
         return plan
 
     @staticmethod
@@ -128,7 +129,9 @@ def override(**changes: Any) -> Iterator[None]:
         Plans.forget_all()
 
 
-def make_team(panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, sizes: Array | None = None) -> Team | None:
+def make_team(
+    panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, state_rows: int = 0, sizes: Array | None = None
+) -> Team | None:
     """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes."""
     config, rows = panels.config, key[0][1]
     chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
@@ -136,7 +139,7 @@ def make_team(panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, sizes
         return None
     # each thread that has gates and a hidden h of its own takes its part of what one thread may
     apart = 1 if chosen.way == Way.BLOCKS else chosen.members
-    shared = make_plan(panels, *key, most_rows=chosen.piece_rows or rows, apart=apart, sizes=sizes)
+    shared = make_plan(panels, *key, state_rows, most_rows=chosen.piece_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.WAY, chosen.way),
         (Header.RANGES, chosen.ranges),
@@ -160,6 +163,7 @@ def make_plan(
     shape: Shape,
     strides: Shape,
     output_strides: Shape,
+    state_rows: int = 0,
     most_rows: int = 1 << 30,
     apart: int = 1,
     sizes: Array | None = None,
@@ -173,6 +177,8 @@ def make_plan(
         Length of the sequence, batch size, features.
     strides, output_strides : (int, int, int)
         In bytes, of steps, rows and features.
+    state_rows : int
+        Rows from a cell's states to those of the next one, where they are parts of larger arrays; 0: the batch size.
     most_rows : int
         Rows that pass through all layers together, at most.
     apart : int
@@ -234,7 +240,7 @@ def make_plan(
         cell[Cell.INPUTS], cell[Cell.OUTPUTS], cell[Cell.UNITS] = inputs, outputs, units
         cell[Cell.PROJECTED] = config.proj_size > 0
         cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
-        cell[Cell.H_AT], cell[Cell.C_AT] = n * rows * outputs, n * rows * units
+        cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
         cell[Cell.FAR] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
         cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
         cell[Cell.HOIST_ROWS] = hoisted_rows

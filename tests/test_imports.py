@@ -30,6 +30,7 @@ ORDER = (
     "files",
     "lstm",
     "cell",
+    "pool",
     "stream",
     "module",
     "formats",
