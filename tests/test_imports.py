@@ -30,6 +30,8 @@ ORDER = (
     "lstm",
     "cell",
     "module",
+    "recording",
+    "trace",
     "formats",
     "reference",  # imports nothing of the rest
     "engine",
