@@ -15,16 +15,20 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.plot import plot_trace
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
+from numlstm.trace import Trace
 
 __all__ = [
     "LSTM",
     "LSTMCell",
+    "Trace",
     "find",
     "from_torch",
     "get_num_threads",
     "load",
     "num_threads",
+    "plot_trace",
     "set_num_threads",
     "tensors",
 ]

@@ -18,9 +18,9 @@ Array = NDArray[Any]
 Order = Literal["half-life", "index"]
 
 SUFFIXES = (".svg", ".png")
-MOST_COLUMNS, MOST_ROWS = 600, 256  # of a heat map; more steps or units than that are put together
+DENSEST = 72  # columns or lines of a heat map in an inch; more steps or units than that are put together
 LINES = 4  # input features up to which they are lines
-SHARE, SIGNED = "cividis", "RdBu_r"  # colour maps that every kind of sight can read: of 0 to 1, and around 0
+SHARE, SIGNED = "viridis", "RdBu_r"  # colour maps that every kind of sight can read: of 0 to 1, and around 0
 # Okabe and Ito's colours, apart for every kind of sight
 LINE_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 INK, GREY, PALE = "#222222", "#555555", "#ECECEC"
@@ -33,7 +33,7 @@ ROWS = {
     "h": "output h = o tanh(c)",
 }
 # inches: of the figure's margins, between a heat map and what stands beside it, and between columns and rows
-LEFT, RIGHT, TOP, BOTTOM, SIDE, GAP, BETWEEN, UNDER = 0.62, 0.85, 0.72, 0.48, 1.05, 0.1, 0.62, 0.26
+LEFT, RIGHT, TOP, BOTTOM, SIDE, GAP, BETWEEN, UNDER = 0.62, 0.85, 0.86, 0.48, 1.05, 0.1, 0.62, 0.3
 TEXT = {"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "axes.linewidth": 0.6}
 
 
@@ -197,7 +197,7 @@ class _Panels:
     @property
     def wide(self) -> int:
         """Steps that share a column of the heat maps."""
-        return -(-self.trace.steps // MOST_COLUMNS)
+        return -(-self.trace.steps // int(DENSEST * self.across))
 
     @property
     def across(self) -> float:
@@ -207,8 +207,8 @@ class _Panels:
     def heights(self) -> list[float]:
         """Inches of the input's panel and of each row of heat maps."""
         features = self.trace.input.shape[-1]
-        of_units = min(2.0, max(0.8, 0.8 + 0.012 * self.trace.hidden_size))
-        of_input = 0.8 if features <= LINES else min(1.4, max(0.8, 0.7 + 0.012 * features))
+        of_units = min(2.0, 0.8 + 0.012 * self.trace.hidden_size)
+        of_input = 0.8 if features <= LINES else min(1.4, 0.7 + 0.012 * features)
         return [of_input, *[of_units] * len(ROWS)]
 
     def size(self) -> tuple[float, float]:
@@ -232,9 +232,12 @@ class _Panels:
 
     def draw(self, figure: Any, title: str | None) -> None:
         """Fill the figure."""
+        from matplotlib.ticker import MaxNLocator
+
         width, height = self.size()
         figure.suptitle(self.headline(title), x=LEFT / width, y=1 - 0.12 / height, ha="left", va="top", fontsize=11,
                         fontweight="bold", color=INK)  # fmt: skip
+        figure.text(LEFT / width, 1 - 0.36 / height, self.subtitle(), ha="left", va="top", color=GREY)
         bars: dict[str, Any] = {}
         bottom = None
         limits = {of: _limit([self.values(of, name) for name in self.names]) for of in ("c", "h")}
@@ -247,7 +250,7 @@ class _Panels:
                 side = self.place(figure, left + self.across + GAP, SIDE, row)
                 if of == "input":
                     mappable = self.draw_input(axes, side, name)
-                    axes.set_title(self.heading(name), fontsize=9.5, fontweight="bold", loc="left", color=INK)
+                    self.head(axes, name, column)
                 else:
                     mappable = self.draw_map(axes, of, name, limits)
                     if column == 0:
@@ -258,7 +261,7 @@ class _Panels:
                 bottom = axes
             assert bottom is not None
             bottom.set_xlim(-0.5, self.trace.steps - 0.5)
-            bottom.xaxis.get_major_locator().set_params(integer=True)
+            bottom.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
             bottom.set_xlabel(self.time_label())
         self.draw_bars(figure, bars, limits)
 
@@ -272,15 +275,22 @@ class _Panels:
             model += f", proj_size={trace.h_n.shape[-1]}"
         model += f", num_layers={layers}" * (layers > 1) + ", bidirectional=True" * (len(trace) > layers) + ")"
         steps = f"{trace.steps:,} step{'s' if trace.steps != 1 else ''}"
-        parts = [*([title] if title else []), model, steps]
-        if trace.rows > 1:
-            parts.append(f"row {self.row} of {trace.rows}")
-        return "   ".join(parts)
+        row = f", row {self.row} of {trace.rows}" if trace.rows > 1 else ""
+        return (f"{title}: " if title else "") + f"{model}, {steps}{row}"
 
-    def heading(self, name: str) -> str:
-        layer, _, reverse = name.removeprefix("l").partition("_")
-        way = ", reverse: reads from right to left" if reverse else ", forward" if len(self.trace) > 1 else ""
-        return f"{name}   layer {layer}{way}"
+    def subtitle(self) -> str:
+        if self.sorted_by_life:
+            return "Units from the longest half-life of the forget gate (top) to the shortest."
+        return "Units by number."
+
+    def head(self, axes: Any, name: str, column: int) -> None:
+        """What stands above a column: its layer and direction, where there are several."""
+        text = "input" if column == 0 and name.startswith("l0") else ""
+        if len(self.trace) > 1:
+            layer, _, reverse = name.removeprefix("l").partition("_")
+            way = ", reverse: reads from right to left" if reverse else ", forward" if "l0_reverse" in self.trace else ""
+            text = f"{name}: layer {layer}{way}"
+        axes.set_title(text, loc="left", color=INK, pad=3, fontweight="bold" if len(self.trace) > 1 else "normal")
 
     def caption(self, of: str) -> str:
         if of == "h" and self.projected:
@@ -300,7 +310,9 @@ class _Panels:
 
     def draw_input(self, axes: Any, side: Any, name: str) -> Any:
         """The input above the first layer; above another one, what it reads. Beside it what the bars below mean."""
-        _legend(side)
+        if name == self.names[0]:
+            _legend(side)
+        side.set_axis_off()
         if not name.startswith("l0"):
             below = [other for other in self.trace if other.partition("_")[0] == f"l{int(name[1:].partition('_')[0]) - 1}"]
             axes.text(0.5, 0.5, f"reads h of {' and '.join(below)}", transform=axes.transAxes, ha="center", va="center",
@@ -316,38 +328,36 @@ class _Panels:
                 axes.plot(at, values[:, feature], color=LINE_COLOURS[feature], linewidth=0.9, marker=marker,
                           markersize=3, label=f"{feature}")  # fmt: skip
             if features > 1:
-                axes.legend(frameon=False, ncols=features, fontsize=7, loc="upper right", handlelength=1)
-            axes.set_ylabel("input")
+                axes.legend(frameon=False, ncols=features, fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.96),
+                            handlelength=1, borderaxespad=0)  # fmt: skip
+            axes.set_ylabel("value")
+            axes.tick_params(labelsize=6.5)
             axes.spines[["top", "right"]].set_visible(False)
             return None
-        finite = values[np.isfinite(values)]
-        if finite.size and finite.min() >= 0:
-            norm: dict[str, Any] = {"cmap": SHARE, "vmin": 0, "vmax": _limit([values])[0]}
-        else:
-            norm = _around_zero(_limit([values]))
-        image = self._image(axes, values, np.arange(features), **norm)
-        axes.set_ylabel("input")
+        norm = _scale(_limit([values]), signed=bool((values < 0).any()))
+        image = self._image(axes, values, np.arange(features), self.high(features, "input"), **norm)
+        axes.set_ylabel("feature")
         return image
 
-    def draw_map(self, axes: Any, of: str, name: str, limits: dict[str, tuple[float, bool]]) -> Any:
+    def draw_map(self, axes: Any, of: str, name: str, limits: dict[str, float]) -> Any:
         """One heat map: steps across, units down."""
         values = self.values(of, name)
         projected = of == "h" and self.projected
         order = np.arange(values.shape[1]) if projected else self.orders[name]
-        if of in ("i", "f", "o"):
-            norm: dict[str, Any] = {"cmap": SHARE, "vmin": 0, "vmax": 1}
-        else:
-            norm = _around_zero(limits.get(of, (1.0, False)))
-        image = self._image(axes, values, order, **norm)
-        high = -(-values.shape[1] // MOST_ROWS)
+        norm = _scale(limits.get(of, 1.0), signed=of not in ("i", "f", "o"))
+        image = self._image(axes, values, order, self.high(order.size, of), **norm)
+        high = self.high(order.size, of)
         axes.set_ylabel(("feature" if projected else "unit") + (f" ({high} a line)" if high > 1 else ""))
         return image
 
-    def _image(self, axes: Any, values: Array, order: Array, **norm: Any) -> Any:
+    def high(self, lines: int, of: str) -> int:
+        """Units or features that share a line of a heat map."""
+        return -(-lines // int(DENSEST * self.heights()[0 if of == "input" else 1]))
+
+    def _image(self, axes: Any, values: Array, order: Array, high: int, **norm: Any) -> Any:
         """A heat map of (columns, features), with the features in this order from top to bottom."""
         import matplotlib
 
-        high = -(-order.size // MOST_ROWS)
         signed = norm["cmap"] == SIGNED
         shown = binned(values[:, order].T, high, signed)
         norm["cmap"] = matplotlib.colormaps[norm["cmap"]].with_extremes(bad=(0, 0, 0, 0))
@@ -355,7 +365,7 @@ class _Panels:
             axes.patch.set(hatch="xxxxxx", facecolor="white", edgecolor="#999999", linewidth=0)
         image = axes.imshow(
             np.ma.masked_invalid(shown) if np.isnan(shown).any() else shown,
-            aspect="auto", interpolation="auto", interpolation_stage="data",
+            aspect="auto", interpolation="nearest",
             extent=(-0.5, len(values) * self.wide - 0.5, len(shown) * high - 0.5, -0.5), **norm,
         )  # fmt: skip
         axes.set_ylim(order.size - 0.5, -0.5)
@@ -365,47 +375,54 @@ class _Panels:
         return image
 
     def draw_side(self, axes: Any, of: str, name: str) -> None:
-        """Beside a heat map: what holds for all steps, unit by unit, in the same order."""
+        """Beside a heat map: what holds for all steps, unit by unit, in the same order and on the same lines."""
         order = self.orders[name]
-        if of in ("f", "i", "o", "g"):
-            closed, opened = (
-                share.reshape(self.trace.rows, -1)[self.row][order] for share in self.trace.saturation(name, of)
-            )
-            below, above = _ends(SIGNED if of == "g" else SHARE)
-            edges = np.arange(order.size + 1) - 0.5
-            axes.set_facecolor(PALE)
-            axes.stairs(closed, edges, orientation="horizontal", fill=True, color=below, linewidth=0)
-            axes.stairs(1 - opened, edges, orientation="horizontal", fill=True, baseline=1, color=above, linewidth=0)
-            axes.set_xlim(0, 1)
-            axes.set_xticks([0, 0.5, 1], ["0", "", "1"] if of == "g" else [])
-            if of == "f":
-                axes.set_title("share of steps", color=GREY, pad=3)
-        elif of == "c":
+        axes.set_facecolor(PALE)
+        if of == "c":
             self._half_lives(axes, name)
-        else:
-            h = self.trace.steps_first(self.trace[name].h)[:, self.row]
-            mean = np.abs(h).mean(axis=0, dtype=np.float64)
-            mean = mean if self.projected else mean[order]
-            axes.set_facecolor(PALE)
-            axes.stairs(np.nan_to_num(mean, nan=0, posinf=0), np.arange(mean.size + 1) - 0.5, orientation="horizontal",
-                        fill=True, color=GREY, linewidth=0)  # fmt: skip
+        elif of == "h":
+            mean = np.abs(self.trace.steps_first(self.trace[name].h)[:, self.row]).mean(axis=0, dtype=np.float64)
+            order = np.arange(mean.size) if self.projected else order
+            self._bars(axes, mean[order], "h", GREY)
             axes.set_xlim(left=0)
             axes.xaxis.get_major_locator().set_params(nbins=2)
             axes.set_title("mean |h|", color=GREY, pad=3)
-            order = np.arange(mean.size)
+            if np.isnan(mean).all():
+                self._say(axes, "NaN")
+        else:
+            shares = [share.reshape(self.trace.rows, -1)[self.row] for share in self.trace.saturation(name, of)]
+            below, above = _ends(SIGNED if of == "g" else SHARE)
+            self._bars(axes, shares[0][order], of, below)
+            self._bars(axes, 1 - shares[1][order], of, above, baseline=1)
+            axes.set_xlim(0, 1)
+            axes.set_xticks([0, 0.5, 1], ["0", "", "1"] if of == "g" else [""] * 3)
+            axes.set_title({"f": "share of steps", "g": f"|g| > {OPEN:g}"}.get(of, ""), color=GREY, pad=3)
+            if not (shares[0].any() or shares[1].any()):
+                self._say(axes, "at no step")
         axes.set_ylim(order.size - 0.5, -0.5)
         axes.set_yticks([])
         axes.tick_params(length=2, width=0.5, labelsize=6.5)
         axes.spines[:].set_visible(False)
+
+    def _bars(self, axes: Any, values: Array, of: str, colour: Any, baseline: float = 0) -> None:
+        """A bar for each line of the heat map: where several units share it, their mean."""
+        high = self.high(values.size, of)
+        lines = binned(values, high, signed=False)
+        edges = np.minimum(np.arange(lines.size + 1) * high, values.size) - 0.5
+        axes.stairs(lines, edges, orientation="horizontal", fill=True, baseline=baseline, color=colour, linewidth=0)
+
+    @staticmethod
+    def _say(axes: Any, text: str) -> None:
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=7)
 
     def _half_lives(self, axes: Any, name: str) -> None:
         """Half-lives as points on a logarithmic axis; what is 0 or infinite stands at its ends."""
         life = self.life[name][self.orders[name]]
         finite = life[np.isfinite(life) & (life > 0)]
         low, high = (finite.min(), finite.max()) if finite.size else (1.0, 1.0)
-        low, high = low / 1.5, high * 1.5
+        centre, half = math.sqrt(low * high), max(math.sqrt(high / low) * 1.3, 4.0)
+        low, high = centre / half, centre * half
         units = np.arange(life.size)
-        axes.set_facecolor(PALE)
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         size = 3.2 if life.size <= 64 else 1.6
@@ -421,8 +438,10 @@ class _Panels:
         axes.grid(axis="x", color="white", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_title("half-life, steps", color=GREY, pad=3)
+        if np.isnan(life).all():
+            self._say(axes, "NaN")
 
-    def draw_bars(self, figure: Any, mappables: dict[str, Any], limits: dict[str, tuple[float, bool]]) -> None:
+    def draw_bars(self, figure: Any, mappables: dict[str, Any], limits: dict[str, float]) -> None:
         """The colour bars at the right: one for the three gates, one for each other row."""
         where = {"input": slice(0, 1), "f": slice(1, 4), "g": slice(4, 5), "c": slice(5, 6), "h": slice(6, 7)}
         for of, rows in where.items():
@@ -430,26 +449,31 @@ class _Panels:
             if mappables.get(of) is None:
                 axes.set_axis_off()
                 continue
-            bar = figure.colorbar(mappables[of], cax=axes, extend="both" if limits.get(of, (1, False))[1] else "neither")
+            bar = figure.colorbar(mappables[of], cax=axes)
             bar.outline.set_visible(False)
             axes.tick_params(length=2, width=0.5, labelsize=6.5)
             if of == "f":
                 bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0 closed", "0.25", "0.5", "0.75", "1 open"])
+            elif (signed := bar.norm.vmin < 0) or bar.norm.vmax > 0:
+                ticks = _signed_ticks(bar.norm.vmax)
+                bar.set_ticks(ticks if signed else ticks[len(ticks) // 2 :])
+                bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}"))
+                bar.ax.yaxis.set_ticks([], minor=True)
 
 
-def _limit(arrays: Sequence[Array]) -> tuple[float, bool]:
-    """How far from 0 the colours go, and whether some numbers are beyond: few may be, if they are far out."""
-    sizes = np.concatenate([np.abs(array[np.isfinite(array)]).ravel() for array in arrays])
-    if not sizes.size or not sizes.max():
-        return 1.0, False
-    most, usual = float(sizes.max()), float(np.quantile(sizes, 0.995))
-    beyond = usual > 0 and most > 2 * usual
-    infinite = any(np.isinf(array).any() for array in arrays)
-    return (usual if beyond else most), beyond or infinite
+def _limit(arrays: Sequence[Array]) -> float:
+    """How far from 0 the numbers go; 1 where there is none."""
+    most = max((float(np.abs(array[np.isfinite(array)]).max(initial=0)) for array in arrays), default=0)
+    return most or 1.0
 
 
-def _around_zero(limit: tuple[float, bool]) -> dict[str, Any]:
-    return {"cmap": SIGNED, "vmin": -limit[0], "vmax": limit[0]}
+def _scale(limit: float, signed: bool) -> dict[str, Any]:
+    """Colours from -limit or 0 to limit; where that is above 2 as even as asinh, so that small numbers show too."""
+    from matplotlib.colors import AsinhNorm, Normalize
+
+    low = -limit if signed else 0
+    norm = AsinhNorm(0.5, low, limit) if limit > 2 else Normalize(low, limit)
+    return {"cmap": SIGNED if signed else SHARE, "norm": norm}
 
 
 def _ends(name: str) -> tuple[Any, Any]:
@@ -472,7 +496,15 @@ def _legend(axes: Any) -> None:
     ]
     axes.legend(handles=handles, frameon=False, fontsize=6.5, loc="center", borderaxespad=0, handlelength=1.0,
                 labelspacing=0.3)  # fmt: skip
-    axes.set_axis_off()
+
+
+def _signed_ticks(limit: float) -> list[float]:
+    """Round numbers from -limit to limit: a few, also on a scale like asinh."""
+    power = math.floor(math.log10(limit))
+    largest = next(digit * 10.0**power for digit in (8, 6, 5, 4, 3, 2, 1) if digit * 10.0**power <= limit)
+    inner = [largest / 2] if limit <= 2 else [10.0**at for at in range(0, power + 1) if 10.0**at <= largest / 2]
+    upper = [0.0, *inner[-2:], largest]
+    return [-tick for tick in upper[:0:-1]] + upper
 
 
 def _log_ticks(low: float, high: float) -> list[float]:

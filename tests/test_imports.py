@@ -25,6 +25,7 @@ ORDER = (
     "series",
     "stored",
     "terminal",
+    "plot",
     "interop",
     "files",
     "lstm",
