@@ -34,7 +34,7 @@ ROWS = {
 }
 # inches: of the figure's margins, between a heat map and what stands beside it, and between columns and rows
 LEFT, RIGHT, TOP, BOTTOM, SIDE, GAP, BETWEEN, UNDER = 0.62, 0.85, 0.86, 0.48, 1.05, 0.1, 0.62, 0.3
-TEXT = {"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "axes.linewidth": 0.6}
+TEXT: Any = {"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "axes.linewidth": 0.6}
 
 
 def plot_trace(
@@ -271,8 +271,8 @@ class _Panels:
         trace = self.trace
         layers = len({name.partition("_")[0] for name in trace})
         model = f"LSTM({trace.input.shape[-1]}, {trace.hidden_size}"
-        if trace.h_n.shape[-1] != trace.hidden_size:
-            model += f", proj_size={trace.h_n.shape[-1]}"
+        if self.projected:
+            model += f", proj_size={trace.output_size}"
         model += f", num_layers={layers}" * (layers > 1) + ", bidirectional=True" * (len(trace) > layers) + ")"
         steps = f"{trace.steps:,} step{'s' if trace.steps != 1 else ''}"
         row = f", row {self.row} of {trace.rows}" if trace.rows > 1 else ""
@@ -288,7 +288,8 @@ class _Panels:
         text = "input" if column == 0 and name.startswith("l0") else ""
         if len(self.trace) > 1:
             layer, _, reverse = name.removeprefix("l").partition("_")
-            way = ", reverse: reads from right to left" if reverse else ", forward" if "l0_reverse" in self.trace else ""
+            both = "l0_reverse" in self.trace
+            way = ", reverse: reads from right to left" if reverse else ", forward" if both else ""
             text = f"{name}: layer {layer}{way}"
         axes.set_title(text, loc="left", color=INK, pad=3, fontweight="bold" if len(self.trace) > 1 else "normal")
 
@@ -299,7 +300,7 @@ class _Panels:
 
     @property
     def projected(self) -> bool:
-        return self.trace.h_n.shape[-1] != self.trace.hidden_size
+        return self.trace.output_size != self.trace.hidden_size
 
     def time_label(self) -> str:
         if self.wide == 1:
@@ -314,7 +315,9 @@ class _Panels:
             _legend(side)
         side.set_axis_off()
         if not name.startswith("l0"):
-            below = [other for other in self.trace if other.partition("_")[0] == f"l{int(name[1:].partition('_')[0]) - 1}"]
+            below = [
+                other for other in self.trace if other.partition("_")[0] == f"l{int(name[1:].partition('_')[0]) - 1}"
+            ]
             axes.text(0.5, 0.5, f"reads h of {' and '.join(below)}", transform=axes.transAxes, ha="center", va="center",
                       color=GREY, fontsize=9)  # fmt: skip
             axes.set_axis_off()

@@ -20,7 +20,7 @@ from .kernels.abi import Header
 from .panels import Array, Panels
 from .trace import CellTrace, Trace
 
-WIDER = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
+WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
 CHUNK = 4 << 20  # bytes of a chunk of x, h and sums in the wider dtype
 
 

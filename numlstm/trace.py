@@ -112,17 +112,22 @@ class Trace:
     @property
     def steps(self) -> int:
         """Length of the sequences."""
-        return self.input.shape[1 if self.batch_first else 0]
+        return int(self.input.shape[1 if self.batch_first else 0])
 
     @property
     def rows(self) -> int:
         """Size of the batch; 1 for unbatched input."""
-        return 1 if self.unbatched else self.input.shape[0 if self.batch_first else 1]
+        return 1 if self.unbatched else int(self.input.shape[0 if self.batch_first else 1])
 
     @property
     def hidden_size(self) -> int:
         """Hidden units of a cell."""
-        return self.c_n.shape[-1]
+        return int(self.c_n.shape[-1])
+
+    @property
+    def output_size(self) -> int:
+        """Numbers that a cell puts out at a step: proj_size, or hidden_size where that is 0."""
+        return int(self.h_n.shape[-1])
 
     def __repr__(self) -> str:
         units, rows = (
@@ -243,7 +248,7 @@ class Trace:
     @classmethod
     def _of(cls, arrays: dict[str, Array]) -> Self:
         """The trace that these arrays are, held against each other."""
-        call = [_taken(arrays, name) for name in OF_CALL]
+        call = {name: _taken(arrays, name) for name in OF_CALL}
         batch_first = _taken(arrays, "batch_first")
         names = sorted((name[2:] for name in arrays if name.startswith("f_l")), key=_in_order)
         if not names:
@@ -253,7 +258,7 @@ class Trace:
             cells[name] = CellTrace(*(_taken(arrays, f"{field.name}_{name}") for field in fields(CellTrace)))
         if batch_first.dtype != bool or batch_first.shape != ():
             raise ValueError(f"batch_first must be True or False, but it is {batch_first.dtype} of {batch_first.shape}")
-        trace = cls(MappingProxyType(cells), *call, bool(batch_first))
+        trace = cls(MappingProxyType(cells), **call, batch_first=bool(batch_first))
         trace._check()
         return trace
 

@@ -20,6 +20,7 @@ ORDER = (
     "bench",
     "conversion",
     "listing",
+    "tracing",
     "batch",
     "certificate",
     "series",
