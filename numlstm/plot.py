@@ -68,7 +68,8 @@ def plot_trace(
     Returns
     -------
     matplotlib.figure.Figure
-        To be saved, shown in a notebook, or changed further. It belongs to no window.
+        To be saved, shown in a notebook, or changed further. It belongs to no window. Its axes are labelled: ``l0.f``,
+        ``l0.f.side`` beside it, ``colours.f``.
 
     Raises
     ------
@@ -83,9 +84,9 @@ def plot_trace(
 
     Notes
     -----
-    More than 600 steps, or 256 units, are put together: what is shown is then the mean of the gates, and of g, c, h and
-    the input the value that is farthest from 0, as the labels of the axes say. Shares and half-lives are those of all
-    steps. Where a number is NaN the map is hatched.
+    Where there are more steps or units than a map has room for, some share a place, as the labels of the axes say: what
+    is shown is then the mean of the gates, and of g, c, h and the input the value farthest from 0. Shares, half-lives
+    and mean |h| are always those of all steps. Where a number is NaN the map is hatched.
 
     Examples
     --------
@@ -236,7 +237,7 @@ class _Panels:
 
         width, height = self.size()
         figure.suptitle(self.headline(title), x=LEFT / width, y=1 - 0.12 / height, ha="left", va="top", fontsize=11,
-                        fontweight="bold", color=INK)  # fmt: skip
+                        fontweight="bold", color=INK, parse_math=False)  # fmt: skip
         figure.text(LEFT / width, 1 - 0.36 / height, self.subtitle(), ha="left", va="top", color=GREY)
         bars: dict[str, Any] = {}
         bottom = None
@@ -245,9 +246,9 @@ class _Panels:
             first = None
             for at, of in enumerate(("input", *ROWS)):
                 left, row = LEFT + column * (self.across + GAP + SIDE + BETWEEN), slice(at, at + 1)
-                axes = self.place(figure, left, self.across, row, sharex=first)
+                axes = self.place(figure, left, self.across, row, sharex=first, label=f"{name}.{of}")
                 first = first or axes
-                side = self.place(figure, left + self.across + GAP, SIDE, row)
+                side = self.place(figure, left + self.across + GAP, SIDE, row, label=f"{name}.{of}.side")
                 if of == "input":
                     mappable = self.draw_input(axes, side, name)
                     self.head(axes, name, column)
@@ -256,13 +257,15 @@ class _Panels:
                     if column == 0:
                         axes.set_title(self.caption(of), loc="left", color=INK, pad=3)
                     self.draw_side(side, of, name)
-                bars.setdefault(of, mappable)
-                axes.tick_params(labelbottom=of == "h", length=2, width=0.5)
+                if mappable is not None:
+                    bars[of] = mappable
+                axes.tick_params(axis="x", labelbottom=of == "h", labelsize=7.5, length=2, width=0.5)
+                axes.tick_params(axis="y", length=2, width=0.5)
                 bottom = axes
             assert bottom is not None
             bottom.set_xlim(-0.5, self.trace.steps - 0.5)
             bottom.xaxis.set_major_locator(MaxNLocator(9, integer=True, min_n_ticks=1))
-            bottom.set_xlabel(self.time_label())
+            bottom.set_xlabel("step" if self.wide == 1 else f"step ({self.wide} a column)")
         self.draw_bars(figure, bars, limits)
 
     # ------------------------------------------------------------ words
@@ -279,9 +282,13 @@ class _Panels:
         return (f"{title}: " if title else "") + f"{model}, {steps}{row}"
 
     def subtitle(self) -> str:
+        said = "Units by number."
         if self.sorted_by_life:
-            return "Units from the longest half-life of the forget gate (top) to the shortest."
-        return "Units by number."
+            said = "Units from the longest half-life of the forget gate (top) to the shortest."
+        units, features = self.trace.hidden_size, self.trace.input.shape[-1]
+        if self.wide > 1 or self.high(units, "f") > 1 or (features > LINES and self.high(features, "input") > 1):
+            said += " What shares a place in a map: the mean of a gate; of g, c, h and input the value farthest from 0."
+        return said
 
     def head(self, axes: Any, name: str, column: int) -> None:
         """What stands above a column: its layer and direction, where there are several."""
@@ -301,11 +308,6 @@ class _Panels:
     @property
     def projected(self) -> bool:
         return self.trace.output_size != self.trace.hidden_size
-
-    def time_label(self) -> str:
-        if self.wide == 1:
-            return "step"
-        return f"step   (a column is {self.wide} steps: mean of a gate; of g, c, h and input what is farthest from 0)"
 
     # ------------------------------------------------------------ panels
 
@@ -339,7 +341,7 @@ class _Panels:
             return None
         norm = _scale(_limit([values]), signed=bool((values < 0).any()))
         image = self._image(axes, values, np.arange(features), self.high(features, "input"), **norm)
-        axes.set_ylabel("feature")
+        axes.set_ylabel(self.line_label("feature", features, "input"))
         return image
 
     def draw_map(self, axes: Any, of: str, name: str, limits: dict[str, float]) -> Any:
@@ -349,13 +351,16 @@ class _Panels:
         order = np.arange(values.shape[1]) if projected else self.orders[name]
         norm = _scale(limits.get(of, 1.0), signed=of not in ("i", "f", "o"))
         image = self._image(axes, values, order, self.high(order.size, of), **norm)
-        high = self.high(order.size, of)
-        axes.set_ylabel(("feature" if projected else "unit") + (f" ({high} a line)" if high > 1 else ""))
+        axes.set_ylabel(self.line_label("feature" if projected else "unit", order.size, of))
         return image
 
     def high(self, lines: int, of: str) -> int:
         """Units or features that share a line of a heat map."""
         return -(-lines // int(DENSEST * self.heights()[0 if of == "input" else 1]))
+
+    def line_label(self, what: str, lines: int, of: str) -> str:
+        high = self.high(lines, of)
+        return what if high == 1 else f"{what} ({high} a line)"
 
     def _image(self, axes: Any, values: Array, order: Array, high: int, **norm: Any) -> Any:
         """A heat map of (columns, features), with the features in this order from top to bottom."""
@@ -448,7 +453,7 @@ class _Panels:
         """The colour bars at the right: one for the three gates, one for each other row."""
         where = {"input": slice(0, 1), "f": slice(1, 4), "g": slice(4, 5), "c": slice(5, 6), "h": slice(6, 7)}
         for of, rows in where.items():
-            axes = self.place(figure, self.size()[0] - RIGHT + 0.15, 0.11, rows)
+            axes = self.place(figure, self.size()[0] - RIGHT + 0.15, 0.11, rows, label=f"colours.{of}")
             if mappables.get(of) is None:
                 axes.set_axis_off()
                 continue

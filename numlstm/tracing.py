@@ -9,7 +9,7 @@ from pathlib import Path as FilePath
 import numpy as np
 
 from numlstm import atomic, batch, plot
-from numlstm.terminal import printable, size, table
+from numlstm.terminal import printable, shortened, size, table
 from numlstm.trace import CLOSED, OPEN, Trace, writable
 
 Path = str | os.PathLike[str]
@@ -76,7 +76,7 @@ def trace(
         traced.save(out)
         echo(printable(f"{os.fspath(out)}: {traced!r}, {size(os.path.getsize(out))}"))
     if picture is not None:
-        figure = plot.plot_trace(traced, cells or None, row=row, title=FilePath(model).name)
+        figure = plot.plot_trace(traced, cells or None, row=row, title=shortened(printable(FilePath(model).name), 60))
         plot.save(figure, FilePath(picture))
         echo(printable(f"{os.fspath(picture)}: {', '.join(cells or names)}, row {row}"))
     echo("")
