@@ -33,7 +33,7 @@ ROWS = {
     "h": "output h = o tanh(c)",
 }
 # inches: of the figure's margins, between a heat map and what stands beside it, and between columns and rows
-LEFT, RIGHT, TOP, BOTTOM, SIDE, GAP, BETWEEN, UNDER = 0.62, 0.85, 0.86, 0.48, 1.05, 0.1, 0.62, 0.3
+LEFT, RIGHT, TOP, BOTTOM, SIDE, GAP, BETWEEN, UNDER = 0.62, 0.85, 0.86, 0.48, 1.05, 0.1, 0.62, 0.34
 TEXT: Any = {"font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "axes.linewidth": 0.6}
 
 
