@@ -15,6 +15,7 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.plot import plot_trace
 from numlstm.pool import Pool, Session
 from numlstm.sequence import (
     PackedSequence,
@@ -27,6 +28,7 @@ from numlstm.sequence import (
 )
 from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
+from numlstm.trace import Trace
 
 __all__ = [
     "LSTM",
@@ -35,6 +37,7 @@ __all__ = [
     "Pool",
     "Session",
     "Stream",
+    "Trace",
     "find",
     "from_torch",
     "get_num_threads",
@@ -44,6 +47,7 @@ __all__ = [
     "pack_sequence",
     "pad_packed_sequence",
     "pad_sequence",
+    "plot_trace",
     "set_num_threads",
     "step_function",
     "tensors",

@@ -194,6 +194,57 @@ def run(
 
 @main.command()
 @click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option("-o", "--out", type=FILE, help="Where to write the gates and states of every step: a .npz file.")
+@click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+    help="Draw this one: l0, l0_reverse, l1. Repeatable.  [default: all]",
+)
+@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@NAME
+@BATCH_FIRST
+@sentences
+def trace(
+    *,
+    model: Path,
+    input: Path,
+    out: Path | None,
+    plot: Path | None,
+    row: int,
+    cells: tuple[str, ...],
+    state: Path | None,
+    name: str | None,
+    batch_first: bool | None,
+) -> None:
+    """Show what the gates of MODEL do over the sequences in INPUT.
+
+    INPUT is what run takes, as large as memory allows. The table has for each layer and direction the median over all
+    units of the steps after which the forget gate has halved what a unit holds, and the shares of all gates that are
+    closed (below 0.05) or open (above 0.95).
+    """
+    from numlstm import tracing
+
+    tracing.trace(
+        model,
+        input,
+        out,
+        picture=plot,
+        row=row,
+        cells=cells,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        echo=click.echo,
+    )
+
+
+@main.command()
+@click.argument("model", type=FILE)
 @NAME
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random input.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of a sequence.  [default: 50, fewer for large models]")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy import empty, ndarray
@@ -16,6 +16,9 @@ from numlstm.module import Module, changing
 from numlstm.pool import Pool
 from numlstm.sequence import PackedSequence
 from numlstm.stream import Stream
+
+if TYPE_CHECKING:
+    from numlstm.trace import Trace
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
@@ -275,8 +278,8 @@ class LSTM(Module):
         Raises
         ------
         ValueError
-            The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not C-contiguous or writeable, or
-            overlaps another array.
+            The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not C-contiguous
+            or writeable, or overlaps another array.
         RuntimeError
             Sizes of input or states do not fit, or there is no step, with PyTorch's text; or a length is below 1 or
             beyond the steps of the input, or the parts of a packed sequence do not fit together.
@@ -378,6 +381,65 @@ class LSTM(Module):
         (3,)
         """
         return Stream(self._config, self._panels, batch_size, lambda: self._panels)
+
+    def trace(self, input: ArrayLike, hx: Any = None) -> Trace:
+        """Run the LSTM as `forward` does, and keep the gates and states of every layer and direction at every step.
+
+        Parameters
+        ----------
+        input, hx
+            As for `forward`. Never written to; the trace holds copies.
+
+        Returns
+        -------
+        Trace
+            ``trace["l0"].f`` is the forget gate of the first layer, ``trace["l0_reverse"].c`` the cell state of its
+            second direction; ``output``, ``h_n`` and ``c_n`` are those of the call. Arrays are laid out as the input
+            is, with ``batch_first`` and without a batch too, and step t stands at t in both directions.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, IndexError
+            As `forward` raises them; TypeError also for a packed sequence.
+
+        See Also
+        --------
+        plot_trace : Draws one.
+
+        Notes
+        -----
+        h, c, output, h_n and c_n are the bits of a `forward` call (in train mode with dropout: of one with the same
+        state of the generator). The engine never holds i, f, g and o as numbers, so they are computed beside it from
+        the x and h of each step by the equations of this class, in float64 for float32 and in longdouble for float64,
+        and rounded once. Their error is half a unit in the last place, and beyond that only the wider dtype's own. As
+        in the engine, a sigmoid of less than -87 (float32) or -708 (float64) is 0.
+
+        A trace runs on one thread and takes at least six times the memory of an output of each cell. ``docs/trace.md``
+        has what it costs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(2, 3, seed=1)
+        >>> x = np.arange(8).reshape(4, 2)
+        >>> trace = lstm.trace(x)
+        >>> trace["l0"].f.shape, bool((trace["l0"].h == lstm(x)[0]).all())
+        ((4, 3), True)
+        """
+        from numlstm import recording
+
+        panels, config = self._panels, self._config
+        if hasattr(input, "batch_sizes"):
+            raise TypeError(
+                f"input must be an array, not a {type(input).__name__}\n"
+                "Trace each sequence by itself, cut to its length."
+            )
+        given = checks.own_shape(checks.real_array("input", input))
+        call = checks.lstm_call(config, given.shape, hx)
+        if hx is not None:
+            hx = checks.lstm_states(call, hx, panels.dtype)
+        dropout = self._masks(config) if self.training and config.dropout > 0 else None
+        return recording.record(panels, call, given, hx, dropout)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass."""
