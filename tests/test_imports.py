@@ -34,6 +34,8 @@ ORDER = (
     "cell",
     "pool",
     "stream",
+    "packed",
+    "sequence",
     "module",
     "recording",
     "trace",

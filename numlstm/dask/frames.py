@@ -127,7 +127,7 @@ def frame_piece(frame: Any, lstm: Any, *, group: str, order: str, features: list
     again = ~new[1:] & (frame[order].to_numpy()[1:] == frame[order].to_numpy()[:-1])
     if again.any():
         row = frame.iloc[int(again.argmax())]
-        raise ValueError(f"two rows have {group} {row[group]!r} and {order} {row[order]!r}: which step comes first?")
+        raise ValueError(f"two rows have {group} {row[group]} and {order} {row[order]}: which step comes first?")
     begins = np.flatnonzero(new)
     lengths = np.diff(begins, append=len(frame))
     result = frame[[group]] if per == "sequence" else frame[[group, order]]

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import dask
 import dask.dataframe as dd
 from distributed import Client, LocalCluster, progress
 
-import numlstm
 from numlstm import atomic, files
 from numlstm.dask.frames import Per, forward_frame
 
@@ -72,7 +72,7 @@ def run(
     _same_job(
         out / MANIFEST,
         {
-            "numlstm": numlstm.__version__,
+            "numlstm": version("numlstm"),
             "model": hashlib.sha256(model.read_bytes()).hexdigest(),
             "name": name,
             "input": [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in inputs],
