@@ -17,13 +17,14 @@ from .levels import LEVELS, Level
 
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
 NUMBERS = "float32", "float64"
+LINKERS = "ld", "ld.lld"
 # no part of a C library, no name undefined: it loads under any C library, and is the same bytes wherever it is linked
 OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
 
 
 def linker() -> list[str] | None:
     """The command of a linker that knows ``OPTIONS``: the system's, else that of the package ziglang; or None."""
-    for name in ("ld", "ld.lld"):
+    for name in LINKERS:
         if path := shutil.which(name):
             return [path]
     if importlib.util.find_spec("ziglang") is not None:
