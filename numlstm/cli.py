@@ -382,5 +382,18 @@ def info() -> None:
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
 
 
+@main.command()
+@sentences
+def warmup() -> None:
+    """Compile and cache ahead what the package does not ship for this CPU.
+
+    For the build of an image, say: the first process that runs there compiles nothing. It is done for the CPU of this
+    machine, or the level that NUMLSTM_CPU names. The exit code is 1 where kernels cannot be kept.
+    """
+    from numlstm import warmup
+
+    warmup.warm(_say)
+
+
 if __name__ == "__main__":
     main()

@@ -22,6 +22,7 @@ ORDER = (
     "listing",
     "batch",
     "certificate",
+    "warmup",
     "series",
     "stored",
     "terminal",

@@ -84,7 +84,7 @@ def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
 def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_path):
     """In an environment of its own: NumPy, safetensors and click are lent to it, and Numba is not there."""
     venv.create(tmp_path / "env", with_pip=False)
-    (site,) = (tmp_path / "env").glob("lib*/python*/site-packages")
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
     for name in ("numpy", "safetensors", "click"):
         files = importlib.metadata.files(name)
         for top in {file.parts[0] for file in files if file.parts[0] not in ("..", "__pycache__")}:
