@@ -2,13 +2,11 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numlstm
-from numlstm.kernels import library, shipped, sources, store
+from numlstm.kernels import library, store
 
 NUMBERS = ("float32", "float64")
 RUN = """
@@ -58,19 +56,9 @@ def child(package, hidden=(), numbers=NUMBERS, **environment):
     return said
 
 
-def copied(folder):
-    """The package in a folder, as a wheel that nobody built kernels for."""
-    package = folder / "numlstm"
-    away = shutil.ignore_patterns("__pycache__", "shipped")
-    shutil.copytree(Path(numlstm.__file__).parent, package, ignore=away)
-    return package
-
-
-def ship(package, number, level, code=None):
+def ship(package, number, level):
     """Put the library of a number type into a copy of the package; its path."""
     command = library.linker()
     assert command, "no linker: binutils, LLVM's lld or the package ziglang"
-    path = package / "kernels" / "shipped" / shipped.file_name(number, level, sources.name(level))
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(shipped.sealed(library.linked(code or store.object_code(number, level)[0], command)))
-    return path
+    code, _ = store.object_code(number, level)
+    return library.place(number, level, library.linked(code, command), package / "kernels" / "shipped")

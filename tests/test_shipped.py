@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from shipping import NUMBERS, child, copied, ship
+from shipping import NUMBERS, child, ship
 
 import numlstm
 from numlstm.kernels import levels, library, shipped, sources, store
@@ -15,7 +15,7 @@ from numlstm.kernels import levels, library, shipped, sources, store
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU."""
-    package = copied(tmp_path_factory.mktemp("shipped"))
+    package = library.copy_of_package(tmp_path_factory.mktemp("shipped"))
     for number in NUMBERS:
         ship(package, number, store.level())
     return package
@@ -45,7 +45,7 @@ def test_nothing_is_imported_for_them_that_could_make_them(package):
 @pytest.mark.parametrize("hidden", [("numba",), ("numba", "llvmlite")])
 def test_where_none_fits_and_none_can_be_made_a_sentence_says_so(tmp_path, hidden):
     """The cache is empty, so that Numba or llvmlite is really missed."""
-    said = child(copied(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = child(library.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["bits"] == {}
     assert f"numlstm has no float32 kernels for this CPU, whose level is {store.level().name}" in said["error"]
     assert "none came with this installation" in said["error"]

@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from shipping import NUMBERS, copied, ship
+from shipping import NUMBERS, ship
 
 import numlstm
-from numlstm.kernels import store
+from numlstm.kernels import library, store
 
 # Beyond what NumPy itself imports. What is not here was measured: numpy.random takes 14 ms, importlib.metadata 29,
 # hashlib 3, tempfile 5.
@@ -43,7 +43,7 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU, and a model."""
     folder = tmp_path_factory.mktemp("startup")
-    package = copied(folder)
+    package = library.copy_of_package(folder)
     for number in NUMBERS:
         ship(package, number, store.level())
     numlstm.LSTM(5, 7, seed=0).save(folder / "model.safetensors")
