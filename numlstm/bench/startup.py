@@ -97,6 +97,7 @@ PACKAGES = {
 }
 OPTIONAL = ("numba", "llvmlite")  # numlstm runs without them where the kernels that it ships fit
 TOLERANCE = 1e-4
+PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -175,19 +176,18 @@ def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
     try:
         (folder / "voice.onnx").write_bytes(onnx_model(one_row, parameters))
     except ImportError as error:
-        found.left_out.update(dict.fromkeys(engines[1:], f"its model is written with onnx: {error}"))
-        found.left_out.pop("torch", None)
+        reading = [engine for engine in engines if "voice.onnx" in PROGRAMS[engine]]
+        found.left_out.update(dict.fromkeys(reading, f"its model is written with onnx: {error}"))
     x = np.sin(np.arange(STEPS * LINE.input_size, dtype=np.float32)).reshape(STEPS, 1, LINE.input_size)
     return reference(parameters, x, dtype=np.float64)[0]
 
 
 def _environment(folder: Path, found: Startup) -> dict[str, str]:
     """The processes' environment, in which numlstm ships its kernels."""
-    import numlstm
     from numlstm.kernels import library, shipped, store
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    level, package = store.level(), Path(numlstm.__file__).parent
+    level, package = store.level(), PACKAGE
     path = os.environ.get("PYTHONPATH", "")
     try:
         shipped.find("float32", level)
@@ -265,9 +265,7 @@ def installed_bytes(packages: Sequence[str], without: Sequence[str] = ()) -> int
 
 def _own_bytes(name: str, found: Any) -> int:
     if name == OURS:  # of an editable install, pip knows no file
-        import numlstm
-
-        paths = [path for path in Path(numlstm.__file__).parent.rglob("*") if path.is_file()]
+        paths = [path for path in PACKAGE.rglob("*") if path.is_file()]
     else:
         paths = [Path(found.locate_file(file)) for file in found.files or []]
     return sum(path.stat().st_size for path in paths if path.suffix != ".pyc" and path.is_file())
@@ -296,7 +294,7 @@ def text(found: Startup) -> str:
     if OURS in found.starts:
         slim = installed_bytes(PACKAGES[OURS], without=OPTIONAL) / 1e6
         parts.append(
-            f"Without {' and '.join(OPTIONAL)}, which shipped kernels do not need, numlstm takes {slim:,.0f} MB."
+            f"Shipped kernels do not need {' and '.join(OPTIONAL)}; without them numlstm takes {slim:,.0f} MB."
         )
     parts += [f"{engine} left out: {reason}" for engine, reason in found.left_out.items()]
     return "\n\n".join(parts)
