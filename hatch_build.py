@@ -19,7 +19,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-LINKERS = "ld", "ld.lld"
+LINKERS = "ld", "ld.lld"  # those that numlstm.kernels.library looks for
 TAG = "py3-none-manylinux_2_17_x86_64"  # NumPy's own; the libraries need no C library at all
 
 
@@ -45,7 +45,8 @@ class Kernels(BuildHookInterface):  # type: ignore[type-arg]
         """What a build needs: the system's linker, where there is one, saves a download of 100 MB."""
         if not _ships():
             return []
-        return ["numba>=0.68", *([] if any(map(shutil.which, LINKERS)) else ["ziglang>=0.13"])]
+        numba = [package for package in self.metadata.core.dependencies if package.startswith("numba")]
+        return [*numba, *([] if any(map(shutil.which, LINKERS)) else ["ziglang>=0.13"])]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build before the wheel is put together."""

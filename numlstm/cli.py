@@ -305,6 +305,7 @@ def demo(plot: Path | None) -> None:
     show_default=True,
     help="Multiply-adds of a call in the sweep, at most.",
 )
+@click.option("--startup", is_flag=True, help="Cold processes up to their first result instead: time and memory.")
 @click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
 @click.option(
     "--threads",
@@ -346,6 +347,7 @@ def bench(
     sweep: int | None,
     seed: int,
     max_fmas: float,
+    startup: bool,
     scaling: bool,
     threads: tuple[int, ...],
     peers: str | None,
@@ -369,6 +371,11 @@ def bench(
     from numlstm.bench.sweep import configurations
     from numlstm.threads import usable_cores
 
+    if startup:
+        if names or sizes or sweep or scaling or threads or reuse or save or show or plot:
+            raise click.UsageError("--startup goes with --peers, --rounds and --quick alone")
+        _startup(_peers(peers, PEERS), rounds or (3 if quick else 15))
+        return
     for option, file in (("--save", save), ("--plot", plot)):
         if file and not file.parent.is_dir():
             raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
@@ -410,6 +417,20 @@ def bench(
     if plot:
         picture.save(report, plot)
     if wrong := measure.failures(report):
+        raise RuntimeError("; ".join(wrong))
+
+
+def _startup(peers: list[str], rounds: int) -> None:
+    import tempfile
+
+    from numlstm.bench import startup
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = startup.measure(Path(folder), ["numlstm", *peers], rounds, _progress)
+        _progress("")
+        click.echo(startup.text(found))
+    wrong = [f"{engine}: {reason}" for engine, reason in found.left_out.items() if "wrong result" in reason]
+    if wrong:
         raise RuntimeError("; ".join(wrong))
 
 
@@ -472,6 +493,19 @@ def info() -> None:
     for number in ("float32", "float64"):
         kernel = store.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
+
+
+@main.command()
+@sentences
+def warmup() -> None:
+    """Compile and cache ahead what the package does not ship for this CPU.
+
+    For the build of an image, say: the first process that runs there compiles nothing. It is done for the CPU of this
+    machine, or the level that NUMLSTM_CPU names. The exit code is 1 where kernels cannot be kept.
+    """
+    from numlstm import warmup
+
+    warmup.warm(_say)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ ORDER = (
     "tracing",
     "batch",
     "certificate",
+    "warmup",
     "series",
     "stored",
     "terminal",

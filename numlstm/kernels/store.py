@@ -20,6 +20,7 @@ from .loaded import Kernel
 log = logging.getLogger("numlstm")
 # Before a fork the locks are taken, the latest first: logging must have made its
 # own by now, or a fork would take it and wait for this one, whose holder cannot go on while it must log.
+UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
 
@@ -76,11 +77,13 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
     """The object of a number type and level, from the cache or else built and cached; and where it came from."""
     from . import cached
 
+    unkept: OSError | None = None
+    path = code = None
     try:
         path = cached.cache_folder() / cached.file_name(number, level)
         code = cached.read(path)
     except OSError as error:
-        path, code = None, None
+        unkept = error
         log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
     if code is not None:
         return code, f"cache: {path}"
@@ -88,9 +91,10 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
     from . import build
 
     code = build.object_code(number, level)
-    if path is not None:
+    if path is not None and unkept is None:
         try:
             cached.write(path, code)
         except OSError as error:
+            unkept = error
             log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
-    return code, "compiled in this process"
+    return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"
