@@ -51,12 +51,11 @@ class Amplifier(NamedTuple):
 # ------------------------------------------------------------ the loop
 
 
-step = numlstm.step_function(np.float32)
-
-
 @numba.njit(nogil=True)
-def run(x, y, live_input, live_output, address, weight, bias, skip):  # type: ignore[no-untyped-def]
+def run(step, x, y, live_input, live_output, address, weight, bias, skip):  # type: ignore[no-untyped-def]
     """Samples ``x`` of (samples, channels) through the stream at ``address``, which has a row for each channel.
+
+    ``step`` is the C function that `numlstm.step_function` gives.
 
     Returns how many samples are done: fewer than there are only if another thread is in the stream.
     """
@@ -79,7 +78,8 @@ def amplified(amplifier: Amplifier, samples: Array) -> Array:
     x, weight = np.ascontiguousarray(samples, np.float32), amplifier.head_weight.astype(np.float32)
     y = np.empty_like(x)
     bias, skip = np.float32(amplifier.head_bias), np.float32(amplifier.skip)
-    done = run(x, y, stream.input, stream.output, stream.address, weight, bias, skip)
+    step = numlstm.step_function(stream.dtype)
+    done = run(step, x, y, stream.input, stream.output, stream.address, weight, bias, skip)
     assert done == len(x)  # nobody else has the stream
     return y
 

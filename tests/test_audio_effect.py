@@ -66,10 +66,11 @@ def test_a_stream_in_use_ends_the_loop(example, built):
     x, y = np.ones((5, 1), np.float32), np.zeros((5, 1), np.float32)
     weight = built.head_weight.astype(np.float32)
     stream._record[0] = 1
+    step = numlstm.step_function()
     given = stream.input, stream.output, stream.address, weight, np.float32(0), np.float32(0)
-    assert example.run(x, y, *given) == 0 and not y.any()
+    assert example.run(step, x, y, *given) == 0 and not y.any()
     stream._record[0] = 0
-    assert example.run(x, y, *given) == 5 and y.any()
+    assert example.run(step, x, y, *given) == 5 and y.any()
 
 
 def test_it_amplifies(example, built):
