@@ -209,7 +209,7 @@ class _Panels:
         """Inches of the input's panel and of each row of heat maps."""
         features = self.trace.input.shape[-1]
         of_units = min(2.0, 0.8 + 0.012 * self.trace.hidden_size)
-        of_input = 0.8 if features <= LINES else min(1.4, 0.7 + 0.012 * features)
+        of_input = 0.8 if features <= LINES else min(1.8, 0.7 + 0.012 * features)
         return [of_input, *[of_units] * len(ROWS)]
 
     def size(self) -> tuple[float, float]:

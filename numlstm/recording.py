@@ -8,6 +8,7 @@ are computed here, in NumPy, from the very x and h that the kernel read.
 
 from __future__ import annotations
 
+import math
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +22,10 @@ from .panels import Array, Panels
 from .trace import CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
-CHUNK = 4 << 20  # bytes of a chunk of x, h and sums in the wider dtype
+CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
+# Multiply-adds of a product for which OpenBLAS (interface/gemm.c) wakes no threads of its own. On a busy machine these
+# were measured to make small products a hundred times slower.
+ONE_THREAD = 1 << 18
 
 
 def record(
@@ -140,11 +144,24 @@ def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, into: li
                     if begin == 0:
                         h_read[0] = first[of_rows]
                 with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-                    sums = x_read.reshape(-1, features) @ w_x.T
-                    sums += h_read.reshape(-1, config.output_size) @ w_h.T
+                    sums = _products(x_read.reshape(-1, features), w_x)
+                    sums += _products(h_read.reshape(-1, config.output_size), w_h)
                     sums += bias
                     value = np.tanh(sums) if gate == 2 else _sigmoid(sums, edge)
                     filled[begin:end, of_rows] = value.reshape(*x_read.shape[:2], units)
+
+
+def _products(a: Array, b: Array) -> Array:
+    """The products of the rows of both, (rows of a, rows of b), by parts that a BLAS computes on the calling thread."""
+    side = max(1, math.isqrt(ONE_THREAD // a.shape[1]))
+    width = min(side, len(b))
+    height = max(1, ONE_THREAD // (a.shape[1] * width))
+    into = np.empty((len(a), len(b)), a.dtype)
+    for row in range(0, len(a), height):
+        for column in range(0, len(b), width):
+            part = slice(row, row + height), slice(column, column + width)
+            into[part] = np.inner(a[part[0]], b[part[1]])
+    return into
 
 
 def _sigmoid(x: Array, edge: Any) -> Array:
