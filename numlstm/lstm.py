@@ -278,8 +278,8 @@ class LSTM(Module):
         Raises
         ------
         ValueError
-            The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not C-contiguous
-            or writeable, or overlaps another array.
+            The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not
+            C-contiguous or writeable, or overlaps another array.
         RuntimeError
             Sizes of input or states do not fit, or there is no step, with PyTorch's text; or a length is below 1 or
             beyond the steps of the input, or the parts of a packed sequence do not fit together.

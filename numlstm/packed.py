@@ -79,11 +79,12 @@ def run_padded(
         order = None if (each[1:] <= each[:-1]).all() else np.argsort(-each, kind="stable")
         sizes = sizes_of(each if order is None else each[order])
         at = places(sizes, order, steps, call.batch, call.swap)
-        packed = empty((len(at), call.output[-1]), panels.dtype)
-        _run(panels, dropout, gathered(array, at), sizes, order, given, (packed, *results[1:]))
-        flat = results[0].reshape(-1, call.output[-1])
-        flat[:] = 0
-        flat[at] = packed
+        packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
+        _run(panels, dropout, gathered(array, at), sizes, order, given, (packed[:-1], *results[1:]))
+        packed[-1] = 0  # the padding
+        where = np.full(steps * call.batch, len(at))
+        where[at] = np.arange(len(at))
+        np.take(packed, where, axis=0, out=results[0].reshape(-1, call.output[-1]), mode="clip")
     output, h_n, c_n = results if out is None else out
     return output, (h_n, c_n)
 

@@ -263,7 +263,7 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
     segments[:, Segment.STEPS] = np.diff(begins, append=len(sizes))
     segments[:, Segment.ROWS] = sizes[begins]
     segments[:, Segment.FIRST] = (np.cumsum(sizes) - sizes)[begins]
-    slots[Header.PACKED], slots[Header.SEGMENTS] = slots.size, len(begins)
+    slots[Header.PACKED], slots[Header.SEGMENT_COUNT] = slots.size, len(begins)
     return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
 
 

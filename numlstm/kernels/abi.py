@@ -62,6 +62,7 @@ class Header(_Slots):
     RUNS = auto()  # chains of several tiles of rows, summed together
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
+    SEGMENTS = auto()  # of packed sequences, for each layer, direction and group
     TICKETS = auto()  # claimed by this thread
     STOLEN = auto()  # of those, from another's range
     YIELDS = auto()  # times that the core was offered to others
@@ -85,7 +86,7 @@ class Header(_Slots):
     PACKED = (
         auto()
     )  # slot of a ``Cell`` record for the kernel's own use and ``Segment`` records behind it; 0: not packed
-    SEGMENTS = auto()  # of those
+    SEGMENT_COUNT = auto()
     LENGTH = auto()  # the header's own length
 
 

@@ -356,13 +356,14 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             own = record_at(plan, get(plan, Header.PACKED))
             for slot in range(RECORD):
                 put(own, slot, get(cell, slot))
-            sign, count = get(cell, Cell.SOURCE_STEP), get(plan, Header.SEGMENTS)
+            sign, count = get(cell, Cell.SOURCE_STEP), get(plan, Header.SEGMENT_COUNT)
             for n in range(count):
                 at = n if sign > 0 else count - 1 - n
                 segment = record_at(plan, get(plan, Header.PACKED) + RECORD + at * SEGMENT)
                 all_rows, of_steps = get(segment, Segment.ROWS), get(segment, Segment.STEPS)
                 count_rows = smaller(rows, all_rows - first)
                 if count_rows > 0:
+                    tally(plan, Header.SEGMENTS)
                     row = get(segment, Segment.FIRST)  # of the first step in this direction
                     if sign < 0:
                         row += (of_steps - 1) * all_rows
