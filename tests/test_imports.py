@@ -18,6 +18,7 @@ ORDER = (
     "cli",
     "demo",
     "bench",
+    "export",
     "conversion",
     "listing",
     "batch",
