@@ -264,6 +264,44 @@ def check(model: Path, name: str | None, seed: int, steps: int | None, batch: in
         raise RuntimeError(f"{model}: {fault}")
 
 
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, metavar="DIR", help="Folder to write to.")
+@click.option(
+    "--target",
+    default="host",
+    show_default=True,
+    help="What the library is for: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos or x86_64-windows.",
+)
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    help="Instructions of x86-64 that may be used: x86-64-v3, x86-64-v4, or x86-64 with other bits in the results.  "
+    "[default: x86-64-v3]",
+)
+@click.option(
+    "--prefix",
+    default="numlstm",
+    show_default=True,
+    help="What the library's names begin with; a library each has one.",
+)
+@click.option("--shared", is_flag=True, help="Link a shared library too; needs a C compiler, or ziglang.")
+@NAME
+@sentences
+def export(
+    *, model: Path, out: Path, target: str, level: str | None, prefix: str, shared: bool, name: str | None
+) -> None:
+    """Write the LSTM of MODEL as a library for C, C++ and Rust.
+
+    DIR gets a header, a static library, the model as a binary file, and an example in C. No Python is needed to run
+    them, and no C compiler to make them.
+    """
+    from numlstm import files
+    from numlstm.export import export
+
+    export(files.load(model, name), out, target=target, level=level, prefix=prefix, shared=shared, echo=_say)
+
+
 def _say(text: str) -> None:
     click.echo(_line(text))
 

@@ -19,6 +19,7 @@ ORDER = (
     "demo",
     "bench",
     "dask",
+    "export",
     "conversion",
     "listing",
     "tracing",

@@ -167,7 +167,10 @@ def runs_of_block(simd, epilogue, shapes, chain):
 
 
 def forward_kernel(number, lanes, shapes, fused, pause):
-    """The kernel ``forward(plan)`` for one number type and one kind of CPU."""
+    """The kernel ``forward(plan)`` for one number type and one kind of CPU.
+
+    Without a ``pause`` it is one that shares no call with other threads: a smaller one.
+    """
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
     load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
@@ -391,15 +394,11 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         return run
 
-    wait, rest = waiting(pause)
-    shared_phases = together(wait)
-    more, joined = shared_phases.more, shared_phases.joined
-
     @inline
     def cell_at(plan, n):
         return record_at(plan, RECORDS + n * RECORD)
 
-    run_alone, run_together = any_runner("cell", alone()), any_runner("cell_together", shared_phases)
+    run_alone = any_runner("cell", alone())
 
     @inline
     def group_rows(plan, first, end):
@@ -415,6 +414,19 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             rows = group_rows(plan, first, end)
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
                 run_alone(plan, n, first, rows, from_step, to_step, 0)
+
+    if pause is None:
+
+        @named("forward_alone")
+        def forward_alone(plan):
+            run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
+
+        forward_alone.compile(types.void(PLAN))
+        return forward_alone
+    wait, rest = waiting(pause)
+    shared_phases = together(wait)
+    more, joined = shared_phases.more, shared_phases.joined
+    run_together = any_runner("cell_together", shared_phases)
 
     @named("by_rows")
     def by_rows(plan):
