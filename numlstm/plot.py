@@ -119,8 +119,8 @@ def plot_trace(
     return figure
 
 
-def check(path: Path) -> None:
-    """Whether a picture could be drawn into this file.
+def drawable(path: Path) -> None:
+    """Raise where no picture could be drawn into this file.
 
     Raises
     ------
