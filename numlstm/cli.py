@@ -409,6 +409,7 @@ def bench(
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
+    from numlstm.plot import drawable
     from numlstm.threads import usable_cores
 
     if startup:
@@ -420,7 +421,7 @@ def bench(
         if file and not file.parent.is_dir():
             raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
     if plot:
-        picture.check(plot)  # before anything is measured that could not be drawn
+        drawable(plot)  # before anything is measured that could not be drawn
     if show:
         report = Report.from_json(show.read_text())
         click.echo(table.text(report))

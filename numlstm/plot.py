@@ -119,8 +119,8 @@ def plot_trace(
     return figure
 
 
-def check(path: Path) -> None:
-    """Whether a picture could be drawn into this file.
+def drawable(path: Path) -> None:
+    """Raise where no picture could be drawn into this file.
 
     Raises
     ------
@@ -509,7 +509,7 @@ def _legend(axes: Any) -> None:
 def _signed_ticks(limit: float) -> list[float]:
     """Round numbers from -limit to limit: a few, also on a scale like asinh."""
     power = math.floor(math.log10(limit))
-    largest = next(digit * 10.0**power for digit in (8, 6, 5, 4, 3, 2, 1) if digit * 10.0**power <= limit)
+    largest = next((digit * 10.0**power for digit in (8, 6, 5, 4, 3, 2, 1) if digit * 10.0**power <= limit), limit)
     inner = [largest / 2] if limit <= 2 else [10.0**at for at in range(0, power + 1) if 10.0**at <= largest / 2]
     upper = [0.0, *inner[-2:], largest]
     return [-tick for tick in upper[:0:-1]] + upper

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -222,7 +223,7 @@ class Trace:
         Raises
         ------
         OSError
-            It cannot be opened.
+            It cannot be opened, or is no regular file.
         ValueError
             It is damaged, or holds no trace; the message says what is missing or does not fit. Nothing in it is run.
 
@@ -237,6 +238,8 @@ class Trace:
         """
         from numlstm.formats import npz, zips
 
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write to it
+            raise OSError(f"{os.fspath(path)} is no regular file; a trace's file is expected")
         with open(path, "rb") as file:
             try:
                 archive = zips.open_zip(file, os.fstat(file.fileno()).st_size)

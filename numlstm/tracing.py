@@ -55,7 +55,7 @@ def trace(
     if out is not None:
         writable(out)
     if picture is not None:
-        plot.check(FilePath(picture))  # before anything is computed that could not be drawn
+        plot.drawable(FilePath(picture))  # before anything is computed that could not be drawn
         atomic.ready(picture)
     for option, path in (("OUT", out), ("--plot", picture)):
         if path is not None:

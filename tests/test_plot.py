@@ -244,6 +244,13 @@ class TestSpecialNumbers:
         assert bar.get_yticks().tolist() == [-50, -10, -1, 0, 1, 10, 50]
         assert [tick.get_text() for tick in bar.get_yticklabels()][3:] == ["0", "1", "10", "50"]
 
+    def test_every_scale_has_round_ticks_within(self):
+        limits = np.float32([1e-38, 0.3, 0.9999, 1, 1.5, 2, 2.5, 7, 999, 1e3, 3e38]).tolist()
+        for limit in [*limits, 9.999999999999999e22]:
+            ticks = plot._signed_ticks(limit)
+            assert len(ticks) >= 5 and ticks == sorted(ticks) == [-tick for tick in reversed(ticks)]
+            assert limit / 2 - 1e-300 <= ticks[-1] <= limit
+
     @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 1, 1), (1, 2, 70)])
     def test_least_sizes(self, shape):
         steps, hidden, inputs = shape

@@ -483,6 +483,12 @@ class TestFile:
             with pytest.raises(ValueError, match=r"b\.npz: "):
                 numlstm.Trace.load(tmp_path / "b.npz")
 
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError):
+            numlstm.Trace.load(tmp_path / "missing.npz")
+        with pytest.raises(OSError, match="is no regular file; a trace's file is expected"):
+            numlstm.Trace.load(tmp_path)
+
     def test_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
         lstm, x, _ = make({}, (4, 2))
         trace, path = lstm.trace(x), tmp_path / "a.npz"

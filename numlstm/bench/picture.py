@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..plot import check
+from ..plot import drawable
 from .results import OURS, LineResult, Report, pooled
 from .scaling import AT_MOST, exponents, series
 from .table import by_speed_up, number
@@ -27,7 +27,7 @@ GREY = "#555555"
 
 def save(report: Report, path: Path) -> None:
     """Draw a report into an SVG or PNG file; the same report gives the same bytes."""
-    check(path)
+    drawable(path)
     import matplotlib
 
     # text stays text: a smaller file, and one that can be searched
