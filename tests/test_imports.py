@@ -28,8 +28,10 @@ ORDER = (
     "interop",
     "files",
     "lstm",
+    "packed",
     "cell",
     "module",
+    "sequence",
     "formats",
     "reference",  # imports nothing of the rest
     "engine",
