@@ -5,6 +5,7 @@
 - `results`: raw samples and the figures that follow from them. `table`: those as text. `picture`: drawn.
 - `sweep`: random configurations. `scaling`: sizes that double.
 - `memory`: what a call costs beyond its results. `overhead`: beyond its kernel. `load`: loading model files.
+- `packed`: sequences of several lengths, beside as many steps of one length.
 
 Nothing heavy is imported before it is measured.
 """
