@@ -236,8 +236,8 @@ def _from_foreign(name: str, value: Any) -> Array:
 
 def _from_torch_tensor(value: Any) -> Array:
     tensor = value.detach().resolve_neg()
-    if "float" in str(tensor.dtype) and tensor.dtype.itemsize <= 2:
-        tensor = tensor.float()  # NumPy has no bfloat16; float32 holds every bfloat16, float16 and float8
+    if "float" in str(tensor.dtype) and tensor.dtype.itemsize <= 2 and str(tensor.dtype) != "torch.float16":
+        tensor = tensor.float()  # NumPy has no bfloat16 and no float8; float32 holds every one of them
     return np.asarray(tensor)
 
 

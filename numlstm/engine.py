@@ -252,26 +252,27 @@ def forward_packed(
     Parameters
     ----------
     panels : Panels
-    x : array, (sum of sizes, input_size)
-        Any real dtype, any strides; never written.
+    x : array, (sum of sizes, input_size) or (T, B, input_size)
+        Packed, of any real dtype and strides; or padded, with rows by decreasing length, if `readable` says so. Never
+        written.
     sizes : array of int64, (T,)
         How many rows take each step: positive, never more than before.
     hx : (h_0, c_0) or None
         As in `forward`, rows by decreasing length.
-    output : array, (sum of sizes, num_directions * output size)
-        C-contiguous, of the panels' dtype.
+    output : array, (sum of sizes, num_directions * output size) or (T, B, num_directions * output size)
+        Of the panels' dtype; packed and C-contiguous, or padded as in `forward`. What is padding is not written.
     h_n, c_n : array
         As in `forward`.
     dropout : callable or None
-        As in `forward`, for (sum of sizes, 1, features).
+        As in `forward`, for (sum of sizes, 1, features); only where all is packed.
     """
     kept, config = panels.memo or memory(panels), panels.config
-    if not (x.dtype == panels.dtype and x.flags.carray):
+    if x.ndim == 2 and not (x.dtype == panels.dtype and x.flags.carray):
         converted = empty(x.shape, panels.dtype)
         convert(converted, x)
         x = converted
-    row, output_row = x.shape[1] * x.itemsize, output.shape[1] * x.itemsize
-    key = ((len(sizes), int(sizes[0]), x.shape[1]), (0, row, x.itemsize), (0, output_row, x.itemsize))
+    strides, output_strides = ((0, *a.strides[-2:]) if a.ndim == 2 else a.strides for a in (x, output))
+    key = ((len(sizes), int(sizes[0]), x.shape[-1]), strides, output_strides)
     plan = make_plan(panels, *key, sizes=sizes)
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
@@ -294,6 +295,14 @@ def forward_packed(
     finally:
         workspace.plan = None  # its slots are no longer the plan's
         kept.idle.append(workspace)
+
+
+def readable(panels: Panels, x: Array) -> bool:
+    """Whether the kernel can read a padded batch, (T, B, features), where it is."""
+    step, row, feature = x.strides
+    size = panels.dtype.itemsize
+    in_place = (feature == size or x.shape[2] == 1) and step % size == row % size == 0 and step != 0
+    return x.dtype == panels.dtype and x.flags.aligned and in_place
 
 
 def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:

@@ -76,17 +76,41 @@ def run_padded(
     each = checked_lengths(lengths, steps, call.batch)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
-        order = None if (each[1:] <= each[:-1]).all() else np.argsort(-each, kind="stable")
-        sizes = sizes_of(each if order is None else each[order])
-        at = places(sizes, order, steps, call.batch, call.swap)
-        packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
-        _run(panels, dropout, gathered(array, at), sizes, order, given, (packed[:-1], *results[1:]))
-        packed[-1] = 0  # the padding
-        where = np.full(steps * call.batch, len(at))
-        where[at] = np.arange(len(at))
-        np.take(packed, where, axis=0, out=results[0].reshape(-1, call.output[-1]), mode="clip")
+        _over_padded(panels, call, dropout, array, each, given, results)
     output, h_n, c_n = results if out is None else out
     return output, (h_n, c_n)
+
+
+def _over_padded(
+    panels: Panels,
+    call: checks.Call,
+    dropout: engine.Dropout | None,
+    array: Array,
+    each: Array,
+    hx: States | None,
+    results: tuple[Array, ...],
+) -> None:
+    """The pass over a padded batch: where it is, if rows stand by decreasing length, else packed."""
+    output, h_n, c_n = results
+    x, y = (array.swapaxes(0, 1), output.swapaxes(0, 1)) if call.swap else (array, output)
+    is_sorted = bool((each[1:] <= each[:-1]).all())
+    if is_sorted and dropout is None and engine.readable(panels, x):
+        sizes = sizes_of(each)
+        engine.forward_packed(panels, x, sizes, hx, y, h_n, c_n)
+        begins = np.flatnonzero(np.diff(sizes, prepend=0)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
+            y[begin:end, sizes[begin] :] = 0
+        y[len(sizes) :] = 0
+        return
+    order = None if is_sorted else np.argsort(-each, kind="stable")
+    sizes = sizes_of(each if order is None else each[order])
+    at = places(sizes, order, len(x), call.batch, call.swap)
+    packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
+    _run(panels, dropout, gathered(array, at), sizes, order, hx, (packed[:-1], h_n, c_n))
+    packed[-1] = 0  # the padding
+    where = np.full(len(x) * call.batch, len(at))
+    where[at] = np.arange(len(at))
+    np.take(packed, where, axis=0, out=output.reshape(-1, call.output[-1]), mode="clip")
 
 
 def _results(

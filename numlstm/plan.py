@@ -184,7 +184,8 @@ def make_plan(
     apart : int
         Threads with buffers of their own, which together may take no more than one.
     sizes : array of int64, (steps,), optional
-        Of a packed sequence: how many rows take each step. Its strides of steps count for nothing.
+        Of a packed sequence: how many rows take each step. A stride of steps is 0 where they stand behind one
+        another without a gap.
     """
     size, (steps, rows, features), (step, row, feature) = panels.dtype.itemsize, shape, strides
     direct = (feature == size or features == 1) and step % size == 0 and row % size == 0
@@ -211,7 +212,7 @@ def make_plan(
         slots[slot] = value
     group_rows = min(group, rows)
     positions = steps * rows if sizes is None else int(sizes.sum())
-    below = (rows * directions * outputs, directions * outputs)
+    below = (rows * directions * outputs if sizes is None else 0, directions * outputs)
     gates = 0
     for n, (layer, direction, _) in enumerate(config.cells()):
         cell = slots[Header.LENGTH + n * Cell.LENGTH :][: Cell.LENGTH]
@@ -232,9 +233,7 @@ def make_plan(
             ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
             ((Cell.TARGET, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW), writes, direction * outputs),
         ):
-            if sizes is not None:
-                step = -1 if direction else 1
-            elif direction:
+            if direction and sizes is None:
                 at, step = at + (steps - 1) * step, -step
             cell[list(slots_of)] = base, at, step, row
         cell[Cell.INPUTS], cell[Cell.OUTPUTS], cell[Cell.UNITS] = inputs, outputs, units
@@ -243,7 +242,7 @@ def make_plan(
         cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
         cell[Cell.FAR] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
         cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
-        cell[Cell.HOIST_ROWS] = hoisted_rows
+        cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
     if sizes is not None:
         slots = _with_segments(slots, sizes)
     return Plan(
@@ -260,9 +259,10 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
     """The slots of a packed sequence: behind them a record for the kernel, and one for all steps of the same rows."""
     begins = np.flatnonzero(np.diff(sizes, prepend=0))
     segments = np.empty((len(begins), Segment.LENGTH), np.int64)
+    segments[:, Segment.BEGIN] = begins
     segments[:, Segment.STEPS] = np.diff(begins, append=len(sizes))
     segments[:, Segment.ROWS] = sizes[begins]
-    segments[:, Segment.FIRST] = (np.cumsum(sizes) - sizes)[begins]
+    segments[:, Segment.BEFORE] = (np.cumsum(sizes) - sizes)[begins]
     slots[Header.PACKED], slots[Header.SEGMENT_COUNT] = slots.size, len(begins)
     return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
 

@@ -20,7 +20,14 @@ from numlstm import checks
 Array = NDArray[Any]
 Indices = NDArray[np.int64]
 NUMBERS = "biufc"  # of np.dtype.kind: whatever can be counted with, and bools
-C_NAMES = {"bool": "bool", "float16": "c10::Half", "float32": "float", "float64": "double"}
+C_NAMES = {  # of PyTorch's messages; other integers are int8_t and so on
+    "float16": "c10::Half",
+    "float32": "float",
+    "float64": "double",
+    "complex64": "c10::complex<float>",
+    "complex128": "c10::complex<double>",
+    "int32": "int",
+}
 SORTED = (
     "`lengths` array must be sorted in decreasing order when `enforce_sorted` is True. You can pass "
     "`enforce_sorted=False` to pack_padded_sequence and/or pack_sequence to sidestep this requirement if you do not "
@@ -192,19 +199,19 @@ def pack_padded_sequence(
     if array.size == 0:
         raise RuntimeError(f"Cannot pack empty tensors.\ninput has shape {array.shape}, which holds nothing.")
     if array.ndim < 2:
-        raise IndexError(
-            ("Dimension out of range (expected to be in range of [-1, 0], but got 1)" if array.ndim else
-             f"Dimension specified as {0 if batch_first else 1} but tensor has no dimensions")
-            + f"\ninput must have an axis of steps and one of the batch; its shape is {array.shape}."
-        )  # fmt: skip
+        said = "Dimension out of range (expected to be in range of [-1, 0], but got 1)"
+        if array.ndim == 0 and not batch_first:
+            said = "Dimension specified as 1 but tensor has no dimensions"
+        raise IndexError(f"{said}\ninput must have an axis of steps and one of the batch; its shape is {array.shape}.")
     steps, batch = array.shape[1::-1] if batch_first else array.shape[:2]
-    each = checked_lengths(lengths, steps, batch)
+    each = _one_each(lengths, batch)
+    if enforce_sorted and each[-1] > 0 and (each[1:] > each[:-1]).any():
+        raise RuntimeError(f"{SORTED}\nlengths are {show(each.tolist())}.")
+    _within(each, 1, steps)
     order = None
     if not enforce_sorted:
         order = np.argsort(-each, kind="stable")
         each = each[order]
-    elif (each[1:] > each[:-1]).any():
-        raise RuntimeError(f"{SORTED}\nlengths are {show(each.tolist())}.")
     sizes = sizes_of(each)
     return PackedSequence(gathered(array, places(sizes, order, steps, batch, batch_first)), sizes, order)
 
@@ -432,11 +439,14 @@ def unpad_sequence(padded_sequences: ArrayLike, lengths: Any, batch_first: bool 
     """
     array = any_array("padded_sequences", padded_sequences)
     if array.ndim < 2:
+        said = (
+            "tuple index out of range"
+            if batch_first
+            else ("Dimension out of range (expected to be in range of [-1, 0], but got 1)")
+        )
         raise IndexError(
-            ("tuple index out of range" if batch_first else
-             "Dimension out of range (expected to be in range of [-1, 0], but got 1)")
-            + f"\npadded_sequences must have an axis of steps and one of the batch; its shape is {array.shape}."
-        )  # fmt: skip
+            f"{said}\npadded_sequences must have an axis of steps and one of the batch; its shape is {array.shape}."
+        )
     rows = array if batch_first else array.swapaxes(0, 1)
     each = whole_numbers("lengths", lengths)
     if each.ndim != 1 or len(each) != len(rows):
@@ -569,6 +579,12 @@ def checked_parts(sequence: Any) -> _Fields:
 
 def checked_lengths(lengths: Any, steps: int, batch: int) -> Indices:
     """One length for each sequence of a batch, from 1 to its number of steps."""
+    each = _one_each(lengths, batch)
+    _within(each, 1, steps)
+    return each
+
+
+def _one_each(lengths: Any, batch: int) -> Indices:
     each = whole_numbers("lengths", lengths)
     if each.ndim != 1:
         raise RuntimeError(
@@ -580,7 +596,6 @@ def checked_lengths(lengths: Any, steps: int, batch: int) -> Indices:
             f"Expected `len(lengths)` to be equal to batch_size, but got {len(each)} (batch_size={batch})\n"
             "There must be one length for each sequence."
         )
-    _within(each, 1, steps)
     return each
 
 
@@ -607,10 +622,15 @@ def whole_numbers(name: str, value: Any) -> Indices:
         raise TypeError(str(error)) from error
     if array.size == 0 and array.dtype.kind == "f":  # what NumPy makes of an empty list
         return array.astype(np.int64)
-    if array.dtype.kind == "f" and (np.abs(array) < 2**53).all() and (array == np.floor(array)).all():
-        array = array.astype(np.int64)
+    if array.dtype.kind == "f":
+        wide = array.astype(np.float64)
+        if (np.abs(wide) < 2**53).all() and (wide == np.floor(wide)).all():
+            array = wide.astype(np.int64)
     if array.dtype.kind not in "iu" or (array.dtype == np.uint64 and (array > np.iinfo(np.int64).max).any()):
-        raise TypeError(f"{name} must hold whole numbers, not {show(array.tolist())} of {array.dtype}")
+        raise TypeError(
+            f"{name} must hold whole numbers, not {show(array.tolist())} of {array.dtype}\n"
+            "They count or say where; ints of any width do, and floats that are whole."
+        )
     return array.astype(np.int64, copy=False)
 
 
@@ -647,25 +667,31 @@ def _filler(what: str, value: Any, data: Array) -> Any:
     if not isinstance(value, Complex):
         raise TypeError(f"{what}, not {type(value).__name__}\nIt is {show(value)}.")
     kind, dtype = data.dtype.kind, data.dtype
+    if kind == "b":
+        return bool(value)
+    number: Any = value if kind == "c" else value.real
+    parts = [part for part in (value.real, value.imag) if part != 0]
     if kind == "c":
-        return complex(value)
-    number: Any = value
-    too_large = isinstance(number, complex | np.complexfloating) and number.imag != 0
-    if not too_large:
-        number = number.real
-        if kind in "iu":
-            bounds = np.iinfo(dtype)
-            whole = isinstance(number, int | np.integer)
-            least = -int(bounds.max) if kind == "u" and whole else int(bounds.min)
-            too_large = not least <= number <= int(bounds.max)  # nor is NaN
-        elif kind == "f":
-            too_large = abs(number) > np.finfo(dtype).max and abs(number) != float("inf")
+        too_large = any(_beyond(part, np.finfo(dtype).max) for part in parts)
+    elif value.imag != 0:
+        too_large = True
+    elif kind == "f":
+        too_large = _beyond(number, np.finfo(dtype).max)
+    else:
+        bounds = np.iinfo(dtype)
+        whole = isinstance(number, int | np.integer)
+        least = -int(bounds.max) if kind == "u" and whole else int(bounds.min)
+        too_large = not least <= number <= int(bounds.max)  # nor is NaN
     if too_large:
         raise RuntimeError(
             f"value cannot be converted to type {C_NAMES.get(dtype.name, dtype.name + '_t')} without overflow\n"
             f"padding_value is {show(value)}, and the data are {dtype}."
         )
     return np.array(int(number) if kind in "iu" else number).astype(dtype)
+
+
+def _beyond(number: Any, most: Any) -> bool:
+    return bool(abs(number) > most and abs(number) != float("inf"))
 
 
 def _fitting(n: int, shape: tuple[int, ...], into: tuple[int, ...]) -> None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from needs import leave_out, need
 
 from numlstm import cli
-from numlstm.bench import callers, clock, grid, memory, overhead, peers, scaling, sessions, streaming
+from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
 from numlstm.kernels import store
 from numlstm.pool import Pool
 from numlstm.threads import get_num_threads
@@ -375,3 +375,37 @@ class TestStreaming:
         for wrong in (["--scaling"], ["--line", "seed"], ["--rounds", "3"]):
             refused = CliRunner().invoke(cli.main, ["bench", "--stream", *wrong])
             assert refused.exit_code == 2 and ("exclude each other" in refused.output or "takes" in refused.output)
+
+
+class TestPacked:
+    def test_cost_is_what_the_clock_says(self, monkeypatch):
+        """Work for the steps alone costs 1, and work for the padding too, which is the planted fault, about 2."""
+        line = grid.Line("", 1, 1, 1, 1, 100, 11)
+        assert packed.lengths_of(line).sum() == 555
+
+        def timed(call):
+            return call()
+
+        monkeypatch.setattr(packed, "microseconds", timed)
+        for steps, cost in ((555, 1), (1100, 1100 / 555)):
+            monkeypatch.setattr(packed, "calls", lambda line, steps=steps: (lambda: 50 * 11, {"any": lambda: steps}))
+            assert packed.cost(line, "any") == pytest.approx(cost)
+
+    def test_every_way_computes_the_same(self):
+        line = grid.Line("", 3, 4, 2, 2, 30, 7)
+        whole, ways = packed.calls(line)
+        lengths = packed.lengths_of(line)
+        assert lengths.tolist() == sorted(lengths, reverse=True) and lengths[0] == 30 and lengths[-1] == 1
+        assert tuple(ways) == packed.WAYS
+        rows = round(lengths.sum() / 7) * 7
+        assert abs(rows - lengths.sum()) <= 3
+        assert whole()[0].shape == (rows // 7, 7, 8)
+        (first, states), (padded, padded_states) = ways["packed"](), ways["lengths=, by length"]()
+        assert np.array_equal(first.data[0], padded[0, 0]) and np.array_equal(states[0], padded_states[0])
+        assert (padded[1:, -1] == 0).all() and (ways["padded to the longest"]()[0][1:, -1] != 0).any()
+        assert ways["lengths=, in any order"]()[0].shape == padded.shape
+
+    def test_the_benchmark_runs(self, monkeypatch):
+        monkeypatch.setattr(benchmark_packed := benchmark("packed"), "QUICK", True)
+        for case in cases(benchmark_packed.Packed):
+            assert benchmark_packed.Packed().track_cost(*case) > 0

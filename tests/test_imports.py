@@ -33,6 +33,7 @@ ORDER = (
     "interop",
     "files",
     "lstm",
+    "packed",
     "cell",
     "pool",
     "stream",
@@ -41,6 +42,7 @@ ORDER = (
     "module",
     "recording",
     "trace",
+    "sequence",
     "formats",
     "reference",  # imports nothing of the rest
     "engine",

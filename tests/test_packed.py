@@ -19,6 +19,7 @@ from test_threads import FLAGS, OTHERS, WAYS, Gathered
 
 import numlstm
 from numlstm import engine, plan, split
+from numlstm import packed as packed_calls
 from numlstm.config import Config
 from numlstm.kernels.abi import Header, Segment, Way
 
@@ -27,6 +28,7 @@ many = settings(max_examples=60, deadline=None, derandomize=CI, suppress_health_
 
 LENGTHS = {
     "in any order": [3, 7, 1, 7, 2, 5, 5, 1, 6, 4, 7],
+    "by length": [7, 7, 7, 6, 5, 5, 4, 3, 2, 1, 1],
     "all different": [7, 6, 5, 4, 3, 2, 1],
     "rising": [1, 2, 4, 7],
     "all the same": [7] * 5,
@@ -89,9 +91,10 @@ def run(net, x, hx, lengths, **forced):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("hidden", "proj"), SIZES)
-def test_every_path_gives_each_row_what_it_is_alone(hidden, proj, dtype):
+@pytest.mark.parametrize("kind", ["in any order", "by length"])
+def test_every_path_gives_each_row_what_it_is_alone(kind, hidden, proj, dtype):
     net = make(hidden, proj, dtype, num_layers=2, bidirectional=True)
-    lengths = LENGTHS["in any order"]
+    lengths = LENGTHS[kind]
     x, hx = data(net, lengths)
     want = by_rows(net, x, hx, lengths)
     assert not np.isnan(want[0]).any()
@@ -132,6 +135,28 @@ def test_packed_and_padded_are_the_same(kind):
     output, states = net(ordered, (hx[0][:, order], hx[1][:, order]))
     assert same_bits(output.data, net(packed, hx)[0].data)
     assert all(same_bits(got, all_rows[:, order]) for got, all_rows in zip(states, want[1], strict=True))
+
+
+def test_rows_by_length_are_read_and_written_where_they_are(monkeypatch):
+    """Without a copy, whatever the layout; other rows, and numbers of another dtype, are packed first."""
+    for flags in ({"num_layers": 2}, {"bidirectional": True, "proj_size": 3}, {"num_layers": 3, "bidirectional": True}):
+        net, copies, gathered = numlstm.LSTM(5, 24, seed=1, **flags).eval(), [], packed_calls.gathered
+        keep = lambda *both, copies=copies, gathered=gathered: (copies.append(1), gathered(*both))[1]  # noqa: E731
+        monkeypatch.setattr(packed_calls, "gathered", keep)
+        lengths = LENGTHS["by length"]
+        x, hx = data(net, lengths, steps=9)
+        want = by_rows(net, x, hx, lengths)
+        rows_outside, backwards = np.ascontiguousarray(x.swapaxes(0, 1)), np.ascontiguousarray(x[::-1])
+        for laid_out in (x, rows_outside.swapaxes(0, 1), np.repeat(x, 2, axis=1)[:, ::2], backwards[::-1]):
+            assert equal(net(laid_out, hx, lengths=lengths), want) and not copies
+        first = numlstm.LSTM(5, 24, batch_first=True, seed=1, **flags).eval()
+        for laid_out in (x.swapaxes(0, 1), rows_outside):
+            output, states = first(laid_out, hx, lengths=lengths)
+            assert equal((output.swapaxes(0, 1), states), want) and not copies
+        assert equal(net(x.astype("f8"), hx, lengths=lengths), want) and copies
+        assert equal(net(np.asfortranarray(x), hx, lengths=lengths), want) and len(copies) == 2
+        still = np.broadcast_to(x[:1], x.shape)
+        assert equal(net(still, hx, lengths=lengths), net(still.copy(), hx, lengths=lengths)) and len(copies) == 3
 
 
 def test_whole_lengths_are_the_call_without():
@@ -200,15 +225,16 @@ class Padded:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 @pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("waves")])
-def test_any_number_of_threads_gives_the_same_bits(monkeypatch, way, flags, dtype):
-    gathered, lengths = Gathered(monkeypatch), LENGTHS["in any order"]
+@pytest.mark.parametrize("kind", ["in any order", "by length"])
+def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags, dtype):
+    gathered, lengths = Gathered(monkeypatch), LENGTHS[kind]
     net = numlstm.LSTM(5, 37, dtype=dtype, seed=37, **flags).eval()
     x, hx = data(net, lengths)
     call, want = Padded(net, lengths), by_rows(net, x, hx, lengths)
     for other in OTHERS:
         got, counts = gathered(call, x, hx, 1, **other)
         assert equal(got, want) and counts[Header.TICKETS] == 0
-        for count in (2, 3, 8):
+        for count in (2, 3):
             got, counts = gathered(call, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, other)
             chosen = split.choose(net._config, 4, len(lengths), 4, count, WAYS[way], packed=True)
@@ -462,17 +488,29 @@ def one_row_less(segments):
 
 
 def one_row_before(segments):
-    segments[1:, Segment.FIRST] -= 1
+    segments[1:, Segment.BEFORE] -= 1
 
 
 def one_step_less(segments):
     segments[-1, Segment.STEPS] -= segments[-1, Segment.STEPS] > 1
 
 
-@pytest.mark.parametrize("fault", [one_row_less, one_row_before, one_step_less])
+def one_step_before(segments):
+    segments[1:, Segment.BEGIN] -= 1
+
+
+BY_LENGTH, MIXED = [9, 9, 6, 6, 6, 2, 2], [6, 9, 2, 6, 9, 2, 6]  # where they are, and packed
+PLANTED = [
+    *((fault, lengths) for fault in (one_row_less, one_step_less) for lengths in (BY_LENGTH, MIXED)),
+    (one_row_before, MIXED),
+    (one_step_before, BY_LENGTH),
+]
+
+
+@pytest.mark.parametrize(("fault", "lengths"), PLANTED, ids=lambda case: getattr(case, "__name__", str(case)))
 @pytest.mark.parametrize("flags", [{}, {"bidirectional": True}], ids=["one direction", "both"])
-def test_a_planted_fault_in_the_table_is_noticed(monkeypatch, fault, flags):
-    net, lengths = make(num_layers=1, **flags), [9, 9, 6, 6, 6, 2, 2]
+def test_a_planted_fault_in_the_table_is_noticed(monkeypatch, fault, lengths, flags):
+    net = make(num_layers=1, **flags)
     x, hx = data(net, lengths, steps=9)
     want = by_rows(net, x, hx, lengths)
     assert equal(net(x, hx, lengths=lengths), want)
@@ -482,7 +520,7 @@ def test_a_planted_fault_in_the_table_is_noticed(monkeypatch, fault, flags):
 
 def test_states_that_are_not_handed_on_are_noticed(monkeypatch):
     """Segments that all begin from h_0 and c_0, as sequences of their own."""
-    net, lengths = make(), [5, 3]
+    net, lengths = make(), [3, 5]
     x, hx = data(net, lengths, steps=5)
     want = by_rows(net, x, hx, lengths)
 

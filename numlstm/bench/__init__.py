@@ -6,6 +6,7 @@
 - `sweep`: random configurations. `scaling`: sizes that double.
 - `streaming`: steps of a stream, one by one.
 - `memory`: what a call costs beyond its results. `overhead`: beyond its kernel. `load`: loading model files.
+- `packed`: sequences of several lengths, beside as many steps of one length.
 
 Nothing heavy is imported before it is measured.
 """

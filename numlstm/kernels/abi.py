@@ -173,7 +173,7 @@ class Cell(_Slots):
 
     SOURCE = auto()  # header slot that holds the address of what the cell reads: [step][row][feature]
     SOURCE_AT = auto()  # where the first step of this direction stands
-    SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse); packed: 1 or -1
+    SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse)
     SOURCE_ROW = auto()
     TARGET = auto()  # likewise for what it writes
     TARGET_AT = auto()
@@ -190,14 +190,17 @@ class Cell(_Slots):
     C_AT = auto()
     FAR = auto()  # 1: the panels are too big to stay in the second cache
     HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted. Packed: its steps times its rows
-    HOIST_ROWS = auto()  # packed: rows of a step up to which it is hoisted
+    # of a packed sequence; SOURCE_STEP and TARGET_STEP are then 0 where steps stand behind one another without a gap
+    HOIST_ROWS = auto()  # rows of a step up to which it is hoisted
+    BACK = auto()  # 1: in reverse
     LENGTH = auto()
 
 
 class Segment(_Slots):
     """Steps of a packed sequence that the same number of rows takes."""
 
+    BEGIN = auto()  # the first of them
     STEPS = auto()
     ROWS = auto()
-    FIRST = auto()  # rows of all steps before
+    BEFORE = auto()  # rows of all steps before, together
     LENGTH = auto()

@@ -336,6 +336,21 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         return run_cell
 
+    @inline
+    def place(segment, back, cell, own, at_slot, step_slot, row_slot):
+        """Where the cell's first step in a segment stands, and how far the next one is."""
+        step = get(cell, step_slot)
+        if step == 0:
+            step = get(segment, Segment.ROWS) * get(cell, row_slot)
+            at = get(cell, at_slot) + get(segment, Segment.BEFORE) * get(cell, row_slot)
+        else:
+            at = get(cell, at_slot) + get(segment, Segment.BEGIN) * step
+        if back:
+            at += (get(segment, Segment.STEPS) - 1) * step
+            step = -step
+        put(own, at_slot, at)
+        put(own, step_slot, step)
+
     def any_runner(name, spread):
         """``run(plan, n, first, rows, from_step, to_step, phase)``: as `cell_runner`, also of a packed sequence.
 
@@ -359,21 +374,16 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             own = record_at(plan, get(plan, Header.PACKED))
             for slot in range(RECORD):
                 put(own, slot, get(cell, slot))
-            sign, count = get(cell, Cell.SOURCE_STEP), get(plan, Header.SEGMENT_COUNT)
+            back, count = get(cell, Cell.BACK) > 0, get(plan, Header.SEGMENT_COUNT)
             for n in range(count):
-                at = n if sign > 0 else count - 1 - n
+                at = count - 1 - n if back else n
                 segment = record_at(plan, get(plan, Header.PACKED) + RECORD + at * SEGMENT)
-                all_rows, of_steps = get(segment, Segment.ROWS), get(segment, Segment.STEPS)
-                count_rows = smaller(rows, all_rows - first)
+                count_rows = smaller(rows, get(segment, Segment.ROWS) - first)
                 if count_rows > 0:
                     tally(plan, Header.SEGMENTS)
-                    row = get(segment, Segment.FIRST)  # of the first step in this direction
-                    if sign < 0:
-                        row += (of_steps - 1) * all_rows
-                    put(own, Cell.SOURCE_AT, get(cell, Cell.SOURCE_AT) + row * get(cell, Cell.SOURCE_ROW))
-                    put(own, Cell.SOURCE_STEP, sign * all_rows * get(cell, Cell.SOURCE_ROW))
-                    put(own, Cell.TARGET_AT, get(cell, Cell.TARGET_AT) + row * get(cell, Cell.TARGET_ROW))
-                    put(own, Cell.TARGET_STEP, sign * all_rows * get(cell, Cell.TARGET_ROW))
+                    of_steps = get(segment, Segment.STEPS)
+                    place(segment, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
+                    place(segment, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
                     hoist = 0
                     if count_rows <= get(cell, Cell.HOIST_ROWS):
                         hoist = get(cell, Cell.HOIST) // count_rows
