@@ -214,6 +214,7 @@ def demo(plot: Path | None) -> None:
     help="Multiply-adds of a call in the sweep, at most.",
 )
 @click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
+@click.option("--stream", is_flag=True, help="Single steps of a stream instead: throughput, latency, silence, Numba.")
 @click.option(
     "--threads",
     multiple=True,
@@ -255,6 +256,7 @@ def bench(
     seed: int,
     max_fmas: float,
     scaling: bool,
+    stream: bool,
     threads: tuple[int, ...],
     peers: str | None,
     rounds: int | None,
@@ -288,8 +290,17 @@ def bench(
         if plot:
             picture.save(report, plot)
         return
-    if sum(map(bool, (names or sizes, sweep, scaling))) > 1:
-        raise click.UsageError("--sweep, --scaling and lines of one's own (--line, --sizes) exclude each other")
+    if sum(map(bool, (names or sizes, sweep, scaling, stream))) > 1:
+        raise click.UsageError(
+            "--sweep, --scaling, --stream and lines of one's own (--line, --sizes) exclude each other"
+        )
+    if stream:
+        from numlstm.bench import streaming
+
+        if threads or rounds or reuse or save or plot or dtype != "float32":
+            raise click.UsageError("--stream takes --peers and --quick, and no other option")
+        click.echo(streaming.text(_peers(peers, PEERS), quick))
+        return
     kind = "sweep" if sweep else "scaling" if scaling else "lines"
     if sweep:
         lines = configurations(sweep, seed, int(max_fmas))

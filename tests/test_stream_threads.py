@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from judge import same_bits
-from needs import leave_out
+from needs import leave_out, need
 
 import numlstm
 from numlstm import boxes, engine, module, plan
@@ -586,8 +586,7 @@ def test_the_count_notices_what_is_kept_and_what_passes():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_steps_inside_numba(dtype):
     """The loop is compiled, and no Python runs in it; what is in use is refused there too."""
-    import numba
-
+    numba = need("numba")
     lstm = numlstm.LSTM(2, 12, 2, dtype=dtype, seed=0).eval()
     stream, step = lstm.stream(), numlstm.step_function(dtype)
 
@@ -609,6 +608,36 @@ def test_steps_inside_numba(dtype):
     assert run(x, y, stream.input, stream.output, stream.address) == 0
     stream._record[Live.BUSY] = 0
     assert same_states(stream.state, states)
+
+
+IN_A_CACHE = """
+import numba, numlstm
+stream = numlstm.LSTM(1, 4, seed=0).stream()
+
+@numba.njit(cache=True)
+def run(step, address):
+    return step(address)
+
+stream.input[:] = 1
+assert run(numlstm.step_function(), stream.address) == 0
+print(sum(run.stats.cache_hits.values()), stream.output.tobytes().hex())
+"""
+
+
+def test_a_function_that_numba_has_cached_takes_the_step_as_an_argument(tmp_path):
+    """The second process finds it, and calls the step where that now is."""
+    need("numba")
+    (tmp_path / "cached.py").write_text(IN_A_CACHE)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    said = [
+        subprocess.run(
+            [sys.executable, tmp_path / "cached.py"], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert [hits for hits, _ in said] == ["0", "1"]
+    want = numlstm.LSTM(1, 4, seed=0)(np.ones((1, 1), np.float32))[0]
+    assert all(output == want.tobytes().hex() for _, output in said)
 
 
 def test_step_function_is_a_plain_c_function():
