@@ -198,54 +198,6 @@ class TestCallers:
         assert benchmark_callers.Callers().track_eight_over_one("vad_step") > 0
 
 
-class TestSessions:
-    def test_all_run(self, monkeypatch):
-        monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
-        module, before = benchmark("sessions"), get_num_threads()
-        for way, threads in cases(module.Step):
-            timed = module.Step()
-            timed.setup(way, threads)
-            assert get_num_threads() == threads
-            timed.time_step(way, threads)
-            timed.teardown(way, threads)
-        assert get_num_threads() == before
-        assert 0 < module.Step().track_of_peak("in order", 1) < 10
-        assert module.Step().track_over_one_by_one("with gaps", 1) > 0
-
-    @pytest.mark.parametrize("way", sessions.WAYS)
-    def test_every_way_is_a_step_of_so_many_sessions(self, way, monkeypatch):
-        """And each is the way that its name says: none copies more than it must."""
-        copies = {"taken": 0, "ordered": 0}
-        take, permuted = np.take, Pool._advance
-
-        def advance(pool, slots, x):
-            copies["ordered"] += not (slots[1:] > slots[:-1]).all()
-            return permuted(pool, slots, x)
-
-        monkeypatch.setattr(np, "take", lambda *a, **k: copies.update(taken=copies["taken"] + 1) or take(*a, **k))
-        monkeypatch.setattr(Pool, "_advance", advance)
-        outputs = sessions.steps(way, 20, grid.Line.parse("3,4,1,1,1,1"))()
-        assert len(outputs) == 20
-        assert (copies["taken"] > 0) == (way == "with gaps")
-        assert (copies["ordered"] > 0) == (way in ("with gaps", "in another order"))
-
-    def test_streams_one_by_one_keep_their_states(self):
-        step = sessions.one_by_one(3, grid.Line.parse("3,4,1,1,1,1"))
-        first, second = step(), step()
-        assert len(first) == 3 and first[0].shape == (4,)
-        assert not np.array_equal(first[0], second[0])
-
-    def test_a_step_that_takes_twice_as_long_is_half_of_the_peak(self, monkeypatch):
-        """With planted times and a planted peak."""
-        line, took = grid.Line.parse("3,4,1,1,1,1"), iter([100.0, 200.0])
-        monkeypatch.setattr(sessions, "microseconds", lambda call: next(took))
-        monkeypatch.setattr(sessions.Limits, "sample", lambda limits: {"fma_float32_512": 1.0, "fma_float64_512": 9.0})
-        whole, half = (sessions.of_peak("in order", 20, line, rounds=1) for _ in range(2))
-        assert whole == 2 * half == pytest.approx(2 * 20 * 4 * 4 * (3 + 4) / 100e3)
-        monkeypatch.setattr(sessions, "microseconds", lambda call: 50.0 if type(call()) is list else 20.0)
-        assert sessions.over_one_by_one("in order", 20, line) == 2.5
-
-
 class TestStreaming:
     line = grid.Line.parse("2,3,1,1,1,1")
 
@@ -303,13 +255,6 @@ class TestStreaming:
         monkeypatch.setattr(streaming, "PEERS", ("wrong",))
         beside = streaming.beside_peers(self.line, ("wrong",), rounds=1, seconds=0.001)
         assert beside.peers == [] and "differ" in beside.left_out["wrong"]
-
-    def test_track_of_peers(self, monkeypatch):
-        module, rounds = benchmark("stream"), dict.fromkeys((streaming.STEP, streaming.CALL, streaming.FORWARD), [2.0])
-        beside = streaming.Beside("planted", rounds | {"torch": [50.0]}, {})
-        monkeypatch.setattr(streaming, "beside_peers", lambda line, **_: beside)
-        found = module.Peers().setup_cache()
-        assert {module.Peers().track_times_faster(found, *case) for case in cases(module.Peers)} == {25}
 
     def test_latency_is_of_every_step(self, monkeypatch):
         """99 steps of 3 us and one of 500, by a clock of the test's own."""
@@ -375,6 +320,54 @@ class TestStreaming:
         for wrong in (["--scaling"], ["--line", "seed"], ["--rounds", "3"]):
             refused = CliRunner().invoke(cli.main, ["bench", "--stream", *wrong])
             assert refused.exit_code == 2 and ("exclude each other" in refused.output or "takes" in refused.output)
+
+
+class TestSessions:
+    def test_all_run(self, monkeypatch):
+        monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
+        module, before = benchmark("sessions"), get_num_threads()
+        for way, threads in cases(module.Step):
+            timed = module.Step()
+            timed.setup(way, threads)
+            assert get_num_threads() == threads
+            timed.time_step(way, threads)
+            timed.teardown(way, threads)
+        assert get_num_threads() == before
+        assert 0 < module.Step().track_of_peak("in order", 1) < 10
+        assert module.Step().track_over_one_by_one("with gaps", 1) > 0
+
+    @pytest.mark.parametrize("way", sessions.WAYS)
+    def test_every_way_is_a_step_of_so_many_sessions(self, way, monkeypatch):
+        """And each is the way that its name says: none copies more than it must."""
+        copies = {"taken": 0, "ordered": 0}
+        take, permuted = np.take, Pool._advance
+
+        def advance(pool, slots, x):
+            copies["ordered"] += not (slots[1:] > slots[:-1]).all()
+            return permuted(pool, slots, x)
+
+        monkeypatch.setattr(np, "take", lambda *a, **k: copies.update(taken=copies["taken"] + 1) or take(*a, **k))
+        monkeypatch.setattr(Pool, "_advance", advance)
+        outputs = sessions.steps(way, 20, grid.Line.parse("3,4,1,1,1,1"))()
+        assert len(outputs) == 20
+        assert (copies["taken"] > 0) == (way == "with gaps")
+        assert (copies["ordered"] > 0) == (way in ("with gaps", "in another order"))
+
+    def test_streams_one_by_one_keep_their_states(self):
+        step = sessions.one_by_one(3, grid.Line.parse("3,4,1,1,1,1"))
+        first, second = step(), step()
+        assert len(first) == 3 and first[0].shape == (4,)
+        assert not np.array_equal(first[0], second[0])
+
+    def test_a_step_that_takes_twice_as_long_is_half_of_the_peak(self, monkeypatch):
+        """With planted times and a planted peak."""
+        line, took = grid.Line.parse("3,4,1,1,1,1"), iter([100.0, 200.0])
+        monkeypatch.setattr(sessions, "microseconds", lambda call: next(took))
+        monkeypatch.setattr(sessions.Limits, "sample", lambda limits: {"fma_float32_512": 1.0, "fma_float64_512": 9.0})
+        whole, half = (sessions.of_peak("in order", 20, line, rounds=1) for _ in range(2))
+        assert whole == 2 * half == pytest.approx(2 * 20 * 4 * 4 * (3 + 4) / 100e3)
+        monkeypatch.setattr(sessions, "microseconds", lambda call: 50.0 if type(call()) is list else 20.0)
+        assert sessions.over_one_by_one("in order", 20, line) == 2.5
 
 
 class TestPacked:

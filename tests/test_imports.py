@@ -37,8 +37,6 @@ ORDER = (
     "cell",
     "pool",
     "stream",
-    "packed",
-    "sequence",
     "module",
     "recording",
     "trace",

@@ -25,7 +25,7 @@ connect_in_turn = need("websockets.sync.client").connect
 ConnectionClosed = need("websockets.exceptions").ConnectionClosed
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "serve.py"
-FOR_EVER = 120.0  # seconds
+FOR_EVER = 60.0  # seconds
 INPUTS = 6
 
 
