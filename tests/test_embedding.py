@@ -7,7 +7,6 @@ from functools import cache
 import embedded
 import pytest
 from embedded import LARGE, SIZES, cases, compiled, differing, model, run, tool, write_cases
-from needs import leave_out
 
 from numlstm.export import MODEL, export
 
