@@ -1,5 +1,6 @@
 """Exported libraries in C and C++ programs: the bits of Python, no crash on any file, many threads, other CPUs."""
 
+import os
 import platform
 import re
 import sys
@@ -10,12 +11,13 @@ import embedded
 import numpy as np
 import pytest
 from embedded import LARGE, SIZES, cases, compiled, differing, model, run, tool, write_cases
+from needs import need_files
 
 from numlstm.export import MODEL, export, link
 
 DTYPES = ("float32", "float64")
 HOST = "host"
-ARM = "aarch64-linux"
+ARM, WINDOWS = "aarch64-linux", "x86_64-windows"
 
 
 @pytest.fixture(scope="module", params=DTYPES)
@@ -36,14 +38,14 @@ def folders(tmp_path_factory):
     return folder
 
 
-def check(program, before, folder, dtype, sizes, target=HOST, level=None, most_steps=11):
+def check(program, before, folder, dtype, sizes, target=HOST, level=None, most_steps=11, environment=None):
     """Run all cases of a model through a program, and compare."""
     lstm = model(sizes, dtype)
     where = folder / "models"
     export(lstm, where, target=target, level=level, echo=lambda line: None)
     some = cases(lstm.bidirectional, most_steps)
     write_cases(lstm, some, where / "cases")
-    run(*before, program, where / MODEL, where / "cases", where / "results")
+    run(*before, program, where / MODEL, where / "cases", where / "results", env=environment)
     wrong, compared = differing(lstm, some, (where / "results").read_bytes())
     assert not wrong, (sizes, wrong)
     assert compared > 100
@@ -254,16 +256,34 @@ def test_two_libraries_in_one_program(tmp_path):
     assert abs(float(second) - last_output(model(SIZES[0], "float64"))[0]) < 1e-8
 
 
-@pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-windows"])
-def test_programs_are_linked_for_other_systems(target, tmp_path):
-    """By zig, which brings what the systems' linkers and libraries are; nothing here can run them."""
+def zig(target):
+    """A compiler for another system, with what its linkers and libraries are."""
     need_files("ziglang")
+    return [sys.executable, "-m", "ziglang", "cc", "-target", link.ZIG[target]]
+
+
+@pytest.mark.parametrize("target", ["aarch64-macos", "x86_64-windows"])
+def test_programs_and_shared_libraries_are_linked_for_other_systems(target, tmp_path):
+    compiler = zig(target)
     export(model(SIZES[0]), tmp_path, target=target, shared=True, echo=lambda line: None)
     library = next(path for path in tmp_path.iterdir() if path.suffix in (".a", ".lib"))
-    zig = [sys.executable, "-m", "ziglang", "cc", "-target", link.ZIG[target]]
-    run(*zig, tmp_path / "example.c", library, "-o", tmp_path / "example.exe")
+    run(*compiler, tmp_path / "example.c", library, "-o", tmp_path / "example.exe")
     magic = {"aarch64-macos": b"\xcf\xfa\xed\xfe", "x86_64-windows": b"MZ"}[target]
     shared = next(path for path in tmp_path.iterdir() if path.suffix in (".dylib", ".dll"))
     for path in (tmp_path / "example.exe", shared):
         assert path.read_bytes()[: len(magic)] == magic
     assert b"numlstm_load" in shared.read_bytes()
+
+
+def test_another_system_gives_the_same_bits(dtype, folders, tmp_path):
+    """A program for Windows, whose calling convention is another one, under wine."""
+    folder, wine = folders(dtype, WINDOWS), tool("wine64", "/usr/lib/wine/wine64")
+    program = tmp_path / "runner.exe"
+    source, flags = embedded.SOURCES / "runner.c", ["-O1", "-DPLAIN_MEMORY", "-I", folder]
+    run(*zig(WINDOWS), *flags, source, folder / "numlstm.lib", "-o", program)
+    environment = {**os.environ, "WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
+    ran = sum(
+        check(program, [wine], folder, dtype, sizes, WINDOWS, environment=environment)
+        for sizes in (SIZES[2], SIZES[4], SIZES[7], SIZES[9])
+    )
+    assert ran > 30
