@@ -14,7 +14,7 @@ from pathlib import Path
 
 from numlstm.export.targets import Target, host
 
-_ZIG = {
+ZIG = {  # what zig calls the targets
     "x86_64-linux": "x86_64-linux-gnu",
     "aarch64-linux": "aarch64-linux-gnu",
     "aarch64-macos": "aarch64-macos",
@@ -42,7 +42,7 @@ def find(target: Target) -> list[str]:
         if path := shutil.which(name):
             return [path, "-shared"]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", _ZIG[target.name], "-shared"]
+        return [sys.executable, "-m", "ziglang", "cc", "-target", ZIG[target.name], "-shared"]
     tried = ", ".join([*names, "ziglang (pip install ziglang)"])
     raise RuntimeError(
         f"there is no linker for a shared library for {target.name}; {tried} would do. "

@@ -1,12 +1,17 @@
-/* Memory whose end is the end of what the process may touch: one byte too far ends it. Plain malloc under valgrind. */
+/* Memory whose end is the end of what the process may touch: one byte too far ends it. Plain malloc where
+ * something else watches, or there is no mmap.
+ */
 #ifndef MEMORY_H
 #define MEMORY_H
 
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#ifndef PLAIN_MEMORY
 #include <sys/mman.h>
 #include <unistd.h>
+#endif
 
 static void fail(const char *what)
 {
