@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # no room for it, whatever is written
 
@@ -31,12 +32,17 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Examples
     --------
+    >>> import tempfile
+    >>> from pathlib import Path
     >>> folder = Path(tempfile.mkdtemp())
     >>> with replacing(folder / "a") as file:
     ...     _ = file.write(b"whole")
     >>> (folder / "a").read_bytes(), len(list(folder.iterdir()))
     (b'whole', 1)
     """
+    import tempfile  # with shutil and its archives: much for whoever only loads
+    from pathlib import Path
+
     path = Path(path)
     ready(path)
     try:
@@ -59,6 +65,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def ready(path: str | os.PathLike[str]) -> None:
     """Raise OSError where `path` could not be written in the end, before the work for it begins."""
+    from pathlib import Path
+
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a directory; the name of a file is expected")

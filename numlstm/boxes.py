@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import sysconfig
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ def _functions() -> tuple[int, int, int, int]:
     They are PyArray_NewFromDescr, PyTuple_New, Py_IncRef and Py_DecRef. Without a GIL
     no machine code may hold it, and there are none to be had.
     """
-    if not readable or sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if not readable or sys.implementation.name != "cpython" or "free-threading" in sys.version:
         raise NotImplementedError
     from numpy._core import _multiarray_umath  # type: ignore[attr-defined]  # whence every extension has it
 

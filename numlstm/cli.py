@@ -119,6 +119,12 @@ def convert(source: Path, target: Path, name: str | None, dtype: str | None, bat
     show_default=True,
     help="Memory for a piece of the work. The results are the same bits.",
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Parquet: of a Dask scheduler, or 'local'.  [default: local]")
+@click.option("--group", metavar="COLUMN", help="Parquet: which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Parquet: orders the steps of a sequence.")
+@click.option("--features", metavar="COLUMNS", help="Parquet: with commas between.  [default: all others]")
+@click.option("--per", type=click.Choice(["sequence", "step"]), help="Parquet: what a row of OUT is for.")
+@click.option("--whole", is_flag=True, help="Parquet: every sequence lies in one file, nothing needs to be shuffled.")
 @sentences
 def run(
     *,
@@ -129,13 +135,48 @@ def run(
     name: str | None,
     batch_first: bool | None,
     chunk: float,
+    scheduler: str | None,
+    group: str | None,
+    order: str | None,
+    features: str | None,
+    per: Any,
+    whole: bool,
 ) -> None:
     """Run the LSTM of MODEL over the sequences in INPUT.
 
     INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) where the batch comes first,
     or (steps, features); a .npz file with such an array named input, and perhaps h_0 and c_0; or a .csv file, a row a
     step. A .npy file may be larger than memory.
+
+    Or it is Parquet: a file, a folder, or a pattern in quotes, a row a step (extra dask). OUT is a folder then, and a
+    job that was stopped goes on when it is given again.
     """
+    if input.suffix.lower() == ".parquet" or input.is_dir():
+        if not (group and order):
+            raise click.UsageError("Parquet needs --group and --order: which sequence a row belongs to, and which step")
+        for option, value in (("--state", state), ("--batch-first", batch_first)):
+            if value is not None:
+                raise click.UsageError(f"{option} is not for Parquet")
+        from numlstm.dask import job
+
+        columns = features.split(",") if features else None
+        job.run(
+            model,
+            str(input),
+            out,
+            scheduler=scheduler or "local",
+            group=group,
+            order=order,
+            features=columns,
+            per=per or "sequence",
+            whole=whole,
+            name=name,
+            echo=_say,
+        )
+        return
+    given = {"--scheduler": scheduler, "--group": group, "--order": order, "--features": features, "--per": per}
+    if unused := [option for option, value in (given | {"--whole": whole}).items() if value]:
+        raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
     from numlstm import batch
 
     batch.run(
@@ -148,6 +189,57 @@ def run(
         chunk=int(chunk * 1e6),
         progress=progress,
         echo=_say,
+    )
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option("-o", "--out", type=FILE, help="Where to write the gates and states of every step: a .npz file.")
+@click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+    help="Draw this one: l0, l0_reverse, l1. Repeatable.  [default: all]",
+)
+@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@NAME
+@BATCH_FIRST
+@sentences
+def trace(
+    *,
+    model: Path,
+    input: Path,
+    out: Path | None,
+    plot: Path | None,
+    row: int,
+    cells: tuple[str, ...],
+    state: Path | None,
+    name: str | None,
+    batch_first: bool | None,
+) -> None:
+    """Show what the gates of MODEL do over the sequences in INPUT.
+
+    INPUT is what run takes, as large as memory allows. The table has for each layer and direction the median over all
+    units of the steps after which the forget gate has halved what a unit holds, and the shares of all gates that are
+    closed (below 0.05) or open (above 0.95).
+    """
+    from numlstm import tracing
+
+    tracing.trace(
+        model,
+        input,
+        out,
+        picture=plot,
+        row=row,
+        cells=cells,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        echo=click.echo,
     )
 
 
@@ -251,7 +343,9 @@ def demo(plot: Path | None) -> None:
     show_default=True,
     help="Multiply-adds of a call in the sweep, at most.",
 )
+@click.option("--startup", is_flag=True, help="Cold processes up to their first result instead: time and memory.")
 @click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
+@click.option("--stream", is_flag=True, help="Single steps of a stream instead: throughput, latency, silence, Numba.")
 @click.option(
     "--threads",
     multiple=True,
@@ -292,7 +386,9 @@ def bench(
     sweep: int | None,
     seed: int,
     max_fmas: float,
+    startup: bool,
     scaling: bool,
+    stream: bool,
     threads: tuple[int, ...],
     peers: str | None,
     rounds: int | None,
@@ -313,21 +409,36 @@ def bench(
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
+    from numlstm.plot import drawable
     from numlstm.threads import usable_cores
 
+    if startup:
+        if names or sizes or sweep or scaling or threads or reuse or save or show or plot:
+            raise click.UsageError("--startup goes with --peers, --rounds and --quick alone")
+        _startup(_peers(peers, PEERS), rounds or (3 if quick else 15))
+        return
     for option, file in (("--save", save), ("--plot", plot)):
         if file and not file.parent.is_dir():
             raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
     if plot:
-        picture.check(plot)  # before anything is measured that could not be drawn
+        drawable(plot)  # before anything is measured that could not be drawn
     if show:
         report = Report.from_json(show.read_text())
         click.echo(table.text(report))
         if plot:
             picture.save(report, plot)
         return
-    if sum(map(bool, (names or sizes, sweep, scaling))) > 1:
-        raise click.UsageError("--sweep, --scaling and lines of one's own (--line, --sizes) exclude each other")
+    if sum(map(bool, (names or sizes, sweep, scaling, stream))) > 1:
+        raise click.UsageError(
+            "--sweep, --scaling, --stream and lines of one's own (--line, --sizes) exclude each other"
+        )
+    if stream:
+        from numlstm.bench import streaming
+
+        if threads or rounds or reuse or save or plot or dtype != "float32":
+            raise click.UsageError("--stream takes --peers and --quick, and no other option")
+        click.echo(streaming.text(_peers(peers, PEERS), quick))
+        return
     kind = "sweep" if sweep else "scaling" if scaling else "lines"
     if sweep:
         lines = configurations(sweep, seed, int(max_fmas))
@@ -356,6 +467,20 @@ def bench(
     if plot:
         picture.save(report, plot)
     if wrong := measure.failures(report):
+        raise RuntimeError("; ".join(wrong))
+
+
+def _startup(peers: list[str], rounds: int) -> None:
+    import tempfile
+
+    from numlstm.bench import startup
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = startup.measure(Path(folder), ["numlstm", *peers], rounds, _progress)
+        _progress("")
+        click.echo(startup.text(found))
+    wrong = [f"{engine}: {reason}" for engine, reason in found.left_out.items() if "wrong result" in reason]
+    if wrong:
         raise RuntimeError("; ".join(wrong))
 
 
@@ -397,7 +522,7 @@ def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
     from numlstm import threads
     from numlstm.bench import machine
-    from numlstm.kernels import store
+    from numlstm.kernels import cached, store
 
     def say(name: str, value: str) -> None:
         click.echo(f"{name:16} {value}")
@@ -412,12 +537,25 @@ def info() -> None:
     fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"
     say("kernels for", f"{level.name}: {level.registers} registers of {level.register_bytes * 8} bits, {fused}")
     try:
-        say("cache folder", str(store.cache_folder()))
+        say("cache folder", str(cached.cache_folder()))
     except OSError as error:
         say("cache folder", f"none: {error}")
     for number in ("float32", "float64"):
         kernel = store.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
+
+
+@main.command()
+@sentences
+def warmup() -> None:
+    """Compile and cache ahead what the package does not ship for this CPU.
+
+    For the build of an image, say: the first process that runs there compiles nothing. It is done for the CPU of this
+    machine, or the level that NUMLSTM_CPU names. The exit code is 1 where kernels cannot be kept.
+    """
+    from numlstm import warmup
+
+    warmup.warm(_say)
 
 
 if __name__ == "__main__":

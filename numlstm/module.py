@@ -12,6 +12,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -55,7 +56,6 @@ class Module:
     training: bool
     _config: Config
     _panels: Panels
-    _rng: np.random.Generator
     _shapes: dict[str, checks.Shape]
     _seen: dict[Any, checks.Call]  # by all that decides a call's shapes
 
@@ -68,7 +68,8 @@ class Module:
                 f"{error}\nseed must be None, a non-negative int or what else numpy.random.default_rng takes, "
                 f"not {seed!r}."
             ) from None
-        self._hold(config, rng)
+        self._hold(config)
+        self._rng = rng
         self._panels = self._packed(dtype, self._drawn())
         self.training = True
 
@@ -76,14 +77,18 @@ class Module:
     def _from_parameters(cls, config: Config, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Self:
         """One that is loaded: these parameters by the names of its state dict, in eval mode."""
         self = cls.__new__(cls)
-        self._hold(config, np.random.default_rng())
+        self._hold(config)
         self._panels = self._packed(dtype, parameters)
         self.training = False
         return self
 
-    def _hold(self, config: Config, rng: np.random.Generator) -> None:
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        """Draws parameters and dropout; a loaded model that does neither is spared the import of numpy.random."""
+        return np.random.default_rng()
+
+    def _hold(self, config: Config) -> None:
         self._config = config
-        self._rng = rng
         self._shapes = {self._own(name): shape for name, shape in config.parameter_shapes().items()}
         self._seen = {}
 
@@ -366,19 +371,20 @@ class Module:
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._apart() | {"_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
+        return self._apart() | {"_rng": self._rng, "_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         attributes = dict(state)
         parameters, dtype = attributes.pop("_parameters"), checks.parameter_dtype(attributes.pop("_dtype"))
-        self._hold(attributes.pop("_config"), attributes.pop("_rng"))
+        self._hold(attributes.pop("_config"))
         self._panels = self._packed(dtype, parameters)
         self.__dict__.update(attributes)
 
     def _twin(self) -> Self:
         """Another object of this type on the same panels, which no one can change; the rest is yet to come."""
         twin = type(self).__new__(type(self))
-        twin._hold(self._config, copy.deepcopy(self._rng))
+        twin._hold(self._config)
+        twin._rng = copy.deepcopy(self._rng)
         twin._panels = self._panels
         return twin
 

@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 from weakref import ref
@@ -28,6 +27,7 @@ log = logging.getLogger("numlstm")
 Task = Callable[[], None]
 Run = Callable[[int], None]
 MOST = 1024  # threads that may be asked for
+ONE_A_CORE, OF_OPENMP = "one for each core", "OMP_NUM_THREADS and cores"
 
 
 # How many ---------------------------------------------------------------------------------------------------------
@@ -84,8 +84,18 @@ def get_num_threads() -> int:
     """
     global _limit, _source
     if _limit is None:
-        _limit, _source = _asked_for() or (usable_cores(), "one for each core")
+        _limit, _source = _asked_for() or (usable_cores(), ONE_A_CORE)
     return _limit
+
+
+def suggest(num: int, of: str) -> None:
+    """Set how many threads a call may use, unless the user has said it: by `set_num_threads` or NUMLSTM_NUM_THREADS.
+
+    ``of`` is what `source` says then.
+    """
+    global _limit, _source
+    if _source in ("", ONE_A_CORE, OF_OPENMP) and not os.environ.get("NUMLSTM_NUM_THREADS"):
+        _limit, _source = _checked(num), of
 
 
 def source() -> str:
@@ -150,7 +160,7 @@ def _asked_for() -> tuple[int, str] | None:
             ) from None
     of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
     if of_openmp.isdigit() and int(of_openmp) > 0:
-        return min(int(of_openmp), usable_cores()), "OMP_NUM_THREADS and cores"
+        return min(int(of_openmp), usable_cores()), OF_OPENMP
     return None
 
 
@@ -160,14 +170,14 @@ def usable_cores() -> int:
     return max(1, math.ceil(min(cores, MOST, quota())))
 
 
-def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+def quota(root: str | os.PathLike[str] = "/sys/fs/cgroup", own: str | os.PathLike[str] = "/proc/self/cgroup") -> float:
     """Cores' worth of time that the control groups allow (Linux: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``).
 
     Parameters
     ----------
-    root : Path
+    root : path
         Where control groups are mounted.
-    own : Path
+    own : path
         File that names those of this process.
 
     Returns
@@ -176,28 +186,30 @@ def quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgro
         Infinity where nothing limits it.
     """
     least = math.inf
-    try:
-        groups = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except (OSError, UnicodeDecodeError):
-        return least
+    groups = [line.split(":", 2) for line in _text(own).splitlines()]
     for _, kinds, path in (group for group in groups if len(group) == 3):
         if kinds == "":  # version 2: every group above limits it too; in a container the path is often not visible
-            at = Path(path.lstrip("/"))
-            for folder in (at, *at.parents):
-                said = _words(root / folder / "cpu.max")
+            names = [name for name in path.split("/") if name]
+            for depth in range(len(names) + 1):
+                said = _words(os.path.join(root, *names[:depth], "cpu.max"))
                 least = min(least, _part(*said) if len(said) == 2 else math.inf)
         elif "cpu" in kinds.split(","):  # version 1
-            for folder in (root / "cpu" / path.lstrip("/"), root / "cpu"):
-                said = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+            for folder in (os.path.join(root, "cpu", path.lstrip("/")), os.path.join(root, "cpu")):
+                said = _words(f"{folder}/cpu.cfs_quota_us") + _words(f"{folder}/cpu.cfs_period_us")
                 least = min(least, _part(*said) if len(said) == 2 else math.inf)
     return least
 
 
-def _words(path: Path) -> list[str]:
+def _text(path: str | os.PathLike[str]) -> str:
     try:
-        return path.read_text().split()
+        with open(path) as file:
+            return file.read()
     except (OSError, UnicodeDecodeError):
-        return []
+        return ""
+
+
+def _words(path: str) -> list[str]:
+    return _text(path).split()
 
 
 def _part(allowed: str, period: str) -> float:

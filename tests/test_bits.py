@@ -17,7 +17,7 @@ from needs import leave_out
 
 import numlstm
 from numlstm import plan
-from numlstm.kernels import build, layer, levels, project, store
+from numlstm.kernels import build, layer, levels, linked, project, store
 from numlstm.kernels.abi import Header
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.simd import FROM_ZERO, Simd
@@ -219,7 +219,7 @@ def planted(monkeypatch):
             return tile
 
     monkeypatch.setattr(layer, "Simd", Reordered)
-    kernel = store.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
+    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
     monkeypatch.setitem(store._loaded, "float32", kernel)
 
 

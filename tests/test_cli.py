@@ -1,8 +1,10 @@
 """The command ``numlstm``: light to start, one line where something is wrong, and a measurement from end to end."""
 
 import json
+import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
@@ -196,15 +198,59 @@ class TestInfo:
         assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
 
     def test_without_a_home_it_says_so(self, monkeypatch):
-        from numlstm.kernels import store
+        from numlstm.kernels import cached
 
         def homeless():
             raise OSError("Could not determine home directory.")
 
-        monkeypatch.setattr(store, "cache_folder", homeless)
+        monkeypatch.setattr(cached, "cache_folder", homeless)
         result = invoke("info")
         assert result.exit_code == 0
         assert "cache folder     none: Could not determine home directory." in result.output
+
+
+class TestWarmup:
+    def test_a_second_process_finds_what_the_first_made(self, tmp_path):
+        environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(tmp_path / "cache")}
+        first, second = (process("warmup", env=environment) for _ in range(2))
+        assert first.returncode == second.returncode == 0, first.stderr
+        for done, said in ((first, "compiled in this process, and cached: "), (second, "cache: ")):
+            lines = done.stdout.splitlines()
+            assert [line.split()[0] for line in lines] == ["float32", "float64"]
+            assert all(said in line and str(tmp_path) in line for line in lines)
+
+    def test_where_nothing_can_be_kept_a_sentence_says_so(self, tmp_path, monkeypatch):
+        """A folder that others can write to; the kernels of this process take their place in the meantime."""
+        from numlstm.kernels import build, store
+
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache").chmod(0o777)
+        code = {number: store.object_code(number, store.level())[0] for number in ("float32", "float64")}
+        monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setattr(build, "object_code", lambda number, level: code[number])
+        monkeypatch.setattr(store, "_loaded", {})
+        result = invoke("warmup")
+        assert result.exit_code == 1
+        assert f"nothing could be cached: others can write to {tmp_path / 'cache'}" in result.output
+        assert "NUMLSTM_CACHE_DIR" in result.output
+        assert list((tmp_path / "cache").iterdir()) == []
+
+    def test_shipped_kernels_are_all_that_is_needed(self, monkeypatch):
+        from numlstm.kernels import store
+
+        monkeypatch.setattr(store.shipped, "load", lambda number, level, begun: Shipped(level))
+        monkeypatch.setattr(store, "_loaded", {})
+        result = invoke("warmup")
+        assert result.exit_code == 0
+        assert result.output.count(": shipped: /there") == 2
+
+
+class Shipped(NamedTuple):
+    """What is asked of a kernel that came with the package."""
+
+    level: object
+    origin: str = "shipped: /there"
+    seconds: float = 0.0
 
 
 class TestDemo:

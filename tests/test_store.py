@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from numlstm.kernels import levels, store
+from numlstm.kernels import cached, levels, linked, store
 
 RUN = """
 import logging, sys
@@ -54,7 +54,7 @@ def test_the_second_process_compiles_nothing_and_imports_no_numba(folder):
 def test_the_cache_is_private_and_whole(folder):
     path = only_file(folder)
     assert folder.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o077 == 0
-    assert store._read(path) is not None
+    assert cached.read(path) is not None
 
 
 @pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "foreign"])
@@ -71,10 +71,10 @@ def test_a_damaged_object_is_not_used(folder, tmp_path, fault, caplog):
     path.parent.mkdir(mode=0o700)
     path.touch(mode=0o600)
     path.write_bytes(content)
-    assert store._read(path) is not None  # the path is fine: what follows is due to the damage
+    assert cached.read(path) is not None  # the path is fine: what follows is due to the damage
     path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
-        assert store._read(path) is None
+        assert cached.read(path) is None
     assert "damaged" in caplog.text
 
 
@@ -88,12 +88,12 @@ def test_an_object_that_others_could_have_written_is_not_used(folder, tmp_path):
     for target, mode, safe in ((path, 0o622, 0o600), (home, 0o777, 0o700), (home, 0o720, 0o700)):
         target.chmod(mode)
         with pytest.raises(OSError, match="others can write"):
-            store._read(path)
+            cached.read(path)
         target.chmod(safe)
-        assert store._read(path) is not None
+        assert cached.read(path) is not None
     (tmp_path / "link").symlink_to(home)
     with pytest.raises(OSError, match="symbolic link"):
-        store._read(tmp_path / "link" / "object.o")
+        cached.read(tmp_path / "link" / "object.o")
 
 
 def test_without_a_home_the_kernels_are_compiled_in_memory():
@@ -102,8 +102,8 @@ def test_without_a_home_the_kernels_are_compiled_in_memory():
 
 
 def test_another_level_is_another_object(monkeypatch):
-    names = {store._fingerprint("float32", level) for level in levels.LEVELS.values()}
-    assert len(names | {store._fingerprint("float64", store.level())}) == len(levels.LEVELS) + 1
+    names = {cached.fingerprint("float32", level) for level in levels.LEVELS.values()}
+    assert len(names | {cached.fingerprint("float64", store.level())}) == len(levels.LEVELS) + 1
 
 
 def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
@@ -172,7 +172,7 @@ def test_a_pipe_in_the_objects_place_is_not_read(tmp_path):
     home.mkdir(mode=0o700)
     os.mkfifo(home / "object.o", 0o600)
     with pytest.raises(OSError, match="is not a file"):
-        store._read(home / "object.o")
+        cached.read(home / "object.o")
 
 
 FORK = """
@@ -254,5 +254,5 @@ def test_code_and_constants_are_one_piece_of_memory(monkeypatch):
         return create(module, machine, use_lmm)
 
     monkeypatch.setattr(llvm, "create_mcjit_compiler", asking)
-    store._load("float32", store.level())
+    linked.link(store.object_code("float32", store.level())[0], store.level(), "", 0.0)
     assert asked == [True]

@@ -22,7 +22,7 @@ from judge import same_bits
 import numlstm
 from numlstm import engine, plan, split, threads
 from numlstm.config import Config
-from numlstm.kernels import build, store, tickets
+from numlstm.kernels import build, linked, store, tickets
 from numlstm.kernels.abi import Header, Way
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
@@ -871,7 +871,7 @@ def planted(monkeypatch, **changes):
 
     for name, value in changes.items():
         monkeypatch.setattr(layer, name, value)
-    kernel = store.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
+    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
     monkeypatch.setitem(store._loaded, "float32", kernel)
 
 

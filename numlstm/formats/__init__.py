@@ -11,7 +11,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from numlstm.atomic import replacing
@@ -156,7 +155,7 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
 
 def suffix_written(path: str | os.PathLike[str]) -> str:
     """The suffix of a path to be written, which names the format; ValueError where there is none of that name."""
-    suffix = Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix not in WRITTEN:
         raise ValueError(
             f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\n"

@@ -1,0 +1,91 @@
+"""An object file -> a shared library that ctypes alone loads, and those that a wheel ships."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from . import shipped, sources
+from .levels import LEVELS, Level
+
+SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
+NUMBERS = "float32", "float64"
+LINKERS = "ld", "ld.lld"
+# no part of a C library, no name undefined: it loads under any C library, and is the same bytes wherever it is linked
+OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
+
+
+def linker() -> list[str] | None:
+    """The command of a linker that knows ``OPTIONS``: the system's, else that of the package ziglang; or None."""
+    for name in LINKERS:
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "ld.lld"]
+    return None
+
+
+def linked(code: bytes, command: list[str]) -> bytes:
+    """The shared library of an object.
+
+    Raises
+    ------
+    RuntimeError
+        With what the linker says, where it does not make one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder, "kernels.o"), Path(folder, "kernels.so")
+        given.write_bytes(code)
+        try:
+            subprocess.run([*command, *OPTIONS, "-o", made, given], capture_output=True, text=True, check=True)
+            return made.read_bytes()
+        except subprocess.CalledProcessError as error:
+            raise RuntimeError(f"{' '.join(command)} does not link the kernels: {error.stderr.strip()}") from None
+        except OSError as error:
+            raise RuntimeError(f"{' '.join(command)} does not link the kernels: {error}") from None
+
+
+def build(number: str, level: Level, folder: Path) -> Path:
+    """Build the library of one number type and level into a folder, under the name by which it is found."""
+    from .build import object_code
+
+    command = linker()
+    if command is None:
+        raise RuntimeError("kernels are not linked without a linker: binutils, LLVM's lld or the package ziglang")
+    return place(number, level, linked(object_code(number, level), command), folder)
+
+
+def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
+    """Write a library into a folder, sealed, and under the name by which it is found."""
+    source = sources.name(level)
+    if source is None:
+        raise RuntimeError("kernels are not built without their sources")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / shipped.file_name(number, level, source)
+    path.write_bytes(shipped.sealed(library))
+    return path
+
+
+def copy_of_package(folder: Path) -> Path:
+    """This package in another folder, without the libraries that it ships; as a wheel that ships none."""
+    package = folder / "numlstm"
+    shutil.copytree(Path(sources.FOLDER).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    return package
+
+
+def build_all(folder: Path) -> None:
+    """All that a wheel ships, on all cores."""
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn")) as pool:
+        for made in [pool.submit(build, number, level, folder) for level in SHIPPED for number in NUMBERS]:
+            print(made.result().name)
+
+
+if __name__ == "__main__":
+    build_all(Path(sys.argv[1]))

@@ -1,0 +1,24 @@
+"""An object in memory -> kernel, by llvmlite's linker. Numba is not needed for it."""
+
+from __future__ import annotations
+
+from .levels import Level
+from .loaded import ENTRIES, Kernel, callable_kernel
+
+
+def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
+    """Load an object by LLVM's linker."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    # one piece of memory for code and constants: LLVM's own manager may put them more than 2 GB apart in a process with
+    # much memory, which ends it (llvm/llvm-project#71963, halide/Halide#3208)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address = {name: engine.get_function_address(name) for name in ENTRIES}
+    if not all(address.values()):
+        raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
+    return callable_kernel(address, level, origin, begun, engine)

@@ -1,0 +1,36 @@
+"""Which sources decide a kernel's machine code, and a short name of what they say now."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+from .levels import Level
+
+# They bring code into memory and have no part in what it is.
+LOADERS = {"store.py", "shipped.py", "cached.py", "linked.py", "loaded.py", "library.py", "sources.py", "__init__.py"}
+EXPORTS = {"embed.py", "embed_abi.py"}  # they are for libraries of ``numlstm export``
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def deciding(folder: str = FOLDER) -> list[str]:
+    """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
+    return sorted(name for name in os.listdir(folder) if name.endswith(".py") and name not in LOADERS | EXPORTS)
+
+
+def name(level: Level, folder: str = FOLDER) -> str | None:
+    """A name of the sources' content and of a level: other sources have another. None where there are no sources.
+
+    A checksum, not a cryptographic hash, whose library alone would cost a start 3 ms and 4 MB: it is to tell an edited
+    kernel, and whoever could forge one could edit the kernels as well.
+    """
+    names = deciding(folder)
+    if not names:
+        return None
+    sum, length = zlib.crc32(repr(level).encode()), 0
+    for file in names:
+        with open(os.path.join(folder, file), "rb") as opened:
+            content = opened.read()
+        sum = zlib.crc32(content, zlib.crc32(file.encode(), sum))
+        length += len(content)
+    return f"{sum:08x}{length:06x}"

@@ -1,0 +1,64 @@
+"""Copies of the package that ship kernels, as a wheel does, and fresh processes that run them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from numlstm.kernels import library, store
+
+NUMBERS = ("float32", "float64")
+RUN = """
+import json, logging, sys
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+told = []
+logging.getLogger("numlstm").addHandler(Told())
+logging.getLogger("numlstm").setLevel(logging.INFO)
+for name in HIDDEN:
+    sys.modules[name] = None
+import numlstm, numpy
+from numlstm.kernels import store
+bits, error = {}, None
+try:
+    for dtype in NUMBERS:
+        lstm = numlstm.LSTM(5, 7, num_layers=2, bidirectional=True, dtype=dtype, seed=0)
+        x = numpy.random.default_rng(0).standard_normal((6, 3, 5)).astype(dtype)
+        bits[dtype] = lstm(x)[0].tobytes().hex()
+except ImportError as caught:
+    error = str(caught)
+print(json.dumps({
+    "where": numlstm.__file__, "bits": bits, "error": error, "told": told,
+    "origins": {number: kernel.origin for number, kernel in store._loaded.items()},
+    "imported": [name for name in ("numba", "llvmlite") if sys.modules.get(name)],
+}))
+"""
+
+
+def child(package, hidden=(), numbers=NUMBERS, **environment):
+    """What a fresh process says that runs this copy of the package, with other packages hidden from it."""
+    code = RUN.replace("HIDDEN", repr(hidden)).replace("NUMBERS", repr(numbers))
+    path = os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert Path(said["where"]).parent == package
+    return said
+
+
+def ship(package, number, level):
+    """Put the library of a number type into a copy of the package; its path."""
+    command = library.linker()
+    assert command, "no linker: binutils, LLVM's lld or the package ziglang"
+    code, _ = store.object_code(number, level)
+    return library.place(number, level, library.linked(code, command), package / "kernels" / "shipped")

@@ -1,0 +1,190 @@
+"""Shipped kernels: used where they fit, without Numba and without llvmlite; told from those that do not."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from shipping import NUMBERS, child, ship
+
+import numlstm
+from numlstm.kernels import levels, library, shipped, sources, store
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A copy of the package that ships the kernels for this CPU."""
+    package = library.copy_of_package(tmp_path_factory.mktemp("shipped"))
+    for number in NUMBERS:
+        ship(package, number, store.level())
+    return package
+
+
+@pytest.fixture(scope="module")
+def here():
+    """What this checkout says."""
+    return child(Path(numlstm.__file__).parent)
+
+
+def test_shipped_kernels_need_no_numba_and_give_the_same_bits(package, here, tmp_path):
+    said = child(package, hidden=("numba", "llvmlite"), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    assert said["error"] is None and said["told"] == []
+    assert {number: origin.split(":")[0] for number, origin in said["origins"].items()} == dict.fromkeys(
+        NUMBERS, "shipped"
+    )
+    assert said["bits"] == here["bits"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_nothing_is_imported_for_them_that_could_make_them(package):
+    assert child(package)["imported"] == []
+    assert child(package)["bits"]
+
+
+@pytest.mark.parametrize("hidden", [("numba",), ("numba", "llvmlite")])
+def test_where_none_fits_and_none_can_be_made_a_sentence_says_so(tmp_path, hidden):
+    """The cache is empty, so that Numba or llvmlite is really missed."""
+    said = child(library.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    assert said["bits"] == {}
+    assert f"numlstm has no float32 kernels for this CPU, whose level is {store.level().name}" in said["error"]
+    assert "none came with this installation" in said["error"]
+    assert "pip install numba" in said["error"]
+
+
+def other_copy(package, folder):
+    shutil.copytree(package, folder / "numlstm")
+    return folder / "numlstm"
+
+
+def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_path):
+    """It is built where it can be, and the log says why; as it was, the shipped one fits again."""
+    edited = other_copy(package, tmp_path)
+    path = edited / "kernels" / "layer.py"
+    text = path.read_text("utf-8")
+    path.write_text(f"{text}\n# edited\n", "utf-8")
+    hidden = ("numba", "llvmlite")
+    said = child(edited, hidden, numbers=("float32",))
+    assert "were built from other sources" in said["error"]
+    said = child(edited, numbers=("float32",), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    assert said["told"][0] == (
+        "numlstm: no shipped float32 kernels are used: those that came with this installation were built from other "
+        "sources"
+    )
+    assert "compiling the float32 kernels" in said["told"][1]
+    assert said["origins"]["float32"].startswith(f"compiled in this process, and cached: {tmp_path}")
+    assert said["bits"]["float32"] == here["bits"]["float32"]
+    path.write_text(text, "utf-8")
+    assert child(edited, hidden, numbers=("float32",))["error"] is None
+
+
+def test_an_edited_loader_does_not_cost_the_shipped_kernels(package, tmp_path):
+    edited = other_copy(package, tmp_path)
+    path = edited / "kernels" / "store.py"
+    path.write_text(path.read_text("utf-8") + "\n# edited\n", "utf-8")
+    assert child(edited, numbers=("float32",))["origins"]["float32"].startswith("shipped")
+
+
+def test_without_sources_the_shipped_kernels_are_used(package, tmp_path):
+    """An installation of bytecode alone."""
+    stripped = other_copy(package, tmp_path)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", stripped], check=True, timeout=300)
+    for path in stripped.rglob("*.py"):
+        path.unlink()
+    assert child(stripped, hidden=("numba", "llvmlite"))["error"] is None
+
+
+def test_a_library_for_another_level_is_left_alone(package, tmp_path):
+    other = next(level for level in levels.LEVELS.values() if level != store.level())
+    moved = other_copy(package, tmp_path)
+    for number in NUMBERS:
+        own = moved / "kernels" / "shipped" / shipped.file_name(number, store.level(), sources.name(store.level()))
+        own.rename(own.with_name(shipped.file_name(number, other, sources.name(other))))
+    said = child(moved, hidden=("numba", "llvmlite"))
+    assert f"none came with this installation for {store.level().name}" in said["error"]
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "unsealed", "no library", "unreadable"])
+def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
+    """Half a library would end the process with a signal; what can be refused is refused before."""
+    damaged = other_copy(package, tmp_path)
+    (path,) = (damaged / "kernels" / "shipped").glob("float32-*")
+    content, half = path.read_bytes(), path.stat().st_size // 2
+    assert shipped.find("float32", store.level(), str(path.parent)) == str(path)
+    if fault == "unreadable":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(
+            {
+                "empty": b"",
+                "truncated": content[:half],
+                "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+                "unsealed": content[: -len(shipped.SEAL) - 4],
+                "no library": shipped.sealed(b"\x7fELF" + bytes(2000)),
+            }[fault]
+        )
+    told = (
+        "the system does not load one"
+        if fault == "no library"
+        else "Is a directory"
+        if fault == "unreadable"
+        else "is damaged"
+    )
+    said = child(damaged, numbers=("float32",))
+    assert said["origins"]["float32"].startswith(("cache: ", "compiled in this process"))
+    assert told in said["told"][0]
+
+
+def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_path):
+    folder = tmp_path / "kernels"
+    shutil.copytree(sources.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    own = levels.LEVELS["x86-64-v3"]
+    before = sources.name(own, str(folder))
+    assert before == sources.name(own) and before != sources.name(levels.LEVELS["x86-64-v4"])
+    names = sorted(path.name for path in folder.glob("*.py"))
+    assert set(names) >= sources.LOADERS
+    for name in names:
+        path = folder / name
+        text = path.read_bytes()
+        path.write_bytes(text.replace(b"the", b"teh", 1) if b"the" in text else text + b"#")
+        assert (sources.name(own, str(folder)) == before) == (name in sources.LOADERS), name
+        path.write_bytes(text)
+    (folder / "more.py").write_text("")
+    assert sources.name(own, str(folder)) != before
+
+
+def test_the_build_uses_none_of_the_loaders():
+    code = "import sys, numlstm.kernels.build; print(*(n for n in sys.modules if n.startswith('numlstm.kernels.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    used = {f"{name.split('.')[-1]}.py" for name in done.stdout.split()}
+    assert {"build.py", "layer.py", "simd.py", "abi.py"} <= used
+    # store is imported with the package itself, and what it imports at once
+    assert used & sources.LOADERS <= {"store.py", "shipped.py", "loaded.py", "sources.py"}
+
+
+def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):
+    command = library.linker()
+    with pytest.raises(RuntimeError, match="does not link the kernels"):
+        library.linked(b"no object", command)
+    with pytest.raises(RuntimeError, match="does not link the kernels"):
+        library.linked(b"", [str(tmp_path / "nowhere")])
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    assert library.linker() is None
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: name)
+    assert library.linker() == [sys.executable, "-m", "ziglang", "ld.lld"]
+
+
+def test_a_library_that_needs_something_is_refused_by_the_linker():
+    """An object that calls what nothing provides: a shipped library needs no C library."""
+    import llvmlite.binding as llvm
+
+    from numlstm.kernels import build
+
+    module = llvm.parse_assembly(
+        "declare void @elsewhere()\ndefine void @numlstm_forward() { call void @elsewhere() ret void }"
+    )
+    code = build.target_machine(levels.LEVELS["x86-64-v3"]).emit_object(module)
+    with pytest.raises(RuntimeError, match="elsewhere"):
+        library.linked(code, library.linker())
