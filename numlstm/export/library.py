@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import cache
+from pathlib import Path
 
 from numlstm import plan
 from numlstm.export.archive import archive
 from numlstm.export.targets import Target
-from numlstm.kernels import cached
+from numlstm.kernels import cached, sources
 from numlstm.kernels.embed_abi import Tuning
 from numlstm.kernels.levels import Level
 
-TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.HIDDEN_MOST)
+TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
 log = logging.getLogger("numlstm")
 FUNCTIONS = (
     "load",
@@ -69,8 +70,7 @@ def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
 
 @cache
 def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
-    key = hashlib.sha256(f"{level} {TUNING}".encode()).hexdigest()[:8]
-    name = f"{prefix}-{part}-{number}-{level.name}-{cached.fingerprint(number, level)}-{key}.o"
+    name = f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o"
     path = None
     try:
         path = cached.cache_folder() / name
@@ -92,3 +92,11 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
         except OSError as error:
             log.info("numlstm: the exported %s cannot be cached, since %s", part, error)
     return code
+
+
+def _fingerprint(number: str, level: Level) -> str:
+    """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
+    digest = hashlib.sha256(f"{cached.fingerprint(number, level)} {TUNING}".encode())
+    for name in sorted(sources.EXPORTS):
+        digest.update(Path(sources.FOLDER, name).read_bytes())
+    return digest.hexdigest()[:24]

@@ -110,7 +110,8 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     width = 4 * lanes
     level_number = LEVELS[level.name]
     l1, l2 = tuning.first_cache, tuning.second_cache
-    working_set, gates_most, hidden_most = tuning.working_set, tuning.gates_most, tuning.hidden_most
+    working_set, few_rows = tuning.working_set, tuning.few_rows
+    gates_most, hidden_most = tuning.gates_most, tuning.hidden_most
 
     @instruction(types.int64, PLAN)
     def word(builder, pointer):
@@ -295,7 +296,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         row_bytes = blocks_of(get(model, Model.HIDDEN_SIZE)) * width * size
         by_runs = smaller(inputs, outputs) * width * size >= l1
         fits = gates_most // greater(row_bytes * rows, 1)
-        pays = (rows < 24 and (inputs + outputs) * row_bytes > l1) or by_runs
+        pays = (rows < few_rows and (inputs + outputs) * row_bytes > l1) or by_runs
         if not (pays and steps * rows >= 3 and inputs >= 8 and fits >= 1):
             return 0
         gates_bytes = gates_most // 8
@@ -388,6 +389,8 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
             put(cell, Cell.C_AT, n * rows * units)
             put(cell, Cell.FAR, panel_numbers(model, layer) * size > l2)
             put(cell, Cell.HOIST, hoisted_steps(model, layer, group_rows, steps))
+            put(cell, Cell.HOIST_ROWS, group_rows)
+            put(cell, Cell.BACK, direction)
             panel += cell_numbers(model, layer)
         set_steps(plan, steps)
 

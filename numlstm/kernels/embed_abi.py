@@ -31,6 +31,7 @@ class Tuning:
     second_cache: int
     working_set: int
     gates_most: int
+    few_rows: int
     hidden_most: int
 
 

@@ -169,7 +169,7 @@ def runs_of_block(simd, epilogue, shapes, chain):
 def forward_kernel(number, lanes, shapes, fused, pause):
     """The kernel ``forward(plan)`` for one number type and one kind of CPU.
 
-    Without a ``pause`` it is one that shares no call with other threads: a smaller one.
+    Without a ``pause`` it is a smaller one, which shares no call with other threads and takes no packed sequence.
     """
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
@@ -359,6 +359,13 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         """
         begin_part, more, bounds, joined = spread.begin, spread.more, spread.bounds, spread.joined
         run_cell = cell_runner(name, spread)
+        if pause is None:
+
+            @inline
+            def run_whole(plan, n, first, rows, from_step, to_step, phase):
+                return run_cell(plan, cell_at(plan, n), first, rows, from_step, to_step, phase)
+
+            return run_whole
 
         @named(name + "_packed")
         def run_packed(plan, cell, first, rows, phase):
