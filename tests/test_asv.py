@@ -255,7 +255,8 @@ class TestStreaming:
         assert beside.peers == [] and "differ" in beside.left_out["wrong"]
 
     def test_track_of_peers(self, monkeypatch):
-        module, rounds = benchmark("stream"), dict.fromkeys((streaming.STEP, streaming.CALL, streaming.FORWARD), [2.0])
+        module = benchmark("stream")
+        rounds = {way: [2.0] for way in module.WAYS}
         beside = streaming.Beside("planted", rounds | {"torch": [50.0]}, {})
         monkeypatch.setattr(streaming, "beside_peers", lambda line, **_: beside)
         found = module.Peers().setup_cache()
