@@ -302,7 +302,10 @@ def _hoisted_steps(
     or where a single panel is, for X and R are then summed as `chain_by_runs` says.
     """
     row_bytes = blocks * 4 * lanes * itemsize
-    by_runs = min(inputs, outputs) * 4 * lanes * itemsize >= CACHE_L1
+    of_term = 4 * lanes * itemsize
+    by_runs = min(inputs, outputs) * of_term >= CACHE_L1
+    if steps == 1:  # X is used at once: to store it and read it back costs more, unless panels are larger still
+        by_runs = by_runs and (inputs + outputs) * of_term > CACHE_L2 // 4
     fits = gates_most // max(row_bytes * rows, 1)
     wanted = settings.hoist
     if wanted is None:
