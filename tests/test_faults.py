@@ -5,7 +5,6 @@ what guards.
 """
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 from faults import MARK, end
 from needs import leave_out
 
-from numlstm.kernels import build, cached, levels, library, store
+from numlstm.kernels import cached, levels, library, store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")
 ALONE = "compiled for this process alone: "
@@ -422,25 +421,34 @@ tell()
     assert said.all_of("REFUSED") and said.built == 0
 
 
-CAUGHT = """
+LIMITED_SPACE = """
+import resource
+import numlstm, numpy
+from numlstm.kernels import store
+numlstm.LSTM(5, 7, seed=0)
+if {megabytes} is None:  # what is there by now, and too little for LLVM
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize() + (16 << 20)
+else:
+    size = {megabytes} << 20
+resource.setrlimit(resource.RLIMIT_AS, (size, size))
 try:
     tell()
-except (ImportError, MemoryError, OSError, RuntimeError) as error:
-    print("ERROR", type(error).__name__, str(error).replace("\\n", " "))
+except ImportError as error:
+    print("ERROR", str(error).replace("\\n", " "))
 """
 
 
-@pytest.mark.parametrize("megabytes", [1024, 384])
-def test_a_limit_of_address_space(place, bits, code, megabytes):
-    """Enough for a cached object; or too little for LLVM, of which a sentence tells."""
+def test_a_limit_of_address_space(place, bits, code):
+    """Enough for a cached object; or too little for LLVM, of which a sentence tells, once for every try."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux")
     place.fill(code)
-    script = f"import resource; resource.setrlimit(resource.RLIMIT_AS, 2 * ({megabytes} << 20,))\n" + CAUGHT
-    said = place.run(script, OPENBLAS_NUM_THREADS="1")
-    assert said.status == 0, said
-    if said.all_of("ERROR"):
-        print(said.all_of("ERROR"))
-    else:
-        said.right(bits)
+    few = {"OPENBLAS_NUM_THREADS": "1"}  # each has a stack of its own
+    assert place.run(LIMITED_SPACE.format(megabytes=1024), **few).right(bits).built == 0
+    said = place.run(LIMITED_SPACE.format(megabytes=None), **few)
+    (error,) = said.all_of("ERROR")
+    assert said.status == 0 and "numlstm has no float32 kernels" in error and "a limit of memory" in error
 
 
 def test_without_numba_a_cached_object_runs(place, bits, code):
@@ -613,7 +621,6 @@ tell()
 def test_what_is_compiled_by_an_unprivileged_user_is_found_by_the_next_process(place, bits):
     said = place.run(compiles=True).right(bits)
     assert "and cached" in said.origin and "NUMBA True" in said.out
-    assert build.__name__ == "numlstm.kernels.build"
     said = place.run(compiles=True).right(bits)
     assert said.origin.startswith("cache: ") and "NUMBA False" in said.out
-    assert re.search("compiling", said.out) is None
+    assert "compiling" not in said.out

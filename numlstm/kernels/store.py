@@ -66,11 +66,11 @@ def _load(number: str, level: Level) -> Kernel:
     try:
         code, origin = object_code(number, level)
         return link(code, level, origin, begun)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # llvmlite's own, where the system does not load its library
         raise ImportError(
             f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"
             f"Shipped kernels: {reason}. To make some it needs numba and llvmlite: {error}.\n"
-            "Install both (pip install numba), or a wheel of numlstm for this system."
+            "Install both (pip install numba) or a wheel of numlstm for this system; a limit of memory may be why."
         ) from error
 
 
