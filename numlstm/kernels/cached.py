@@ -46,11 +46,11 @@ def cache_folder() -> Path:
 
 
 def fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides the object: sources, compiler versions, level and number type."""
+    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type."""
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    for name in sources.deciding():
+    for name in sources.deciding() or sources.deciding(ending=".pyc"):
         digest.update(name.encode() + Path(sources.FOLDER, name).read_bytes())
     return digest.hexdigest()[:24]
 
