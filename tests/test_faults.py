@@ -451,6 +451,19 @@ def test_a_limit_of_address_space(place, bits, code):
     assert said.status == 0 and "numlstm has no float32 kernels" in error and "a limit of memory" in error
 
 
+def test_nothing_is_compiled_where_llvm_would_run_out_of_address_space(place, bits):
+    """LLVM would end the process."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs Linux")
+    script = LIMITED_SPACE.format(megabytes=640)
+    said = place.run(script, OPENBLAS_NUM_THREADS="1")
+    (error,) = said.all_of("ERROR")
+    assert said.status == 0 and said.built == 0
+    assert "compiling takes 1024 MB of address space, and the limit of this process (ulimit -v) leaves" in error
+    unchecked = "from numlstm.kernels import store; store._check_room = lambda: None\n"
+    assert place.run(unchecked + script, OPENBLAS_NUM_THREADS="1").right(bits).built == 1
+
+
 def test_without_numba_a_cached_object_runs(place, bits, code):
     place.fill(code)
     said = place.run("sys.modules['numba'] = None; tell()").right(bits)
