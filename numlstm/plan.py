@@ -268,11 +268,12 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
 
 
 def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Split | None:
-    """How so many threads share a call; a packed one is as long as its rows are on average."""
+    """How at most so many threads share a call."""
     steps, rows, _ = shape
-    if sizes is not None:
-        steps = -(-int(sizes.sum()) // rows)
-    return choose(config, steps, rows, itemsize, limit, settings.split, packed=sizes is not None)
+    if sizes is None:
+        return choose(config, steps, rows, itemsize, limit, settings.split)
+    average = -(-int(sizes.sum()) // steps)
+    return choose(config, steps, average, itemsize, limit, settings.split, packed_rows=rows)
 
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
