@@ -113,9 +113,10 @@ def cell(
     dtype : dtype
         Precision of every operation.
     flush : dtype, optional
-        None, or the dtype whose small numbers are to vanish as they do in the engine: h and c below its smallest
-        normal number become 0, when read and when made (with a projection: after it), and a sigmoid whose argument
-        is below -87 (float32) or -708 (float64), the whole number next to the logarithm of that, is 0.
+        None, or the dtype whose small numbers are to vanish as they do in the engine: c below its smallest
+        normal number becomes 0, when read and when made, and so does h below 2**14 times that (with a projection:
+        before it and after it); and a sigmoid whose argument is below -87 (float32) or -708 (float64), the whole
+        number next to the logarithm of the smallest normal number, is 0.
 
     Returns
     -------
@@ -127,11 +128,11 @@ def cell(
         hx = (np.zeros((*batch, output_size)), np.zeros((*batch, gates_size // 4)))
     i, f, g, o = gates(parameters, x, hx[0], dtype=dtype, flush=flush)
     with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-        c = _flushed(f * _flushed(np.asarray(hx[1], dtype), flush) + i * g, flush)
-        h = o * np.tanh(c)
+        c = _flushed_c(f * _flushed_c(np.asarray(hx[1], dtype), flush) + i * g, flush)
+        h = _flushed_h(o * np.tanh(c), flush)
         if "weight_hr" in parameters:
-            h = h @ np.asarray(parameters["weight_hr"], dtype).T
-        return _flushed(h, flush), c
+            h = _flushed_h(h @ np.asarray(parameters["weight_hr"], dtype).T, flush)
+        return h, c
 
 
 def gates(
@@ -153,7 +154,7 @@ def gates(
     """
     p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
     with np.errstate(all="ignore"):
-        sums = np.asarray(x, dtype) @ p["weight_ih"].T + _flushed(np.asarray(h, dtype), flush) @ p["weight_hh"].T
+        sums = np.asarray(x, dtype) @ p["weight_ih"].T + _flushed_h(np.asarray(h, dtype), flush) @ p["weight_hh"].T
         if "bias_ih" in p:
             sums = sums + (p["bias_ih"] + p["bias_hh"])
         i, f, g, o = np.split(sums, 4, axis=-1)
@@ -176,6 +177,11 @@ def sigmoid(x: Array, flush: DTypeLike | None = None) -> Array:
     return gate if flush is None else np.where(x < np.ceil(np.log(np.finfo(flush).tiny)), 0, gate)
 
 
-def _flushed(state: Array, flush: DTypeLike | None) -> Array:
-    """The state with what is below the smallest normal number of `flush` made 0; NaN stays."""
-    return state if flush is None else np.where(np.abs(state) < np.finfo(flush).tiny, 0, state)
+def _flushed_c(c: Array, flush: DTypeLike | None) -> Array:
+    """c with what is below the smallest normal number of `flush` made 0; NaN stays."""
+    return c if flush is None else np.where(np.abs(c) < np.finfo(flush).tiny, 0, c)
+
+
+def _flushed_h(h: Array, flush: DTypeLike | None) -> Array:
+    """h with what is below 2**14 times the smallest normal number of `flush` made 0; NaN stays."""
+    return h if flush is None else np.where(np.abs(h) < np.finfo(flush).tiny * 2**14, 0, h)

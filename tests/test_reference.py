@@ -173,7 +173,8 @@ def test_a_step_is_a_cell_and_no_rows_are_no_rows():
 
 @pytest.mark.parametrize("judged, edge", [(np.float32, -87.0), (np.float64, -708.0)])
 def test_what_vanishes(judged, edge):
-    """Below the smallest normal number of the dtype judged h and c are 0, and a gate below its edge is."""
+    """Below the smallest normal number of the dtype judged c is 0, h below 2**14 times it, a gate below its edge."""
+    faint = np.longdouble(np.finfo(judged).tiny) * 2**14
     tiny = np.longdouble(np.finfo(judged).tiny)
     below = np.nextafter(np.longdouble(edge), np.longdouble(-np.inf))
     gates = np.array([edge, below, -np.inf, np.nan], np.longdouble)
@@ -184,12 +185,15 @@ def test_what_vanishes(judged, edge):
     keep |= {"bias_ih": np.array([-1e6, 1e6, 0, 1e6]), "bias_hh": np.zeros(4)}
     for before, after in ((tiny, tiny), (tiny * 0.999, 0), (-tiny * 0.999, 0), (-tiny, -tiny), (np.nan, np.nan)):
         state = (np.zeros(1), np.array([before]))
-        np.testing.assert_array_equal(reference.cell(keep, [0.0], state, flush=judged), [[after]] * 2)
+        np.testing.assert_array_equal(reference.cell(keep, [0.0], state, flush=judged)[1], [after])
         np.testing.assert_array_equal(reference.cell(keep, [0.0], state), [[before]] * 2)
+    for before, after in ((faint, faint), (faint * 0.999, 0), (-faint * 0.999, 0), (-faint, -faint), (np.nan, np.nan)):
+        state = (np.zeros(1), np.array([before]))
+        np.testing.assert_array_equal(reference.cell(keep, [0.0], state, flush=judged), [[after], [before]])
     read = {"weight_ih": np.zeros((4, 1)), "weight_hh": np.array([[0], [0], [1e300], [0]])}  # g grows out of h
-    assert reference.cell(read, [0.0], ([tiny], [0.0]))[1] > 0
-    assert reference.cell(read, [0.0], ([tiny / 2], [0.0]))[1] > 0
-    assert reference.cell(read, [0.0], ([tiny / 2], [0.0]), flush=judged)[1] == 0
+    assert reference.cell(read, [0.0], ([faint], [0.0]), flush=judged)[1] > 0
+    assert reference.cell(read, [0.0], ([faint / 2], [0.0]))[1] > 0
+    assert reference.cell(read, [0.0], ([faint / 2], [0.0]), flush=judged)[1] == 0
     projected = {**keep, "weight_hh": np.zeros((4, 1)), "weight_hr": np.array([[0.5]])}
-    h, c = reference.cell(projected, [0.0], ([0.0], [tiny]), flush=judged)
-    assert (h, c) == ([0], [tiny])
+    h, c = reference.cell(projected, [0.0], ([0.0], [faint]), flush=judged)
+    assert (h, c) == ([0], [faint])

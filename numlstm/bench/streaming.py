@@ -178,9 +178,8 @@ def silence(line: Line, keep: float = 0.9, steps: int = 100_000) -> tuple[float,
     """Zeros after a loud signal over noise: the ratio of their times, and the slowest tenth of the zeros over noise.
 
     Two streams take turns in blocks, of which the slowest hundredth, where the system did something else, is left
-    out. On the way to 0 the states pass through small numbers: h and c below the smallest normal one are made 0, but
-    the sums of their products with weights may be such for a while, which takes a CPU a hundred cycles each: some steps
-    where forget gates ``keep`` 0.9, thousands with 0.998.
+    out. On the way to 0 the states pass through small numbers, thousands of steps long where forget gates ``keep``
+    0.998. Products below the smallest normal number would take a CPU a hundred cycles each.
     """
     lstm = fading(line, keep)
     noisy, silent = lstm.stream(line.batch_size), lstm.stream(line.batch_size)

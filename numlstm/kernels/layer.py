@@ -173,7 +173,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     """
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
-    load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
+    load_part, store_part = simd.load_part, simd.store_part
     width = 4 * lanes
     epilogue = cell_epilogue(simd)
     chain = chain_by_runs(simd, shapes)
@@ -190,11 +190,17 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
     tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
 
-    @inline
-    def settle(target, at, source, count):
-        """States copied, without numbers below the smallest normal one."""
-        for k in range(0, count, lanes):
-            store_part(target, at + k, flush(load_part(source, at + k, count - k)), count - k)
+    def settling(flush):
+        """``settle(target, at, source, count)``: states copied, without what ``flush`` makes 0."""
+
+        @inline
+        def settle(target, at, source, count):
+            for k in range(0, count, lanes):
+                store_part(target, at + k, flush(load_part(source, at + k, count - k)), count - k)
+
+        return settle
+
+    settle_h, settle_c = settling(simd.flush_h), settling(simd.flush_c)
 
     @inline
     def clear(target, at, count):
@@ -208,8 +214,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         h, h_at = pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs
         c, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + first * units
         if get(plan, Header.H_0) != 0:
-            settle(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
-            settle(c, c_at, pointer_at(plan, Header.C_0), rows * units)
+            settle_h(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
+            settle_c(c, c_at, pointer_at(plan, Header.C_0), rows * units)
         else:
             clear(h, h_at, rows * outputs)
             clear(c, c_at, rows * units)
@@ -329,7 +335,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 while part >= 0:
                     r_from, r_end = bounds(plan, part, rows)
                     for r in range(r_from, r_end):
-                        settle(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+                        settle_h(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
                     part = more(plan, phase)
                 phase = joined(plan, phase)
             return phase

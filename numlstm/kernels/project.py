@@ -153,7 +153,7 @@ def hidden_projection(simd, shapes):
     Of the blocks [begin, end); ``begin`` is a multiple of ``QUAD``, ``end`` one as well or the last.
     """
     pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
-    flush, store_part = simd.flush, simd.store_part
+    flush, store_part = simd.flush_h, simd.store_part
 
     @inline
     def finish_1(a, r, j, target, stride, count):
