@@ -15,18 +15,44 @@ from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
+from numlstm.plot import plot_trace
+from numlstm.pool import Pool, Session
+from numlstm.sequence import (
+    PackedSequence,
+    pack_padded_sequence,
+    pack_sequence,
+    pad_packed_sequence,
+    pad_sequence,
+    unpack_sequence,
+    unpad_sequence,
+)
+from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
+from numlstm.trace import Trace
 
 __all__ = [
     "LSTM",
     "LSTMCell",
+    "PackedSequence",
+    "Pool",
+    "Session",
+    "Stream",
+    "Trace",
     "find",
     "from_torch",
     "get_num_threads",
     "load",
     "num_threads",
+    "pack_padded_sequence",
+    "pack_sequence",
+    "pad_packed_sequence",
+    "pad_sequence",
+    "plot_trace",
     "set_num_threads",
+    "step_function",
     "tensors",
+    "unpack_sequence",
+    "unpad_sequence",
 ]
 
 

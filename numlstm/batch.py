@@ -82,27 +82,9 @@ def run(
     atomic.ready(out)
     atomic.apart("OUT", out, "MODEL", model)
     atomic.apart("OUT", out, "INPUT", input)
-    lstm = files.as_lstm(files.load(model, name))
-    if batch_first is not None:
-        lstm.batch_first = batch_first
-    with series.opened(input) as given:
-        hx = given.states
-        if state is not None:
-            if hx is not None:
-                raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
-            hx = series.states(state)
+    with prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
         config = lstm._config
-        checks.real_array("input", np.empty(0, given.dtype))
-        call = checks.lstm_call(config, given.shape, hx)
-        if hx is not None:
-            hx = checks.lstm_states(call, hx, lstm.dtype)
         shapes = {"output": call.output, "h_n": call.hidden, "c_n": call.cell}
-        if batch_first is None and not call.unbatched and _unstated(model, name):
-            warnings.warn(
-                f"{os.fspath(model)} does not say whether the batch comes first; input {given.shape} is taken as "
-                "(steps, batch, features): --batch-first or --steps-first says which it is",
-                stacklevel=2,
-            )
         with atomic.replacing(out) as file, ExitStack() as stack:
             results = {}
             for key, shape in shapes.items():
@@ -116,6 +98,33 @@ def run(
                         results[key].dump(into, shape)
                     results[key].close()  # its room is wanted for the next
     echo(f"{os.fspath(out)}: " + ", ".join(f"{key} {shape}" for key, shape in shapes.items()) + f", {lstm.dtype}")
+
+
+@contextmanager
+def prepared(
+    model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
+) -> Iterator[tuple[LSTM, series.Series, checks.States | None, checks.Call]]:
+    """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
+    lstm = files.as_lstm(files.load(model, name))
+    if batch_first is not None:
+        lstm.batch_first = batch_first
+    with series.opened(input) as given:
+        hx = given.states
+        if state is not None:
+            if hx is not None:
+                raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
+            hx = series.states(state)
+        checks.real_array("input", np.empty(0, given.dtype))
+        call = checks.lstm_call(lstm._config, given.shape, hx)
+        if hx is not None:
+            hx = checks.lstm_states(call, hx, lstm.dtype)
+        if batch_first is None and not call.unbatched and _unstated(model, name):
+            warnings.warn(
+                f"{os.fspath(model)} does not say whether the batch comes first; input {given.shape} is taken as "
+                "(steps, batch, features): --batch-first or --steps-first says which it is",
+                stacklevel=2,
+            )
+        yield lstm, given, hx, call
 
 
 def _unstated(model: Path, name: str | None) -> bool:

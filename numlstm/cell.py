@@ -115,8 +115,8 @@ class LSTMCell(Module):
             An array does not hold real numbers, or `hx` is no tuple.
         IndexError
             `hx` has fewer than two items, or its arrays fewer axes than they need.
-        NotImplementedError
-            The input is a packed sequence.
+        AttributeError
+            The input is a packed sequence, with PyTorch's text.
         """
         panels = self._panels
         kept = panels.memo
@@ -133,7 +133,7 @@ class LSTMCell(Module):
         if type(input) is ndarray and input.dtype is dtype:
             array = input
         else:
-            checks.not_built_yet(input, None)
+            checks.no_packed_sequence(input)
             array = checks.real_array("input", input)
         array = checks.own_shape(array)
         call = self._seen.get(array.shape)

@@ -197,14 +197,7 @@ def _names_device(value: Any) -> bool:
 
 def real_array(name: str, value: Any) -> Array:
     """The value as a plain ndarray of its own real dtype; shares memory with it wherever NumPy can."""
-    if isinstance(value, ndarray):
-        if np.any(getattr(value, "mask", False)):
-            raise TypeError(
-                f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
-            )
-        array = value if type(value) is ndarray else ndarray.view(value, ndarray)
-    else:
-        array = _from_foreign(name, value)
+    array = any_array(name, value)
     if array.dtype.kind not in REAL_KINDS:
         raise TypeError(
             f"{name} must hold real numbers, not {array.dtype}\n"
@@ -212,6 +205,17 @@ def real_array(name: str, value: Any) -> Array:
             f"are not. Received: a {type(value).__name__} of shape {array.shape}."
         )
     return array
+
+
+def any_array(name: str, value: Any) -> Array:
+    """The value as a plain ndarray of whatever dtype it has; shares memory with it wherever NumPy can."""
+    if not isinstance(value, ndarray):
+        return _from_foreign(name, value)
+    if np.any(getattr(value, "mask", False)):
+        raise TypeError(
+            f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
+        )
+    return value if type(value) is ndarray else ndarray.view(value, ndarray)
 
 
 def _from_foreign(name: str, value: Any) -> Array:
@@ -232,8 +236,8 @@ def _from_foreign(name: str, value: Any) -> Array:
 
 def _from_torch_tensor(value: Any) -> Array:
     tensor = value.detach().resolve_neg()
-    if "float" in str(tensor.dtype) and tensor.dtype.itemsize <= 2:
-        tensor = tensor.float()  # NumPy has no bfloat16; float32 holds every bfloat16, float16 and float8
+    if "float" in str(tensor.dtype) and tensor.dtype.itemsize <= 2 and str(tensor.dtype) != "torch.float16":
+        tensor = tensor.float()  # NumPy has no bfloat16 and no float8; float32 holds every one of them
     return np.asarray(tensor)
 
 
@@ -408,14 +412,20 @@ def _tuple_or_list(hx: Any) -> None:
         )
 
 
-def _pair(hx: Any) -> States:
+def two_states(hx: Any) -> tuple[Any, Any]:
+    """What stands for h_0 and c_0 in `hx`, as it is."""
     _tuple_or_list(hx)
     if len(hx) < 2:
         raise IndexError(
             f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
             f"hx must be (h_0, c_0), but it has {len(hx)} items."
         )
-    return real_array("h_0", hx[0]), real_array("c_0", hx[1])
+    return hx[0], hx[1]
+
+
+def _pair(hx: Any) -> States:
+    h_0, c_0 = two_states(hx)
+    return real_array("h_0", h_0), real_array("c_0", c_0)
 
 
 def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
@@ -492,17 +502,40 @@ def _cell_state(call: Call, index: int, state: Array) -> None:
     raise RuntimeError(f"hx[{index}] is batched, but input is not" + wanted)
 
 
-def not_built_yet(input: Any, lengths: Any) -> None:
-    """Refuse sequences of different lengths, which are not built yet."""
-    if lengths is not None:
-        raise NotImplementedError(
-            "lengths is not built yet\nUntil it is, run each sequence by itself, cut to its length."
-        )
+def no_packed_sequence(input: Any) -> None:
+    """Refuse a packed sequence where a step is wanted."""
     if hasattr(input, "batch_sizes"):
-        raise NotImplementedError(
-            f"input is a {type(input).__name__}, and packed sequences are not built yet\n"
-            "Until they are, run each sequence by itself, cut to its length."
+        raise AttributeError(
+            f"'{type(input).__name__}' object has no attribute 'dim'\n"
+            "An LSTMCell takes one step of a batch; an LSTM takes packed sequences."
         )
+
+
+def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
+    """The call for packed data of that shape, of so many rows; with the texts of PyTorch for a padded batch."""
+    if len(shape) != 2:
+        raise RuntimeError(
+            f"input must have 2 dimensions, got {len(shape)}\n"
+            f"The data of a packed sequence must have shape (sum of lengths, {config.input_size}); received {shape}."
+        )
+    cells = config.num_layers * config.num_directions
+    call = Call(
+        output=(shape[0], config.num_directions * config.output_size),
+        hidden=(cells, batch, config.output_size),
+        cell=(cells, batch, config.hidden_size),
+        batch=batch,
+        swap=False,
+        unbatched=False,
+    )
+    if hx is not None:
+        _state_dims(call, *_pair(hx))
+    if shape[1] != config.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[1]}\n"
+            f"The data of the packed sequence have shape {shape}; their last axis must hold the {config.input_size} "
+            "features of a step."
+        )
+    return call
 
 
 # ---------------------------------------------------------------- out=
@@ -618,3 +651,180 @@ def _same_place(array: Array, other: Array) -> bool:
 
 def _show(value: Any) -> str:
     return " ".join(reprlib.repr(value).split())
+
+
+# ---------------------------------------------------------------- streams
+
+
+class Piece(NamedTuple):
+    """What a stream is given: one step, or a chunk of steps."""
+
+    output: Shape
+    steps: int
+    place: tuple[Any, ...]  # indexes it as (steps, batch, features), but for ``swap``
+    swap: bool
+
+
+def stream_sizes(config: Config, batch_size: Any) -> int:
+    """The batch size of a stream, whose LSTM must run in one direction."""
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM cannot run as a stream: its reverse direction begins at the last step, which a "
+            "stream has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+        )
+    if isinstance(batch_size, bool) or not hasattr(batch_size, "__index__"):
+        raise TypeError(f"batch_size must be an int, not {_show(batch_size)}, a {type(batch_size).__name__}")
+    rows = operator.index(batch_size)
+    if rows < 1:
+        raise ValueError(f"batch_size must be at least 1, the sequences that go on side by side; it is {rows}")
+    return rows
+
+
+def stream_input(value: Any) -> Array:
+    """A step or a chunk as a plain ndarray of its own real dtype."""
+    if hasattr(value, "batch_sizes"):
+        raise TypeError(
+            f"input of a stream must be an array, not a {type(value).__name__}\n"
+            "All rows of a stream have the same steps; a sequence that ends early can have a stream of its own."
+        )
+    return real_array("input", value)
+
+
+def stream_piece(config: Config, rows: int, shape: Shape) -> Piece:
+    """What an input of that shape is to a stream of so many rows."""
+    every, features = slice(None), config.input_size
+    outer = (rows, None) if config.batch_first else (None, rows)
+    if len(shape) == 3:
+        steps, batch = (shape[1], shape[0]) if config.batch_first else shape[:2]
+        place: tuple[Any, ...] = (every,)
+    elif len(shape) == 2:
+        # of one row: steps; a single one is the same as a batch of one
+        steps, batch, place = (shape[0], 1, (every, None)) if rows == 1 else (1, shape[0], (None,))
+    elif len(shape) == 1 and rows == 1:
+        steps, batch, place = 1, 1, (None, None)
+    else:
+        raise ValueError(
+            f"LSTM: Expected input of a stream to be {'1D, 2D or 3D' if rows == 1 else '2D or 3D'}, "
+            f"got {len(shape)}D instead\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    if shape[-1] != features:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {features}, got {shape[-1]}\n"
+            + _wanted_piece(outer, rows, features, shape)
+        )
+    if batch != rows:
+        raise RuntimeError(
+            f"input has {batch} rows, but the stream has {rows}\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    if steps == 0:
+        raise RuntimeError(
+            "Expected sequence length to be larger than 0 in RNN\n" + _wanted_piece(outer, rows, features, shape)
+        )
+    output = (*shape[:-1], config.output_size)
+    return Piece(output, steps, place, swap=config.batch_first and len(shape) == 3)
+
+
+def _wanted_piece(outer: tuple[int | None, int | None], rows: int, features: int, shape: Shape) -> str:
+    chunk = ", ".join("steps" if size is None else str(size) for size in outer)
+    step = f"({features},), or (steps, {features})" if rows == 1 else f"({rows}, {features})"
+    wanted = f"{step} or ({chunk}, {features})" if rows > 1 else f"{step}, or ({chunk}, {features})"
+    return f"input must have shape {wanted}; received {shape}. The state is what it was."
+
+
+def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) -> States:
+    """h and c for a stream of so many rows: (num_layers, rows, features), or without rows where there is one."""
+    hidden, cell = ((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
+    call = Call(hidden, hidden, cell, rows, swap=False, unbatched=False)
+    h, c = _pair(states)
+    if rows == 1 and h.ndim == c.ndim == 2:
+        h, c = h[:, None], c[:, None]
+    h, c = lstm_states(call, (h, c, *states[2:]), dtype)[:2]
+    return h, c
+
+
+def stream_rows(rows: Any, batch_size: int) -> NDArray[np.intp]:
+    """Numbers of the rows that an index picks: an int, a slice, several ints, or a bool for each row."""
+    try:
+        picked = np.arange(batch_size)[np.asarray([], np.intp) if _is_empty(rows) else rows]
+    except (IndexError, TypeError, ValueError) as error:
+        raise IndexError(
+            f"rows must pick from the {batch_size} rows of the stream: {error}\n"
+            f"It is {_show(rows)}; an int, a slice, a list of ints or of {batch_size} bools is expected, or None for "
+            "all. The state is what it was."
+        ) from None
+    return np.atleast_1d(np.asarray(picked, np.intp)).ravel()
+
+
+def _is_empty(rows: Any) -> bool:
+    return isinstance(rows, list | tuple) and len(rows) == 0
+
+
+SNAPSHOT = ("input_size", "hidden_size", "num_layers", "proj_size", "batch_size", "dtype")
+
+
+def snapshot_facts(config: Config, batch_size: int, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """What must agree between a snapshot and the stream that takes it over."""
+    sizes = config.input_size, config.hidden_size, config.num_layers, config.proj_size, batch_size
+    return dict(zip(SNAPSHOT, (*sizes, dtype.name), strict=True))
+
+
+def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snapshot: Any) -> States:
+    """h and c of a snapshot that fits."""
+    expected = snapshot_facts(config, batch_size, dtype)
+    wanted = "A snapshot is what snapshot() gives, or the same saved by numpy.savez. The state is what it was."
+    if not isinstance(snapshot, Mapping):
+        raise TypeError(f"a snapshot must be a mapping, not {_show(snapshot)}, a {type(snapshot).__name__}\n{wanted}")
+    if missing := [name for name in (*SNAPSHOT, "h", "c") if name not in snapshot]:
+        raise ValueError(f"the snapshot lacks {', '.join(missing)}\n{wanted}")
+    for name, value in expected.items():
+        found = np.asarray(snapshot[name])
+        if found.ndim != 0 or found.item() != value:
+            raise ValueError(
+                f"{name} of the snapshot is {_show(snapshot[name])}, and that of the stream {value!r}\n"
+                "A snapshot goes on only in a stream of the same sizes and dtype. The state is what it was."
+            )
+    shapes = {"h": (config.num_layers, batch_size, config.output_size)}
+    shapes["c"] = (config.num_layers, batch_size, config.hidden_size)
+    states = []
+    for name, shape in shapes.items():
+        state = real_array(f"{name} of the snapshot", snapshot[name])
+        if state.shape != shape or state.dtype.newbyteorder("=") != dtype:
+            raise ValueError(
+                f"{name} of the snapshot must be {dtype} of shape {shape}, not {state.dtype} of shape {state.shape}\n"
+                "The state is what it was."
+            )
+        states.append(state)
+    return states[0], states[1]
+
+
+# ---------------------------------------------------------------- pools
+
+
+def pool_capacity(config: Config, capacity: Any) -> int | None:
+    """The capacity of a pool, whose LSTM must run in one direction; None where it grows."""
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional LSTM cannot run as a pool of sessions: its reverse direction begins at the last step, "
+            "which a session has not seen yet\nCall the LSTM on whole sequences, or train one with bidirectional=False."
+        )
+    if capacity is None:
+        return None
+    if isinstance(capacity, bool) or not hasattr(capacity, "__index__"):
+        raise TypeError(f"capacity must be None or an int, not {_show(capacity)}, a {type(capacity).__name__}")
+    bound = operator.index(capacity)
+    if bound < 1:
+        raise ValueError(f"capacity must be at least 1, the sessions that may be open at once; it is {bound}")
+    return bound
+
+
+def slot_numbers(slots: Any) -> NDArray[np.intp]:
+    """A copy of the slots of a step, which nobody else changes."""
+    numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
+    if numbers.dtype.kind not in "iu":
+        raise TypeError(
+            f"slots must be integers, not {numbers.dtype}; received {_show(slots)}\n"
+            "The slot of a session is session.slot; sessions themselves come in a dict with their inputs."
+        )
+    if numbers.ndim != 1:
+        raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
+    return numbers.astype(np.intp, copy=False)

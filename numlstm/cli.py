@@ -119,6 +119,12 @@ def convert(source: Path, target: Path, name: str | None, dtype: str | None, bat
     show_default=True,
     help="Memory for a piece of the work. The results are the same bits.",
 )
+@click.option("--scheduler", metavar="ADDRESS", help="Parquet: of a Dask scheduler, or 'local'.  [default: local]")
+@click.option("--group", metavar="COLUMN", help="Parquet: which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Parquet: orders the steps of a sequence.")
+@click.option("--features", metavar="COLUMNS", help="Parquet: with commas between.  [default: all others]")
+@click.option("--per", type=click.Choice(["sequence", "step"]), help="Parquet: what a row of OUT is for.")
+@click.option("--whole", is_flag=True, help="Parquet: every sequence lies in one file, nothing needs to be shuffled.")
 @sentences
 def run(
     *,
@@ -129,13 +135,48 @@ def run(
     name: str | None,
     batch_first: bool | None,
     chunk: float,
+    scheduler: str | None,
+    group: str | None,
+    order: str | None,
+    features: str | None,
+    per: Any,
+    whole: bool,
 ) -> None:
     """Run the LSTM of MODEL over the sequences in INPUT.
 
     INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) where the batch comes first,
     or (steps, features); a .npz file with such an array named input, and perhaps h_0 and c_0; or a .csv file, a row a
     step. A .npy file may be larger than memory.
+
+    Or it is Parquet: a file, a folder, or a pattern in quotes, a row a step (extra dask). OUT is a folder then, and a
+    job that was stopped goes on when it is given again.
     """
+    if input.suffix.lower() == ".parquet" or input.is_dir():
+        if not (group and order):
+            raise click.UsageError("Parquet needs --group and --order: which sequence a row belongs to, and which step")
+        for option, value in (("--state", state), ("--batch-first", batch_first)):
+            if value is not None:
+                raise click.UsageError(f"{option} is not for Parquet")
+        from numlstm.dask import job
+
+        columns = features.split(",") if features else None
+        job.run(
+            model,
+            str(input),
+            out,
+            scheduler=scheduler or "local",
+            group=group,
+            order=order,
+            features=columns,
+            per=per or "sequence",
+            whole=whole,
+            name=name,
+            echo=_say,
+        )
+        return
+    given = {"--scheduler": scheduler, "--group": group, "--order": order, "--features": features, "--per": per}
+    if unused := [option for option, value in (given | {"--whole": whole}).items() if value]:
+        raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
     from numlstm import batch
 
     batch.run(
@@ -148,6 +189,57 @@ def run(
         chunk=int(chunk * 1e6),
         progress=progress,
         echo=_say,
+    )
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option("-o", "--out", type=FILE, help="Where to write the gates and states of every step: a .npz file.")
+@click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+    help="Draw this one: l0, l0_reverse, l1. Repeatable.  [default: all]",
+)
+@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@NAME
+@BATCH_FIRST
+@sentences
+def trace(
+    *,
+    model: Path,
+    input: Path,
+    out: Path | None,
+    plot: Path | None,
+    row: int,
+    cells: tuple[str, ...],
+    state: Path | None,
+    name: str | None,
+    batch_first: bool | None,
+) -> None:
+    """Show what the gates of MODEL do over the sequences in INPUT.
+
+    INPUT is what run takes, as large as memory allows. The table has for each layer and direction the median over all
+    units of the steps after which the forget gate has halved what a unit holds, and the shares of all gates that are
+    closed (below 0.05) or open (above 0.95).
+    """
+    from numlstm import tracing
+
+    tracing.trace(
+        model,
+        input,
+        out,
+        picture=plot,
+        row=row,
+        cells=cells,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        echo=click.echo,
     )
 
 
@@ -170,6 +262,44 @@ def check(model: Path, name: str | None, seed: int, steps: int | None, batch: in
     fault = certificate.check(model, name=name, seed=seed, steps=steps, batch=batch, out=out, echo=click.echo)
     if fault:
         raise RuntimeError(f"{model}: {fault}")
+
+
+@main.command()
+@click.argument("model", type=FILE)
+@click.option("-o", "--out", type=FILE, required=True, metavar="DIR", help="Folder to write to.")
+@click.option(
+    "--target",
+    default="host",
+    show_default=True,
+    help="What the library is for: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos or x86_64-windows.",
+)
+@click.option(
+    "--level",
+    metavar="LEVEL",
+    help="Instructions of x86-64 that may be used: x86-64-v3, x86-64-v4, or x86-64 with other bits in the results.  "
+    "[default: x86-64-v3]",
+)
+@click.option(
+    "--prefix",
+    default="numlstm",
+    show_default=True,
+    help="What the library's names begin with; a library each has one.",
+)
+@click.option("--shared", is_flag=True, help="Link a shared library too; needs a C compiler, or ziglang.")
+@NAME
+@sentences
+def export(
+    *, model: Path, out: Path, target: str, level: str | None, prefix: str, shared: bool, name: str | None
+) -> None:
+    """Write the LSTM of MODEL as a library for C, C++ and Rust.
+
+    DIR gets a header, a static library, the model as a binary file, and an example in C. No Python is needed to run
+    them, and no C compiler to make them.
+    """
+    from numlstm import files
+    from numlstm.export import export
+
+    export(files.load(model, name), out, target=target, level=level, prefix=prefix, shared=shared, echo=_say)
 
 
 def _say(text: str) -> None:
@@ -215,6 +345,7 @@ def demo(plot: Path | None) -> None:
 )
 @click.option("--startup", is_flag=True, help="Cold processes up to their first result instead: time and memory.")
 @click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
+@click.option("--stream", is_flag=True, help="Single steps of a stream instead: throughput, latency, silence, Numba.")
 @click.option(
     "--threads",
     multiple=True,
@@ -257,6 +388,7 @@ def bench(
     max_fmas: float,
     startup: bool,
     scaling: bool,
+    stream: bool,
     threads: tuple[int, ...],
     peers: str | None,
     rounds: int | None,
@@ -277,6 +409,7 @@ def bench(
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
+    from numlstm.plot import drawable
     from numlstm.threads import usable_cores
 
     if startup:
@@ -288,15 +421,24 @@ def bench(
         if file and not file.parent.is_dir():
             raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
     if plot:
-        picture.check(plot)  # before anything is measured that could not be drawn
+        drawable(plot)  # before anything is measured that could not be drawn
     if show:
         report = Report.from_json(show.read_text())
         click.echo(table.text(report))
         if plot:
             picture.save(report, plot)
         return
-    if sum(map(bool, (names or sizes, sweep, scaling))) > 1:
-        raise click.UsageError("--sweep, --scaling and lines of one's own (--line, --sizes) exclude each other")
+    if sum(map(bool, (names or sizes, sweep, scaling, stream))) > 1:
+        raise click.UsageError(
+            "--sweep, --scaling, --stream and lines of one's own (--line, --sizes) exclude each other"
+        )
+    if stream:
+        from numlstm.bench import streaming
+
+        if threads or rounds or reuse or save or plot or dtype != "float32":
+            raise click.UsageError("--stream takes --peers and --quick, and no other option")
+        click.echo(streaming.text(_peers(peers, PEERS), quick))
+        return
     kind = "sweep" if sweep else "scaling" if scaling else "lines"
     if sweep:
         lines = configurations(sweep, seed, int(max_fmas))

@@ -16,7 +16,7 @@ from .boxes import ABSENT, address
 from .kernels import store
 from .kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
 from .panels import LINE, Array, Panels, aligned_empty
-from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_team
+from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
 from .threads import Crew, get_num_threads
 
 QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
@@ -172,38 +172,185 @@ def forward(
         key = (x.shape, x.strides, output.strides)
         plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
-    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    _run(panels, kept, key, plan, (x, h_0, c_0, output, h_n, c_n, panels.data), x.shape[1])
+
+
+def forward_rows(panels: Panels, kept: Memory, x: Array, output: Array, states: States, state_rows: int) -> None:
+    """One forward pass whose states are rows of larger arrays and are replaced there. All checking has been done.
+
+    Plans are for a few batch sizes in each octave, so that a batch that changes at every step needs no new one.
+
+    Parameters
+    ----------
+    panels : Panels
+    kept : Memory
+        The caller's own, for it alone knows of these plans.
+    x : array, (T, B, input_size)
+        C-contiguous, aligned, of the panels' dtype.
+    output : array, (T, B, output size)
+        C-contiguous, of the panels' dtype.
+    states : (h, c)
+        Arrays that begin with the first row's state in the first layer; rows follow each other, and a layer's begin
+        ``state_rows`` rows after those of the layer below. If the pass is interrupted, by a signal's exception, all of
+        them are either as before or final.
+    state_rows : int
+    """
+    steps, rows, features = x.shape
+    outputs, size = output.shape[2], panels.dtype.itemsize
+    planned, apart = (batch_size(rows), 1) if steps == 1 else (rows, rows)
+    of_row, of_output = features * size, outputs * size
+    key = ((steps, planned, features), (apart * of_row, of_row, size), (apart * of_output, of_output, size))
+    plan = kept.plans.by_shape.get((*key, state_rows)) or kept.plans.make(panels, *key, state_rows)
+    _run(panels, kept, key, plan, (x, *states, output, *states, panels.data), rows, state_rows)
+
+
+def batch_size(rows: int) -> int:
+    """The batch size to plan for so many rows: there are four in an octave.
+
+    Examples
+    --------
+    >>> [batch_size(rows) for rows in (1, 7, 9, 17, 1000, 1025)]
+    [1, 7, 10, 20, 1024, 1280]
+    """
+    unit = 1 << max(0, rows.bit_length() - 3)
+    return -(-rows // unit) * unit
+
+
+def _run(
+    panels: Panels,
+    kept: Memory,
+    key: tuple[Shape, Shape, Shape],
+    plan: Plan,
+    arrays: Arrays,
+    rows: int,
+    state_rows: int = 0,
+) -> None:
+    """A pass over the first ``rows`` rows of a plan, by as many threads as it is worth.
+
+    ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels.
+    """
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
-        plan.teams[limit] = make_team(panels, key, limit)
-    if (team := plan.teams[limit]) is None:
-        _by_itself(kept, plan, arrays)
+        plan.teams[limit] = make_team(panels, key, limit, state_rows)
+    _shared(kept, plan, plan.teams[limit], arrays, rows)
+
+
+def forward_packed(
+    panels: Panels,
+    x: Array,
+    sizes: Array,
+    hx: States | None,
+    output: Array,
+    h_n: Array,
+    c_n: Array,
+    dropout: Dropout | None = None,
+) -> None:
+    """One forward pass over sequences of several lengths, packed. All checking has been done.
+
+    Its plan is made for this call alone: lengths are seldom the same twice.
+
+    Parameters
+    ----------
+    panels : Panels
+    x : array, (sum of sizes, input_size) or (T, B, input_size)
+        Packed, of any real dtype and strides; or padded, with rows by decreasing length, if `readable` says so. Never
+        written.
+    sizes : array of int64, (T,)
+        How many rows take each step: positive, never more than before.
+    hx : (h_0, c_0) or None
+        As in `forward`, rows by decreasing length.
+    output : array, (sum of sizes, num_directions * output size) or (T, B, num_directions * output size)
+        Of the panels' dtype; packed and C-contiguous, or padded as in `forward`. What is padding is not written.
+    h_n, c_n : array
+        As in `forward`.
+    dropout : callable or None
+        As in `forward`, for (sum of sizes, 1, features); only where all is packed.
+    """
+    kept, config = panels.memo or memory(panels), panels.config
+    if x.ndim == 2 and not (x.dtype == panels.dtype and x.flags.carray):
+        converted = empty(x.shape, panels.dtype)
+        convert(converted, x)
+        x = converted
+    strides, output_strides = ((0, *a.strides[-2:]) if a.ndim == 2 else a.strides for a in (x, output))
+    key = ((len(sizes), int(sizes[0]), x.shape[-1]), strides, output_strides)
+    plan = make_plan(panels, *key, sizes=sizes)
+    h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
+    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
+    limit = get_num_threads() if plan.long else 1
+    team = make_team(panels, key, limit, sizes=sizes)
+    if dropout is None:
+        _shared(kept, plan, team, arrays, int(sizes[0]))
+        return
+    workspace = kept.lease(plan)
+    try:
+        for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), arrays, strict=True):
+            workspace.words[slot] = 0 if array is None else address(array)
+        for layer in range(config.num_layers):
+            first_cell = layer * config.num_directions
+            if layer > 0:
+                dropout(_between(workspace, first_cell, output)[:, None])
+            workspace.words[Header.CELLS_FROM] = first_cell
+            workspace.words[Header.CELLS_TO] = first_cell + config.num_directions
+            kept.run(workspace.address)
+    finally:
+        workspace.plan = None  # its slots are no longer the plan's
+        kept.idle.append(workspace)
+
+
+def readable(panels: Panels, x: Array) -> bool:
+    """Whether the kernel can read a padded batch, (T, B, features), where it is."""
+    step, row, feature = x.strides
+    size = panels.dtype.itemsize
+    in_place = (feature == size or x.shape[2] == 1) and step % size == row % size == 0 and step != 0
+    return x.dtype == panels.dtype and x.flags.aligned and in_place
+
+
+def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
+    """What the layer below that of the first cell has put out, shaped like the output."""
+    if workspace.slots[Header.LENGTH + (first_cell - 1) * Cell.LENGTH + Cell.TARGET] == Header.OUTPUT:
+        return output
+    return workspace.buffers["below"][: output.size].reshape(output.shape)
+
+
+def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
+    """The pass over the first rows by as many threads as the team is for and are free."""
+    if team is None:
+        _by_itself(kept, plan, arrays, rows)
         return
     with Crew(team.split.members - 1) as crew:
         if crew.workers:
-            _in_company(kept, team, crew, arrays)
+            _in_company(kept, team, crew, arrays, rows)
         else:
-            _by_itself(kept, plan, arrays)
+            _by_itself(kept, plan, arrays, rows)
 
 
-def _by_itself(kept: Memory, plan: Plan, arrays: Arrays) -> None:
-    """The pass by this thread alone. ``arrays`` are input, h_0, c_0, output, h_n, c_n and panels."""
+def _by_itself(kept: Memory, plan: Plan, arrays: Arrays, rows: int) -> None:
+    """The pass by this thread alone."""
     workspace = kept.lease(plan)
+    workspace.words[Header.ROWS_TO] = rows
     workspace.run(kept, arrays)
     kept.idle.append(workspace)
 
 
-def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays) -> None:
+def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
+    leader.words[Header.ROWS_TO] = rows
+    if team.split.way == Way.ROWS and rows < leader.words[Header.ROWS]:
+        leader.words[Header.PIECE_ROWS] = -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
     workspaces = [kept.lease(team.worker) for _ in crew.workers]
     tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
-    crew.start(tasks, record, Share.LEAVE, kept.run)
-    leader.run(kept, arrays)
+    try:
+        crew.start(tasks, record, Share.LEAVE, kept.run)
+        leader.run(kept, arrays)
+    except BaseException:
+        if arrays[1] is arrays[4]:  # states are being replaced: what is left of the call is done all the same
+            leader.run(kept, arrays)
+        raise
     kept.idle.append(leader)
     for errand, workspace in zip(crew.errands, workspaces, strict=True):
         if errand.call_off():
@@ -216,7 +363,9 @@ def _task(
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
     own, of_caller = workspace.words, leader.words
-    own[Header.MEMBER], own[Header.SHARE], own[Header.BELOW] = member, of_caller[Header.SHARE], of_caller[Header.BELOW]
+    own[Header.MEMBER] = member
+    for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.PIECE_ROWS):
+        own[slot] = of_caller[slot]
     if team.split.way == Way.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
@@ -412,9 +561,7 @@ def _forward_in_pieces(
         for layer in range(1, config.num_layers):
             first_cell = layer * config.num_directions
             if dropout is not None:
-                at_output = slots[Header.LENGTH + (first_cell - 1) * Cell.LENGTH + Cell.TARGET] == Header.OUTPUT
-                below = workspace.buffers["below"][: output.size]
-                dropout(output if at_output else below.reshape(output.shape))
+                dropout(_between(workspace, first_cell, output))
             run((first_cell, first_cell + config.num_directions), (0, rows), (0, steps))
     finally:
         workspace.plan = None  # its slots are no longer the plan's

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy import empty, ndarray
 from numpy.typing import ArrayLike, NDArray
 
-from numlstm import checks, engine
+from numlstm import checks, engine, packed
 from numlstm.config import Config
 from numlstm.module import Module, changing
+from numlstm.pool import Pool
+from numlstm.sequence import PackedSequence
+from numlstm.stream import Stream
+
+if TYPE_CHECKING:
+    from numlstm.trace import Trace
 
 Array = NDArray[Any]
 Result = tuple[Array, tuple[Array, Array]]
+Packed = tuple[PackedSequence, tuple[Array, Array]]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
 
@@ -201,50 +208,86 @@ class LSTM(Module):
     def flatten_parameters(self) -> None:
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
 
+    def pool(self, capacity: int | None = None) -> Pool:
+        """Return a pool: many live sequences, each with a state of its own, of which those present are one batch.
+
+        It has the weights of now, until its `Pool.refresh`, and runs without dropout.
+
+        Parameters
+        ----------
+        capacity : int, optional
+            Sessions that may be open at once; memory for them is taken now. If left out, it doubles when needed.
+
+        Raises
+        ------
+        ValueError
+            The LSTM is bidirectional, or the capacity is below 1.
+        TypeError
+            The capacity is no int.
+        MemoryError
+            There is no memory for so many states.
+
+        Examples
+        --------
+        >>> pool = LSTM(2, 3, seed=1).pool()
+        >>> session = pool.open()
+        >>> pool.step({session: [0.5, 1.0]})[session].shape
+        (3,)
+        """
+        return Pool(self._config, self._panels, capacity, lambda: self._panels)
+
     # ------------------------------------------------------------ a call
 
-    def forward(self, input: ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result:
+    @overload
+    def forward(self, input: PackedSequence, hx: Any = None, *, lengths: None = None, out: Any = None) -> Packed: ...
+
+    @overload
+    def forward(self, input: ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result: ...
+
+    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result | Packed:
         """Run the LSTM over whole sequences.
 
         Parameters
         ----------
-        input : array_like
+        input : array_like or PackedSequence
             (steps, batch, input_size), or (batch, steps, input_size) with ``batch_first``, or unbatched
             (steps, input_size). Any real dtype, byte order and strides; converted to the LSTM's dtype, never
-            written to. The batch may be empty, the sequence not.
+            written to. The batch may be empty, the sequence not. Sequences of several lengths may be packed.
         hx : (array_like, array_like), optional
             h_0 of shape (num_layers * num_directions, batch, proj_size or hidden_size) and c_0 of shape
             (num_layers * num_directions, batch, hidden_size), both without batch for unbatched input; zeros if
             left out.
-        lengths : None
-            Not built yet.
+        lengths : array_like of int, (batch,), optional
+            Steps of each sequence of a padded batch, in any order; what stands behind them is not read. The same
+            bits as of the packed sequences.
         out : (ndarray, ndarray, ndarray), optional
             Where to write output, h_n and c_n: C-contiguous, of the LSTM's dtype and the shapes below, sharing no
             memory with one another, the input or the states; but h_n may be the very array passed as h_0, and c_n
-            that passed as c_0.
+            that passed as c_0. For a packed input, the first is for the data of the output.
 
         Returns
         -------
-        output : ndarray
+        output : ndarray or PackedSequence
             h of the last layer at every step: (steps, batch, num_directions * (proj_size or hidden_size)), laid
-            out as the input is.
+            out as the input is; packed if the input is. With `lengths`, zeros behind the end of a sequence.
         (h_n, c_n) : tuple of ndarray
-            The states after the last step, shaped like h_0 and c_0. They are the arrays of `out` if that is
+            The states after the last step of each sequence (the first one, in the second direction), shaped like
+            h_0 and c_0, in the order of the batch before it was packed. They are the arrays of `out` if that is
             given, else fresh ones that share memory with nothing.
 
         Raises
         ------
         ValueError
-            The input is not 2-D or 3-D; or `out` has the wrong shape, is not C-contiguous or writeable, or
-            overlaps another array.
+            The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not
+            C-contiguous or writeable, or overlaps another array.
         RuntimeError
-            Sizes of input or states do not fit, or there is no step, with PyTorch's text.
+            Sizes of input or states do not fit, or there is no step, with PyTorch's text; or a length is below 1 or
+            beyond the steps of the input, or the parts of a packed sequence do not fit together.
         TypeError
-            An array does not hold real numbers, `hx` is no tuple, or `out` is of the wrong type or dtype.
+            An array does not hold real numbers, a length is no whole number, `hx` is no tuple, `out` is of the wrong
+            type or dtype, or there are `lengths` for a packed input.
         IndexError
             `hx` has fewer than two items.
-        NotImplementedError
-            `lengths` is given, or the input is a packed sequence.
 
         Examples
         --------
@@ -255,6 +298,12 @@ class LSTM(Module):
         >>> first, state = lstm(x[:3])
         >>> last, _ = lstm(x[3:], state)
         >>> bool((np.concatenate([first, last]) == whole).all())
+        True
+
+        A batch of two sequences, of four steps and of two:
+
+        >>> output, (h_n, c_n) = lstm(np.stack([x, x], axis=1), lengths=[4, 2])
+        >>> bool((output[:, 0] == whole).all() and (h_n[0, 1] == whole[1]).all() and (output[2:, 1] == 0).all())
         True
         """
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
@@ -271,8 +320,17 @@ class LSTM(Module):
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
+        elif lengths is not None or hasattr(input, "batch_sizes"):
+
+            def masks() -> engine.Dropout | None:
+                return self._masks(config) if self.training and config.dropout > 0 else None
+
+            if not hasattr(input, "batch_sizes"):
+                return packed.run_padded(panels, config, masks, input, hx, lengths, out)
+            if lengths is not None:
+                raise TypeError("lengths is for a padded batch, and the input is packed\nLeave lengths out.")
+            return packed.run_packed(panels, config, masks, input, hx, out)
         else:
-            checks.not_built_yet(input, lengths)
             given = checks.real_array("input", input)
         # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.
         array = checks.own_shape(given)
@@ -301,6 +359,90 @@ class LSTM(Module):
         return output, (h_n, c_n)
 
     __call__ = forward  # not a call of it: a step of a small LSTM takes little more than a call of Python's
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
+
+        It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout.
+
+        Parameters
+        ----------
+        batch_size : int
+            Sequences that go on side by side.
+
+        Raises
+        ------
+        ValueError
+            The LSTM is bidirectional, or `batch_size` is below 1.
+        TypeError
+            `batch_size` is no int.
+
+        Examples
+        --------
+        >>> stream = LSTM(2, 3, seed=1).stream()
+        >>> stream([0.5, 1.0]).shape
+        (3,)
+        """
+        return Stream(self._config, self._panels, batch_size, lambda: self._panels)
+
+    def trace(self, input: ArrayLike, hx: Any = None) -> Trace:
+        """Run the LSTM as `forward` does, and keep the gates and states of every layer and direction at every step.
+
+        Parameters
+        ----------
+        input, hx
+            As for `forward`. Never written to; the trace holds copies.
+
+        Returns
+        -------
+        Trace
+            ``trace["l0"].f`` is the forget gate of the first layer, ``trace["l0_reverse"].c`` the cell state of its
+            second direction; ``output``, ``h_n`` and ``c_n`` are those of the call. Arrays are laid out as the input
+            is, with ``batch_first`` and without a batch too, and step t stands at t in both directions.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, IndexError
+            As `forward` raises them; TypeError also for a packed sequence.
+
+        See Also
+        --------
+        plot_trace : Draws one.
+
+        Notes
+        -----
+        h, c, output, h_n and c_n are the bits of a `forward` call (in train mode with dropout: of one with the same
+        state of the generator). The engine never holds i, f, g and o as numbers, so they are computed beside it from
+        the x and h of each step by the equations of this class, in float64 for float32 and in longdouble for float64,
+        and rounded once. Their error is half a unit in the last place, and beyond that only the wider dtype's own. As
+        in the engine, a sigmoid of less than -87 (float32) or -708 (float64) is 0.
+
+        A trace is made by one thread, in 6 to 70 times the time of a call, and takes the memory of six arrays of
+        (steps, batch, hidden_size) for each layer and direction. ``docs/trace.md`` has more of that.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(2, 3, seed=1)
+        >>> x = np.arange(8).reshape(4, 2)
+        >>> trace = lstm.trace(x)
+        >>> trace["l0"].f.shape, bool((trace["l0"].h == lstm(x)[0]).all())
+        ((4, 3), True)
+        """
+        from numlstm import recording
+
+        panels, config = self._panels, self._config
+        if hasattr(input, "batch_sizes"):
+            raise TypeError(
+                f"input must be an array, not a {type(input).__name__}\n"
+                "Trace each sequence by itself, cut to its length."
+            )
+        given = checks.own_shape(checks.real_array("input", input))
+        call = checks.lstm_call(config, given.shape, hx)
+        if hx is not None:
+            hx = checks.lstm_states(call, hx, panels.dtype)
+        dropout = self._masks(config) if self.training and config.dropout > 0 else None
+        return recording.record(panels, call, given, hx, dropout)
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass."""

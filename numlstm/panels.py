@@ -60,13 +60,17 @@ class Panels:
     config : Config
     dtype : dtype
         float32 or float64.
+    lanes : int
+        Numbers in a register; those of this process's kernels if left out.
     """
 
     __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes", "memo")
 
-    def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, memo: Any = None) -> None:
+    def __init__(
+        self, config: Config, dtype: np.dtype[Any], data: Array | None = None, memo: Any = None, lanes: int = 0
+    ) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
-        self.lanes = store.lanes(self.dtype.name)
+        self.lanes = lanes or store.lanes(self.dtype.name)
         self._layouts, size = cell_layouts(config, self.lanes)
         self.data = aligned_empty(size, self.dtype)
         if data is None:
@@ -78,15 +82,17 @@ class Panels:
         self.memo: Any = memo
 
     @classmethod
-    def pack(cls, config: Config, dtype: np.dtype[Any], parameters: Iterable[tuple[str, Array]]) -> Panels:
+    def pack(
+        cls, config: Config, dtype: np.dtype[Any], parameters: Iterable[tuple[str, Array]], lanes: int = 0
+    ) -> Panels:
         """Panels of these parameters, all of ``config.parameter_shapes()``, converted to ``dtype``."""
-        panels = cls(config, dtype)
+        panels = cls(config, dtype, lanes=lanes)
         panels._fill(parameters)
         return panels
 
     def replace(self, parameters: Mapping[str, Array]) -> Panels:
         """New panels with some parameters changed."""
-        panels = Panels(self.config, self.dtype, self.data, self.memo)
+        panels = Panels(self.config, self.dtype, self.data, self.memo, self.lanes)
         panels._biases = dict(self._biases)
         panels._fill(parameters.items())
         return panels

@@ -16,7 +16,8 @@ from weakref import WeakSet
 import numpy as np
 
 from . import boxes
-from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Share, Way
+from .config import Config
+from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
 from .panels import Array, Panels
 from .split import USUAL, Forced, Split, choose
 from .threads import BELL, YIELD
@@ -25,6 +26,7 @@ CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
 WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a second-level cache beside the panels
 GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
+FEW_ROWS = 24  # fewer do not use the panels for long enough: their projection is hoisted
 HIDDEN_MOST = 6 << 20  # bytes: likewise h before W_hr; all threads together, both of them
 
 
@@ -96,12 +98,13 @@ class Plans:
         self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
         Plans._all.add(self)
 
-    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape) -> Plan:
+    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
-        plan = make_plan(panels, shape, strides, output_strides)
+        plan = make_plan(panels, shape, strides, output_strides, state_rows)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
-        self.by_shape[shape, strides, output_strides] = plan
+        key = (shape, strides, output_strides)
+        self.by_shape[(*key, state_rows) if state_rows else key] = plan
         return plan
 
     @staticmethod
@@ -126,15 +129,17 @@ def override(**changes: Any) -> Iterator[None]:
         Plans.forget_all()
 
 
-def make_team(panels: Panels, key: tuple[Shape, Shape, Shape], limit: int) -> Team | None:
-    """How at most ``limit`` threads share the call that `make_plan` plans for these shapes and strides."""
-    config, (steps, rows, _) = panels.config, key[0]
-    chosen = choose(config, steps, rows, panels.dtype.itemsize, limit, settings.split)
+def make_team(
+    panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, state_rows: int = 0, sizes: Array | None = None
+) -> Team | None:
+    """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes."""
+    config, rows = panels.config, key[0][1]
+    chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
     if chosen is None:
         return None
     # each thread that has gates and a hidden h of its own takes its part of what one thread may
     apart = 1 if chosen.way == Way.BLOCKS else chosen.members
-    shared = make_plan(panels, *key, most_rows=chosen.piece_rows or rows, apart=apart)
+    shared = make_plan(panels, *key, state_rows, most_rows=chosen.piece_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.WAY, chosen.way),
         (Header.RANGES, chosen.ranges),
@@ -158,8 +163,10 @@ def make_plan(
     shape: Shape,
     strides: Shape,
     output_strides: Shape,
+    state_rows: int = 0,
     most_rows: int = 1 << 30,
     apart: int = 1,
+    sizes: Array | None = None,
 ) -> Plan:
     """The plan for an input of this shape and these strides, and an output of those.
 
@@ -170,10 +177,15 @@ def make_plan(
         Length of the sequence, batch size, features.
     strides, output_strides : (int, int, int)
         In bytes, of steps, rows and features.
+    state_rows : int
+        Rows from a cell's states to those of the next one, where they are parts of larger arrays; 0: the batch size.
     most_rows : int
         Rows that pass through all layers together, at most.
     apart : int
         Threads with buffers of their own, which together may take no more than one.
+    sizes : array of int64, (steps,), optional
+        Of a packed sequence: how many rows take each step. A stride of steps is 0 where they stand behind one
+        another without a gap.
     """
     size, (steps, rows, features), (step, row, feature) = panels.dtype.itemsize, shape, strides
     direct = (feature == size or features == 1) and step % size == 0 and row % size == 0
@@ -199,7 +211,8 @@ def make_plan(
     for slot, value in (header | OBJECTS).items():
         slots[slot] = value
     group_rows = min(group, rows)
-    below = (rows * directions * outputs, directions * outputs)
+    positions = steps * rows if sizes is None else int(sizes.sum())
+    below = (rows * directions * outputs if sizes is None else 0, directions * outputs)
     gates = 0
     for n, (layer, direction, _) in enumerate(config.cells()):
         cell = slots[Header.LENGTH + n * Cell.LENGTH :][: Cell.LENGTH]
@@ -208,31 +221,59 @@ def make_plan(
         reads = (Header.INPUT, source) if layer == 0 else _place(not writes_output, target, below)
         writes = _place(writes_output, target, below)
         inputs = config.layer_input_size(layer)
-        hoist = _hoisted_steps(steps, group_rows, inputs, outputs, blocks, lanes, itemsize, GATES_MOST // apart)
-        gates = max(gates, hoist * group_rows * blocks * 4 * lanes)
+        hoisted_rows, sizes_of = group_rows, (inputs, outputs, blocks, lanes, itemsize, GATES_MOST // apart)
+        hoist = _hoisted_steps(steps, hoisted_rows, *sizes_of)
+        if sizes is not None and not hoist and hoisted_rows >= FEW_ROWS:  # towards the end rows are few
+            hoisted_rows = FEW_ROWS - 1
+            hoist = _hoisted_steps(steps, hoisted_rows, *sizes_of)
+        gates = max(gates, hoist * hoisted_rows * blocks * 4 * lanes)
         panel_bytes = (inputs + outputs) * blocks * 4 * lanes * itemsize
         layout = panels.layout(n)
         for slots_of, (base, (step, row)), at in (
             ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
             ((Cell.TARGET, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW), writes, direction * outputs),
         ):
-            if direction:
+            if direction and sizes is None:
                 at, step = at + (steps - 1) * step, -step
             cell[list(slots_of)] = base, at, step, row
         cell[Cell.INPUTS], cell[Cell.OUTPUTS], cell[Cell.UNITS] = inputs, outputs, units
         cell[Cell.PROJECTED] = config.proj_size > 0
         cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
-        cell[Cell.H_AT], cell[Cell.C_AT] = n * rows * outputs, n * rows * units
+        cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
         cell[Cell.FAR] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
-        cell[Cell.HOIST] = hoist
+        cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
+        cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
+    if sizes is not None:
+        slots = _with_segments(slots, sizes)
     return Plan(
         slots=slots,
-        below=steps * rows * directions * outputs if config.num_layers > 1 else 0,
+        below=positions * directions * outputs if config.num_layers > 1 else 0,
         gates=gates,
         hidden=group_rows * blocks * lanes if config.proj_size else 0,
         direct=direct,
-        long=choose(config, steps, rows, itemsize, 2, settings.split) is not None,
+        long=_choose(config, shape, sizes, itemsize, 2) is not None,
     )
+
+
+def _with_segments(slots: Array, sizes: Array) -> Array:
+    """The slots of a packed sequence: behind them a record for the kernel, and one for all steps of the same rows."""
+    begins = np.flatnonzero(np.diff(sizes, prepend=0))
+    segments = np.empty((len(begins), Segment.LENGTH), np.int64)
+    segments[:, Segment.BEGIN] = begins
+    segments[:, Segment.STEPS] = np.diff(begins, append=len(sizes))
+    segments[:, Segment.ROWS] = sizes[begins]
+    segments[:, Segment.BEFORE] = (np.cumsum(sizes) - sizes)[begins]
+    slots[Header.PACKED], slots[Header.SEGMENT_COUNT] = slots.size, len(begins)
+    return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
+
+
+def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Split | None:
+    """How at most so many threads share a call."""
+    steps, rows, _ = shape
+    if sizes is None:
+        return choose(config, steps, rows, itemsize, limit, settings.split)
+    average = -(-int(sizes.sum()) // steps)
+    return choose(config, steps, average, itemsize, limit, settings.split, packed_rows=rows)
 
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
@@ -262,12 +303,15 @@ def _hoisted_steps(
     or where a single panel is, for X and R are then summed as `chain_by_runs` says.
     """
     row_bytes = blocks * 4 * lanes * itemsize
-    by_runs = min(inputs, outputs) * 4 * lanes * itemsize >= CACHE_L1
+    of_term = 4 * lanes * itemsize
+    by_runs = min(inputs, outputs) * of_term >= CACHE_L1
+    if steps == 1:  # X is used at once: to store it and read it back costs more, unless panels are larger still
+        by_runs = by_runs and (inputs + outputs) * of_term > CACHE_L2 // 4
     fits = gates_most // max(row_bytes * rows, 1)
     wanted = settings.hoist
     if wanted is None:
         panel_bytes = (inputs + outputs) * row_bytes
-        pays = (rows < 24 and panel_bytes > CACHE_L1) or by_runs
+        pays = (rows < FEW_ROWS and panel_bytes > CACHE_L1) or by_runs
         wanted = pays and steps * rows >= 3 and inputs >= 8 and fits >= 1
     if not wanted:
         return 0

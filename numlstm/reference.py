@@ -122,22 +122,42 @@ def cell(
     h, c : ndarray
         The next states.
     """
-    p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
-    rows = np.asarray(x, dtype)
-    batch, hidden_size = rows.shape[:-1], p["weight_ih"].shape[0] // 4
     if hx is None:
-        hx = (np.zeros((*batch, p["weight_hh"].shape[1])), np.zeros((*batch, hidden_size)))
-    h, c = (_flushed(np.asarray(state, dtype), flush) for state in hx)
+        batch, (gates_size, output_size) = np.shape(x)[:-1], np.shape(parameters["weight_hh"])
+        hx = (np.zeros((*batch, output_size)), np.zeros((*batch, gates_size // 4)))
+    i, f, g, o = gates(parameters, x, hx[0], dtype=dtype, flush=flush)
     with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-        gates = rows @ p["weight_ih"].T + h @ p["weight_hh"].T
-        if "bias_ih" in p:
-            gates = gates + (p["bias_ih"] + p["bias_hh"])
-        i, f, g, o = np.split(gates, 4, axis=-1)
-        c = _flushed(sigmoid(f, flush) * c + sigmoid(i, flush) * np.tanh(g), flush)
-        h = sigmoid(o, flush) * np.tanh(c)
-        if "weight_hr" in p:
-            h = h @ p["weight_hr"].T
+        c = _flushed(f * _flushed(np.asarray(hx[1], dtype), flush) + i * g, flush)
+        h = o * np.tanh(c)
+        if "weight_hr" in parameters:
+            h = h @ np.asarray(parameters["weight_hr"], dtype).T
         return _flushed(h, flush), c
+
+
+def gates(
+    parameters: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    h: ArrayLike,
+    *,
+    dtype: DTypeLike = np.longdouble,
+    flush: DTypeLike | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """The gates i, f, g and o of one step of one layer in one direction, each (B, hidden_size) or without B.
+
+    Parameters
+    ----------
+    parameters, x, dtype, flush
+        As for `cell`.
+    h : array_like
+        Of the step before: (B, out), or (out,) unbatched.
+    """
+    p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
+    with np.errstate(all="ignore"):
+        sums = np.asarray(x, dtype) @ p["weight_ih"].T + _flushed(np.asarray(h, dtype), flush) @ p["weight_hh"].T
+        if "bias_ih" in p:
+            sums = sums + (p["bias_ih"] + p["bias_hh"])
+        i, f, g, o = np.split(sums, 4, axis=-1)
+        return sigmoid(i, flush), sigmoid(f, flush), np.tanh(g), sigmoid(o, flush)
 
 
 def sigmoid(x: Array, flush: DTypeLike | None = None) -> Array:

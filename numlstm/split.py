@@ -63,7 +63,15 @@ class Forced:
 USUAL = Forced()
 
 
-def choose(config: Config, steps: int, rows: int, itemsize: int, limit: int, forced: Forced = USUAL) -> Split | None:
+def choose(
+    config: Config,
+    steps: int,
+    rows: int,
+    itemsize: int,
+    limit: int,
+    forced: Forced = USUAL,
+    packed_rows: int = 0,
+) -> Split | None:
     """How ``limit`` threads at most share a call of these sizes; None where one thread is to do it alone.
 
     Parameters
@@ -77,6 +85,9 @@ def choose(config: Config, steps: int, rows: int, itemsize: int, limit: int, for
         Threads, the caller among them.
     forced : Forced
         What a test wants.
+    packed_rows : int
+        Of a packed sequence: rows of its first step, and `rows` those of a step on average. Its layers do not go in
+        waves.
 
     Returns
     -------
@@ -88,12 +99,14 @@ def choose(config: Config, steps: int, rows: int, itemsize: int, limit: int, for
     if way is None:
         if microseconds(config, steps, rows, itemsize) < WORTH:
             return None
-        way, members = _best(config, steps, rows, itemsize, limit)
+        way, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
+    if way == Way.ROWS and packed_rows:
+        return _by_unequal_rows(packed_rows, members, forced.piece_rows)
     if way == Way.ROWS:
         return _by_rows(rows, members, forced.piece_rows)
     if way == Way.DIRECTIONS and config.bidirectional:
         return Split(Way.DIRECTIONS, members=2, pieces=2, ranges=2)
-    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1:
+    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1 and not packed_rows:
         chunk = forced.chunk or max(1, min(WAVE_STEPS, steps // (8 * config.num_layers)))
         chunks = -(-steps // chunk)
         return Split(Way.WAVES, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
@@ -124,14 +137,26 @@ def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
     return Split(Way.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
 
 
-def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> tuple[Way, int]:
+def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
+    """Rows of a packed sequence, the longest first: many tickets in one range, so that the small ones come last."""
+    members = min(limit, rows)
+    if members < 2:
+        return None
+    if not of_a_ticket:
+        most = rows // (3 * members)
+        of_a_ticket = most // ROWS_EACH * ROWS_EACH or max(LOW_ROWS, most // LOW_ROWS * LOW_ROWS)
+    pieces = -(-rows // of_a_ticket)
+    return Split(Way.ROWS, min(members, pieces), pieces, ranges=1, piece_rows=of_a_ticket)
+
+
+def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Way, int]:
     """The way and the number of threads that promise most: the parts at work at once, and what of them remains.
 
     The factors are rounded from measurements with two threads.
     """
     step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)  # of one cell
     large = 4 * config.hidden_size * config.output_size * itemsize > CACHE  # what every step needs again
-    deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers
+    deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers and not packed
     promises = [(1.0, Way.ALONE, 1)]
     for way, members, remains in (
         (Way.ROWS, rows // (TALL_ROWS if large else ROWS_EACH), 1.1),

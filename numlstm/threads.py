@@ -27,6 +27,7 @@ log = logging.getLogger("numlstm")
 Task = Callable[[], None]
 Run = Callable[[int], None]
 MOST = 1024  # threads that may be asked for
+ONE_A_CORE, OF_OPENMP = "one for each core", "OMP_NUM_THREADS and cores"
 
 
 # How many ---------------------------------------------------------------------------------------------------------
@@ -83,8 +84,18 @@ def get_num_threads() -> int:
     """
     global _limit, _source
     if _limit is None:
-        _limit, _source = _asked_for() or (usable_cores(), "one for each core")
+        _limit, _source = _asked_for() or (usable_cores(), ONE_A_CORE)
     return _limit
+
+
+def suggest(num: int, of: str) -> None:
+    """Set how many threads a call may use, unless the user has said it: by `set_num_threads` or NUMLSTM_NUM_THREADS.
+
+    ``of`` is what `source` says then.
+    """
+    global _limit, _source
+    if _source in ("", ONE_A_CORE, OF_OPENMP) and not os.environ.get("NUMLSTM_NUM_THREADS"):
+        _limit, _source = _checked(num), of
 
 
 def source() -> str:
@@ -149,7 +160,7 @@ def _asked_for() -> tuple[int, str] | None:
             ) from None
     of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
     if of_openmp.isdigit() and int(of_openmp) > 0:
-        return min(int(of_openmp), usable_cores()), "OMP_NUM_THREADS and cores"
+        return min(int(of_openmp), usable_cores()), OF_OPENMP
     return None
 
 

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from needs import leave_out
+from click.testing import CliRunner
+from needs import leave_out, need
 
-from numlstm.bench import callers, clock, grid, memory, overhead, scaling
+from numlstm import cli
+from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
 from numlstm.kernels import store
+from numlstm.pool import Pool
+from numlstm.threads import get_num_threads
 
 ROOT = Path(__file__).parents[1]
 
@@ -192,3 +196,217 @@ class TestCallers:
     def test_the_benchmark_runs(self, monkeypatch):
         monkeypatch.setattr(benchmark_callers := benchmark("callers"), "QUICK", True)
         assert benchmark_callers.Callers().track_eight_over_one("vad_step") > 0
+
+
+class TestStreaming:
+    line = grid.Line.parse("2,3,1,1,1,1")
+
+    def test_all_run(self, monkeypatch):
+        monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
+        module = benchmark("stream")
+        for line, way in cases(module.Step):
+            timed = module.Step()
+            timed.setup(line, way)
+            timed.time_step(line, way)
+            assert 0 < timed.track_median(line, way) <= timed.track_max(line, way)
+            assert timed.track_p99(line, way) > 0
+        assert list(streaming.ways(streaming.LINES["amp_step"])) == module.WAYS
+        need("numba")
+        for (line,) in cases(module.Loop):
+            assert module.Loop().track_over_kernel(line) > 0
+        for line, kept in cases(module.Silence):
+            assert module.Silence().track_zeros(line, kept) > 0
+            assert module.Silence().track_slowest_tenth(line, kept) > 0
+        for tracked in (module.Step.track_p99, module.Silence.track_zeros, module.Loop.track_over_kernel):
+            assert tracked.unit
+
+    def test_peers_take_turns_and_the_best_one_counts(self, monkeypatch):
+        """With planted engines and a planted clock: the worse peer does not count, and one is left out by name."""
+        took = {"good": 50.0, "bad": 80.0}
+
+        def engine(name):
+            def make(task):
+                if name == "absent":
+                    raise peers.LeftOutError("absent is not installed")
+                x, h_0, c_0 = task.inputs
+                results = overhead.model(task.line)(x, (h_0, c_0))
+                call = lambda: results  # noqa: E731
+                call.name = name
+                return {"planted": peers.Setting(call)}
+
+            return make
+
+        names = ["good", "bad", "absent"]
+        monkeypatch.setattr(streaming, "ENGINES", {name: engine(name) for name in names})
+        monkeypatch.setattr(streaming, "PEERS", tuple(names))
+        monkeypatch.setattr(streaming, "_turn", lambda call, *_: took[call.name] if hasattr(call, "name") else 2.0)
+        beside = streaming.beside_peers(self.line, names, rounds=3, seconds=0.001)
+        assert beside.peers == ["good", "bad"] and beside.left_out == {"absent": "absent is not installed"}
+        assert [beside.ratio(way) for way in (streaming.STEP, streaming.CALL)] == [25, 25]
+        assert beside.median("bad") == 80
+        assert np.isnan(streaming.beside_peers(self.line, (), rounds=1, seconds=0.001).ratio(streaming.STEP))
+
+    def test_a_peer_that_is_wrong_is_refused(self, monkeypatch):
+        def make(task):
+            results = [np.ones((1, 1, 3), np.float32)] * 3
+            return {"planted": peers.Setting(lambda: results)}
+
+        monkeypatch.setattr(streaming, "ENGINES", {"wrong": make})
+        monkeypatch.setattr(streaming, "PEERS", ("wrong",))
+        beside = streaming.beside_peers(self.line, ("wrong",), rounds=1, seconds=0.001)
+        assert beside.peers == [] and "differ" in beside.left_out["wrong"]
+
+    def test_track_of_peers(self, monkeypatch):
+        module = benchmark("stream")
+        rounds = {way: [2.0] for way in module.WAYS}
+        beside = streaming.Beside("planted", rounds | {"torch": [50.0]}, {})
+        monkeypatch.setattr(streaming, "beside_peers", lambda line, **_: beside)
+        found = module.Peers().setup_cache()
+        assert {module.Peers().track_times_faster(found, *case) for case in cases(module.Peers)} == {25}
+
+    def test_latency_is_of_every_step(self, monkeypatch):
+        """99 steps of 3 us and one of 500, by a clock of the test's own."""
+        now, count = [0], [0]
+        monkeypatch.setattr(streaming.time, "perf_counter_ns", lambda: now[0])
+
+        def step():
+            count[0] += 1
+            now[0] += 500_000 if count[0] == 1050 else 3000
+
+        found = streaming.latency(step, 100)
+        assert (found.median, found.most) == (3, 500) and 3 <= found.p99 < 500
+        assert count[0] == 1100
+
+    def test_slow_zeros_are_seen(self, monkeypatch):
+        """A clock by which every second stream takes twice as long."""
+        turns = itertools.cycle([100, 200])
+        monkeypatch.setattr(streaming, "_block", lambda step: next(turns))
+        assert streaming.silence(self.line, 0.9, 5000) == (2, 2)
+
+    def test_the_fading_lstm_fades_through_the_smallest_numbers(self):
+        for keep in streaming.FADING:
+            line = grid.find("amp_step")
+            stream = streaming.fading(line, keep).stream()
+            stream(np.full((200, 1, 1), 30, np.float32))
+            stream(np.zeros((20, 1, 1), np.float32))
+            before = np.abs(stream.state[1]).max()
+            stream(np.zeros((200, 1, 1), np.float32))
+            after = np.abs(stream.state[1]).max()
+            assert abs((after / before) ** (1 / 200) - keep) < 0.3 * (1 - keep)
+            stream(np.zeros((100_000, 1, 1), np.float32))
+            assert not stream.state[0].any() and not stream.state[1].any()
+
+    @pytest.mark.parametrize("way", ["step", "loop"])
+    def test_wrong_results_are_not_timed(self, monkeypatch, way):
+        need("numba")
+        real = streaming.model
+
+        def spoilt(line):
+            lstm = real(line)
+            make = type(lstm).stream
+
+            class Other(type(lstm)):
+                def stream(self, rows):
+                    stream = make(self, rows)
+                    self.bias_ih_l0 = np.ones(12)
+                    return stream
+
+            lstm.__class__ = Other
+            return lstm
+
+        monkeypatch.setattr(streaming, "model", spoilt)
+        with pytest.raises(RuntimeError, match="give different results"):
+            streaming.ways(self.line) if way == "step" else streaming.loop_over_kernel(self.line, 10, 1)
+
+    def test_the_command(self, monkeypatch):
+        need("numba")
+        monkeypatch.setattr(streaming, "LINES", {"tiny": self.line})
+        done = CliRunner().invoke(cli.main, ["bench", "--stream", "--quick", "--peers", "none"])
+        assert done.exit_code == 0, done.output
+        assert "tiny (2,3,1,1,1,1)" in done.output and "stream.step()" in done.output and "p99" in done.output
+        assert done.output.count("after a loud signal") == len(streaming.FADING)
+        for wrong in (["--scaling"], ["--line", "seed"], ["--rounds", "3"]):
+            refused = CliRunner().invoke(cli.main, ["bench", "--stream", *wrong])
+            assert refused.exit_code == 2 and ("exclude each other" in refused.output or "takes" in refused.output)
+
+
+class TestSessions:
+    def test_all_run(self, monkeypatch):
+        monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
+        module, before = benchmark("sessions"), get_num_threads()
+        for way, threads in cases(module.Step):
+            timed = module.Step()
+            timed.setup(way, threads)
+            assert get_num_threads() == threads
+            timed.time_step(way, threads)
+            timed.teardown(way, threads)
+        assert get_num_threads() == before
+        assert 0 < module.Step().track_of_peak("in order", 1) < 10
+        assert module.Step().track_over_one_by_one("with gaps", 1) > 0
+
+    @pytest.mark.parametrize("way", sessions.WAYS)
+    def test_every_way_is_a_step_of_so_many_sessions(self, way, monkeypatch):
+        """And each is the way that its name says: none copies more than it must."""
+        copies = {"taken": 0, "ordered": 0}
+        take, permuted = np.take, Pool._advance
+
+        def advance(pool, slots, x):
+            copies["ordered"] += not (slots[1:] > slots[:-1]).all()
+            return permuted(pool, slots, x)
+
+        monkeypatch.setattr(np, "take", lambda *a, **k: copies.update(taken=copies["taken"] + 1) or take(*a, **k))
+        monkeypatch.setattr(Pool, "_advance", advance)
+        outputs = sessions.steps(way, 20, grid.Line.parse("3,4,1,1,1,1"))()
+        assert len(outputs) == 20
+        assert (copies["taken"] > 0) == (way == "with gaps")
+        assert (copies["ordered"] > 0) == (way in ("with gaps", "in another order"))
+
+    def test_streams_one_by_one_keep_their_states(self):
+        step = sessions.one_by_one(3, grid.Line.parse("3,4,1,1,1,1"))
+        first, second = step(), step()
+        assert len(first) == 3 and first[0].shape == (4,)
+        assert not np.array_equal(first[0], second[0])
+
+    def test_a_step_that_takes_twice_as_long_is_half_of_the_peak(self, monkeypatch):
+        """With planted times and a planted peak."""
+        line, took = grid.Line.parse("3,4,1,1,1,1"), iter([100.0, 200.0])
+        monkeypatch.setattr(sessions, "microseconds", lambda call: next(took))
+        monkeypatch.setattr(sessions.Limits, "sample", lambda limits: {"fma_float32_512": 1.0, "fma_float64_512": 9.0})
+        whole, half = (sessions.of_peak("in order", 20, line, rounds=1) for _ in range(2))
+        assert whole == 2 * half == pytest.approx(2 * 20 * 4 * 4 * (3 + 4) / 100e3)
+        monkeypatch.setattr(sessions, "microseconds", lambda call: 50.0 if type(call()) is list else 20.0)
+        assert sessions.over_one_by_one("in order", 20, line) == 2.5
+
+
+class TestPacked:
+    def test_cost_is_what_the_clock_says(self, monkeypatch):
+        """Work for the steps alone costs 1, and work for the padding too, which is the planted fault, about 2."""
+        line = grid.Line("", 1, 1, 1, 1, 100, 11)
+        assert packed.lengths_of(line).sum() == 555
+
+        def timed(call):
+            return call()
+
+        monkeypatch.setattr(packed, "microseconds", timed)
+        for steps, cost in ((555, 1), (1100, 1100 / 555)):
+            monkeypatch.setattr(packed, "calls", lambda line, steps=steps: (lambda: 50 * 11, {"any": lambda: steps}))
+            assert packed.cost(line, "any") == pytest.approx(cost)
+
+    def test_every_way_computes_the_same(self):
+        line = grid.Line("", 3, 4, 2, 2, 30, 7)
+        whole, ways = packed.calls(line)
+        lengths = packed.lengths_of(line)
+        assert lengths.tolist() == sorted(lengths, reverse=True) and lengths[0] == 30 and lengths[-1] == 1
+        assert tuple(ways) == packed.WAYS
+        rows = round(lengths.sum() / 7) * 7
+        assert abs(rows - lengths.sum()) <= 3
+        assert whole()[0].shape == (rows // 7, 7, 8)
+        (first, states), (padded, padded_states) = ways["packed"](), ways["lengths=, by length"]()
+        assert np.array_equal(first.data[0], padded[0, 0]) and np.array_equal(states[0], padded_states[0])
+        assert (padded[1:, -1] == 0).all() and (ways["padded to the longest"]()[0][1:, -1] != 0).any()
+        assert ways["lengths=, in any order"]()[0].shape == padded.shape
+
+    def test_the_benchmark_runs(self, monkeypatch):
+        monkeypatch.setattr(benchmark_packed := benchmark("packed"), "QUICK", True)
+        for case in cases(benchmark_packed.Packed):
+            assert benchmark_packed.Packed().track_cost(*case) > 0

@@ -630,22 +630,6 @@ def test_call_forms():
     assert equal(pair(cell(input=x[0], hx=None)), pair(cell.forward(x[0])))
 
 
-class Packed:
-    """What a packed sequence looks like from outside."""
-
-    data, batch_sizes = np.zeros((3, 3)), np.array([2, 1])
-
-
-def test_what_is_not_built_yet_says_so():
-    net, x = numlstm.LSTM(3, 4), np.zeros((2, 2, 3), "f4")
-    with pytest.raises(NotImplementedError, match="lengths is not built yet"):
-        net(x, lengths=[2, 1])
-    with pytest.raises(NotImplementedError, match="input is a Packed, and packed sequences are not built yet"):
-        net(Packed())
-    with pytest.raises(NotImplementedError, match="packed sequences are not built yet"):
-        numlstm.LSTMCell(3, 4)(Packed())
-
-
 def wrong_calls():
     """Calls that must fail: (function, exception)."""
     net, first = numlstm.LSTM(3, 4, 2, dropout=0.5, seed=0), numlstm.LSTM(3, 4, batch_first=True, seed=0)

@@ -601,11 +601,74 @@ def torch_has_more_devices():
     assert issubclass(NotImplementedError, RuntimeError)
 
 
-def torch_takes_packed_sequences():
-    pack = torch.nn.utils.rnn.pack_sequence([X[:, 0], X[:1, 0]])
-    assert torch.nn.LSTM(3, 4)(pack)[0].batch_sizes.tolist() == [2, 1]
-    assert raised(NotImplementedError, numlstm.LSTM(3, 4), pack)
-    assert raised(TypeError, torch.nn.LSTM(3, 4), X, lengths=[2])
+def torch_takes_odd_lengths():
+    pack, few = torch.nn.utils.rnn.pack_padded_sequence, {"enforce_sorted": False}
+    packed = pack(X, [3, 2, 2, 1, 1])
+    assert len(packed.data) == 8 and packed.batch_sizes.tolist() == [5, 3, 1], "it does not fit"
+    assert pack(X, [2, 1], **few).batch_sizes.tolist() == [2, 1], "three sequences are gone"
+    assert raised(RuntimeError, pack, X, [1] * 6, **few) and raised(IndexError, pack, X, [[1]] * 5, **few)
+    assert raised(RuntimeError, numlstm.pack_padded_sequence, X, [[1]] * 5, **few)
+    assert pack(X, [2.7, 1, 1, 1, 1]).batch_sizes.tolist() == [5, 1] == pack(X, [2, *[True] * 4]).batch_sizes.tolist()
+    for lengths in (["a"] * 5, [2**63] * 5, [None] * 5, [1j] * 5, "abcde", None, [[1], 1, 1, 1, 1]):
+        assert isinstance(outcome(pack, X, lengths), TypeError | ValueError)
+        assert raised(TypeError, numlstm.pack_padded_sequence, X, lengths)
+    unpad = torch.nn.utils.rnn.unpad_sequence
+    assert [len(part) for part in unpad(X.clone(), torch.tensor([9, -1, 1, 1, 1]))] == [2, 0, 1, 1, 1]
+    assert raised(AttributeError, unpad, X.clone(), [1] * 5)
+
+
+def torch_sorts_as_it_likes():
+    lengths = torch.arange(300) % 3 + 1
+    theirs = torch.nn.utils.rnn.pack_padded_sequence(torch.zeros(3, 300), lengths, enforce_sorted=False)
+    ours = numlstm.pack_padded_sequence(np.zeros((3, 300)), lengths, enforce_sorted=False)
+    assert (theirs.batch_sizes.numpy() == ours.batch_sizes).all()
+    assert not (theirs.sorted_indices.numpy() == ours.sorted_indices).all()
+    assert (ours.sorted_indices == np.argsort(-lengths.numpy(), kind="stable")).all()
+
+
+def torch_packs_and_pads_tensors_only():
+    rnn_utils = torch.nn.utils.rnn
+    assert raised(TypeError, rnn_utils.pad_sequence, [[1, 2, 3], [4]]) and raised(
+        TypeError, rnn_utils.pack_padded_sequence, [[1, 2]], [1, 1]
+    )
+    assert raised(AttributeError, rnn_utils.pack_sequence, [[1, 2, 3], [4]])
+    given = torch.zeros(2, 5, 3)
+    rnn_utils.unpad_sequence(given, torch.tensor([2, 1, 1, 1, 2]))
+    assert given.shape == (5, 2, 3), "it has changed"
+
+
+def torch_checks_packed_sequences_little():
+    net, make, sizes = torch.nn.LSTM(3, 4), torch.nn.utils.rnn.PackedSequence, torch.tensor
+    ours = numlstm.LSTM(3, 4)
+    assert outcome(net, make(torch.ones(4, 3), sizes([2, 1]))) is None
+    assert outcome(net, make(torch.ones(2, 3), sizes([2, 0]))) is None
+    packed = make(torch.ones(3, 3), sizes([2, 1]), sizes([1, 0]))
+    assert outcome(net, packed, (torch.ones(1, 9, 4), torch.ones(1, 9, 4))) is None
+    faults = {
+        "ones fewer": make(torch.ones(3, 3), sizes([2, 2])),
+        "rising": make(torch.ones(3, 3), sizes([1, 2])),
+        "negative": make(torch.ones(1, 3), sizes([2, -1])),
+        "none": make(torch.ones(0, 3), torch.empty(0, dtype=torch.int64)),
+        "0-D": make(torch.ones(3, 3), sizes(3)),
+        "1-D data": make(torch.ones(3), sizes([2, 1])),
+        "3-D data": make(torch.ones(3, 3, 1), sizes([2, 1])),
+        "features": make(torch.ones(3, 2), sizes([2, 1])),
+        "indices out of bounds": make(torch.ones(3, 3), sizes([2, 1]), sizes([0, 1]), sizes([0, 7])),
+    }
+    for name, fault in faults.items():
+        assert outcome(net, fault) is not None, name
+        assert raised(RuntimeError, ours, fault), name
+    for h, c in (((1, 2, 5), (1, 2, 4)), ((1, 2, 4), (1, 2, 5)), ((2, 4), (2, 4)), ((2, 2, 4), (2, 2, 4))):
+        assert raised(RuntimeError, ours, packed, (np.ones(h), np.ones(c))), (h, c)
+    for odd in (
+        make(torch.ones(3, 3), sizes([2, 1]), sizes([0])),
+        make(torch.ones(3, 3), sizes([2, 1]), None, sizes([1, 0])),
+        make(torch.ones(3, 3), sizes([[2], [1]])),
+    ):
+        assert outcome(net, odd) is None and raised(RuntimeError, ours, odd)
+    assert raised(AttributeError, make, torch.ones(3, 3), [3])
+    assert raised(TypeError, numlstm.PackedSequence, np.ones((3, 3)), [1.5])
+    assert raised(TypeError, net, make(torch.ones(3, 3), sizes([2.0, 1.0])))
 
 
 def torch_takes_odd_sizes():
@@ -652,6 +715,7 @@ def torch_names_its_base():
 def torch_has_fewer_keywords():
     assert raised(TypeError, torch.nn.LSTM, 3, 4, seed=0) and raised(TypeError, torch.nn.LSTMCell, 3, 4, seed=0)
     assert raised(TypeError, torch.nn.LSTM(3, 4), X, out=None)
+    assert raised(TypeError, torch.nn.LSTM(3, 4), X, lengths=[2] * 5)
 
 
 def torch_indexes_states():
@@ -747,10 +811,11 @@ def torch_serves_training():
     for ours, theirs in (
         (numlstm.LSTM(3, 4), torch.nn.LSTM(3, 4)),
         (numlstm.LSTMCell(3, 4), torch.nn.LSTMCell(3, 4)),
+        (numlstm.pack_sequence([[1]]), torch.nn.utils.rnn.pack_sequence([torch.ones(1)])),
     ):
         public = {name for name in dir(theirs) if not name.startswith("_")}
         missing |= {name for name in public if not hasattr(ours, name)}
-        assert public - missing >= {"forward", "state_dict", "train", "to", "float", "training"}
+        assert public - missing >= {"to", "float", "double", "half", "cpu", "cuda"}
     assert missing == listed
 
 
@@ -759,7 +824,10 @@ CONFIRMED = {
     "Input and states of another dtype are converted": torch_converts_nothing,
     "The dtype is float32 or float64": torch_has_more_dtypes,
     "The device is the CPU": torch_has_more_devices,
-    "Packed sequences are not built yet": torch_takes_packed_sequences,
+    "Lengths are whole numbers from 1 to the number of steps": torch_takes_odd_lengths,
+    "Sequences of equal length keep their order": torch_sorts_as_it_likes,
+    "What packs and pads takes arrays and lists, and changes neither": torch_packs_and_pads_tensors_only,
+    "A packed sequence is checked where it is used": torch_checks_packed_sequences_little,
     "Sizes are whole numbers, flags are bools, and all are checked at once": torch_takes_odd_sizes,
     "LSTMCell checks its sizes and its flag as LSTM does": torch_does_not_check_cells,
     "Sizes too large for memory are a MemoryError": torch_has_no_memory_error,

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from numlstm.kernels.abi import QUICK
+from numlstm.kernels.abi import LIVE, QUICK
 from numlstm.kernels.build import assembly
 from numlstm.kernels.levels import LEVELS
 from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32, Shapes
@@ -115,11 +115,11 @@ def test_the_check_notices_a_missing_function():
 def test_the_module_needs_nothing_of_python(level):
     """No symbol of Numba, of Python or of a C library is called or referred to.
 
-    Two functions call addresses that they are told: the entry for Python those of Python's functions, and a thread
+    Three functions call addresses that they are told: the entries for Python those of Python's functions, and a thread
     that waits the system's by which it offers its core to others.
     """
     code = rest = text("float32", level)
-    for name in (QUICK, "wait"):
+    for name in (QUICK, LIVE, "wait"):
         # Numba makes another of it for other kinds of arguments
         found = re.findall(rf"^({name}(?:\.\d+)?):\n(.*?)^\s*\.size\s+\1,", code, re.DOTALL | re.MULTILINE)
         assert found, name

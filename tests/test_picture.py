@@ -18,6 +18,7 @@ from numlstm.bench import grid, measure, picture, scaling, sweep, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.results import OURS, Entry, LineResult, Report, Turn, pooled
 from numlstm.cli import main
+from numlstm.plot import SUFFIXES
 
 PEERS = ("torch", "onnxruntime", "openvino")
 MACHINE = {
@@ -187,7 +188,7 @@ class TestPicture:
         (panel,) = axes_of(report_of([result_of(line, numlstm=None) for line in GRID]))
         assert "GF/s" in panel.get_ylabel()
 
-    @pytest.mark.parametrize("suffix", picture.SUFFIXES)
+    @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_the_same_report_gives_the_same_bytes(self, grid_report, tmp_path, suffix):
         need("matplotlib")
         files = [tmp_path / f"{name}{suffix}" for name in "ab"]

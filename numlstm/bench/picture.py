@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..plot import drawable
 from .results import OURS, LineResult, Report, pooled
 from .scaling import AT_MOST, exponents, series
 from .table import by_speed_up, number
 
-SUFFIXES = (".svg", ".png")
 # Okabe and Ito's colours, apart for every kind of sight; hatches and markers differ as well
 COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}
 HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "\\\\\\\\"}
@@ -25,27 +25,9 @@ TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 GREY = "#555555"
 
 
-def check(path: Path) -> None:
-    """Whether a picture could be drawn into this file.
-
-    Raises
-    ------
-    ValueError
-        For another suffix than those of `SUFFIXES`.
-    ImportError
-        matplotlib is not installed.
-    """
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"the picture is to be {path.name!r}; its suffix must be {' or '.join(SUFFIXES)}")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise ImportError("--plot needs matplotlib: pip install 'numlstm[plot]'") from None
-
-
 def save(report: Report, path: Path) -> None:
     """Draw a report into an SVG or PNG file; the same report gives the same bytes."""
-    check(path)
+    drawable(path)
     import matplotlib
 
     # text stays text: a smaller file, and one that can be searched

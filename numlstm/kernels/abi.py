@@ -8,6 +8,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum, auto
 
 FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
+STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
 SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
@@ -61,6 +62,7 @@ class Header(_Slots):
     RUNS = auto()  # chains of several tiles of rows, summed together
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
+    SEGMENTS = auto()  # of packed sequences, for each layer, direction and group
     TICKETS = auto()  # claimed by this thread
     STOLEN = auto()  # of those, from another's range
     YIELDS = auto()  # times that the core was offered to others
@@ -80,6 +82,11 @@ class Header(_Slots):
     DTYPE = auto()  # address of their dtype
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
     BOXES = auto()  # slot of the first of three ``Box`` records: input, h_0 and c_0
+    # of a packed sequence
+    PACKED = (
+        auto()
+    )  # slot of a ``Cell`` record for the kernel's own use and ``Segment`` records behind it; 0: not packed
+    SEGMENT_COUNT = auto()
     LENGTH = auto()  # the header's own length
 
 
@@ -109,7 +116,7 @@ class Share(IntEnum):
 
 
 class Box(_Slots):
-    """What an array must be; sizes in numbers, strides in bytes as NumPy has them."""
+    """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
 
     NDIM = auto()
     SIZE_0 = auto()
@@ -135,6 +142,32 @@ class Quick(_Slots):
     LENGTH = RESULTS + 3 * Box.LENGTH
 
 
+class Live(_Slots):
+    """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
+
+    BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
+    INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
+    OUTPUT = auto()
+    NONE = auto()  # address of None
+    NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef
+    KEEP = auto()
+    DROP = auto()
+    RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
+    ERROR = auto()
+    TEXT = auto()
+    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
+    RESTORE = auto()
+    HELD_STEPS = auto()  # so many are short enough to hold the GIL
+    INPUT_STEP = auto()  # bytes from a step to the next one, in an input and in an output
+    OUTPUT_STEP = auto()
+    MOST_STEPS = auto()  # of a chunk
+    OUTPUTS = auto()  # features of an output
+    SIZE_0 = auto()  # sizes of the output that is being made; all but the last one are the input's
+    SIZE_1 = auto()
+    SIZE_2 = auto()
+    LENGTH = auto()
+
+
 class Cell(_Slots):
     """One layer in one direction."""
 
@@ -156,5 +189,18 @@ class Cell(_Slots):
     H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
     C_AT = auto()
     FAR = auto()  # 1: the panels are too big to stay in the second cache
-    HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted
+    HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted. Packed: its steps times its rows
+    # of a packed sequence; SOURCE_STEP and TARGET_STEP are then 0 where steps stand behind one another without a gap
+    HOIST_ROWS = auto()  # rows of a step up to which it is hoisted
+    BACK = auto()  # 1: in reverse
+    LENGTH = auto()
+
+
+class Segment(_Slots):
+    """Steps of a packed sequence that the same number of rows takes."""
+
+    BEGIN = auto()  # the first of them
+    STEPS = auto()
+    ROWS = auto()
+    BEFORE = auto()  # rows of all steps before, together
     LENGTH = auto()

@@ -4,7 +4,9 @@ Numba types and lowers the kernels; from there LLVM is driven here, so that the
 result depends on the level asked for and not on the machine that builds. The object's entries
 are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan, int64_t boxes)`` and
 ``PyObject *numlstm_quick(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``, and it needs nothing
-undefined: what ``numlstm_quick`` calls of Python and NumPy it is told the addresses of.
+undefined: what ``numlstm_quick`` calls of Python and NumPy it is told the addresses of. A stream's are
+``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_live(PyObject *self, PyObject *input)`` and
+``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import CALL, FORWARD, QUICK
+from .abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
 from .call import boxed
 from .layer import forward_kernel
 from .levels import Level
+from .live import streamed
 from .shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .simd import STANDALONE
 
@@ -84,9 +87,11 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
     call, quick = boxed(forward)
-    module = bare_module({FORWARD: forward, CALL: call, QUICK: quick})
+    step, live, exchange = streamed(forward)
+    entries = {FORWARD: forward, CALL: call, QUICK: quick, STEP: step, LIVE: live, EXCHANGE: exchange}
+    module = bare_module(entries)
     machine = target_machine(level)
-    optimise(module, machine, (FORWARD, CALL, QUICK))
+    optimise(module, machine, tuple(entries))
     undefined = sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm."))
     if undefined:
         raise RuntimeError(f"the kernel for {level.name} refers to {undefined}, which nothing here provides")

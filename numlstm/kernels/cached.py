@@ -122,7 +122,9 @@ def _check_own(path: Path, facts: os.stat_result, folder: bool = False) -> None:
         raise OSError(f"{path} is a symbolic link")
     if not (stat.S_ISDIR if folder else stat.S_ISREG)(facts.st_mode):
         raise OSError(f"{path} is not a {'folder' if folder else 'file'}")
-    if hasattr(os, "geteuid") and facts.st_uid != os.geteuid():
+    if not hasattr(os, "geteuid"):  # Windows: a mode says nothing there, and a user's folder is the user's own
+        return
+    if facts.st_uid != os.geteuid():
         raise PermissionError(f"{path} belongs to another user")
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(f"others can write to {path}")

@@ -60,29 +60,36 @@ def new_array(builder, function, kind, dtype, ndim, sizes):
     return builder.call(function, [kind, dtype, builder.trunc(ndim, INT32), sizes, null, null, none, null])
 
 
+@inline
+def of_its_kind(plan, box):
+    """Whether the object is an array of the expected type, dtype and alignment."""
+    if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
+        return False
+    if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
+        return False
+    return word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) == 0
+
+
+@inline
+def fits(plan, box, want):
+    """Whether it is one of the expected sizes and strides besides."""
+    if not of_its_kind(plan, box):
+        return False
+    ndim = get(want, Box.NDIM)
+    if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
+        return False
+    sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
+    for k in range(ndim):
+        size = get(want, Box.SIZE_0 + k)
+        if word_at(sizes + 8 * k) != size:
+            return False
+        if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
+            return False
+    return True
+
+
 def boxed(forward):
     """``call(plan, boxes)`` and ``quick(self, arguments, count)`` for a kernel."""
-
-    @inline
-    def fits(plan, box, want):
-        """Whether the object is an array of the expected type, dtype, sizes, strides and alignment."""
-        if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
-            return False
-        if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
-            return False
-        if word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) != 0:
-            return False
-        ndim = get(want, Box.NDIM)
-        if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
-            return False
-        sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
-        for k in range(ndim):
-            size = get(want, Box.SIZE_0 + k)
-            if word_at(sizes + 8 * k) != size:
-                return False
-            if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
-                return False
-        return True
 
     def call(plan, boxes):
         items, absent = boxes + get(plan, Header.ITEMS_AT), get(plan, Header.ABSENT)

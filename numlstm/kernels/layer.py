@@ -17,7 +17,7 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import LINE_SLOTS, Cell, Header, Share, Way
+from .abi import LINE_SLOTS, Cell, Header, Segment, Share, Way
 from .compiler import inline
 from .gates import activations
 from .project import QUAD, ROWS_AT_ONCE, chain_by_runs, hidden_projection, input_projection
@@ -26,7 +26,7 @@ from .simd import FROM_ZERO, PLAN, Simd, get, greater, named, put, record_at, sm
 from .tickets import alone, claim, count_up, publish, shared, together, waiting
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
-RECORDS, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
+RECORDS, RECORD, SEGMENT = int(Header.LENGTH), int(Cell.LENGTH), int(Segment.LENGTH)
 
 
 def cell_epilogue(simd):
@@ -167,7 +167,10 @@ def runs_of_block(simd, epilogue, shapes, chain):
 
 
 def forward_kernel(number, lanes, shapes, fused, pause):
-    """The kernel ``forward(plan)`` for one number type and one kind of CPU."""
+    """The kernel ``forward(plan)`` for one number type and one kind of CPU.
+
+    Without a ``pause`` it is a smaller one, which shares no call with other threads and takes no packed sequence.
+    """
     simd = Simd(number, lanes, fused)
     pointer_at, moved = simd.pointer_at, simd.moved
     load_part, store_part, flush = simd.load_part, simd.store_part, simd.flush
@@ -333,14 +336,86 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         return run_cell
 
-    wait, rest = waiting(pause)
-    shared_phases = together(wait)
-    more, joined = shared_phases.more, shared_phases.joined
-    run_alone, run_together = cell_runner("cell", alone()), cell_runner("cell_together", shared_phases)
+    @inline
+    def place(segment, back, cell, own, at_slot, step_slot, row_slot):
+        """Where the cell's first step in a segment stands, and how far the next one is."""
+        step = get(cell, step_slot)
+        if step == 0:
+            step = get(segment, Segment.ROWS) * get(cell, row_slot)
+            at = get(cell, at_slot) + get(segment, Segment.BEFORE) * get(cell, row_slot)
+        else:
+            at = get(cell, at_slot) + get(segment, Segment.BEGIN) * step
+        if back:
+            at += (get(segment, Segment.STEPS) - 1) * step
+            step = -step
+        put(own, at_slot, at)
+        put(own, step_slot, step)
+
+    def any_runner(name, spread):
+        """``run(plan, n, first, rows, from_step, to_step, phase)``: as `cell_runner`, also of a packed sequence.
+
+        All of its steps then: segment after segment, each as a sequence of its own. Between segments states are in
+        h_n and c_n: there rows that have ended keep theirs, and those that begin later find their initial one.
+        """
+        begin_part, more, bounds, joined = spread.begin, spread.more, spread.bounds, spread.joined
+        run_cell = cell_runner(name, spread)
+        if pause is None:
+
+            @inline
+            def run_whole(plan, n, first, rows, from_step, to_step, phase):
+                return run_cell(plan, cell_at(plan, n), first, rows, from_step, to_step, phase)
+
+            return run_whole
+
+        @named(name + "_packed")
+        def run_packed(plan, cell, first, rows, phase):
+            h_0, c_0, steps = get(plan, Header.H_0), get(plan, Header.C_0), get(plan, Header.STEPS)
+            part = begin_part(plan, phase)
+            while part >= 0:
+                r, r_end = bounds(plan, part, rows)
+                states(plan, cell, first + r, r_end - r)
+                part = more(plan, phase)
+            phase = joined(plan, phase)
+            put(plan, Header.H_0, get(plan, Header.H_N))
+            put(plan, Header.C_0, get(plan, Header.C_N))
+            own = record_at(plan, get(plan, Header.PACKED))
+            for slot in range(RECORD):
+                put(own, slot, get(cell, slot))
+            back, count = get(cell, Cell.BACK) > 0, get(plan, Header.SEGMENT_COUNT)
+            for n in range(count):
+                at = count - 1 - n if back else n
+                segment = record_at(plan, get(plan, Header.PACKED) + RECORD + at * SEGMENT)
+                count_rows = smaller(rows, get(segment, Segment.ROWS) - first)
+                if count_rows > 0:
+                    tally(plan, Header.SEGMENTS)
+                    of_steps = get(segment, Segment.STEPS)
+                    place(segment, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
+                    place(segment, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
+                    hoist = 0
+                    if count_rows <= get(cell, Cell.HOIST_ROWS):
+                        hoist = get(cell, Cell.HOIST) // count_rows
+                    put(own, Cell.HOIST, hoist)
+                    put(plan, Header.STEPS, of_steps)
+                    phase = run_cell(plan, own, first, count_rows, 0, of_steps, phase)
+            put(plan, Header.H_0, h_0)
+            put(plan, Header.C_0, c_0)
+            put(plan, Header.STEPS, steps)
+            return phase
+
+        @inline
+        def run(plan, n, first, rows, from_step, to_step, phase):
+            cell = cell_at(plan, n)
+            if get(plan, Header.PACKED) != 0:
+                return run_packed(plan, cell, first, rows, phase)
+            return run_cell(plan, cell, first, rows, from_step, to_step, phase)
+
+        return run
 
     @inline
     def cell_at(plan, n):
         return record_at(plan, RECORDS + n * RECORD)
+
+    run_alone = any_runner("cell", alone())
 
     @inline
     def group_rows(plan, first, end):
@@ -355,7 +430,20 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         for first in range(row, end, get(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
-                run_alone(plan, cell_at(plan, n), first, rows, from_step, to_step, 0)
+                run_alone(plan, n, first, rows, from_step, to_step, 0)
+
+    if pause is None:
+
+        @named("forward_alone")
+        def forward_alone(plan):
+            run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
+
+        forward_alone.compile(types.void(PLAN))
+        return forward_alone
+    wait, rest = waiting(pause)
+    shared_phases = together(wait)
+    more, joined = shared_phases.more, shared_phases.joined
+    run_together = any_runner("cell_together", shared_phases)
 
     @named("by_rows")
     def by_rows(plan):
@@ -378,7 +466,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO), 2):
                 part = claim(plan, phase)
                 while part >= 0:
-                    run_alone(plan, cell_at(plan, n + part), first, rows, from_step, to_step, 0)
+                    run_alone(plan, n + part, first, rows, from_step, to_step, 0)
                     part = more(plan, phase)
                 phase = joined(plan, phase)
 
@@ -418,7 +506,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 if layer > 1:
                     wave_wait(plan, progress, layer - 2, before + smaller(chunk + 2, chunks))
                 tally(plan, Header.WAVES)
-                run_alone(plan, cell_at(plan, layer), first, rows,
+                run_alone(plan, layer, first, rows,
                           chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
                 publish(progress + 8 * LINE_SLOTS * layer, before + chunk + 1)
                 part = more(plan, phase)
@@ -432,7 +520,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
             for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
-                phase = run_together(plan, cell_at(plan, n), first, rows, from_step, to_step, phase)
+                phase = run_together(plan, n, first, rows, from_step, to_step, phase)
 
     @named("forward")
     def forward(plan):

@@ -1,4 +1,4 @@
-"""A kernel that can be called: three addresses of machine code as C functions, however they came into memory."""
+"""A kernel that can be called: addresses of machine code as C functions, however they came into memory."""
 
 from __future__ import annotations
 
@@ -7,26 +7,34 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .abi import CALL, FORWARD, QUICK
+from .abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
 from .levels import Level
 
 Forward = Callable[[int], None]
 Call = Callable[[int, int], int]
+Step = Callable[[int], int]
+Exchange = Callable[[int, int, int], int]
 Bind = Callable[[object], Any]
-ENTRIES = FORWARD, CALL, QUICK
+ENTRIES = FORWARD, CALL, QUICK, STEP, LIVE, EXCHANGE
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
+METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
 
 class Kernel(NamedTuple):
     """A loaded kernel: its C functions, and where it came from.
 
     ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``quick`` takes
-    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it.
+    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it. ``step`` takes the address of
+    a stream, ``live_step`` and ``live_call`` the array of its slots, and ``exchange`` sets its flag.
     """
 
     forward: Forward
     call: Call
     quick: Bind
+    step: Step
+    live_step: Bind
+    live_call: Bind
+    exchange: Exchange
     level: Level
     origin: str
     seconds: float
@@ -37,7 +45,20 @@ def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun
     """The C functions at the addresses of ``ENTRIES``. They drop the GIL, as every ctypes call does."""
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
-    return Kernel(forward, call, _binder(address[QUICK], keep), level, origin, time.perf_counter() - begun, keep)
+    word = ctypes.c_int64
+    return Kernel(
+        forward,
+        call,
+        _binder(address[QUICK], keep, b"numlstm_quick", METHOD_FASTCALL),
+        ctypes.CFUNCTYPE(word, word)(address[STEP]),
+        _binder(address[LIVE], keep, b"step", METHOD_NOARGS),
+        _binder(address[LIVE], keep, b"numlstm_live", METHOD_O),
+        ctypes.CFUNCTYPE(word, word, word, word)(address[EXCHANGE]),
+        level,
+        origin,
+        time.perf_counter() - begun,
+        keep,
+    )
 
 
 class _Method(ctypes.Structure):
@@ -51,15 +72,15 @@ class _Method(ctypes.Structure):
     )
 
 
-def _binder(address: int, code: object) -> Bind:
+def _binder(address: int, code: object, name: bytes, kind: int) -> Bind:
     """What makes built-in functions of the machine code at an address: they hold the GIL, and cost less than ctypes."""
-    method = _Method(b"numlstm_quick", address, METHOD_FASTCALL, None)
+    method = _Method(name, address, kind, None)
     kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
+    new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))  # once: it makes a class
 
     def bind(bound_to: object) -> Any:
         for needed in (method, code):  # never let go, since a function may be called until Python has ended
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(needed))
-        new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))
         return new(ctypes.addressof(method), bound_to, None)
 
     return bind

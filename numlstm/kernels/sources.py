@@ -9,13 +9,16 @@ from .levels import Level
 
 # They bring code into memory and have no part in what it is.
 LOADERS = {"store", "shipped", "cached", "linked", "loaded", "library", "sources", "__init__"}
+EXPORTS = {"embed", "embed_abi"}  # they are for libraries of ``numlstm export``
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
     """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
     return sorted(
-        name for name in os.listdir(folder) if name.endswith(ending) and name.removesuffix(ending) not in LOADERS
+        name
+        for name in os.listdir(folder)
+        if name.endswith(ending) and name.removesuffix(ending) not in LOADERS | EXPORTS
     )
 
 

@@ -1,0 +1,28 @@
+"""Sequences of several lengths in one batch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from numlstm import num_threads
+from numlstm.bench import packed
+
+QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
+
+
+class Packed:
+    """The cost of lengths from a hundredth of the longest to the longest, over that of their steps at full rate."""
+
+    params = (list(packed.LINES), list(packed.WAYS), [1, 2])
+    param_names = ("line", "way", "threads")
+    timeout = 300.0
+
+    def track_cost(self, line: str, way: str, threads: int) -> float:
+        sizes = packed.LINES[line]
+        if QUICK:
+            sizes = replace(sizes, sequence_length=20)
+        with num_threads(threads):
+            return packed.cost(sizes, way, rounds=1 if QUICK else 5)
+
+    track_cost.unit = "1 is work for the steps alone"  # type: ignore[attr-defined]

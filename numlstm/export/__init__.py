@@ -1,0 +1,114 @@
+"""``numlstm export``: an LSTM as a library, a header and a model file, for programs in C, C++ and Rust."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from importlib import resources
+from os import PathLike, fspath
+from pathlib import Path
+
+from numlstm import atomic
+from numlstm.cell import LSTMCell
+from numlstm.export import link, targets
+from numlstm.export.library import objects, static
+from numlstm.export.model_file import model_bytes
+from numlstm.kernels.embed_abi import TEXTS, Code
+from numlstm.lstm import LSTM
+
+MODEL = "model.numlstm"
+
+
+def export(
+    module: LSTM | LSTMCell,
+    folder: str | PathLike[str],
+    *,
+    target: str = "host",
+    level: str | None = None,
+    prefix: str = "numlstm",
+    shared: bool = False,
+    echo: Callable[[str], None] = print,
+) -> None:
+    """Write what a program needs to run an LSTM without Python: see docs/embedding.md.
+
+    Parameters
+    ----------
+    module : LSTM or LSTMCell
+        Its parameters as they are now. Dropout is left out, as in eval mode.
+    folder : path
+        Where to write; it is made if it is missing. Files of these names that are there are replaced.
+    target : str
+        "host" or one of ``targets.TARGETS``.
+    level : str, optional
+        On x86-64 the instructions that may be used: "x86-64-v3" (Haswell, Zen and later) if left out, "x86-64-v4"
+        (AVX-512), or "x86-64", whose results are other bits.
+    prefix : str
+        What the library's names begin with: two libraries in one program need two.
+    shared : bool
+        Whether to link a shared library too; that takes a C compiler or ``ziglang``.
+    echo : callable
+        What a line of text about each file is given to.
+
+    Raises
+    ------
+    ValueError
+        The target, the level or the prefix is none, or the model is beyond what a library takes.
+    RuntimeError
+        There is no linker for a shared library, or it failed.
+    OSError
+        The folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile, numlstm
+    >>> from numlstm.export import export
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> export(numlstm.LSTM(3, 5, seed=0), folder, target="aarch64-linux", echo=lambda line: None)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['example.c', 'libnumlstm.a', 'model.numlstm', 'numlstm.h']
+    """
+    chosen = targets.find(target)
+    wanted = chosen.level(level)
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]{0,63}", prefix):
+        raise ValueError(
+            f"prefix is {prefix!r}; it must be a name in C: up to 64 letters, digits and underscores, no digit first"
+        )
+    folder, number = Path(folder), module.dtype.name
+    model = model_bytes(module._panels, wanted)
+    linker = link.find(chosen) if shared else None  # what is missing is said before the work begins
+    folder.mkdir(parents=True, exist_ok=True)
+    static_name = chosen.static.format(prefix)
+    words = {
+        "PREFIX": prefix,
+        "GUARD": prefix.upper(),
+        "KIND": {"float32": "float", "float64": "double"}[number],
+        "TARGET": f"{chosen.name}, {wanted.name}",
+        "CODES": _codes(prefix),
+        "COMPILE": f"cc -O2 example.c {static_name} -o example",
+    }
+    files = {
+        f"{prefix}.h": _filled("numlstm.h", words),
+        "example.c": _filled("example.c", words),
+        static_name: static(chosen, number, wanted, prefix),
+        MODEL: model,
+    }
+    if linker is not None:
+        made = {name: code for name, (code, _) in objects(number, wanted, prefix).items()}
+        files[chosen.shared.format(prefix)] = link.shared(linker, made, chosen.shared.format(prefix))
+    for name, content in files.items():
+        with atomic.replacing(folder / name) as file:
+            file.write(content)
+        echo(f"{fspath(folder / name)}: {len(content)} bytes")
+
+
+def _codes(prefix: str) -> str:
+    """The error codes as lines of C."""
+    lines = [f"    {prefix.upper()}_{code.name} = {code.value}" for code in Code]
+    ended = [*(f"{line}," for line in lines[:-1]), lines[-1]]
+    return "\n".join(f"    /* {TEXTS[code]} */\n{line}" for code, line in zip(Code, ended, strict=True))
+
+
+def _filled(name: str, words: dict[str, str]) -> bytes:
+    """A file of this folder with the words between @ filled in."""
+    text = resources.files(__name__).joinpath(name).read_text("utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text).encode()

@@ -1,0 +1,102 @@
+"""The library of a target: two objects of machine code, in an archive or linked to a shared library."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from functools import cache
+from pathlib import Path
+
+from numlstm import plan
+from numlstm.export.archive import archive
+from numlstm.export.targets import Target
+from numlstm.kernels import cached, sources
+from numlstm.kernels.embed_abi import Tuning
+from numlstm.kernels.levels import Level
+
+TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
+log = logging.getLogger("numlstm")
+FUNCTIONS = (
+    "load",
+    "input_size",
+    "hidden_size",
+    "num_layers",
+    "num_directions",
+    "proj_size",
+    "output_size",
+    "state_bytes",
+    "state_init",
+    "step",
+    "forward",
+    "reset",
+    "h",
+    "c",
+    "error_text",
+)
+
+
+def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, list[str]]]:
+    """The objects of a library by name, each with the symbols that it defines for others.
+
+    They are taken from the cache of kernels, or made and put there.
+
+    Parameters
+    ----------
+    number : "float32" or "float64"
+    level : Level
+        As ``Target.level`` gives it.
+    prefix : str
+        What all symbols begin with.
+
+    Returns
+    -------
+    dict of str to (bytes, list of str)
+    """
+    glue = [f"{prefix}_{name}" for name in FUNCTIONS]
+    return {
+        "glue.o": (_object("glue", number, level, prefix), glue),
+        "kernel.o": (_object("kernel", number, level, prefix), [f"{prefix}_kernel"]),
+    }
+
+
+def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
+    """The archive."""
+    made = objects(number, level, prefix)
+    bsd = "apple" in target.triple
+    if bsd:  # where C's names have an underscore before them
+        made = {name: (code, [f"_{symbol}" for symbol in symbols]) for name, (code, symbols) in made.items()}
+    return archive(made, bsd)
+
+
+@cache
+def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
+    name = f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o"
+    path = None
+    try:
+        path = cached.cache_folder() / name
+        if (found := cached.read(path)) is not None:
+            return found
+    except OSError as error:
+        log.info("numlstm: the exported %s is made anew, since %s", part, error)
+        path = None
+    from numlstm.kernels import embed
+
+    code: bytes
+    if part == "kernel":
+        code = embed.kernel_object(number, level, prefix)
+    else:
+        code = embed.glue_object(number, level, prefix, TUNING)
+    if path is not None:
+        try:
+            cached.write(path, code)
+        except OSError as error:
+            log.info("numlstm: the exported %s cannot be cached, since %s", part, error)
+    return code
+
+
+def _fingerprint(number: str, level: Level) -> str:
+    """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
+    digest = hashlib.sha256(f"{cached.fingerprint(number, level)} {TUNING}".encode())
+    for name in sorted(sources.EXPORTS):
+        digest.update(Path(sources.FOLDER, name).read_bytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,73 @@
+"""Linking a shared library, by a compiler that is there: of the system's for the host, ``ziglang`` for any target."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from numlstm.export.targets import Target, host
+
+ZIG = {  # what zig calls the targets
+    "x86_64-linux": "x86_64-linux-gnu",
+    "aarch64-linux": "aarch64-linux-gnu",
+    "aarch64-macos": "aarch64-macos",
+    "x86_64-macos": "x86_64-macos",
+    "x86_64-windows": "x86_64-windows-gnu",
+}
+
+
+def find(target: Target) -> list[str]:
+    """The command that links a shared library for a target, without its files.
+
+    ``CC`` is taken for the host if it is set; then a cross compiler's or the system's usual names; then ``ziglang``.
+
+    Raises
+    ------
+    RuntimeError
+        There is none.
+    """
+    names = [f"{target.name}-gnu-gcc"] if target.name.endswith("linux") else []
+    if target.name == host():
+        if own := os.environ.get("CC"):
+            return [*shlex.split(own), "-shared"]
+        names = ["cc", "gcc", "clang", *names]
+    for name in names:
+        if path := shutil.which(name):
+            return [path, "-shared"]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", ZIG[target.name], "-shared"]
+    tried = ", ".join([*names, "ziglang (pip install ziglang)"])
+    raise RuntimeError(
+        f"there is no linker for a shared library for {target.name}; {tried} would do. "
+        "The static library needs none: leave out --shared"
+    )
+
+
+def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes:
+    """The shared library of these objects, which needs no other library.
+
+    Raises
+    ------
+    RuntimeError
+        The linker failed; with what it said.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for member, code in objects.items():
+            Path(folder, member).write_bytes(code)
+        out = Path(folder, name)
+        extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
+        if name.endswith(".so"):
+            extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
+        line = [*command, "-nostdlib", *extra, "-o", str(out), *objects]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0 or not out.exists():
+            said = (done.stderr or done.stdout).strip()[-500:]
+            raise RuntimeError(f"{shlex.join(command)} could not link {name}: {said}")
+        return out.read_bytes()

@@ -1,0 +1,61 @@
+"""The weights and sizes of an LSTM as the one piece of memory that an exported library loads."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+from numlstm.kernels.embed_abi import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
+from numlstm.kernels.levels import Level
+from numlstm.panels import LINE, Panels
+
+
+def model_bytes(panels: Panels, level: Level) -> bytes:
+    """The file of a model for the libraries of a level.
+
+    Parameters
+    ----------
+    panels : Panels
+        Of any register width.
+    level : Level
+
+    Returns
+    -------
+    bytes
+        As ``kernels/embed_abi.py`` lays them out.
+
+    Raises
+    ------
+    ValueError
+        A size is beyond what a library takes.
+    """
+    config, lanes = panels.config, level.lanes(panels.dtype.name)
+    for name, value, most in (
+        ("input_size", config.input_size, MOST_FEATURES),
+        ("hidden_size", config.hidden_size, MOST_FEATURES),
+        ("num_layers", config.num_layers, MOST_LAYERS),
+    ):
+        if value > most:
+            raise ValueError(f"{name} is {value}; an exported model has at most {most}")
+    if panels.lanes != lanes:
+        named = ((name, panels.parameter(name)) for name in config.parameter_shapes())
+        panels = Panels.pack(config, panels.dtype, named, lanes)
+    weights = panels.data.astype(panels.dtype.newbyteorder("<"), copy=False).tobytes()
+    weights += bytes(-len(weights) % LINE)
+    words = [0] * (HEADER_BYTES // 8)
+    for slot, value in (
+        (Model.MAGIC, MAGIC),
+        (Model.VERSION, VERSION),
+        (Model.BYTES, HEADER_BYTES + len(weights)),
+        (Model.NUMBER, panels.dtype.itemsize),
+        (Model.LEVEL, LEVELS[level.name]),
+        (Model.INPUT_SIZE, config.input_size),
+        (Model.HIDDEN_SIZE, config.hidden_size),
+        (Model.NUM_LAYERS, config.num_layers),
+        (Model.NUM_DIRECTIONS, config.num_directions),
+        (Model.PROJ_SIZE, config.proj_size),
+    ):
+        words[slot] = value
+    after = struct.pack(f"<{len(words)}q", *words)[8 * (Model.CHECKSUM + 1) :]
+    words[Model.CHECKSUM] = zlib.crc32(weights, zlib.crc32(after))
+    return struct.pack(f"<{len(words)}q", *words) + weights

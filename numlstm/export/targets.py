@@ -1,0 +1,73 @@
+"""What a library can be exported for: names, LLVM's triples, and the levels that there are kernels for."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, replace
+
+from numlstm.kernels.levels import LEVELS, Level
+
+X86, ARM = ("x86-64-v3", "x86-64-v4", "x86-64"), ("aarch64",)  # the first is the one without being asked
+
+
+@dataclass(frozen=True)
+class Target:
+    """A CPU and a system. ``static`` and ``shared`` are how libraries are called there."""
+
+    name: str
+    triple: str
+    levels: tuple[str, ...]
+    static: str
+    shared: str
+    cpu: str = ""  # LLVM's name of the oldest CPU there is, if that is newer than the level's
+
+    def level(self, name: str | None = None) -> Level:
+        """The level of that name for this target.
+
+        Raises
+        ------
+        ValueError
+            The target has no such level.
+        """
+        if name is None:
+            name = self.levels[0]
+        if name not in self.levels:
+            raise ValueError(f"{self.name} has no level {name!r}; it has {', '.join(self.levels)}")
+        level = LEVELS[name]
+        return replace(level, triple=self.triple, cpu=self.cpu or level.cpu)
+
+
+UNIX, MAC = ("lib{}.a", "lib{}.so"), ("lib{}.a", "lib{}.dylib")
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("x86_64-linux", "x86_64-unknown-linux-gnu", X86, *UNIX),
+        Target("aarch64-linux", "aarch64-unknown-linux-gnu", ARM, *UNIX),
+        Target("aarch64-macos", "arm64-apple-macosx11.0.0", ARM, *MAC, cpu="apple-m1"),
+        Target("x86_64-macos", "x86_64-apple-macosx10.13.0", X86, *MAC),
+        Target("x86_64-windows", "x86_64-pc-windows-msvc", X86, "{}.lib", "{}.dll"),
+    )
+}
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_SYSTEMS = {"darwin": "macos"}
+
+
+def host() -> str:
+    """The name of the target that this process runs on, whether or not there is one of that name."""
+    machine, system = platform.machine().lower(), platform.system().lower()
+    return f"{_MACHINES.get(machine, machine)}-{_SYSTEMS.get(system, system)}"
+
+
+def find(name: str) -> Target:
+    """The target of that name, or the one that this process runs on for "host".
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    wanted = host() if name == "host" else name
+    if wanted not in TARGETS:
+        said = f"{name!r} (here {wanted})" if name == "host" else repr(name)
+        raise ValueError(f"there is no target {said}; there are host, {', '.join(TARGETS)}")
+    return TARGETS[wanted]

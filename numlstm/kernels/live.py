@@ -1,0 +1,150 @@
+"""The entries of a stream: one step over states that are kept where they are.
+
+A stream is an array of ``Live`` slots and a plan behind them, whose states before and after the step are the same
+memory. ``step(stream)`` is for C and for Numba: 0, or 1 where another thread is in the stream, and then
+nothing was done. ``live`` is what Python calls a built-in function bound to the array: without an argument
+(``METH_NOARGS``) the same step, whose result is None; with an input (``METH_O``) as many steps as that has, whose
+result is a new array, or None where the input is not what the stream is for or has too many. Where another
+thread is in the stream it raises what the slots say. The plan's three ``Box`` records are what inputs of one, two and
+three axes must be.
+
+``exchange(flag, expected, value)`` is how Python keeps the stream to itself for longer: the flag as it was, and set if
+that was expected. Who has set it to a value of his own can always put it back, and never another's.
+"""
+
+from llvmlite import ir
+from numba import types
+
+from .abi import SELF_DATA, Box, Header, Live
+from .call import BOX, address_of, call_pointer, new_array, of_its_kind, slots_at
+from .compiler import inline, standalone
+from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
+from .tickets import exchange as compare_and_set
+from .tickets import publish
+
+LIVE = int(Live.LENGTH)
+MOST_AXES = 3
+
+
+@instruction(types.int64, types.int64)
+def ask_pointer(builder, function):
+    """Call the C function at an address; it takes nothing and gives a word."""
+    return builder.call(builder.inttoptr(function, ir.FunctionType(INT64, []).as_pointer()), [])
+
+
+@instruction(types.void, types.int64, types.int64, types.int64)
+def set_error(builder, function, error, text):
+    """Python's error, by ``PyErr_SetString``."""
+    kind = ir.FunctionType(ir.VoidType(), [INT64, INT64]).as_pointer()
+    builder.call(builder.inttoptr(function, kind), [error, text])
+
+
+def streamed(forward):
+    """``step(stream)``, ``live(self, input)`` and ``exchange(flag, expected, value)`` for a kernel."""
+
+    @inline
+    def enter(stream):
+        """Whether nobody else is in the stream; from now on this thread is."""
+        return compare_and_set(address_of(stream, Live.BUSY), 0, 1) == 0
+
+    @inline
+    def leave(stream):
+        publish(address_of(stream, Live.BUSY), 0)
+
+    def step(stream):
+        if not enter(stream):
+            return 1
+        forward(record_at(stream, LIVE))
+        leave(stream)
+        return 0
+
+    @inline
+    def axes_of(plan, box):
+        """How many axes an array that is right so far has, or 0."""
+        if not of_its_kind(plan, box):
+            return 0
+        axes = word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF
+        return axes if axes <= MOST_AXES else 0
+
+    @inline
+    def steps_of(stream, plan, box, axes):
+        """How many steps an array of so many axes has; 0 where its shape or its strides are wrong, or it has more."""
+        want = record_at(plan, get(plan, Header.BOXES) + (axes - 1) * BOX)
+        sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
+        steps = 1
+        if get(want, Box.NDIM) != axes:
+            return 0
+        for k in range(axes):
+            size, wanted = word_at(sizes + 8 * k), get(want, Box.SIZE_0 + k)
+            if wanted == 0:
+                steps = size
+            elif size != wanted:
+                return 0
+            if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
+                return 0
+            put(stream, Live.SIZE_0 + k, size)
+        put(stream, Live.SIZE_0 + axes - 1, get(stream, Live.OUTPUTS))
+        return steps if steps <= get(stream, Live.MOST_STEPS) else 0
+
+    @inline
+    def result(stream, plan, axes):
+        """A new array of the sizes that ``steps_of`` has left, its numbers not set; or 0 and Python's error."""
+        dtype = get(plan, Header.DTYPE)
+        call_pointer(get(stream, Live.KEEP), dtype)
+        sizes = address_of(stream, Live.SIZE_0)
+        return new_array(get(stream, Live.NEW_ARRAY), get(plan, Header.TYPE), dtype, axes, sizes)
+
+    @inline
+    def run(stream, plan, steps):
+        """So many steps, from ``INPUT`` to ``OUTPUT`` on."""
+        let_go, thread = steps > get(stream, Live.HELD_STEPS), 0
+        if let_go:
+            thread = ask_pointer(get(stream, Live.SAVE))
+        while True:
+            forward(plan)
+            steps -= 1
+            if steps == 0:
+                break
+            put(plan, Header.INPUT, get(plan, Header.INPUT) + get(stream, Live.INPUT_STEP))
+            put(plan, Header.OUTPUT, get(plan, Header.OUTPUT) + get(stream, Live.OUTPUT_STEP))
+        if let_go:
+            call_pointer(get(stream, Live.RESTORE), thread)
+
+    def live(self, x):
+        stream = slots_at(word_at(self + SELF_DATA))
+        plan = record_at(stream, LIVE)
+        made, axes, steps = get(stream, Live.NONE), 0, 0
+        if x != 0:
+            axes = axes_of(plan, x)
+            if axes > 0:
+                steps = steps_of(stream, plan, x, axes)
+        if steps > 0:
+            made = result(stream, plan, axes)
+        else:
+            call_pointer(get(stream, Live.KEEP), made)
+        if made == 0 or (x != 0 and steps == 0):
+            return made
+        if not enter(stream):
+            call_pointer(get(stream, Live.DROP), made)
+            set_error(get(stream, Live.RAISE), get(stream, Live.ERROR), get(stream, Live.TEXT))
+            return 0
+        if x != 0:
+            data = get(plan, Header.DATA_AT)
+            put(plan, Header.INPUT, word_at(x + data))
+            put(plan, Header.OUTPUT, word_at(made + data))
+            run(stream, plan, steps)
+            put(plan, Header.INPUT, get(stream, Live.INPUT))
+            put(plan, Header.OUTPUT, get(stream, Live.OUTPUT))
+        else:
+            run(stream, plan, 1)
+        leave(stream)
+        return made
+
+    def exchange(flag, expected, value):
+        return compare_and_set(flag, expected, value)
+
+    step, live, exchange = standalone(step), standalone(live), standalone(exchange)
+    step.compile(types.int64(PLAN))
+    live.compile(types.int64(types.int64, types.int64))
+    exchange.compile(types.int64(types.int64, types.int64, types.int64))
+    return step, live, exchange

@@ -1,0 +1,146 @@
+"""Calls of an LSTM with sequences of several lengths: packed as PyTorch does it, or padded with their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy import empty
+from numpy.typing import NDArray
+
+from numlstm import checks, engine
+from numlstm.config import Config
+from numlstm.panels import Panels
+from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
+
+Array = NDArray[Any]
+States = tuple[Array, Array]
+Masks = Callable[[], engine.Dropout | None]
+
+
+def run_packed(
+    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, out: Any
+) -> tuple[PackedSequence, States]:
+    """Run an LSTM over a packed sequence, PyTorch's own too.
+
+    Parameters
+    ----------
+    panels : Panels
+    config : Config
+    masks : callable
+        Gives the dropout that `engine.forward_packed` takes; called once nothing can be refused any more.
+    input : PackedSequence
+    hx, out
+        As `LSTM.forward` takes them.
+
+    Returns
+    -------
+    output : PackedSequence
+        Packed as the input is.
+    (h_n, c_n) : tuple of ndarray
+        The states after the last step of each sequence, in the order before packing.
+    """
+    data, sizes, order, back = checked_parts(input)
+    data = checks.real_array("data", data)
+    call = checks.packed_call(config, data.shape, int(sizes[0]), hx)
+    results, given = _results(panels, call, data, hx, out)
+    _run(panels, masks(), data, sizes, order, given, results)
+    output, h_n, c_n = results if out is None else out
+    return PackedSequence(output, sizes, order, back), (h_n, c_n)
+
+
+def run_padded(
+    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, lengths: Any, out: Any
+) -> tuple[Array, States]:
+    """Run an LSTM over a padded batch, each sequence as far as it goes; padding comes out as zeros.
+
+    Parameters
+    ----------
+    panels, config, masks
+        As for `run_packed`.
+    input, hx, lengths, out
+        As `LSTM.forward` takes them.
+
+    Returns
+    -------
+    output : ndarray
+    (h_n, c_n) : tuple of ndarray
+    """
+    array = checks.own_shape(checks.real_array("input", input))
+    call = checks.lstm_call(config, array.shape, hx)
+    if call.unbatched:
+        raise ValueError(
+            "lengths is for a batch, but the input is unbatched\n"
+            f"Its shape is {array.shape}; cut the sequence to its length instead."
+        )
+    steps = array.shape[1] if call.swap else array.shape[0]
+    each = checked_lengths(lengths, steps, call.batch)
+    results, given = _results(panels, call, array, hx, out)
+    if call.batch > 0:
+        _over_padded(panels, call, masks(), array, each, given, results)
+    output, h_n, c_n = results if out is None else out
+    return output, (h_n, c_n)
+
+
+def _over_padded(
+    panels: Panels,
+    call: checks.Call,
+    dropout: engine.Dropout | None,
+    array: Array,
+    each: Array,
+    hx: States | None,
+    results: tuple[Array, ...],
+) -> None:
+    """The pass over a padded batch: where it is, if rows stand by decreasing length, else packed."""
+    output, h_n, c_n = results
+    x, y = (array.swapaxes(0, 1), output.swapaxes(0, 1)) if call.swap else (array, output)
+    is_sorted = bool((each[1:] <= each[:-1]).all())
+    if is_sorted and dropout is None and engine.readable(panels, x):
+        sizes = sizes_of(each)
+        engine.forward_packed(panels, x, sizes, hx, y, h_n, c_n)
+        begins = np.flatnonzero(np.diff(sizes, prepend=0)).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
+            y[begin:end, sizes[begin] :] = 0
+        y[len(sizes) :] = 0
+        return
+    order = None if is_sorted else np.argsort(-each, kind="stable")
+    sizes = sizes_of(each if order is None else each[order])
+    at = places(sizes, order, len(x), call.batch, call.swap)
+    packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
+    _run(panels, dropout, gathered(array, at), sizes, order, hx, (packed[:-1], h_n, c_n))
+    packed[-1] = 0  # the padding
+    where = np.full(len(x) * call.batch, len(at))
+    where[at] = np.arange(len(at))
+    np.take(packed, where, axis=0, out=output.reshape(-1, call.output[-1]), mode="clip")
+
+
+def _results(
+    panels: Panels, call: checks.Call, input: Array, hx: Any, out: Any
+) -> tuple[tuple[Array, ...], States | None]:
+    """Where to write output, h_n and c_n, and the states to begin from."""
+    dtype = panels.dtype
+    given = None if hx is None else checks.lstm_states(call, hx, dtype)
+    if out is None:
+        return (empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)), given
+    return checks.out_arrays(out, call, dtype, input, given), given
+
+
+def _run(
+    panels: Panels,
+    dropout: engine.Dropout | None,
+    data: Array,
+    sizes: Array,
+    order: Array | None,
+    hx: States | None,
+    results: tuple[Array, ...],
+) -> None:
+    """The pass over packed rows, with states in the order of the sequences."""
+    output, h_n, c_n = results
+    if order is None:
+        engine.forward_packed(panels, data, sizes, hx, output, h_n, c_n, dropout)
+        return
+    sorted_hx = None if hx is None else (hx[0][:, order], hx[1][:, order])
+    h, c = empty(h_n.shape, panels.dtype), empty(c_n.shape, panels.dtype)
+    engine.forward_packed(panels, data, sizes, sorted_hx, output, h, c, dropout)
+    h_n[:, order], c_n[:, order] = h, c

@@ -1,0 +1,578 @@
+"""Many live sequences on one model: whoever is present at a step is computed as one batch.
+
+States are kept as [layer][slot][unit]; a session owns a slot. Slots without a gap between them are a part of these
+arrays that the kernel works on where it is. Others are gathered, and scattered when the step is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
+from threading import get_ident
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar, overload
+from weakref import ref
+
+import numpy as np
+from numpy import empty, ndarray
+from numpy.typing import ArrayLike, NDArray
+
+from numlstm import checks, engine
+from numlstm.config import Config
+from numlstm.panels import Panels, aligned_empty
+
+Array = NDArray[Any]
+States = tuple[Array, Array]
+Slots = NDArray[np.intp]
+T = TypeVar("T")
+
+LEAST = 16  # slots of a pool that grows, to begin with
+
+
+class Session:
+    """One live sequence of a `Pool`, whose ``open`` makes it: a state that lasts from step to step.
+
+    It may be left out of any step, and goes on from where it was at the next one that it is part of. As a context
+    manager it is closed at the end.
+
+    Examples
+    --------
+    >>> import numlstm
+    >>> pool = numlstm.LSTM(2, 3, seed=0).pool()
+    >>> with pool.open() as session:
+    ...     output = pool.step({session: [1, 2]})[session]
+    ...     h, c = session.state
+    >>> output.shape, h.shape, bool((h[-1] == output).all()), session.closed
+    ((3,), (1, 1, 3), True, True)
+    """
+
+    __slots__ = ("__weakref__", "_closed", "_pool", "_slot")
+
+    def __init__(self, pool: Pool, slot: int) -> None:
+        self._pool, self._slot, self._closed = pool, slot, False
+
+    @property
+    def pool(self) -> Pool:
+        """Where it belongs."""
+        return self._pool
+
+    @property
+    def slot(self) -> int:
+        """The number by which the array form of `Pool.step` knows it, as long as it is open."""
+        return self._open_slot()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is over."""
+        return self._closed
+
+    @property
+    def state(self) -> States:
+        """Copies of h and c: (num_layers, 1, features) each, as of a stream of one row.
+
+        Assign a pair of real arrays of these shapes, or without the 1, to go on from there.
+        """
+        return self._pool._in_turn(self._pool._read, self)
+
+    @state.setter
+    def state(self, states: Any) -> None:
+        pool = self._pool
+        pool._in_turn(pool._write, self, *checks.stream_states(pool._config, 1, states, pool.dtype))
+
+    def reset(self) -> None:
+        """Set the state to zeros."""
+        pool = self._pool
+        pool._in_turn(pool._write, self, *pool._zeros)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as plain values: to be pickled, saved by `numpy.savez`, or taken to another machine.
+
+        Returns
+        -------
+        dict
+            What a stream of one row gives, and takes: ``input_size``, ``hidden_size``, ``num_layers``, ``proj_size``,
+            ``batch_size``, ``dtype`` (its name), and copies of ``h`` and ``c``. Weights are not in it.
+        """
+        h, c = self.state
+        return checks.snapshot_facts(self._pool._config, 1, self._pool.dtype) | {"h": h, "c": c}
+
+    def restore(self, snapshot: Any) -> None:
+        """Go on from a snapshot, with the pool's weights.
+
+        Parameters
+        ----------
+        snapshot : mapping
+            From a session, or a stream of one row, of the same sizes and dtype. All of it is checked before anything
+            changes.
+
+        Raises
+        ------
+        TypeError
+            It is no mapping, or a state in it does not hold real numbers.
+        ValueError
+            Something in it is missing or does not fit, or the session is closed.
+        """
+        pool = self._pool
+        pool._in_turn(pool._write, self, *checks.snapshot_states(pool._config, 1, pool.dtype, snapshot))
+
+    def close(self) -> None:
+        """End it; its slot is for the next one. To close it again does nothing."""
+        self._pool._in_turn(self._pool._close, self)
+
+    def _open_slot(self) -> int:
+        if self._closed:
+            raise ValueError(f"the session is closed (it had slot {self._slot})\nOpen another one: pool.open().")
+        return self._slot
+
+    def __enter__(self) -> Self:
+        self._open_slot()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Session({self._slot}{', closed' if self._closed else ''})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "a session cannot be copied or pickled, since it is a place in a pool of its process\n"
+            "Take session.snapshot(), and restore() it in another session."
+        )
+
+
+class Pool:
+    """Live sequences on one LSTM: those that are present at a step are computed as one batch. `LSTM.pool` makes one.
+
+    Each session has the bits that it would have in a stream of its own. It runs as in eval mode: without dropout,
+    whatever the LSTM's mode. The weights are those that the LSTM had when the pool was made, until `refresh`.
+
+    Sessions join, pause and leave between any two steps, and any thread may open, close, read and set them, for which
+    it waits while a step is under way. Steps are made by one thread at a time.
+
+    Attributes
+    ----------
+    dtype : dtype
+        Of states and results.
+    capacity : int
+        Sessions for which there is memory now.
+    slots : ndarray of int
+        Slots of the open sessions, in rising order.
+
+    Notes
+    -----
+    States of slots without a gap between them are computed where they are, in rising order without any copy. Other
+    slots cost two copies of their states. A new session takes the lowest slot that is free, so that those of a busy
+    pool stay close together.
+
+    A pool is not pickled or copied; `Session.snapshot` gives what can be.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numlstm
+    >>> pool = numlstm.LSTM(2, 3, seed=0).pool()
+    >>> anna, bert = pool.open(), pool.open()
+    >>> outputs = pool.step({anna: [1, 2], bert: [3, 4]})
+    >>> outputs = pool.step({bert: [5, 6]})  # anna pauses
+    >>> outputs[bert].shape
+    (3,)
+    >>> pool.step([bert.slot, anna.slot], np.ones((2, 2))).shape
+    (2, 3)
+    """
+
+    _h: Array
+    _c: Array
+
+    def __init__(self, config: Config, panels: Panels, capacity: Any, present: Callable[[], Panels]) -> None:
+        self._bound = checks.pool_capacity(config, capacity)
+        self._config, self._panels, self._present = config, panels, present
+        self.dtype: np.dtype[Any] = panels.dtype
+        self._zeros = tuple(
+            np.zeros((config.num_layers, 1, size), self.dtype) for size in (config.output_size, config.hidden_size)
+        )
+        self._free: list[int] = []  # slots that were closed, the lowest first
+        self._unused = 0  # slots from here on were never open
+        self._is_open = np.zeros(0, np.bool_)
+        self._lock = threading.Lock()
+        self._holder = 0  # the thread that has the lock
+        self._stepping = False
+        self._make_room(LEAST if self._bound is None else self._bound)
+        _pools.add(ref(self, _pools.discard))
+
+    @property
+    def capacity(self) -> int:
+        return int(self._is_open.size)
+
+    @property
+    def slots(self) -> Slots:
+        return np.flatnonzero(self._is_open)
+
+    def __len__(self) -> int:
+        """How many sessions are open."""
+        return int(np.count_nonzero(self._is_open))
+
+    def __bool__(self) -> bool:
+        return True  # though nobody may be there yet
+
+    def __repr__(self) -> str:
+        config = self._config
+        projected = f", proj_size={config.proj_size}" if config.proj_size else ""
+        layers = f", num_layers={config.num_layers}" if config.num_layers > 1 else ""
+        return f"Pool({config.input_size}, {config.hidden_size}{projected}{layers}, open={len(self)})"
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "a pool cannot be copied or pickled, since it lives on the memory of its process\n"
+            "Pickle the LSTM, and session.snapshot() of each session; sessions of another pool take them over by "
+            "restore()."
+        )
+
+    # ------------------------------------------------------------ sessions come and go
+
+    def open(self) -> Session:
+        """Return a new session, which begins with zeros.
+
+        Raises
+        ------
+        RuntimeError
+            As many sessions are open as the capacity allows.
+        MemoryError
+            There is no memory for more. Those that are open go on.
+        """
+        return self._in_turn(self._open)
+
+    def _open(self) -> Session:
+        if not self._free and self._unused == self.capacity:
+            if self._bound is not None:
+                raise RuntimeError(
+                    f"the pool is full: its capacity is {self._bound}, and {self._bound} sessions are open\n"
+                    "Close one, or make a pool with a larger capacity, or with none, which grows."
+                )
+            self._make_room(2 * self.capacity)
+        slot = self._free[0] if self._free else self._unused
+        session = Session(self, slot)
+        self._write(session, *self._zeros)
+        if self._free:
+            heappop(self._free)
+        else:
+            self._unused += 1
+        self._is_open[slot] = True
+        return session
+
+    def _close(self, session: Session) -> None:
+        if not session._closed:
+            session._closed = True
+            self._is_open[session._slot] = False
+            heappush(self._free, session._slot)
+
+    def refresh(self) -> None:
+        """Go on with the weights that the LSTM has now.
+
+        Raises
+        ------
+        RuntimeError
+            The LSTM has another dtype by now. Nothing was changed.
+        """
+        panels = self._present()
+        if panels.dtype != self.dtype:
+            raise RuntimeError(
+                f"the LSTM has become {panels.dtype}, and the pool is {self.dtype}\n"
+                "Make a new pool, and set the states of its sessions."
+            )
+        self._in_turn(setattr, self, "_panels", panels)
+
+    def _make_room(self, capacity: int) -> None:
+        """More slots, and as many rows to gather into; nothing changes before there is memory for all of it."""
+        config, have = self._config, self.capacity
+        sizes = [(config.num_layers, capacity, size) for size in (config.output_size, config.hidden_size)] * 2
+        try:
+            h, c, batch_h, batch_c = (
+                aligned_empty(rows * layers * size, self.dtype).reshape(layers, rows, size)
+                for layers, rows, size in sizes
+            )
+            is_open, places = np.zeros(capacity, np.bool_), empty(capacity, np.intp)
+        except (MemoryError, ValueError, OverflowError) as error:  # or larger than any array may be
+            raise MemoryError(f"there is no memory for the states of {capacity} sessions: {error}") from None
+        if have:
+            h[:, :have], c[:, :have], is_open[:have] = self._h, self._c, self._is_open
+        self._h, self._c, self._batch_h, self._batch_c = h, c, batch_h, batch_c
+        self._places, self._is_open = places, is_open
+        self._kept = engine.Memory(self.dtype)  # plans say how far the states of two layers are apart: none fits now
+
+    # ------------------------------------------------------------ steps
+
+    @overload
+    def step(self, slots: Mapping[Session, ArrayLike]) -> dict[Session, Array]: ...
+
+    @overload
+    def step(self, slots: Sequence[int] | NDArray[np.integer[Any]], input: ArrayLike) -> Array: ...
+
+    def step(self, slots: Any, input: Any = None) -> Any:
+        """Run the step that comes next of each session that is present, or several; the others stay as they are.
+
+        Parameters
+        ----------
+        slots : dict of Session to array_like, or array_like of int
+            The input of each session: (input_size,), or (steps, input_size) with as many steps for each. Or slots,
+            (n,), no two of them the same.
+        input : array_like, optional
+            With slots: a row for each, (n, input_size); or a chunk, (steps, n, input_size), in the order of the LSTM's
+            ``batch_first`` when the pool was made. Any real dtype, byte order and strides; never written to.
+
+        Returns
+        -------
+        dict of Session to ndarray, or ndarray
+            h of the last layer, shaped as the input with proj_size or hidden_size features in place of its own. Arrays
+            of a dict are rows of one: who keeps a single one for long, copies it.
+
+        Raises
+        ------
+        ValueError
+            A session or a slot is closed, a slot comes twice, a session is of another pool, or the input has a wrong
+            shape.
+        RuntimeError
+            The input has other features than the LSTM's, or no steps; or another thread is in a step.
+        TypeError
+            Slots are no integers, a session is none, or the input does not hold real numbers.
+        IndexError
+            There is no such slot.
+
+            After any error the states are what they were.
+        """
+        if isinstance(slots, Mapping):
+            if input is not None:
+                raise TypeError("step takes a dict of inputs by session, or slots and their input, not both")
+            work: Callable[..., Any] = self._step_sessions
+            given: tuple[Any, Any] = list(slots), [_row(session, value) for session, value in slots.items()]
+        else:
+            if input is None:
+                raise TypeError(
+                    "step takes a dict of inputs by session, or slots and their input; "
+                    f"received a {type(slots).__name__} alone"
+                )
+            work, numbers = self._step_slots, checks.slot_numbers(slots)
+            given = numbers, self._as_input(input, numbers.size)
+        if self._stepping:
+            raise RuntimeError(
+                "the pool is in use by another thread, and nothing was done\n"
+                "A pool does one step at a time. Let one thread gather what is present and step it."
+            )
+        return self._in_turn(self._step, work, *given)
+
+    def _step(self, work: Callable[..., T], *given: Any) -> T:
+        self._stepping = True
+        try:
+            return work(*given)
+        finally:
+            self._stepping = False
+
+    def _step_slots(self, slots: Slots, x: Array) -> Array:
+        self._check_slots(slots)
+        output = self._advance(slots, x if x.ndim == 3 else x[None])
+        if x.ndim == 2:
+            return output.reshape(output.shape[1:])
+        return output.swapaxes(0, 1) if self._config.batch_first else output
+
+    def _step_sessions(self, sessions: list[Session], rows: list[Array]) -> dict[Session, Array]:
+        if not sessions:
+            return {}
+        for session in sessions:
+            if type(session) is not Session or session._pool is not self or session._closed:
+                self._refuse(session)
+        slots = np.array([session._slot for session in sessions], np.intp)
+        if not _rising(slots):
+            order = np.argsort(slots)
+            slots, places = slots[order], order.tolist()
+            sessions, rows = [sessions[k] for k in places], [rows[k] for k in places]
+        x, chunk = self._together(sessions, rows)
+        output = self._advance(slots, x)
+        return dict(zip(sessions, output.swapaxes(0, 1) if chunk else output[0], strict=True))
+
+    def _refuse(self, session: Any) -> NoReturn:
+        if not isinstance(session, Session):
+            raise TypeError(f"a step is for sessions of pool.open(), or for slots and their input, not for {session!r}")
+        if session._pool is not self:
+            raise ValueError(f"{session!r} is of another pool, {session._pool!r}")
+        session._open_slot()
+        raise TypeError(f"a session must be a Session itself, not a {type(session).__name__}")
+
+    def _together(self, sessions: list[Session], rows: list[Array]) -> tuple[Array, bool]:
+        """One array (steps, rows, input_size) of the sessions' inputs, and whether they are chunks."""
+        first, size = rows[0].shape, self._config.input_size
+        chunk = len(first) == 2
+        if len(first) not in (1, 2) or first[-1] != size or any(row.shape != first for row in rows):
+            self._refuse_rows(sessions, rows)
+        self._check_steps(first[0] if chunk else 1, first)
+        x = empty((first[0] if chunk else 1, len(rows), size), self.dtype)
+        if not chunk and all(row.dtype is self.dtype for row in rows):
+            np.concatenate(rows, out=x.reshape(-1))
+        else:
+            for at, row in enumerate(rows):
+                engine.convert(x[:, at], row)
+        return x, chunk
+
+    def _refuse_rows(self, sessions: list[Session], rows: list[Array]) -> NoReturn:
+        size, first = self._config.input_size, rows[0].shape
+        for session, row in zip(sessions, rows, strict=True):
+            if row.ndim not in (1, 2):
+                raise ValueError(
+                    f"LSTM: Expected input of a session to be 1D or 2D, got {row.ndim}D instead\n"
+                    f"input of {session!r} must have shape ({size},), or (steps, {size}); received {row.shape}."
+                )
+            self._check_features(f"input of {session!r}", row.shape)
+        other = next(k for k, row in enumerate(rows) if row.shape != first)
+        raise ValueError(
+            f"inputs of a step must have one shape, but that of {sessions[other]!r} has {rows[other].shape}, and that "
+            f"of {sessions[0]!r} {first}\nThe states are what they were."
+        )
+
+    def _check_features(self, name: str, shape: checks.Shape) -> None:
+        size = self._config.input_size
+        if shape[-1] != size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {size}, got {shape[-1]}\n"
+                f"{name} has shape {shape}; its last axis must hold the {size} features of a step."
+            )
+
+    def _check_steps(self, steps: int, shape: checks.Shape) -> None:
+        if steps == 0:
+            raise RuntimeError(
+                "Expected sequence length to be larger than 0 in RNN\n"
+                f"input has shape {shape}, which holds no step; the states are what they were."
+            )
+
+    def _as_input(self, given: Any, count: int) -> Array:
+        """(count, input_size), or (steps, count, input_size): contiguous, of the pool's dtype."""
+        x = given if type(given) is ndarray and given.dtype is self.dtype else checks.real_array("input", given)
+        x = checks.own_shape(x)
+        swap, size = self._config.batch_first and x.ndim == 3, self._config.input_size
+        if x.ndim not in (2, 3) or x.shape[0 if swap else -2] != count:
+            chunk = f"({count}, steps, {size})" if self._config.batch_first else f"(steps, {count}, {size})"
+            raise ValueError(
+                f"input must have shape ({count}, {size}) or {chunk}, for {count} slots; received {x.shape}\n"
+                "The states are what they were."
+            )
+        self._check_features("input", x.shape)
+        if swap:
+            x = x.swapaxes(0, 1)
+        self._check_steps(1 if x.ndim == 2 else x.shape[0], x.shape)
+        if x.dtype is self.dtype and x.flags.c_contiguous and x.flags.aligned:
+            return x
+        converted = empty(x.shape, self.dtype)
+        engine.convert(converted, x)
+        return converted
+
+    def _check_slots(self, slots: Slots) -> None:
+        """All are open, and no two the same."""
+        if slots.size == 0:
+            return
+        if slots.view(np.uintp).max() >= self.capacity:  # those below 0 are large then
+            wrong = next(slot for slot in slots.tolist() if not 0 <= slot < self.capacity)
+            raise IndexError(f"there is no slot {wrong}: slots are numbers from 0 to {self.capacity - 1}")
+        if not self._is_open[slots].all():
+            wrong = next(slot for slot in slots.tolist() if not self._is_open[slot])
+            raise ValueError(f"slot {wrong} is closed\nThose that are open are pool.slots.")
+        if not _rising(slots):
+            rising = np.arange(slots.size)
+            self._places[slots] = rising
+            twice = slots[self._places[slots] != rising]
+            if twice.size:
+                raise ValueError(
+                    f"slot {int(twice[0])} comes {np.count_nonzero(slots == twice[0])} times in a step\n"
+                    "A session has one input a step; for several steps give a chunk."
+                )
+
+    def _advance(self, slots: Slots, x: Array) -> Array:
+        """Steps of these slots, which have been checked; x and the result are (steps, rows, features)."""
+        count = slots.size
+        output = empty((*x.shape[:2], self._config.output_size), self.dtype)
+        if count == 0:
+            return output
+        first = int(slots.min())
+        if slots.max() - first == count - 1:  # no two are the same, so they are all of these
+            places = None if _rising(slots) else slots - first
+            if places is not None:
+                given, x = x, empty(x.shape, self.dtype)
+                x[:, places] = given
+            states = self._h[0, first:], self._c[0, first:]
+            engine.forward_rows(self._panels, self._kept, x, output, states, self.capacity)
+            return output if places is None else output[:, places]
+        for kept, batch in (self._h, self._batch_h), (self._c, self._batch_c):
+            for of_layer, rows in zip(kept, batch, strict=True):
+                np.take(of_layer, slots, axis=0, out=rows[:count], mode="clip")  # "raise" would copy once more
+        engine.forward_rows(self._panels, self._kept, x, output, (self._batch_h, self._batch_c), self.capacity)
+        self._put(slots, self._batch_h[:, :count], self._batch_c[:, :count])
+        return output
+
+    # ------------------------------------------------------------ states
+
+    def _put(self, slots: Any, h: Array, c: Array) -> None:
+        """New states: where a signal's exception interrupts it, all of them are there all the same."""
+        try:
+            self._put_once(slots, h, c)
+        except BaseException:
+            self._put_once(slots, h, c)
+            raise
+
+    def _put_once(self, slots: Any, h: Array, c: Array) -> None:
+        for kept, given in (self._h, h), (self._c, c):
+            for of_layer, rows in zip(kept, given, strict=True):
+                of_layer[slots] = rows
+
+    def _read(self, session: Session) -> States:
+        row = slice(slot := session._open_slot(), slot + 1)
+        return self._h[:, row].copy(), self._c[:, row].copy()
+
+    def _write(self, session: Session, h: Array, c: Array) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._put(slice(slot := session._open_slot(), slot + 1), h, c)
+
+    # ------------------------------------------------------------ one thread at a time
+
+    def _in_turn(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something while no other thread has the states."""
+        if self._holder == get_ident():  # a signal handler, say; to wait would be for ever
+            raise RuntimeError("the pool is in use by this very thread, which was interrupted, and nothing was done")
+        with self._lock:
+            self._holder = get_ident()
+            try:
+                return work(*given)
+            finally:
+                self._holder = 0
+
+
+def _rising(slots: Slots) -> bool:
+    return slots.size == 1 or bool((slots[1:] > slots[:-1]).all())
+
+
+def _row(session: Any, value: Any) -> Array:
+    if type(value) is ndarray and value.dtype.kind in checks.REAL_KINDS:
+        return value
+    return checks.real_array(f"input of {session!r}", value)
+
+
+# A fork waits until no pool is in use, so that the child has whole states and free locks.
+_pools: set[ref[Pool]] = set()
+_forking = threading.Lock()
+_held: list[Pool] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    _held[:] = [pool for known in list(_pools) if (pool := known()) is not None and pool._holder != get_ident()]
+    for pool in _held:
+        pool._lock.acquire()
+
+
+def _after_fork() -> None:
+    for pool in _held:
+        pool._lock.release()
+    _held.clear()
+    _forking.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -1,0 +1,170 @@
+"""A forward pass of which every step is kept: h and c as the engine makes them, and the gates by the equations.
+
+The kernel is run one layer, one direction and one step at a time, over the plan of the whole call. It holds c in
+``c_n`` while it runs, so that c is copied from there after each step. The gates it never has as numbers: ``c' = f c +
+i g`` is computed from the sums before the activations with one division for i and g together (docs/arithmetic.md). They
+are computed here, in NumPy, from the very x and h that the kernel read.
+"""
+
+from __future__ import annotations
+
+import math
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from . import engine
+from .boxes import address
+from .checks import Call
+from .kernels.abi import Header
+from .panels import Array, Panels
+from .trace import CellTrace, Trace
+
+WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
+CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
+# Multiply-adds of a product for which OpenBLAS (interface/gemm.c) wakes no threads of its own. On a busy machine these
+# were measured to make small products a hundred times slower.
+ONE_THREAD = 1 << 18
+
+
+def record(
+    panels: Panels, call: Call, input: Array, hx: engine.States | None, dropout: engine.Dropout | None = None
+) -> Trace:
+    """One forward pass and all that it computed. All checking has been done.
+
+    Parameters
+    ----------
+    panels : Panels
+    call : Call
+        Its shapes.
+    input : array
+        Any real dtype, any strides; never written.
+    hx : (h_0, c_0) or None
+        Any real dtype and strides; None for zeros.
+    dropout : callable or None
+        As for `engine.forward`.
+    """
+    config, dtype, lead = panels.config, panels.dtype, input.shape[:-1]
+    shapes = {"h_0": call.hidden, "c_0": call.cell, "output": call.output, "h_n": call.hidden, "c_n": call.cell}
+    arrays = {"input": np.empty(input.shape, dtype)} | {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
+    for name, given in (("input", input), *zip(("h_0", "c_0"), hx or (), strict=False)):
+        engine.convert(arrays[name], given)
+    cells = {}
+    for _, _, suffix in config.cells():
+        sizes = [config.hidden_size] * 5 + [config.output_size]
+        cells[suffix[1:]] = CellTrace(*(np.empty((*lead, size), dtype) for size in sizes))
+    trace = Trace(MappingProxyType(cells), **arrays, batch_first=call.swap)
+    if call.batch > 0:
+        _fill(panels, trace, dropout)
+    return trace
+
+
+def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
+    """Run the call that the trace is of, and fill its arrays."""
+    config, steps = panels.config, trace.steps
+    x, output = trace.steps_first(trace.input), trace.steps_first(trace.output)
+    h_0, c_0, h_n, c_n = (
+        state[:, None] if trace.unbatched else state for state in (trace.h_0, trace.c_0, trace.h_n, trace.c_n)
+    )
+    kept = engine.memory(panels)
+    key = (x.shape, x.strides, output.strides)
+    workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
+    try:
+        words = workspace.words
+        given = (x, h_0, c_0, output, h_n, c_n, panels.data)
+        for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), given, strict=True):
+            words[slot] = address(array)
+        below = workspace.buffers["below"][: output.size].reshape(output.shape) if config.num_layers > 1 else output
+        source = x
+        for n, ((layer, direction, suffix), cell) in enumerate(zip(config.cells(), trace.cells.values(), strict=True)):
+            # the last layer writes the output, and those under it take turns
+            target = output if (config.num_layers - 1 - layer) % 2 == 0 else below
+            c, h = trace.steps_first(cell.c), trace.steps_first(cell.h)
+            words[Header.CELLS_FROM], words[Header.CELLS_TO] = n, n + 1
+            for step in range(steps):
+                words[Header.STEPS_FROM], words[Header.STEPS_TO] = step, step + 1
+                kept.run(workspace.address)
+                c[steps - 1 - step if direction else step] = c_n[n]
+            h[...] = target[..., direction * config.output_size :][..., : config.output_size]
+            into = [trace.steps_first(gate) for gate in (cell.i, cell.f, cell.g, cell.o)]
+            _gates(panels, suffix, source, h, h_0[n], into, reverse=direction == 1)
+            if direction == config.num_directions - 1:
+                if dropout is not None and layer < config.num_layers - 1:
+                    dropout(target)
+                source = target
+    finally:
+        workspace.plan = None  # its slots are no longer the plan's
+        kept.idle.append(workspace)
+
+
+def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, into: list[Array], reverse: bool) -> None:
+    """The gates of one cell at every step, from its input and its own h, in a wider dtype; each is rounded once.
+
+    Parameters
+    ----------
+    panels : Panels
+    suffix : str
+        Of the names of its parameters.
+    x, h : array, (T, B, features)
+        What the cell read at each step, and what it put out.
+    h_0 : array, (B, output size)
+        h before the first step that it took.
+    into : list of array
+        i, f, g and o, (T, B, hidden_size) each, to be filled.
+    reverse : bool
+        Whether it begins at the last step.
+    """
+    config, dtype, wide = panels.config, panels.dtype, WIDER[panels.dtype.name]
+    units, (steps, rows, features) = config.hidden_size, x.shape
+    smallest = np.finfo(dtype).tiny
+    edge = np.ceil(np.log(smallest))  # below it the engine's sigmoid is 0
+    weights = [panels.parameter(f"weight_{kind}{suffix}") for kind in ("ih", "hh")]
+    biases = [panels.parameter(f"bias_{kind}{suffix}") for kind in ("ih", "hh")] if config.bias else []
+    first = np.where(np.abs(h_0) < smallest, 0, h_0)  # as the engine reads it
+    room = max(1, CHUNK // (wide.itemsize * (features + config.output_size + 4 * units)))
+    many_rows = min(rows, room)
+    many_steps = max(1, room // many_rows)
+    for gate, filled in enumerate(into):
+        part = slice(gate * units, (gate + 1) * units)
+        w_x, w_h = (weight[part].astype(wide) for weight in weights)
+        bias: Any = sum(bias[part].astype(wide) for bias in biases)
+        for begin in range(0, steps, many_steps):
+            end = min(begin + many_steps, steps)
+            for row in range(0, rows, many_rows):
+                of_rows = slice(row, row + many_rows)
+                x_read = x[begin:end, of_rows].astype(wide, order="C")
+                h_read = np.empty((*x_read.shape[:2], config.output_size), wide)
+                if reverse:
+                    h_read[: steps - 1 - begin] = h[begin + 1 : end + 1, of_rows]
+                    if end == steps:
+                        h_read[-1] = first[of_rows]
+                else:
+                    h_read[1 if begin == 0 else 0 :] = h[max(begin - 1, 0) : end - 1, of_rows]
+                    if begin == 0:
+                        h_read[0] = first[of_rows]
+                with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
+                    sums = _products(x_read.reshape(-1, features), w_x)
+                    sums += _products(h_read.reshape(-1, config.output_size), w_h)
+                    sums += bias
+                    value = np.tanh(sums) if gate == 2 else _sigmoid(sums, edge)
+                    filled[begin:end, of_rows] = value.reshape(*x_read.shape[:2], units)
+
+
+def _products(a: Array, b: Array) -> Array:
+    """The products of the rows of both, (rows of a, rows of b), by parts that a BLAS computes on the calling thread."""
+    side = max(1, math.isqrt(ONE_THREAD // a.shape[1]))
+    width = min(side, len(b))
+    height = max(1, ONE_THREAD // (a.shape[1] * width))
+    into = np.empty((len(a), len(b)), a.dtype)
+    for row in range(0, len(a), height):
+        for column in range(0, len(b), width):
+            part = slice(row, row + height), slice(column, column + width)
+            into[part] = np.inner(a[part[0]], b[part[1]])
+    return into
+
+
+def _sigmoid(x: Array, edge: Any) -> Array:
+    e = np.exp(-np.abs(x))
+    value: Array = np.where(x < 0, e, 1) / (1 + e)
+    return np.where(x < edge, 0, value)

@@ -1,0 +1,73 @@
+"""The site of docs/: it is built without a warning, knows every page, and its drawing is what the packing code says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from needs import need
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def build(source, site):
+    """Build the site; what Sphinx warned of is in the error stream."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(source), str(site)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def sphinx():
+    for package in ("sphinx", "myst_nb", "numpydoc", "furo"):
+        need(package)
+
+
+def test_the_site_is_built_without_a_warning(sphinx, tmp_path):
+    done = build(DOCS, tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    api = (tmp_path / "site" / "api.html").read_text("utf-8")
+    import numlstm
+
+    missing = [name for name in numlstm.__all__ if f'id="numlstm.{name}"' not in api]
+    assert not missing, f"docs/api.md lacks {missing}"
+
+
+def test_a_page_that_no_list_has_and_a_dead_link_are_warnings(sphinx, tmp_path):
+    source = tmp_path / "docs"
+    source.mkdir()
+    (source / "conf.py").write_text((DOCS / "conf.py").read_text("utf-8"), "utf-8")
+    (source / "index.md").write_text("# Index\n\n[gone](gone.md)\n", "utf-8")
+    (source / "stray.md").write_text("# Stray\n", "utf-8")
+    done = build(source, tmp_path / "site")
+    assert done.returncode != 0
+    assert "gone.md" in done.stderr
+    assert "stray.md" in done.stderr
+
+
+def test_the_drawing_is_of_the_present_panels(tmp_path):
+    need("matplotlib")
+    command = [sys.executable, str(DOCS / "draw_panels.py"), str(tmp_path / "panels.svg")]
+    subprocess.run(command, check=True, timeout=300, cwd=ROOT)
+    drawn, kept = ((folder / "panels.svg").read_text("utf-8") for folder in (tmp_path, DOCS))
+
+    def texts(svg):
+        return re.findall(r"<!-- (.*?) -->|<text[^>]*>(.*?)</text>", svg)
+
+    assert len(texts(kept)) > 500
+    assert texts(drawn) == texts(kept)
+
+
+def test_a_packing_code_with_another_order_is_noticed():
+    need("matplotlib")
+    code = (
+        "import runpy, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"drawing = runpy.run_path({str(DOCS / 'draw_panels.py')!r})\n"
+        "cells = drawing['placed']()[:, :, [0, 2, 1, 3]]\n"
+        "axes = drawing['plt'].subplots()[1]\n"
+        "drawing['draw_panels'](axes, cells)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=300)
+    assert "the packing code follows another order" in done.stderr

@@ -1,0 +1,391 @@
+"""What ``numlstm export`` writes: plans as in plan.py, error codes, archives and objects of every target, sentences."""
+
+import ctypes
+import re
+import struct
+import zlib
+
+import embedded
+import numpy as np
+import objects
+import pytest
+from click.testing import CliRunner
+from embedded import SIZES, model, run, tool
+from needs import leave_out
+
+import numlstm
+from numlstm import plan as planning
+from numlstm.cli import main
+from numlstm.export import MODEL, export, library, link, targets
+from numlstm.export.model_file import model_bytes
+from numlstm.kernels.abi import Cell, Header
+from numlstm.kernels.embed_abi import HEADER_BYTES, TEXTS, Code, Model, State
+from numlstm.panels import Panels, aligned_empty
+
+ADDRESSES = range(Header.INPUT, Header.HIDDEN + 1)
+HERE = targets.find("host")
+
+
+class Library:
+    """A library that this process has loaded: the shared one."""
+
+    def __init__(self, number, folder):
+        self.level, self.number = HERE.level(), np.dtype(number)
+        try:
+            command = link.find(HERE)
+        except RuntimeError as error:
+            leave_out(str(error))
+        made = {name: code for name, (code, _) in library.objects(number, self.level, "numlstm").items()}
+        path = folder / HERE.shared.format("numlstm")
+        path.write_bytes(link.shared(command, made, path.name))
+        self.library = ctypes.CDLL(path)
+
+    def __getattr__(self, name):
+        result = {"error_text": ctypes.c_char_p, "h": ctypes.c_void_p, "c": ctypes.c_void_p}.get(name)
+        codes = ("load", "state_init", "step", "forward", "reset")
+        kind = result or (ctypes.c_int32 if name in codes else ctypes.c_int64)
+        function = ctypes.CFUNCTYPE(kind)((f"numlstm_{name}", self.library))
+
+        def call(*arguments):
+            given = [ctypes.c_int64(int(a)) if isinstance(a, (int, np.integer)) else a for a in arguments]
+            return function(*given)
+
+        return call
+
+    def model(self, content):
+        """(code, address) of a model, and what keeps its memory."""
+        memory = aligned_empty(len(content), np.dtype(np.uint8))
+        memory[:] = np.frombuffer(content, np.uint8)
+        result = ctypes.c_int64(0)
+        return self.load(memory.ctypes.data, len(content), ctypes.byref(result)), result.value, memory
+
+    def state(self, model, rows, steps):
+        """(code, address) of a state, and what keeps its memory."""
+        needed = self.state_bytes(model, rows, steps)
+        memory = np.full(max(needed, 1), 0xA5, np.uint8)
+        result = ctypes.c_int64(0)
+        code = self.state_init(model, rows, steps, memory.ctypes.data, needed, ctypes.byref(result))
+        return code, result.value, memory
+
+
+def words(address, count):
+    return np.frombuffer((ctypes.c_int64 * count).from_address(int(address)), np.int64).copy()
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def loaded(request, tmp_path_factory):
+    return Library(request.param, tmp_path_factory.mktemp("library"))
+
+
+def content_of(lstm, level):
+    return model_bytes(lstm._panels, level)
+
+
+def sealed(content):
+    """The same with a checksum that is right."""
+    content = bytearray(content)
+    content[24:32] = struct.pack("<q", zlib.crc32(content[32:]))
+    return bytes(content)
+
+
+def planned(lstm, rows, steps, lanes):
+    """The slots of plan.py for a C-contiguous call."""
+    panels, size = lstm._panels, lstm.dtype.itemsize
+    if panels.lanes != lanes:
+        named = ((name, panels.parameter(name)) for name in panels.config.parameter_shapes())
+        panels = Panels.pack(panels.config, panels.dtype, named, lanes)
+    inputs = lstm.input_size
+    outputs = (1 + lstm.bidirectional) * (lstm.proj_size or lstm.hidden_size)
+    strides = [(rows * n * size, n * size, size) for n in (inputs, outputs)]
+    return planning.make_plan(panels, (steps, rows, inputs), *strides)
+
+
+def test_plans_are_those_of_the_engine(loaded):
+    """Slot by slot, with room for the same buffers; sizes at random, and some by hand."""
+    rng = np.random.default_rng(7)
+    some = [(sizes, rows, steps) for sizes in SIZES for rows in (1, 2, 30) for steps in (1, 2, 9)]
+    some += [(embedded.LARGE, rows, steps) for rows in (1, 3, 40) for steps in (1, 100)]
+    for _ in range(60):
+        hidden = int(rng.integers(1, 150))
+        sizes = {
+            "input_size": int(rng.integers(1, 150)),
+            "hidden_size": hidden,
+            "num_layers": int(rng.integers(1, 4)),
+            "bidirectional": bool(rng.integers(2)),
+            "proj_size": int(rng.integers(0, hidden)),
+        }
+        some.append((sizes, int(rng.choice([1, 2, 3, 24, 500])), int(rng.choice([1, 2, 3, 40]))))
+    hoisted = 0
+    for sizes, rows, steps in some:
+        lstm = model(sizes, loaded.number.name)
+        code, at, _kept = loaded.model(content_of(lstm, loaded.level))
+        assert code == Code.OK
+        code, state, memory = loaded.state(at, rows, steps)
+        assert code == Code.OK and state % 64 == 0
+        end = memory.ctypes.data + memory.size
+        for slot, length in ((State.STEP_PLAN, 1), (State.PLAN, steps)):
+            plan = planned(lstm, rows, length, loaded.level.lanes(loaded.number.name))
+            slots = words(words(state, State.LENGTH)[slot], plan.slots.size)
+            want = plan.slots.copy()
+            want[Header.ITEMS_AT : Header.ABSENT + 1] = 0
+            given, want[ADDRESSES] = slots.copy(), 0
+            given[ADDRESSES] = 0
+            assert (given == want).all(), (sizes, rows, length, np.flatnonzero(given != want))
+            hoisted += slots[Header.LENGTH + Cell.HOIST] > 0
+            # every buffer has its room, and ends where the next one begins
+            c = lstm.num_layers * (1 + lstm.bidirectional) * rows * lstm.hidden_size
+            ends = [
+                (slots[Header.C_N] + c * lstm.dtype.itemsize, slots[Header.GATES]),
+                (slots[Header.GATES] + plan.gates * lstm.dtype.itemsize, slots[Header.HIDDEN]),
+                (slots[Header.HIDDEN] + plan.hidden * lstm.dtype.itemsize, slots[Header.BELOW]),
+                (slots[Header.BELOW] + plan.below * lstm.dtype.itemsize, end),
+            ]
+            assert all(last <= first for last, first in ends), (sizes, rows, length, ends)
+            assert (slots[Header.H_0], slots[Header.C_0]) == (slots[Header.H_N], slots[Header.C_N])
+            assert slots[Header.PANELS] == at + HEADER_BYTES
+    assert hoisted > 20
+
+
+def test_a_plan_that_differs_is_found(loaded, monkeypatch):
+    """The test above sees it when the planner's constants change and the library's do not."""
+    monkeypatch.setattr(planning, "CACHE_L1", planning.CACHE_L1 // 2)
+    with pytest.raises(AssertionError):
+        test_plans_are_those_of_the_engine(loaded)
+
+
+def test_the_bits_without_a_compiler(loaded):
+    for sizes in SIZES:
+        lstm = model(sizes, loaded.number.name)
+        code, at, _kept = loaded.model(content_of(lstm, loaded.level))
+        code, state, _memory = loaded.state(at, 2, 6)
+        assert code == Code.OK
+        x = np.random.default_rng(0).normal(size=(6, 2, lstm.input_size)).astype(lstm.dtype)
+        want, _ = lstm(x)
+        got = np.empty_like(want)
+        assert loaded.forward(state, 6, x.ctypes.data, got.ctypes.data) == Code.OK
+        bits = f"i{lstm.dtype.itemsize}"
+        assert (got.view(bits) == want.view(bits)).all()
+
+
+def test_sizes_are_told(loaded):
+    lstm = model(SIZES[9], loaded.number.name)
+    _, at, _kept = loaded.model(content_of(lstm, loaded.level))
+    names = ("input_size", "hidden_size", "num_layers", "num_directions", "proj_size", "output_size")
+    assert [getattr(loaded, name)(at) for name in names] == [8, 24, 2, 2, 17, 34]
+
+
+def changed(content, word, value):
+    content = bytearray(content)
+    content[8 * word : 8 * word + 8] = struct.pack("<q", value)
+    return bytes(content)
+
+
+def test_every_error_has_its_code(loaded):
+    lstm = model(SIZES[0], loaded.number.name)
+    good = content_of(lstm, loaded.level)
+    told = {
+        Code.OK: good,
+        Code.TRUNCATED: good[:-64],
+        Code.NOT_A_MODEL: b"x" + good[1:],
+        Code.VERSION: changed(good, Model.VERSION, 2),
+        Code.DAMAGED: good[:-1] + b"\1",
+        Code.NUMBER: sealed(changed(good, Model.NUMBER, 12 - lstm.dtype.itemsize)),
+        Code.LEVEL: sealed(changed(good, Model.LEVEL, 77)),
+        Code.SIZES: sealed(changed(good, Model.HIDDEN_SIZE, 1 << 19)),
+    }
+    for code, content in told.items():
+        assert loaded.model(content)[0] == code, code
+    for cut in range(HEADER_BYTES + 8):
+        assert loaded.model(good[:cut])[0] == Code.TRUNCATED, cut
+    assert loaded.model(good + bytes(64))[0] == Code.TRUNCATED
+    result = ctypes.c_int64(0)
+    assert loaded.load(0, 100, ctypes.byref(result)) == Code.NULL
+    assert loaded.load(loaded.model(good)[2].ctypes.data, len(good), None) == Code.NULL
+    odd = aligned_empty(len(good) + 4, np.dtype(np.uint8))
+    odd[4:] = np.frombuffer(good, np.uint8)
+    assert loaded.load(odd.ctypes.data + 4, len(good), ctypes.byref(result)) == Code.MISALIGNED
+    assert result.value == 0
+
+    _, at, _kept = loaded.model(good)
+    code, state, memory = loaded.state(at, 1, 3)
+    assert code == Code.OK
+    x, y = np.zeros((9, 3), lstm.dtype), np.zeros((9, 3), lstm.dtype)
+    into, out = x.ctypes.data, y.ctypes.data
+    for rows, steps in ((0, 1), (1, 0), (-1, 1), (1, -1), (1 << 40, 1), (1, 1 << 60), (1, (1 << 32) + 1)):
+        assert loaded.state_bytes(at, rows, steps) == 0
+        assert loaded.state_init(at, rows, steps, memory.ctypes.data, 1 << 62, ctypes.byref(result)) == Code.STEPS
+    assert loaded.state_bytes(0, 1, 1) == 0
+    assert loaded.state_init(at, 1, 3, memory.ctypes.data, memory.size - 1, ctypes.byref(result)) == Code.MEMORY
+    assert loaded.state_init(at, 1, 3, 0, memory.size, ctypes.byref(result)) == Code.NULL
+    assert result.value == 0
+    assert loaded.step(state, into, 0) == loaded.step(state, 0, out) == loaded.step(0, into, out) == Code.NULL
+    assert loaded.step(state, into + 1, out) == loaded.forward(state, 2, into, out + 2) == Code.MISALIGNED
+    assert loaded.forward(state, -1, into, out) == Code.STEPS
+    assert loaded.forward(state, 0, into, out) == loaded.forward(state, 9, into, out) == Code.OK
+    moved = aligned_empty(memory.size, np.dtype(np.uint8))
+    moved[:] = memory
+    for bad in (moved.ctypes.data, state + 8, moved.ctypes.data + 3):
+        assert loaded.step(bad, into, out) == loaded.forward(bad, 1, into, out) == loaded.reset(bad) == Code.STATE
+        assert loaded.h(bad) is None and loaded.c(bad) is None
+    assert loaded.reset(0) == Code.NULL and loaded.h(0) is None
+
+    three = model(SIZES[1], loaded.number.name)
+    _, at, _kept = loaded.model(content_of(three, loaded.level))
+    assert loaded.state_bytes(at, 1 << 20, 1 << 30) > 0
+    assert loaded.state_bytes(at, 1 << 20, 1 << 32) == 0  # more than can be counted safely
+
+    both = model(SIZES[4], loaded.number.name)
+    _, at, _kept = loaded.model(content_of(both, loaded.level))
+    _, state, _memory = loaded.state(at, 1, 3)
+    x, y = np.zeros((4, 40), both.dtype), np.zeros((4, 80), both.dtype)
+    assert loaded.step(state, x.ctypes.data, y.ctypes.data) == Code.BIDIRECTIONAL
+    assert loaded.forward(state, 4, x.ctypes.data, y.ctypes.data) == Code.STEPS
+    assert loaded.forward(state, 2, x.ctypes.data, y.ctypes.data) == Code.OK
+
+
+def test_every_code_has_words(loaded):
+    assert [loaded.error_text(code).decode() for code in Code] == [TEXTS[code] for code in Code]
+    for unknown in (len(Code), -1, 1 << 20):
+        assert loaded.error_text(unknown) == b"an unknown error"
+
+
+# Targets ----------------------------------------------------------------------------------------------------------
+
+KINDS = {
+    "x86_64-linux": "ELF x86-64",
+    "aarch64-linux": "ELF aarch64",
+    "aarch64-macos": "Mach-O aarch64",
+    "x86_64-macos": "Mach-O x86-64",
+    "x86_64-windows": "COFF x86-64",
+}
+
+
+@pytest.mark.parametrize("number", ["float32", "float64"])
+@pytest.mark.parametrize("target", KINDS)
+def test_libraries_of_every_target(target, number):
+    """Format, symbols, and nothing that they need: not of libc, nor of Numba."""
+    chosen = targets.find(target)
+    found, symbols = objects.members(library.static(chosen, number, chosen.level(), "numlstm"))
+    assert list(found) == ["glue.o", "kernel.o"]
+    glue, kernel = (objects.facts(code) for code in found.values())
+    assert glue.kind == kernel.kind == KINDS[target]
+    underscore = "_" if "macos" in target else ""
+    api = {f"{underscore}numlstm_{name}" for name in library.FUNCTIONS}
+    inner = f"{underscore}numlstm_kernel"
+    checks = {f"{underscore}numlstm_{name}" for name in ("cpuid", "xgetbv")} if "x86_64" in target else set()
+    of_c = {"_fltused"} if "windows" in target else set()
+    assert glue.defined == api | checks | (of_c & glue.defined) and glue.undefined == {inner}
+    assert {name for name in kernel.defined if "@" not in name} == {inner} | of_c  # __real@…: COFF's shared constants
+    assert not kernel.undefined
+    assert sorted(symbols) == sorted([(name, "glue.o") for name in api] + [(inner, "kernel.o")])
+    for code in found.values():
+        assert b"NumbaEnv" not in code and b"numba" not in code
+
+
+def test_what_is_missing_would_be_seen():
+    """An object that calls malloc, for every format."""
+    import llvmlite.binding as llvm
+
+    text = "declare ptr @malloc(i64)\ndefine ptr @f() { %m = call ptr @malloc(i64 8)\n ret ptr %m }"
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    for target in KINDS:
+        triple = targets.find(target).triple
+        machine = llvm.Target.from_triple(triple).create_target_machine(reloc="pic")
+        facts = objects.facts(machine.emit_object(llvm.parse_assembly(text)))
+        assert "malloc" in {name.lstrip("_") for name in facts.undefined}
+        assert {name.lstrip("_") for name in facts.defined} == {"f"}
+
+
+def test_the_same_export_is_the_same_bytes(tmp_path):
+    for folder in ("a", "b"):
+        export(model(SIZES[0]), tmp_path / folder, echo=lambda line: None)
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_a_cell_is_exported_as_an_lstm_of_one_layer(loaded):
+    cell = numlstm.LSTMCell(3, 5, dtype=loaded.number, seed=0)
+    _code, at, _kept = loaded.model(content_of(cell, loaded.level))
+    _, state, _memory = loaded.state(at, 2, 1)
+    x = np.ones((2, 3), loaded.number)
+    got = np.empty((2, 5), loaded.number)
+    assert loaded.step(state, x.ctypes.data, got.ctypes.data) == Code.OK
+    assert (got == cell(x)[0]).all()
+
+
+def test_binutils_reads_the_archive(tmp_path):
+    path = tmp_path / "libnumlstm.a"
+    path.write_bytes(library.static(targets.find("x86_64-linux"), "float32", targets.find("x86_64-linux").level(), "n"))
+    assert run(tool("ar"), "t", path).split() == ["glue.o", "kernel.o"]
+    assert "n_load in glue.o" in run(tool("nm"), "-s", path)
+
+
+# The command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "m.safetensors"
+    model(SIZES[0]).save(path)
+    return path
+
+
+def command(*arguments):
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+def test_the_command(file, tmp_path):
+    done = command(file, "-o", tmp_path / "new" / "folder", "--target", "x86_64-linux", "--prefix", "mine")
+    assert done.exit_code == 0, done.output
+    names = ["example.c", "libmine.a", MODEL, "mine.h"]
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(names)
+    assert all(name in done.output for name in names)
+    header = (tmp_path / "new" / "folder" / "mine.h").read_text()
+    assert "@" not in header and "numlstm_" not in header and "MINE_DAMAGED = 6" in header
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--target", "arm"], "there is no target 'arm'; there are host, x86_64-linux"),
+        (
+            ["--target", "aarch64-linux", "--level", "x86-64-v3"],
+            "has no level 'x86-64-v3'; it has aarch64",
+        ),
+        (["--level", "v9"], "has no level 'v9'"),
+        (["--prefix", "1st"], "prefix is '1st'; it must be a name in C"),
+        (["--prefix", "a;b"], "prefix is 'a;b'"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(arguments, says, file, tmp_path):
+    done = command(file, "-o", tmp_path / "out", *arguments)
+    assert done.exit_code == 1 and says in done.output, done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_linker_is_said(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(link.shutil, "which", lambda name: None)
+    monkeypatch.setattr(link.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    done = command(file, "-o", tmp_path / "out", "--shared")
+    assert done.exit_code == 1 and "no linker for a shared library" in done.output
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("CC", "false")
+    done = command(file, "-o", tmp_path / "out", "--shared")
+    assert done.exit_code == 1 and "false -shared could not link" in done.output
+
+
+def test_sizes_beyond_the_limits_are_said():
+    class Wide:
+        config, dtype = numlstm.LSTM(1, 1)._panels.config.__class__((1 << 20) + 1, 1), np.dtype("float32")
+
+    with pytest.raises(ValueError, match="input_size is 1048577; an exported model has at most 1048576"):
+        model_bytes(Wide, HERE.level())
+
+
+def test_the_header_is_what_the_library_has():
+    """Every function is declared, with a type that fits its machine code, and every code has its number."""
+    text = embedded.exported_text("numlstm.h")
+    declared = re.findall(r"^\S.*?\**@PREFIX@_(\w+)\(", text, re.MULTILINE)
+    assert declared and sorted(declared) == sorted(library.FUNCTIONS)
