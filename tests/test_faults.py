@@ -461,7 +461,7 @@ def test_nothing_is_compiled_where_llvm_would_run_out_of_address_space(place, bi
     said = place.run(script, OPENBLAS_NUM_THREADS="1")
     (error,) = said.all_of("ERROR")
     assert said.status == 0 and said.built == 0
-    assert "compiling takes 1024 MB of address space, and the limit of this process (ulimit -v) leaves" in error
+    assert "compiling takes 1536 MB of address space, and the limit of this process (ulimit -v) leaves" in error
     unchecked = "from numlstm.kernels import store; store._check_room = lambda: None\n"
     assert place.run(unchecked + script, OPENBLAS_NUM_THREADS="1").right(bits).built == 1
 
