@@ -19,6 +19,7 @@ from needs import leave_out
 
 import numlstm
 from numlstm.kernels import cached, store
+from numlstm.kernels.loaded import ENTRIES
 
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -218,8 +219,7 @@ def marker():
         if x86
         else f'call void asm sideeffect "svc #0", "{{x8}},{{x0}},~{{memory}}"(i64 94, i64 {MARK})'
     )
-    heads = "void @numlstm_forward(i64)", "i64 @numlstm_call(i64, i64)", "i64 @numlstm_quick(i64, i64, i64)"
-    text = "\n".join(f"define {head} {{ {leave}\nunreachable }}" for head in heads)
+    text = "\n".join(f"define void @{name}() {{ {leave}\nunreachable }}" for name in ENTRIES)
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()

@@ -21,7 +21,7 @@ from .loaded import Kernel
 log = logging.getLogger("numlstm")
 # Before a fork the locks are taken, the latest first: logging must have made its
 # own by now, or a fork would take it and wait for this one, whose holder cannot go on while it must log.
-BUILD_SPACE = 1 << 30  # bytes of address space that compiling takes: some 0.8 GB were measured
+BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
 UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
