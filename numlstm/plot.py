@@ -86,7 +86,7 @@ def plot_trace(
     -----
     Where there are more steps or units than a map has room for, some share a place, as the labels of the axes say: what
     is shown is then the mean of the gates, and of g, c, h and the input the value farthest from 0. Shares, half-lives
-    and mean |h| are always those of all steps. Where a number is NaN the map is hatched.
+    and the mean of abs(h) are always those of all steps. Where a number is NaN the map is hatched.
 
     Examples
     --------

@@ -9,7 +9,7 @@ import pytest
 from shipping import NUMBERS, child, ship
 
 import numlstm
-from numlstm.kernels import levels, library, shipped, sources, store
+from numlstm.kernels import cached, levels, library, shipped, sources, store
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,20 @@ def test_without_sources_the_shipped_kernels_are_used(package, tmp_path):
     assert child(stripped, hidden=("numba", "llvmlite"))["error"] is None
 
 
+def test_cached_kernels_of_bytecode_alone_follow_the_bytecode(monkeypatch, tmp_path):
+    """Else a later version's would be taken for an earlier one's."""
+    shutil.copytree(sources.FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", tmp_path], check=True, timeout=300)
+    for path in tmp_path.rglob("*.py"):
+        path.unlink()
+    monkeypatch.setattr(sources, "FOLDER", str(tmp_path / "kernels"))
+    monkeypatch.setattr(sources.deciding, "__defaults__", (str(tmp_path / "kernels"), ".py"))
+    before = cached.fingerprint("float32", store.level())
+    with (tmp_path / "kernels" / "gates.pyc").open("ab") as file:
+        file.write(b"edited")
+    assert cached.fingerprint("float32", store.level()) != before
+
+
 def test_a_library_for_another_level_is_left_alone(package, tmp_path):
     other = next(level for level in levels.LEVELS.values() if level != store.level())
     moved = other_copy(package, tmp_path)
@@ -142,10 +156,10 @@ def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_pat
     own = levels.LEVELS["x86-64-v3"]
     before = sources.name(own, str(folder))
     assert before == sources.name(own) and before != sources.name(levels.LEVELS["x86-64-v4"])
-    names = sorted(path.name for path in folder.glob("*.py"))
+    names = sorted(path.stem for path in folder.glob("*.py"))
     assert set(names) >= sources.LOADERS
     for name in names:
-        path = folder / name
+        path = folder / f"{name}.py"
         text = path.read_bytes()
         path.write_bytes(text.replace(b"the", b"teh", 1) if b"the" in text else text + b"#")
         assert (sources.name(own, str(folder)) == before) == (name in sources.LOADERS), name
@@ -157,10 +171,10 @@ def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_pat
 def test_the_build_uses_none_of_the_loaders():
     code = "import sys, numlstm.kernels.build; print(*(n for n in sys.modules if n.startswith('numlstm.kernels.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    used = {f"{name.split('.')[-1]}.py" for name in done.stdout.split()}
-    assert {"build.py", "layer.py", "simd.py", "abi.py"} <= used
+    used = {name.split(".")[-1] for name in done.stdout.split()}
+    assert {"build", "layer", "simd", "abi"} <= used
     # store is imported with the package itself, and what it imports at once
-    assert used & sources.LOADERS <= {"store.py", "shipped.py", "loaded.py", "sources.py"}
+    assert used & sources.LOADERS <= {"store", "shipped", "loaded", "sources"}
 
 
 def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def only_file(folder):
-    (path,) = folder.iterdir()
+    (path,) = folder.glob("*.o")
     return path
 
 

@@ -41,8 +41,8 @@ def wheel(source, folder, **environment):
 
 @pytest.fixture(scope="module", autouse=True)
 def linux():
-    if sys.platform != "linux" or store.level().triple.split("-")[0] != "x86_64":
-        leave_out("only wheels for Linux on x86-64 ship kernels")
+    if sys.platform != "linux" or store.level() not in library.SHIPPED:
+        leave_out("only wheels for Linux on x86-64 with AVX2 and FMA ship kernels")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,9 @@ def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_pa
     )
     assert said["error"] is None and said["told"] == []
     assert said["bits"] == child(Path(numlstm.__file__).parent)["bits"]
+    lower = json.loads(run(python, "-c", code, cwd=tmp_path, NUMLSTM_CPU="x86-64-v3"))
+    assert all("x86-64-v3" in origin for origin in lower["origins"].values())
+    assert lower["bits"] == said["bits"]
     missing = run(python, "-c", "import importlib.util as u; print(u.find_spec('numba'))", cwd=tmp_path)
     assert missing.strip() == "None"
     assert "float32 kernels  shipped: " in run(python, "-m", "numlstm.cli", "info", cwd=tmp_path)

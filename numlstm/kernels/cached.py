@@ -1,7 +1,7 @@
 """Objects of compiled kernels in the user's cache folder.
 
-A cached object runs as code, so it is used only from a directory that belongs to this
-user and that nobody else can write to, and only with its checksum.
+A cached object runs as code, so it is used only from a folder that belongs to this user and that nobody else can
+write to or put another in place of, and only where its checksum and the name that it was written under are right.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import logging
 import os
 import stat
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
 from . import sources
 from .levels import Level
 
-MAGIC = b"numlstm object 1\n"
+MAGIC = b"numlstm object 2\n"  # then the object's name, a newline, the checksum of name and code, and the code
+PART = ".part"  # ends the name of a file that is being written
+LINKS = 40  # symbolic links that are followed on the way to a folder, as many as Linux follows
+PATIENCE = 120.0  # seconds for which a process waits while another compiles, before it does so itself
 log = logging.getLogger("numlstm")
 
 
@@ -30,21 +36,21 @@ def cache_folder() -> Path:
         If there is no home folder to put it in.
     """
     if given := os.environ.get("NUMLSTM_CACHE_DIR"):
-        return Path(given)
+        return Path(os.path.abspath(given))
     if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "numlstm"
+        return Path(os.path.abspath(base)) / "numlstm"
     try:
-        return Path.home() / ".cache" / "numlstm"
+        return Path.home().absolute() / ".cache" / "numlstm"
     except RuntimeError as error:
         raise OSError(str(error)) from None
 
 
 def fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides the object: sources, compiler versions, level and number type."""
+    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type."""
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    for name in sources.deciding():
+    for name in sources.deciding() or sources.deciding(ending=".pyc"):
         digest.update(name.encode() + Path(sources.FOLDER, name).read_bytes())
     return digest.hexdigest()[:24]
 
@@ -54,9 +60,64 @@ def file_name(number: str, level: Level) -> str:
     return f"{number}-{level.name}-{fingerprint(number, level)}.o"
 
 
-def _trusted(path: Path, folder: bool = False) -> None:
+def _owners() -> set[int]:
+    """Who may own the folders above the cache: root and this user.
+
+    In a user namespace, as of a container, root outside has the number of all who have none inside.
+    """
+    owners = {0, os.geteuid()}
+    with suppress(OSError, ValueError):
+        if Path("/proc/self/uid_map").read_text().split() != ["0", "0", str(2**32 - 1)]:
+            owners.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+    return owners
+
+
+def _check_above(folder: str) -> None:
+    """Refuse a folder in which another user could put something in place of what we keep there."""
+    facts = os.lstat(folder)
+    if not stat.S_ISDIR(facts.st_mode):
+        raise NotADirectoryError(f"{folder} is not a folder")
+    if not hasattr(os, "geteuid"):
+        return
+    if facts.st_uid not in _owners():
+        raise PermissionError(f"{folder} belongs to another user")
+    # a group with the number of its user is that user's own, by the custom that pam_umask follows too
+    own = facts.st_gid == os.getegid() == os.geteuid()
+    others = stat.S_IWOTH if own else stat.S_IWOTH | stat.S_IWGRP
+    if facts.st_mode & others and not facts.st_mode & stat.S_ISVTX:
+        raise PermissionError(f"others can write to {folder}")
+
+
+def _check_way(folder: Path) -> None:
+    """Follow the path to the cache folder, links too, checking each folder on it; what is not there is made.
+
+    All is made for this user alone, as the XDG Base Directory Specification asks.
+    """
+    ahead, links = list(reversed(folder.parts)), 0
+    at = ahead.pop()
+    while ahead:
+        _check_above(at)
+        name = ahead.pop()
+        if name == os.pardir:
+            at = os.path.dirname(at)
+            continue
+        below = os.path.join(at, name)
+        with suppress(FileExistsError):
+            if not os.path.lexists(below):
+                os.mkdir(below, 0o700)
+        if ahead and os.path.islink(below):
+            links += 1
+            if links > LINKS:
+                raise OSError(f"{folder} leads through more than {LINKS} symbolic links")
+            target = Path(os.readlink(below))
+            at = target.anchor or at
+            ahead += reversed(target.parts[1:] if target.anchor else target.parts)
+        else:
+            at = below
+
+
+def _check_own(path: Path, facts: os.stat_result, folder: bool = False) -> None:
     """Refuse what another user could have written, and what is no file to read."""
-    facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
         raise OSError(f"{path} is a symbolic link")
     if not (stat.S_ISDIR if folder else stat.S_ISREG)(facts.st_mode):
@@ -64,34 +125,98 @@ def _trusted(path: Path, folder: bool = False) -> None:
     if not hasattr(os, "geteuid"):  # Windows: a mode says nothing there, and a user's folder is the user's own
         return
     if facts.st_uid != os.geteuid():
-        raise OSError(f"{path} belongs to another user")
+        raise PermissionError(f"{path} belongs to another user")
     if facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OSError(f"others can write to {path}")
+        raise PermissionError(f"others can write to {path}")
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file of this user's: the very file that was looked at."""
+    _check_own(path, path.lstat())
+    # a pipe that has come in its place since then is not waited for
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        _check_own(path, os.fstat(file.fileno()))
+        return file.read()
+
+
+def _seal(path: Path) -> bytes:
+    """The name of an object, as it is written into it: one that was renamed is another's."""
+    return path.name.encode() + b"\n"
+
+
+def sealed(path: Path, code: bytes) -> bytes:
+    """The content of an object's file."""
+    return MAGIC + _seal(path) + hashlib.sha256(_seal(path) + code).digest() + code
 
 
 def read(path: Path) -> bytes | None:
-    """The cached object, or None where there is no sound one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _trusted(path.parent, folder=True)
+    """The cached object, or None where there is no sound one.
+
+    Raises
+    ------
+    OSError
+        Where no object can be kept safely: with the reason.
+    """
+    _check_way(path.parent)
+    _check_own(path.parent, path.parent.lstat(), folder=True)
     try:
-        _trusted(path)
-        content = path.read_bytes()
+        content = _content(path)
     except FileNotFoundError:
         return None
-    code = content[len(MAGIC) + 32 :]
-    if content[: len(MAGIC)] != MAGIC or content[len(MAGIC) : len(MAGIC) + 32] != hashlib.sha256(code).digest():
-        log.warning("numlstm: the cached kernels in %s are damaged and are built again", path)
-        return None
-    return code
+    code = content[len(sealed(path, b"")) :]
+    if content == sealed(path, code):
+        return code
+    log.warning("numlstm: the cached kernels in %s are damaged, or were built as others; they are built again", path)
+    with suppress(OSError):
+        path.unlink()
+    return None
 
 
 def write(path: Path, code: bytes) -> None:
     """Write to a temporary name and move, so that no other process sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + hashlib.sha256(code).digest() + code)
+            file.write(sealed(path, code))
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """While it is held no other process compiles this object; those that have waited long enough do so all the same.
+
+    The system takes the lock from a process that has died, however it died. Where there are no locks nobody waits.
+    """
+    try:
+        import fcntl
+
+        handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except (ImportError, OSError) as error:
+        log.debug("numlstm: no lock for %s: %s", path, error)
+        yield
+        return
+    try:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in path.parent.glob(f"{path.name}*{PART}"):  # by processes that were killed as they wrote
+                    with suppress(OSError):
+                        left.unlink()
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    log.warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
+                    break
+                time.sleep(0.05)
+            except OSError as error:
+                log.debug("numlstm: no lock for %s: %s", path, error)
+                break
+        yield
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from dataclasses import dataclass
@@ -55,8 +56,46 @@ LEVELS = {
 }
 
 
-def _x86_flags() -> set[str]:
-    """CPU features as /proc/cpuinfo names them; LLVM is asked where there is no such file."""
+# Where CPUID keeps them: the number by which the C library knows a leaf, the register of four, and the bits
+_CPUID = (
+    (0, 2, {"fma": 12, "movbe": 22, "avx": 28, "f16c": 29}),
+    (
+        1,
+        1,
+        {
+            "bmi1": 3,
+            "avx2": 5,
+            "bmi2": 8,
+            "avx512f": 16,
+            "avx512dq": 17,
+            "avx512cd": 28,
+            "avx512bw": 30,
+            "avx512vl": 31,
+        },
+    ),
+    (2, 2, {"abm": 5}),
+)
+
+
+def _c_library_flags() -> set[str] | None:
+    """CPU features that the CPU and the operating system have, as GNU's C library knows them from 2.33; else None.
+
+    It asks the CPU, where a file may tell of another, as under an emulator.
+    """
+    try:
+        leaf = ctypes.CDLL(None)["__x86_get_cpuid_feature_leaf"]
+    except (OSError, AttributeError, TypeError):
+        return None
+    leaf.argtypes, leaf.restype = (ctypes.c_uint,), ctypes.POINTER(ctypes.c_uint * 8)
+    flags = set()
+    for number, register, bits in _CPUID:
+        active = leaf(number).contents[4 + register]  # four registers of what there is, then four of what can be used
+        flags |= {name for name, bit in bits.items() if active >> bit & 1}
+    return flags
+
+
+def _file_flags() -> set[str] | None:
+    """CPU features as /proc/cpuinfo names them; None where there is no such file."""
     try:
         with open("/proc/cpuinfo") as lines:
             for line in lines:
@@ -64,6 +103,14 @@ def _x86_flags() -> set[str]:
                     return set(line.split(":", 1)[1].split())
     except OSError:
         pass
+    return None
+
+
+def _x86_flags() -> set[str]:
+    """CPU features by the names of /proc/cpuinfo; LLVM is asked where neither C library nor file tells."""
+    for source in (_c_library_flags, _file_flags):
+        if (told := source()) is not None:
+            return told
     import llvmlite.binding as llvm
 
     renamed = {"bmi": "bmi1", "lzcnt": "abm"}

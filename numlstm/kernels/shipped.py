@@ -52,7 +52,10 @@ def find(number: str, level: Level, folder: str = FOLDER) -> str:
     alike = [name for name in there if name.startswith(start) and name.endswith(".so")]
     if not alike:
         raise Unfit(f"none came with this installation for {level.name}")
-    source = sources.name(level)
+    try:
+        source = sources.name(level)
+    except OSError as error:
+        raise Unfit(f"the kernels' sources cannot be read: {error}") from None
     fits = file_name(number, level, source) if source is not None else alike[0]
     if fits not in alike:
         raise Unfit("those that came with this installation were built from other sources")

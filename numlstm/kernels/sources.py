@@ -8,14 +8,18 @@ import zlib
 from .levels import Level
 
 # They bring code into memory and have no part in what it is.
-LOADERS = {"store.py", "shipped.py", "cached.py", "linked.py", "loaded.py", "library.py", "sources.py", "__init__.py"}
-EXPORTS = {"embed.py", "embed_abi.py"}  # they are for libraries of ``numlstm export``
+LOADERS = {"store", "shipped", "cached", "linked", "loaded", "library", "sources", "__init__"}
+EXPORTS = {"embed", "embed_abi"}  # they are for libraries of ``numlstm export``
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
-def deciding(folder: str = FOLDER) -> list[str]:
+def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
     """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
-    return sorted(name for name in os.listdir(folder) if name.endswith(".py") and name not in LOADERS | EXPORTS)
+    return sorted(
+        name
+        for name in os.listdir(folder)
+        if name.endswith(ending) and name.removesuffix(ending) not in LOADERS | EXPORTS
+    )
 
 
 def name(level: Level, folder: str = FOLDER) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import ExitStack
 from functools import cache
 
 from ..locks import fork_safe
@@ -79,22 +80,28 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
 
     unkept: OSError | None = None
     path = code = None
-    try:
-        path = cached.cache_folder() / cached.file_name(number, level)
-        code = cached.read(path)
-    except OSError as error:
-        unkept = error
-        log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
-    if code is not None:
-        return code, f"cache: {path}"
-    log.info("numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path)
-    from . import build
-
-    code = build.object_code(number, level)
-    if path is not None and unkept is None:
+    with ExitStack() as held:
         try:
-            cached.write(path, code)
+            path = cached.cache_folder() / cached.file_name(number, level)
+            code = cached.read(path)
+            if code is None:
+                held.enter_context(cached.turn(path))
+                code = cached.read(path)  # which another process may have made by now
         except OSError as error:
             unkept = error
-            log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
+            log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
+        if code is not None:
+            return code, f"cache: {path}"
+        log.info(
+            "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
+        )
+        from . import build
+
+        code = build.object_code(number, level)
+        if path is not None and unkept is None:
+            try:
+                cached.write(path, code)
+            except OSError as error:
+                unkept = error
+                log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
     return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"

@@ -1,0 +1,641 @@
+"""Nothing that is wrong with a machine keeps the kernels from running or makes them run what others wrote.
+
+Every test is of fresh processes of an unprivileged user, and every guard is also switched off, to see that it is
+what guards.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import faults
+import pytest
+from faults import MARK, end
+from needs import leave_out
+
+from numlstm.kernels import build, cached, levels, library, store
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")
+ALONE = "compiled for this process alone: "
+# Guards of the cache switched off, in a process that begins with one of these
+TRUSTING = """
+from numlstm.kernels import cached
+cached._check_above = cached._check_own = lambda *a, **k: None
+"""
+UNSEALED = """
+from numlstm.kernels import cached
+seal = cached.sealed
+cached.read = lambda path: path.read_bytes()[len(seal(path, b"")):]
+"""
+
+
+@pytest.fixture(scope="module")
+def code():
+    return store.object_code("float32", store.level())[0]
+
+
+@pytest.fixture(scope="module")
+def mark():
+    return faults.marker()
+
+
+@pytest.fixture(scope="module")
+def bits():
+    return faults.judged()
+
+
+@pytest.fixture
+def place(code):
+    place = faults.Place(code)
+    yield place
+    place.remove()
+
+
+def need_root():
+    if not faults.is_root():
+        leave_out("needs root, to make what belongs to another user or to mount")
+
+
+def test_the_processes_are_those_of_a_user_who_may_not_write_everywhere(place):
+    said = place.run("print('ID', os.geteuid()); open('/etc/numlstm', 'w')")
+    assert said.all_of("ID") != ["0"] and "PermissionError" in said.error
+
+
+def test_a_marker_ends_the_process_that_runs_it(place, mark):
+    """Else the tests below could not tell who runs it."""
+    place.fill(mark)
+    assert place.run().status == MARK
+
+
+# ---- homes and folders that cannot be written
+
+HOMES = {
+    "unset": lambda place: None,
+    "missing": lambda place: place.folder("shut", mode=0o500) / "none",
+    "read-only": lambda place: place.folder("shut", mode=0o500),
+    "a file": lambda place: place.file(place.path / "file", b""),
+    "nonsense": lambda place: "\udcff/no\nwhere",
+}
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_a_home_that_holds_no_cache(place, bits, home):
+    said = place.run(HOME=HOMES[home](place), NUMLSTM_CACHE_DIR=None).right(bits)
+    if home in ("unset", "nonsense") and not faults.is_root():
+        return  # the system knows this user's own; and a folder of that name can be made here
+    assert said.built == 1 and said.origin.startswith(ALONE)
+    assert said.out.count("kernels are not cached, since") == 1
+
+
+def test_a_full_cache_is_used_where_nothing_can_be_written(place, bits, code):
+    cache = place.folder("home", "cache")
+    place.fill(code, cache)
+    place.own(cache, 0o500)
+    said = place.run().right(bits)
+    assert said.built == 0 and said.origin.startswith("cache: ")
+
+
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); tell()"
+
+
+@pytest.mark.parametrize("how", ["limit", "tmpfs"])
+def test_a_full_disk(place, bits, how):
+    cache, mounted = place.folder("home", "cache"), False
+    if how == "tmpfs":
+        need_root()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size=16k,mode=0700,uid={faults.NOBODY}", "none", str(cache)]
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        said = place.run("tell()" if mounted else LIMITED).right(bits)
+        assert said.built == 1 and said.origin.startswith(ALONE)
+        assert said.out.count("compiled kernels cannot be cached, since") == 1
+        assert ("No space left" if mounted else "File too large") in said.out
+        assert [path.suffix for path in cache.iterdir()] == [".lock"]  # no half of an object
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(cache)], check=True)
+
+
+# ---- what others could have written
+
+
+def of_root(path, mode=0o755):
+    need_root()
+    os.chown(path, 0, 0, follow_symlinks=False)
+    path.chmod(mode)
+
+
+def folder_of_another(place, mark):
+    place.fill(mark)
+    of_root(place.cache)
+    return "belongs to another user"
+
+
+def folder_of_all(place, mark):
+    place.fill(mark)
+    place.cache.chmod(0o777)
+    return "others can write to"
+
+
+def folder_of_a_group(place, mark):
+    place.fill(mark)
+    place.cache.chmod(0o720)
+    return "others can write to"
+
+
+def sticky_folder_of_all(place, mark):
+    """Others can add to it, though not take away."""
+    place.fill(mark)
+    place.cache.chmod(0o1777)
+    return "others can write to"
+
+
+def object_of_another(place, mark):
+    of_root(place.fill(mark), 0o644)
+    return "belongs to another user"
+
+
+def object_of_all(place, mark):
+    place.fill(mark).chmod(0o666)
+    return "others can write to"
+
+
+def linked_object(place, mark):
+    path = place.fill(mark)
+    path.rename(place.home / "elsewhere.o")
+    path.symlink_to(place.home / "elsewhere.o")
+    return "is a symbolic link"
+
+
+def linked_folder(place, mark):
+    place.fill(mark).parent.rename(place.home / "elsewhere")
+    place.cache.symlink_to(place.home / "elsewhere")
+    return "is a symbolic link"
+
+
+def parent_of_all(place, mark):
+    place.fill(mark)
+    place.home.chmod(0o777)
+    return "others can write to"
+
+
+def grandparent_of_all(place, mark):
+    place.fill(mark)
+    place.path.chmod(0o777)
+    return "others can write to"
+
+
+def parent_of_another_group(place, mark):
+    need_root()
+    place.fill(mark)
+    os.chown(place.home, faults.NOBODY, 1)
+    place.home.chmod(0o770)
+    return "others can write to"
+
+
+def parent_of_another_user(place, mark):
+    need_root()
+    place.fill(mark)
+    os.chown(place.home, 1, 1)
+    place.home.chmod(0o755)
+    return "belongs to another user"
+
+
+def link_among_those_of_all(place, mark):
+    """The folder is safe, but the way to it is not: others can put another link in its place."""
+    place.fill(mark)
+    common = place.folder("common", mode=0o777)
+    (common / "home").symlink_to(place.home)
+    place.cache = common / "home" / "cache"
+    return "others can write to"
+
+
+TRAPS = [
+    folder_of_another, folder_of_all, folder_of_a_group, sticky_folder_of_all, object_of_another, object_of_all,
+    linked_object, linked_folder, parent_of_all, grandparent_of_all, parent_of_another_group, parent_of_another_user,
+    link_among_those_of_all,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_what_others_could_have_written_is_not_run(place, bits, mark, trap):
+    why = trap(place, mark)
+    said = place.run().right(bits)
+    assert said.built == 1 and said.origin.startswith(ALONE)
+    (line,) = [line for line in said.out.splitlines() if "kernels are not cached" in line]
+    assert why in line
+    assert place.run(TRUSTING + "tell()").status == MARK
+
+
+def test_what_only_this_user_and_root_can_write_is_used(place, bits, code):
+    """Through links and folders of a group that is the user's own, as a umask of 002 makes them."""
+    place.home.chmod(0o775)
+    place.fill(code)
+    (place.path / "way").symlink_to("home/../home")
+    place.cache = place.path / "way" / "cache"
+    said = place.run().right(bits)
+    assert said.built == (0 if os.getuid() == os.getgid() else 1)
+    place.home.chmod(0o755)
+    said = place.run().right(bits)
+    assert said.built == 0 and said.origin.startswith("cache: ")
+
+
+def test_folders_that_are_made_are_this_users_alone(place, bits):
+    new = place.home / "new"
+    said = place.run("os.umask(0); tell()", NUMLSTM_CACHE_DIR=None, XDG_CACHE_HOME=new).right(bits)
+    assert said.built == 1 and "and cached" in said.origin
+    (path,) = (new / "numlstm").glob("*.o")
+    assert [p.stat().st_mode & 0o777 for p in (new, new / "numlstm", path)] == [0o700, 0o700, 0o600]
+
+
+def test_a_pipe_in_the_objects_place_is_not_waited_for(place, bits):
+    path = place.fill(b"")
+    path.unlink()
+    os.mkfifo(path)
+    place.own(path, 0o600)
+    said = place.run(timeout=60).right(bits)
+    assert "is not a file" in said.out
+
+
+# ---- objects that are not what they should be
+
+
+def spoilt(content, fault):
+    half = len(content) // 2
+    return {
+        "empty": b"",
+        "truncated": content[:half],
+        "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
+        "no seal": content[len(content) - half :],
+    }[fault]
+
+
+@pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "no seal"])
+def test_a_damaged_object_is_built_again(place, bits, code, fault):
+    path = place.fill(code)
+    place.file(path, spoilt(path.read_bytes(), fault))
+    said = place.run().right(bits)
+    assert said.built == 1 and said.out.count("are damaged") == 1
+    said = place.run().right(bits)
+    assert said.built == 0 and "damaged" not in said.out  # mended for the next one
+
+
+def test_a_flipped_bit_in_any_byte_is_seen(place, mark):
+    """In this process, since there are many; a flipped marker is run where nobody looks."""
+    folder = place.path / "safe"
+    folder.mkdir(mode=0o700)
+    path = folder / "object.o"
+    content = cached.sealed(path, mark)
+    for n in [*range(len(content) - len(mark)), *range(len(content) - len(mark), len(content), 61)]:
+        for bit in (1, 128):
+            path.touch(mode=0o600)
+            path.write_bytes(content[:n] + bytes([content[n] ^ bit]) + content[n + 1 :])
+            assert cached.read(path) is None, n
+    path.touch(mode=0o600)
+    path.write_bytes(content)
+    assert cached.read(path) == mark
+
+
+@pytest.mark.parametrize("other", ["version", "cpu"])
+def test_an_object_of_another_version_or_cpu_is_not_run(place, bits, mark, other):
+    """It is whole, and under the right name only because somebody has renamed it."""
+    path = place.fill(mark)
+    level = next(level for level in levels.LEVELS.values() if level != store.level())
+    name = {"version": "float32-x86-64-v3-" + 24 * "0" + ".o", "cpu": cached.file_name("float32", level)}[other]
+    place.file(path, cached.sealed(path.with_name(name), mark))
+    said = place.run().right(bits)
+    assert said.built == 1 and "were built as others" in said.out
+    place.file(path, cached.sealed(path.with_name(name), mark))
+    moved = f"seal = lambda path, code: bytes({len(cached.sealed(path.with_name(name), b''))})\n"
+    assert place.run(UNSEALED + moved + "tell()").status == MARK
+
+
+# ---- several processes, and those that die
+
+
+def test_sixteen_at_once_on_an_empty_cache_compile_once(place, bits):
+    place.folder("home", "cache")
+    said = [end(process) for process in [place.start(FAULTS_SECONDS=8) for _ in range(16)]]
+    assert [one.right(bits).built for one in said].count(1) == 1
+    assert sum(one.built for one in said) == 1
+    assert len(list(place.cache.glob("*.o"))) == 1
+
+
+def test_without_the_lock_several_compile(place, bits):
+    """All are right all the same. They begin together, when a file appears."""
+    place.folder("home", "cache")
+    script = """
+import contextlib
+from numlstm.kernels import cached
+cached.turn = contextlib.nullcontext
+while not os.path.exists(os.environ["FAULTS_OBJECT"] + ".go"):
+    time.sleep(0.01)
+tell()
+"""
+    processes = [place.start(script, FAULTS_SECONDS=8) for _ in range(3)]
+    time.sleep(3)
+    (place.path / "kernels.o.go").touch()
+    assert sum(end(process).right(bits).built for process in processes) > 1
+
+
+def begun(process):
+    """A process that has said that it compiles."""
+    for line in process.stdout:
+        if line == "BUILT\n":
+            return process
+    raise AssertionError(process.communicate())
+
+
+def test_a_process_that_dies_while_it_compiles_holds_up_nobody(place, bits):
+    place.folder("home", "cache")
+    first = begun(place.start(FAULTS_SECONDS=600))
+    second = place.start()
+    time.sleep(3)
+    assert second.poll() is None  # it waits
+    first.send_signal(signal.SIGKILL)
+    assert end(first).status == -signal.SIGKILL
+    assert end(second).right(bits).built == 1
+
+
+def test_a_process_that_is_stopped_while_it_compiles_is_waited_for_a_while_only(place, bits):
+    place.folder("home", "cache")
+    first = begun(place.start(FAULTS_SECONDS=600))
+    try:
+        said = place.run("from numlstm.kernels import cached; cached.PATIENCE = 1.0; tell()").right(bits)
+        assert said.built == 1 and "another process has been compiling" in said.out
+    finally:
+        first.kill()
+        first.communicate()
+
+
+KILLED = """
+from numlstm.kernels import cached
+def killed(*a):
+    os.kill(os.getpid(), 9)
+if {half}:
+    seal = cached.sealed
+    class Half(bytes):
+        pass
+    def write(path, code):
+        import tempfile
+        handle, _ = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=cached.PART)
+        os.write(handle, seal(path, code)[: len(code) // 2])
+        killed()
+    cached.write = write
+else:
+    os.replace = killed
+tell()
+"""
+
+
+@pytest.mark.parametrize("half", [True, False], ids=["half", "whole"])
+def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_run(place, bits, half):
+    cache = place.folder("home", "cache")
+    assert place.run(KILLED.format(half=half)).status == -signal.SIGKILL
+    assert len(list(cache.glob("*" + cached.PART))) == 1
+    said = place.run().right(bits)
+    assert said.built == 1 and "damaged" not in said.out
+    assert list(cache.glob("*" + cached.PART)) == []  # swept up
+    assert place.run().right(bits).built == 0
+
+
+# ---- what a system may lack
+
+
+def test_no_shared_memory(place, bits, code):
+    need_root()
+    place.fill(code)
+    hide = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o ro,mode=0 none /dev/shm && exec "$@"', "sh"]
+    if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode:
+        leave_out("needs the right to unshare mounts")
+    script = """
+try:
+    open("/dev/shm/numlstm", "w")
+except OSError as error:
+    print("REFUSED", error)
+tell()
+"""
+    said = place.run(script, before=hide, NUMLSTM_NUM_THREADS="2").right(bits)
+    assert said.all_of("REFUSED") and said.built == 0
+
+
+CAUGHT = """
+try:
+    tell()
+except (ImportError, MemoryError, OSError, RuntimeError) as error:
+    print("ERROR", type(error).__name__, str(error).replace("\\n", " "))
+"""
+
+
+@pytest.mark.parametrize("megabytes", [1024, 384])
+def test_a_limit_of_address_space(place, bits, code, megabytes):
+    """Enough for a cached object; or too little for LLVM, of which a sentence tells."""
+    place.fill(code)
+    script = f"import resource; resource.setrlimit(resource.RLIMIT_AS, 2 * ({megabytes} << 20,))\n" + CAUGHT
+    said = place.run(script, OPENBLAS_NUM_THREADS="1")
+    assert said.status == 0, said
+    if said.all_of("ERROR"):
+        print(said.all_of("ERROR"))
+    else:
+        said.right(bits)
+
+
+def test_without_numba_a_cached_object_runs(place, bits, code):
+    place.fill(code)
+    said = place.run("sys.modules['numba'] = None; tell()").right(bits)
+    assert said.built == 0 and said.origin.startswith("cache: ")
+
+
+# ---- who calls first
+
+FORKED = """
+import threading
+def child(work):
+    number = os.fork()
+    if not number:
+        try:
+            work()
+            sys.stdout.flush()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(number, 0)
+    print("CHILD", os.waitstatus_to_exitcode(status), flush=True)
+def told():
+    print("BITS", result(), flush=True)
+"""
+
+
+def test_forked_children(place, bits, code):
+    """Before the first call, after it, and while another thread compiles."""
+    place.fill(code)
+    for script in ("child(told)", "result(); child(told)"):
+        said = place.run(FORKED + script).right(bits)
+        assert said.all_of("CHILD") == ["0"]
+
+
+def test_a_child_forked_while_another_thread_compiles(place, bits):
+    place.folder("home", "cache")
+    script = """
+thread = threading.Thread(target=result)
+thread.start()
+while "numlstm.kernels.cached" not in sys.modules or not list(sys.modules["numlstm.kernels.cached"].Path(
+        os.environ["NUMLSTM_CACHE_DIR"]).glob("*.lock")):
+    time.sleep(0.01)
+child(told)
+thread.join()
+"""
+    said = place.run(FORKED + script, timeout=120, FAULTS_SECONDS=3).right(bits)
+    assert said.built == 1 and said.all_of("CHILD") == ["0"]
+
+
+def test_spawned_children(place, bits, code):
+    place.fill(code)
+    path = place.file(place.path / "spawning.py", faults.START.encode() + SPAWNING, mode=0o644)
+    said = place.run(f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')")
+    assert said.all_of("ALL") == [f"{bits} {bits}"], said
+
+
+SPAWNING = b"""
+def work(_):
+    return result()
+if __name__ == "__main__":
+    import multiprocessing
+    sys.modules["__main__"].__file__ = __file__
+    sys.modules["__main__"].work = work
+    work.__module__ = "spawning"
+    sys.path.insert(0, os.path.dirname(__file__))
+    import spawning
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        print("ALL", *pool.map(spawning.work, range(2)), flush=True)
+"""
+
+
+def test_a_thread_calls_first(place, bits, code):
+    place.fill(code)
+    script = """
+import threading
+threads = [threading.Thread(target=tell) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    said = place.run(script)
+    assert said.status == 0 and said.all_of("BITS") == 4 * [bits], said
+
+
+SUB = """
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+number = interpreters.create()
+script = os.environ["FAULTS_SCRIPT"]
+try:
+    failed = interpreters.run_string(number, script)
+    if failed is not None:
+        print("ERROR", failed)
+except Exception as error:
+    print("ERROR", error)
+print("AFTER")
+"""
+
+
+def test_a_sub_interpreter_calls_first(place, bits, code):
+    """NumPy has no part in sub-interpreters: what runs is right, or it says so."""
+    place.fill(code)
+    said = place.run(SUB, FAULTS_SCRIPT=faults.START + "tell()\nsys.stdout.flush()\n")
+    assert said.status == 0 and "AFTER" in said.out, said
+    assert said.all_of("ERROR") or said.bits == bits
+
+
+# ---- how Python is run, and where the package is
+
+
+@pytest.mark.parametrize("option", ["-O", "-OO", "-I"])
+def test_options_of_python(place, bits, code, option):
+    """Isolated, it reads no variables of its own; optimised, it runs no assertion: the guards hold all the same."""
+    path = place.fill(code)
+    package = place.environment()["PYTHONPATH"].split(os.pathsep)[0]
+    said = place.run(options=[option], FAULTS_PATH=package).right(bits)
+    assert said.built == 0
+    path.chmod(0o666)
+    said = place.run(options=[option], FAULTS_PATH=package).right(bits)
+    assert said.built == 1 and "others can write to" in said.out
+
+
+def test_a_package_that_is_moved(place, bits):
+    """Its cache is found again: an object belongs to what the sources say, wherever they are."""
+    place.folder("home", "cache")
+    first = place.path / "first"
+    library.copy_of_package(first)
+    for path in (first, *first.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert place.run("import numlstm; print('AT', numlstm.__file__)\ntell()", FAULTS_PATH=first).right(bits).built == 1
+    second = first.rename(place.path / "second")
+    said = place.run("import numlstm; print('AT', numlstm.__file__)\ntell()", FAULTS_PATH=second).right(bits)
+    assert said.all_of("AT") == [str(second / "numlstm" / "__init__.py")]
+    assert said.built == 0
+
+
+# ---- another CPU
+
+NEHALEM = ["qemu-x86_64", "-cpu", "Nehalem"]
+
+
+def test_a_cpu_without_fma_and_avx2(place):
+    """Under an emulator of one: the object for such CPUs, whose bits are those of this CPU when it runs that object."""
+    if os.uname().machine != "x86_64" or not sys.platform.startswith("linux"):
+        pytest.skip("needs an x86-64 CPU and Linux")
+    if not shutil.which(NEHALEM[0]):
+        leave_out("needs the command qemu-x86_64 (Debian: qemu-user)")
+    level = levels.LEVELS["x86-64"]
+    old = store.object_code("float32", level)[0]
+    place.fill(old, level=level)
+    here = place.run(NUMLSTM_CPU="x86-64")
+    here.right(here.bits)
+    emulated = [*faults.unprivileged(), *NEHALEM, sys.executable, "-c"]
+    done = run_emulated(place, emulated, "tell()")
+    said = faults.Said(done.returncode, done.stdout, done.stderr).right(here.bits)
+    assert said.built == 0 and "x86-64-v" not in said.origin
+    done = run_emulated(place, emulated, "tell()", NUMLSTM_CPU="x86-64-v3")
+    assert "NUMLSTM_CPU='x86-64-v3' is not a level that this CPU has; it has x86-64." in done.stderr
+    if store.level().fused:  # where the CPU is not asked, its lack ends the process
+        wrong = place.object
+        done = run_emulated(
+            place,
+            emulated,
+            "from numlstm.kernels import levels, store\n"
+            f"store.level = lambda: levels.LEVELS[{store.level().name!r}]\nstore.kernel('float32'); tell()",
+            NUMLSTM_CACHE_DIR=place.folder("home", "other"),
+            FAULTS_OBJECT=wrong,
+        )
+        assert done.returncode == -signal.SIGILL
+
+
+def run_emulated(place, command, script, **changes):
+    return subprocess.run(
+        [*command, faults.START + script],
+        env=place.environment(**changes),
+        cwd=place.path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+# ---- compiling itself, once
+
+
+def test_what_is_compiled_by_an_unprivileged_user_is_found_by_the_next_process(place, bits):
+    said = place.run(compiles=True).right(bits)
+    assert "and cached" in said.origin and "NUMBA True" in said.out
+    assert build.__name__ == "numlstm.kernels.build"
+    said = place.run(compiles=True).right(bits)
+    assert said.origin.startswith("cache: ") and "NUMBA False" in said.out
+    assert re.search("compiling", said.out) is None
