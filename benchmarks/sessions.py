@@ -10,7 +10,7 @@ from numlstm.threads import num_threads
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 SESSIONS = 100 if QUICK else sessions.SESSIONS
 ROUNDS = 1 if QUICK else 9
-THREADS = [1, 2]
+THREADS = [1] if QUICK else [1, 2]
 
 
 class Step:

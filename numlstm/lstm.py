@@ -321,12 +321,15 @@ class LSTM(Module):
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
         elif lengths is not None or hasattr(input, "batch_sizes"):
-            dropout = self._masks(config) if self.training and config.dropout > 0 else None
+
+            def masks() -> engine.Dropout | None:
+                return self._masks(config) if self.training and config.dropout > 0 else None
+
             if not hasattr(input, "batch_sizes"):
-                return packed.run_padded(panels, config, dropout, input, hx, lengths, out)
+                return packed.run_padded(panels, config, masks, input, hx, lengths, out)
             if lengths is not None:
                 raise TypeError("lengths is for a padded batch, and the input is packed\nLeave lengths out.")
-            return packed.run_packed(panels, config, dropout, input, hx, out)
+            return packed.run_packed(panels, config, masks, input, hx, out)
         else:
             given = checks.real_array("input", input)
         # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gat
 
 Array = NDArray[Any]
 States = tuple[Array, Array]
+Masks = Callable[[], engine.Dropout | None]
 
 
 def run_packed(
-    panels: Panels, config: Config, dropout: engine.Dropout | None, input: Any, hx: Any, out: Any
+    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, out: Any
 ) -> tuple[PackedSequence, States]:
     """Run an LSTM over a packed sequence, PyTorch's own too.
 
@@ -26,8 +28,8 @@ def run_packed(
     ----------
     panels : Panels
     config : Config
-    dropout : callable or None
-        As `engine.forward_packed` takes it.
+    masks : callable
+        Gives the dropout that `engine.forward_packed` takes; called once nothing can be refused any more.
     input : PackedSequence
     hx, out
         As `LSTM.forward` takes them.
@@ -43,19 +45,19 @@ def run_packed(
     data = checks.real_array("data", data)
     call = checks.packed_call(config, data.shape, int(sizes[0]), hx)
     results, given = _results(panels, call, data, hx, out)
-    _run(panels, dropout, data, sizes, order, given, results)
+    _run(panels, masks(), data, sizes, order, given, results)
     output, h_n, c_n = results if out is None else out
     return PackedSequence(output, sizes, order, back), (h_n, c_n)
 
 
 def run_padded(
-    panels: Panels, config: Config, dropout: engine.Dropout | None, input: Any, hx: Any, lengths: Any, out: Any
+    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, lengths: Any, out: Any
 ) -> tuple[Array, States]:
     """Run an LSTM over a padded batch, each sequence as far as it goes; padding comes out as zeros.
 
     Parameters
     ----------
-    panels, config, dropout
+    panels, config, masks
         As for `run_packed`.
     input, hx, lengths, out
         As `LSTM.forward` takes them.
@@ -76,7 +78,7 @@ def run_padded(
     each = checked_lengths(lengths, steps, call.batch)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
-        _over_padded(panels, call, dropout, array, each, given, results)
+        _over_padded(panels, call, masks(), array, each, given, results)
     output, h_n, c_n = results if out is None else out
     return output, (h_n, c_n)
 

@@ -268,11 +268,12 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
 
 
 def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Split | None:
-    """How so many threads share a call; a packed one is as long as its rows are on average."""
+    """How at most so many threads share a call."""
     steps, rows, _ = shape
-    if sizes is not None:
-        steps = -(-int(sizes.sum()) // rows)
-    return choose(config, steps, rows, itemsize, limit, settings.split, packed=sizes is not None)
+    if sizes is None:
+        return choose(config, steps, rows, itemsize, limit, settings.split)
+    average = -(-int(sizes.sum()) // steps)
+    return choose(config, steps, average, itemsize, limit, settings.split, packed_rows=rows)
 
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
@@ -302,7 +303,10 @@ def _hoisted_steps(
     or where a single panel is, for X and R are then summed as `chain_by_runs` says.
     """
     row_bytes = blocks * 4 * lanes * itemsize
-    by_runs = min(inputs, outputs) * 4 * lanes * itemsize >= CACHE_L1
+    of_term = 4 * lanes * itemsize
+    by_runs = min(inputs, outputs) * of_term >= CACHE_L1
+    if steps == 1:  # X is used at once: to store it and read it back costs more, unless panels are larger still
+        by_runs = by_runs and (inputs + outputs) * of_term > CACHE_L2 // 4
     fits = gates_most // max(row_bytes * rows, 1)
     wanted = settings.hoist
     if wanted is None:

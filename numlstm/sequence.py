@@ -540,7 +540,7 @@ def inverse(permutation: Indices | None) -> Indices | None:
 def checked_parts(sequence: Any) -> _Fields:
     """The parts of a packed sequence, PyTorch's own too, that are found to fit together."""
     sizes = whole_numbers("batch_sizes", sequence.batch_sizes)
-    data = any_array("data", sequence.data)
+    data = checks.own_shape(any_array("data", sequence.data))
     if sizes.size == 0:
         raise RuntimeError("batch_sizes can not be empty\nA packed sequence has one step at least.")
     if sizes.ndim != 1:
@@ -615,7 +615,7 @@ def _within(lengths: Indices, least: int, most: int) -> None:
 
 
 def whole_numbers(name: str, value: Any) -> Indices:
-    """The value as int64, of any shape; floats do where they are whole."""
+    """A copy of the value as int64, of any shape; floats do where they are whole."""
     try:
         array = checks.any_array(name, value)
     except ValueError as error:  # ragged lists
@@ -631,7 +631,7 @@ def whole_numbers(name: str, value: Any) -> Indices:
             f"{name} must hold whole numbers, not {show(array.tolist())} of {array.dtype}\n"
             "They count or say where; ints of any width do, and floats that are whole."
         )
-    return array.astype(np.int64, copy=False)
+    return array.astype(np.int64)  # nobody else can change it once it is checked
 
 
 def any_array(name: str, value: Any) -> Array:

@@ -70,7 +70,7 @@ def choose(
     itemsize: int,
     limit: int,
     forced: Forced = USUAL,
-    packed: bool = False,
+    packed_rows: int = 0,
 ) -> Split | None:
     """How ``limit`` threads at most share a call of these sizes; None where one thread is to do it alone.
 
@@ -85,8 +85,9 @@ def choose(
         Threads, the caller among them.
     forced : Forced
         What a test wants.
-    packed : bool
-        Whether rows end at different steps: then layers do not go in waves.
+    packed_rows : int
+        Of a packed sequence: rows of its first step, and `rows` those of a step on average. Its layers do not go in
+        waves.
 
     Returns
     -------
@@ -98,12 +99,14 @@ def choose(
     if way is None:
         if microseconds(config, steps, rows, itemsize) < WORTH:
             return None
-        way, members = _best(config, steps, rows, itemsize, limit, packed)
+        way, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
+    if way == Way.ROWS and packed_rows:
+        return _by_unequal_rows(packed_rows, members, forced.piece_rows)
     if way == Way.ROWS:
         return _by_rows(rows, members, forced.piece_rows)
     if way == Way.DIRECTIONS and config.bidirectional:
         return Split(Way.DIRECTIONS, members=2, pieces=2, ranges=2)
-    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1 and not packed:
+    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1 and not packed_rows:
         chunk = forced.chunk or max(1, min(WAVE_STEPS, steps // (8 * config.num_layers)))
         chunks = -(-steps // chunk)
         return Split(Way.WAVES, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
@@ -132,6 +135,18 @@ def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
     of_a_ticket = of_a_ticket or -(-rows // tickets)
     pieces = -(-rows // of_a_ticket)
     return Split(Way.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
+
+
+def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
+    """Rows of a packed sequence, the longest first: many tickets in one range, so that the small ones come last."""
+    members = min(limit, rows)
+    if members < 2:
+        return None
+    if not of_a_ticket:
+        most = rows // (3 * members)
+        of_a_ticket = most // ROWS_EACH * ROWS_EACH or max(LOW_ROWS, most // LOW_ROWS * LOW_ROWS)
+    pieces = -(-rows // of_a_ticket)
+    return Split(Way.ROWS, min(members, pieces), pieces, ranges=1, piece_rows=of_a_ticket)
 
 
 def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Way, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -186,20 +187,20 @@ class Stream:
             self.step, self._call = _by_ctypes(kernel.step, slots, self.address), _nothing
             return
         new_array, _, keep, drop = boxes.functions
-        python, held = ctypes.pythonapi, max(0, engine.QUICK_WORK // work)
+        held = max(0, engine.QUICK_WORK // work)
         for slot, value in {
             Live.NONE: id(None),
             Live.NEW_ARRAY: new_array,
             Live.KEEP: keep,
             Live.DROP: drop,
-            Live.RAISE: _function(python.PyErr_SetString),
+            Live.RAISE: _function("PyErr_SetString"),
             Live.ERROR: id(RuntimeError),
             Live.TEXT: ctypes.addressof(_busy_text),
             Live.INPUT_STEP: self.input.nbytes,
             Live.OUTPUT_STEP: self.output.nbytes,
             Live.OUTPUTS: config.output_size,
-            Live.SAVE: _function(python.PyEval_SaveThread),
-            Live.RESTORE: _function(python.PyEval_RestoreThread),
+            Live.SAVE: _function("PyEval_SaveThread"),
+            Live.RESTORE: _function("PyEval_RestoreThread"),
             Live.HELD_STEPS: held,
             # Step after step through all layers is as good as layer after layer where the first cache holds them all.
             Live.MOST_STEPS: max(1, held * (LONGER if self._panels.data.nbytes <= CACHE_L1 else 1)),
@@ -475,9 +476,10 @@ def step_function(dtype: Any = None) -> Callable[[int], int]:
     return store.kernel(checks.parameter_dtype(dtype).name).step
 
 
-def _function(named: Any) -> int:
+@cache  # ctypes.cast leaves a cycle behind, for the collector
+def _function(name: str) -> int:
     """The address of a function of Python's."""
-    return int(ctypes.cast(named, ctypes.c_void_p).value or 0)
+    return int(ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p).value or 0)
 
 
 def _by_ctypes(run: Callable[[int], int], slots: _Slots, at: int) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Fresh processes of an unprivileged user under prepared faults, who find compiled kernels or a stand-in that "compiles".
+"""Fresh processes of an unprivileged user under prepared faults, with kernels in the cache or a stand-in for compiling.
 
 Root may write anywhere, so where the tests run as root the processes run as nobody. What they may lack then is the
 right to read an interpreter or a checkout in root's home: they are given that right alone, and none to write.
@@ -21,8 +21,9 @@ import numlstm
 from numlstm.kernels import cached, store
 
 NOBODY = 65534
-AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all"]
-READING = ["--bounding-set=+dac_read_search", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+NO_RIGHTS = ["--bounding-set=-all"]
+READING = ["--bounding-set=-all,+dac_read_search", "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 MARK = 42  # the exit status of a process that has run the marker
 # What every process begins with. Compiling is replaced by reading what was compiled, unless the test is about it.
 START = """
@@ -30,7 +31,10 @@ import logging, os, sys, time, types
 if os.environ.get("FAULTS_PATH"):
     sys.path.insert(0, os.environ["FAULTS_PATH"])
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+building = False
 def built(number, level):
+    global building
+    building = True
     print("BUILT", flush=True)
     time.sleep(float(os.environ.get("FAULTS_SECONDS", 0)))
     with open(os.environ["FAULTS_OBJECT"], "rb") as file:
@@ -97,9 +101,11 @@ def unprivileged():
     if not shutil.which("setpriv"):
         leave_out("needs the command setpriv (Debian: util-linux) to be another user than root")
     said = "nothing was tried"
-    for rights in ([], READING):
+    for rights in (NO_RIGHTS, READING):
         command = [*AS_NOBODY, *rights]
-        probe = [*command, sys.executable, "-c", "import numpy, numlstm, llvmlite.binding, numba.core.config"]
+        # one who may not enter the interpreter's folder may get another that runs, but not all the way
+        same = f"import sys; assert sys.base_prefix == {sys.base_prefix!r}; "
+        probe = [*command, sys.executable, "-c", same + "import numpy, numlstm, llvmlite.binding, numba.core.config"]
         done = subprocess.run(probe, env=surroundings(), capture_output=True, text=True, timeout=120, check=False)
         if done.returncode == 0:
             return command
@@ -147,29 +153,33 @@ class Place:
         path.write_bytes(content)
         return self.own(path, mode)
 
-    def fill(self, code, folder=None, level=None):
+    def fill(self, code, level=None):
         """Put an object where a process looks for its kernels."""
-        folder = folder or self.folder("home", "cache")
-        path = folder / cached.file_name("float32", level or store.level())
+        if not self.cache.exists():
+            self.folder("home", "cache")
+        path = self.cache / cached.file_name("float32", level or store.level())
         return self.file(path, cached.sealed(path, code))
 
-    def command(self, script, options=(), before=()):
-        return [*before, *unprivileged(), sys.executable, *options, "-c", START + script]
+    def command(self, script, options=(), before=(), between=()):
+        return [*before, *unprivileged(), *between, sys.executable, *options, "-c", START + script]
 
     def environment(self, compiles=False, **changes):
         given = {"NUMLSTM_CACHE_DIR": self.cache, "HOME": self.home, **changes}
         return surroundings(**({} if compiles else {"FAULTS_OBJECT": self.object}), **given)
 
-    def run(self, script="tell()", options=(), before=(), timeout=300, **changes):
-        """What a process says that runs a script here."""
+    def run(self, script="tell()", options=(), before=(), between=(), **changes):
+        """What a process says that runs a script here; commands go before or between those that change the user."""
+        return self.run_command(self.command(script, options, before, between), **changes)
+
+    def run_command(self, command, **changes):
         done = subprocess.run(
-            self.command(script, options, before),
+            command,
             env=self.environment(**changes),
             cwd=self.path,
             capture_output=True,
             text=True,
             errors="backslashreplace",
-            timeout=timeout,
+            timeout=300,
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)

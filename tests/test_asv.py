@@ -256,6 +256,14 @@ class TestStreaming:
         beside = streaming.beside_peers(self.line, ("wrong",), rounds=1, seconds=0.001)
         assert beside.peers == [] and "differ" in beside.left_out["wrong"]
 
+    def test_track_of_peers(self, monkeypatch):
+        module = benchmark("stream")
+        rounds = {way: [2.0] for way in module.WAYS}
+        beside = streaming.Beside("planted", rounds | {"torch": [50.0]}, {})
+        monkeypatch.setattr(streaming, "beside_peers", lambda line, **_: beside)
+        found = module.Peers().setup_cache()
+        assert {module.Peers().track_times_faster(found, *case) for case in cases(module.Peers)} == {25}
+
     def test_latency_is_of_every_step(self, monkeypatch):
         """99 steps of 3 us and one of 500, by a clock of the test's own."""
         now, count = [0], [0]

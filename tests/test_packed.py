@@ -237,7 +237,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
         for count in (2, 3):
             got, counts = gathered(call, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, other)
-            chosen = split.choose(net._config, 4, len(lengths), 4, count, WAYS[way], packed=True)
+            chosen = split.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
             assert (counts[Header.TICKETS] > 0) == (chosen is not None)
             if chosen is not None:
                 assert counts[Header.SEGMENTS] >= len(set(lengths))
@@ -246,9 +246,25 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
 def test_layers_of_several_lengths_do_not_go_in_waves():
     deep = Config(64, 64, 4)
     assert split.choose(deep, 1000, 1, 4, 4).way == Way.WAVES
-    chosen = split.choose(deep, 1000, 1, 4, 4, packed=True)
+    chosen = split.choose(deep, 1000, 1, 4, 4, packed_rows=2)
     assert chosen is None or chosen.way != Way.WAVES
-    assert split.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed=True) is None
+    assert split.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("rows", [2, 3, 5, 16, 64, 100, 256, 1000])
+def test_tickets_of_unequal_rows(rows, threads):
+    """They cover all rows; claimed in their order, the last ones are small enough for all threads to end together."""
+    chosen = split.choose(Config(64, 64), 1000, -(-rows // 2), 4, threads, WAYS["rows"], packed_rows=rows)
+    assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
+    assert chosen.ranges == 1 and 1 <= chosen.members <= threads
+    each = chosen.piece_rows
+    work = [sum(range(rows - part * each, max(rows - (part + 1) * each, 0), -1)) for part in range(chosen.pieces)]
+    ends = [0] * chosen.members
+    for ticket in work:
+        ends[ends.index(min(ends))] += ticket
+    if rows >= 16 * threads:
+        assert max(ends) <= 1.1 * sum(work) / threads
 
 
 def test_long_calls_use_workers(monkeypatch):
@@ -376,7 +392,7 @@ def test_results_share_memory_with_nothing_and_inputs_stay():
     results = [flat(net(x, hx, lengths=lengths)), flat(net(x, None, lengths=lengths))]
     for states in (hx, None):
         output, states = net(packed, states)
-        results.append((output.data, *states))
+        results.append((*output, *states))
     assert [array.tobytes() for array in arrays] == before
     everything = [array for result in results for array in result]
     for n, array in enumerate(everything):
@@ -390,8 +406,11 @@ def test_out_for_padded_ones():
     out = tuple(np.full(array.shape, np.nan, "f4") for array in flat(want))
     got = net(x, hx, lengths=lengths, out=out)
     assert got[0] is out[0] and got[1][0] is out[1] and got[1][1] is out[2] and equal(got, want)
-    held = tuple(state.copy() for state in hx)  # continued in place
-    assert equal(net(x, held, lengths=lengths, out=(out[0], *held)), want)
+    for kind in ("in any order", "by length"):
+        given_ = data(net, LENGTHS[kind])[0]
+        held = tuple(state.copy() for state in hx)  # continued in place
+        wanted = net(given_, hx, lengths=LENGTHS[kind])
+        assert equal(net(given_, held, lengths=LENGTHS[kind], out=(out[0], *held)), wanted)
     with pytest.raises(ValueError, match="output in out shares memory with input"):
         net(out[0][:, :, :5], hx, lengths=lengths, out=out)
     with pytest.raises(ValueError, match="output in out must have shape"):
@@ -448,6 +467,13 @@ def test_dropout_between_layers(layers):
     net.train()
     one, two = (net(packed, hx) for _ in range(2))
     assert not np.array_equal(one[0].data, two[0].data)
+    state = net._rng.bit_generator.state
+    for wrong in ({"lengths": [9] * len(lengths)}, {"lengths": [1]}, {"lengths": lengths, "hx": 5}):
+        with pytest.raises((RuntimeError, TypeError)):
+            net(x, **wrong)
+    with pytest.raises(ValueError, match="output in out must have shape"):
+        net(packed, out=(x, x, x))
+    assert net._rng.bit_generator.state == state, "what is refused draws no numbers"
     padded = net(x, hx, lengths=lengths)
     assert not (padded[0] == evaluated[0]).all() and same_bits(padded[1][0][:2], evaluated[1][:2])
     assert all((padded[0][length:, row] == 0).all() for row, length in enumerate(lengths))

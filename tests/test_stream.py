@@ -6,6 +6,7 @@ import gc
 import pickle
 import sys
 import types
+import weakref
 from contextlib import suppress
 
 import numpy as np
@@ -15,6 +16,7 @@ from judge import DTYPES, exact, flip_one_bit, same_bits
 import numlstm
 from numlstm import boxes, engine
 from numlstm import stream as streams
+from numlstm.bench import memory
 from numlstm.kernels.abi import Live
 
 SIZES = {
@@ -460,6 +462,26 @@ def test_what_a_step_touches_lives_as_long_as_the_step_can_be_called():
     assert same_bits(y, want[0])
     assert np.isfinite(call(x)).all()
     del noise
+
+
+def test_a_stream_that_is_let_go_is_gone_at_once(way):
+    """Without the collector: it is in no cycle, and four thousand of them leave nothing behind."""
+    lstm = numlstm.LSTM(3, 5, seed=0)
+    stream = lstm.stream(500)
+    seen = weakref.ref(stream), weakref.ref(stream._record)
+    gc.disable()
+    try:
+        del stream
+        assert [ref() for ref in seen] == [None, None]
+        for _ in range(100):
+            lstm.stream(500).fork().step()
+        objects, resident = len(gc.get_objects()), memory._status("VmRSS")
+        for _ in range(2000):  # of 50 KB each
+            lstm.stream(500).fork().step()
+        assert len(gc.get_objects()) - objects < 100
+        assert memory._status("VmRSS") - resident < 20e6
+    finally:
+        gc.enable()
 
 
 def test_dropout_does_not_act():

@@ -76,11 +76,11 @@ def _binder(address: int, code: object, name: bytes, kind: int) -> Bind:
     """What makes built-in functions of the machine code at an address: they hold the GIL, and cost less than ctypes."""
     method = _Method(name, address, kind, None)
     kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
+    new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))  # once: it makes a class
 
     def bind(bound_to: object) -> Any:
         for needed in (method, code):  # never let go, since a function may be called until Python has ended
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(needed))
-        new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))
         return new(ctypes.addressof(method), bound_to, None)
 
     return bind

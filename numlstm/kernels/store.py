@@ -21,6 +21,7 @@ from .loaded import Kernel
 log = logging.getLogger("numlstm")
 # Before a fork the locks are taken, the latest first: logging must have made its
 # own by now, or a fork would take it and wait for this one, whose holder cannot go on while it must log.
+BUILD_SPACE = 1 << 30  # bytes of address space that compiling takes: some 0.8 GB were measured
 UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
@@ -43,7 +44,8 @@ def kernel(number: str) -> Kernel:
     Raises
     ------
     ImportError
-        If none fits that is there, and Numba or llvmlite, which could make one, cannot be imported.
+        If none fits that is there, and Numba or llvmlite, which could make one, cannot be imported or may not have
+        the memory.
     """
     loaded = _loaded.get(number)
     if loaded is None:
@@ -66,12 +68,33 @@ def _load(number: str, level: Level) -> Kernel:
     try:
         code, origin = object_code(number, level)
         return link(code, level, origin, begun)
-    except ImportError as error:
+    except (
+        ImportError,
+        OSError,
+        MemoryError,
+    ) as error:  # OSError is llvmlite's, whose library the system does not load
         raise ImportError(
             f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"
             f"Shipped kernels: {reason}. To make some it needs numba and llvmlite: {error}.\n"
-            "Install both (pip install numba), or a wheel of numlstm for this system."
+            "Install both (pip install numba) or a wheel of numlstm for this system; a limit of memory may be why."
         ) from error
+
+
+def _check_room() -> None:
+    """Refuse to compile under a limit of address space that LLVM would not be content with: it ends the process."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        with open("/proc/self/statm") as file:
+            room = limit - int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # a system that sets no such limit, or does not tell
+        return
+    if limit != resource.RLIM_INFINITY and room < BUILD_SPACE:
+        raise MemoryError(
+            f"compiling takes {BUILD_SPACE >> 20} MB of address space, and the limit of this process (ulimit -v) "
+            f"leaves {max(room, 0) >> 20} MB"
+        )
 
 
 def object_code(number: str, level: Level) -> tuple[bytes, str]:
@@ -95,6 +118,7 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
         log.info(
             "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
         )
+        _check_room()
         from . import build
 
         code = build.object_code(number, level)
