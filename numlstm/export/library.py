@@ -98,5 +98,6 @@ def _fingerprint(number: str, level: Level) -> str:
     """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
     digest = hashlib.sha256(f"{cached.fingerprint(number, level)} {TUNING}".encode())
     for name in sorted(sources.EXPORTS):
-        digest.update(Path(sources.FOLDER, name).read_bytes())
+        source = Path(sources.FOLDER, f"{name}.py")
+        digest.update((source if source.exists() else source.with_suffix(".pyc")).read_bytes())
     return digest.hexdigest()[:24]

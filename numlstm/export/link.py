@@ -63,6 +63,8 @@ def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes
             Path(folder, member).write_bytes(code)
         out = Path(folder, name)
         extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
+        if name.endswith(".dll"):
+            extra = ["-Wl,--no-entry"]  # there is nothing to do when it is loaded
         if name.endswith(".so"):
             extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
         line = [*command, "-nostdlib", *extra, "-o", str(out), *objects]
