@@ -25,6 +25,16 @@ def _call_forward(self: LSTM, *arguments: Any, **named: Any) -> Any:
     return self.forward(*arguments, **named)
 
 
+def _cuda() -> Any:
+    """The path of CUDA, or the error that says what it lacks here."""
+    from numlstm.cuda import presence
+
+    presence.require()
+    from numlstm.cuda import run
+
+    return run
+
+
 class LSTM(Module):
     """A stack of long short-term memory layers, with the interface and the conventions of ``torch.nn.LSTM``.
 
@@ -59,8 +69,8 @@ class LSTM(Module):
         Whether a second direction runs from the last step to the first; its output stands behind the first one's.
     proj_size : int
         Size to which h is projected, smaller than hidden_size; 0 for no projection.
-    device : None or "cpu"
-        Only the CPU is built.
+    device : None, "cpu" or "cuda"
+        Where calls run. CUDA takes the extra ``cuda12`` or ``cuda13``; see ``docs/cuda.md``.
     dtype : dtype, optional
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
@@ -82,7 +92,9 @@ class LSTM(Module):
     TypeError, ValueError
         An argument is of the wrong type or value, with PyTorch's text.
     NotImplementedError
-        A device other than the CPU.
+        Another device.
+    RuntimeError
+        CUDA's driver, device or extra is missing.
 
     See Also
     --------
@@ -108,6 +120,7 @@ class LSTM(Module):
     """
 
     mode = "LSTM"
+    _gpu: Any = None  # on CUDA: what runs calls there
     _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
 
     def __init__(
@@ -128,8 +141,10 @@ class LSTM(Module):
         config = checks.lstm_config(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
         )
-        checks.cpu_only(device)
+        if checks.device(device) == "cuda":  # before parameters are drawn for nothing
+            _cuda()
         self._start(config, checks.parameter_dtype(dtype), seed)
+        self._place(device)
 
     # ------------------------------------------------------------ sizes and flags
 
@@ -201,6 +216,25 @@ class LSTM(Module):
     def flatten_parameters(self) -> None:
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
 
+    # ------------------------------------------------------------ the device
+
+    def _place(self, device: Any) -> None:
+        if checks.device(device) == "cpu":
+            self.__dict__.pop("_gpu", None)
+        elif self._gpu is None:
+            self._gpu = _cuda().Runner()
+
+    @property
+    def device(self) -> str:
+        """Where calls run: "cpu" or "cuda"."""
+        return "cpu" if self._gpu is None else "cuda"
+
+    def _twin(self) -> LSTM:
+        twin = super()._twin()
+        if self._gpu is not None:
+            twin._place("cuda")
+        return twin
+
     # ------------------------------------------------------------ a call
 
     def forward(self, input: ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result:
@@ -259,15 +293,20 @@ class LSTM(Module):
         """
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
         config = self._config
+        gpu = self._gpu
+        if gpu is not None:
+            masks = self._masks(config) if self.training and config.dropout > 0 else None
+            results: Result = gpu.forward(panels, config, input, hx, lengths, out, masks)
+            return results
         kept = panels.memo
         if kept is not None and out is None and lengths is None and not (config.dropout and self.training):
             routes = kept.routes[config.batch_first]
             latest = routes.get(None)
-            results: Result | None = None if latest is None else latest(input, hx, panels.data)
-            if results is None:
-                results = kept.take(routes, input, hx, panels.data)
-            if results is not None:
-                return results
+            quick: Result | None = None if latest is None else latest(input, hx, panels.data)
+            if quick is None:
+                quick = kept.take(routes, input, hx, panels.data)
+            if quick is not None:
+                return quick
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input

@@ -32,6 +32,7 @@ ORDER = (
     "module",
     "formats",
     "reference",  # imports nothing of the rest
+    "cuda",
     "engine",
     "plan",
     "split",

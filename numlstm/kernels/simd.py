@@ -138,6 +138,7 @@ class Simd:
 
     def __init__(self, number, lanes, fused=True):
         self.number, self.lanes, self.fused = np.dtype(number), lanes, fused
+        self.inline = inline
         self.scalar = from_dtype(self.number)
         self.register = Register(self.scalar, lanes)
         self.pointer = types.CPointer(self.scalar)
