@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
+from unittest.mock import patch
 
 import numba
 import numpy as np
@@ -63,6 +65,14 @@ def ptxas():
     return None
 
 
+def compiled_for(capability):
+    """numba-cuda asks the device in use for what device functions are compiled for; there is none here."""
+    from numba.cuda import dispatcher
+
+    stand_in = SimpleNamespace(compute_capability=capability)
+    return patch.object(dispatcher, "get_current_device", lambda: stand_in)
+
+
 def ptx_of(kernel, dtype, rows, architecture, function=None):
     """PTX of a kernel, and the threads it is compiled for."""
     source, threads = kernels.source(kernel, dtype, rows)
@@ -70,7 +80,8 @@ def ptx_of(kernel, dtype, rows, architecture, function=None):
     kinds = {"i": numba.int64, "a": number[::1]}
     signature = tuple(kinds[letter] for letter in INTEGERS[kernel] if letter != " ")
     capability = divmod(int(architecture[3:]), 10)
-    ptx, _ = cuda.compile_ptx(function or source, signature, device=False, cc=capability, launch_bounds=threads)
+    with compiled_for(capability):
+        ptx, _ = cuda.compile_ptx(function or source, signature, device=False, cc=capability, launch_bounds=threads)
     return ptx, threads
 
 

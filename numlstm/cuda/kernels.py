@@ -1,16 +1,17 @@
 """Kernels by what decides their code, made once; and their launch, which holds the budgets."""
 
 import functools
+from collections import Counter
 
 from . import planner
-from .device import SIMULATED, kernel
+from .device import kernel
 from .lane import Lane
 from .project import project_kernel
 from .recur import register_kernel, stream_kernel
 from .step import settle_kernel, step_kernel
 
 HIGH, WIDE = 4, {4: 4, 8: 2}  # sums of a thread that projects: rows, and columns by the bytes of a number
-launches = {}  # how often each kernel was launched
+launches = Counter()  # of each kernel, for tests
 
 
 @functools.cache
@@ -20,19 +21,16 @@ def lane(dtype):
 
 
 def source(name, dtype, rows):
-    """(Python function, threads of a block at most) of a kernel: ``rows`` are the units of "register"."""
+    """(Python function, threads of a block at most) of a kernel; for "register", ``rows`` are the units."""
     of = lane(dtype)
     if name in ("project", "project_hidden"):
-        wide = WIDE[of.number.itemsize]
-        function = project_kernel(of, planner.ACROSS, planner.DOWN, HIGH, wide, name == "project_hidden")
-        return function, planner.THREADS
-    if name == "stream":
-        return stream_kernel(of, rows), planner.MOST_THREADS
-    if name == "register":
-        return register_kernel(of, rows), 4 * rows
-    if name == "step":
-        return step_kernel(of, rows), planner.THREADS
-    return settle_kernel(of), planner.THREADS
+        wide, flushed = WIDE[of.number.itemsize], name == "project_hidden"
+        function = project_kernel(of, planner.ACROSS, planner.DOWN, HIGH, wide, flushed)
+    elif name == "settle":
+        function = settle_kernel(of)
+    else:
+        function = {"stream": stream_kernel, "register": register_kernel, "step": step_kernel}[name](of, rows)
+    return function, threads_of(name, rows)
 
 
 @functools.cache
@@ -41,18 +39,15 @@ def made(name, dtype, rows=0):
     return kernel(*source(name, dtype, rows))
 
 
-def launch(name, dtype, rows, grid, threads, shared, stream, *arguments):
-    """Run a kernel over a grid of blocks."""
-    assert 1 <= threads <= planner.MOST_THREADS and threads <= source_threads(name, rows), (name, threads)
-    assert 0 <= shared <= planner.SHARED, (name, shared)
-    assert all(1 <= size for size in grid) and grid[-1] <= planner.GRID_Y or len(grid) == 1, (name, grid)
-    launches[name] = launches.get(name, 0) + 1
-    made(name, dtype, rows)[grid, threads, stream, shared](*arguments)
-
-
-def source_threads(name, rows):
-    """Threads of a block that the kernel was compiled for."""
+def threads_of(name, rows):
+    """Threads of a block that the kernel is compiled for."""
     return {"stream": planner.MOST_THREADS, "register": 4 * rows}.get(name, planner.THREADS)
 
 
-__all__ = ["SIMULATED", "launch", "launches", "made", "source"]
+def launch(name, dtype, rows, grid, threads, shared, stream, *arguments):
+    """Run a kernel over a grid of blocks; what exceeds a budget is a fault of the planner."""
+    assert 1 <= threads <= threads_of(name, rows), f"{name}: {threads} threads"
+    assert 0 <= shared <= planner.SHARED, f"{name}: {shared} bytes of shared memory"
+    assert all(size >= 1 for size in grid) and max((0, *grid[1:])) <= planner.GRID_Y, f"{name}: grid {grid}"
+    launches[name] += 1
+    made(name, dtype, rows)[grid, threads, stream, shared](*arguments)

@@ -1,7 +1,7 @@
 """Which kernel runs a layer, and in what tiles: plain Python over sizes and a device's limits, no CUDA.
 
-Shared memory and threads are exact and asserted where a kernel is launched. ``REGISTERS`` is what a test holds
-against the compiler's own figures for every kernel and architecture. The speeds are published limits that choose
+Shared memory and threads are exact and asserted where a kernel is launched; that the registers of every kernel fit is
+what ``gate`` shows with the compilers' own figures. The speeds are published limits that choose
 between two ways that give the same bits; nothing was measured on a device.
 """
 
@@ -22,19 +22,6 @@ MOST_THREADS = 256  # of a block that streams
 TILES = (8, 4, 2, 1)  # batch rows of a block that streams or steps, the largest first
 ROWS_AT_MOST = {4: 8, 8: 4}  # of them, by the bytes of a number: more do not fit in registers
 REGISTER_UNITS = {4: 64, 8: 32}  # hidden units up to which W_hh stays in registers
-# registers of a thread, at most: by kernel, bytes of a number and rows of a tile (for "register": hidden units up to)
-REGISTERS = {
-    ("project", 4, 4): 128,
-    ("project", 8, 4): 128,
-    ("project", 8, 2): 128,
-    ("stream", 4, 8): 128,
-    ("stream", 4, 4): 128,
-    ("stream", 4, 2): 128,
-    ("stream", 4, 1): 128,
-    ("stream", 8, 4): 128,
-    ("stream", 8, 2): 128,
-    ("stream", 8, 1): 128,
-}
 LAUNCH = 10e-6  # seconds that a launch from Python takes, at the least
 L2_OF_ONE = 64e9  # bytes a second that one multiprocessor draws from L2
 L2_OF_ALL = 1e12  # and all of a small device
