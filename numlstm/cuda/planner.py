@@ -19,8 +19,9 @@ GRID_Y = 65535
 THREADS = 128  # of a block that projects, steps or settles
 ACROSS, DOWN = 16, 8  # those of a block that projects
 MOST_THREADS = 256  # of a block that streams
-TILES = (8, 4, 2, 1)  # batch rows of a block that streams or steps, the largest first
-ROWS_AT_MOST = {4: 8, 8: 4}  # of them, by the bytes of a number: more do not fit in registers
+# batch rows of a block that streams or steps, by the bytes of a number; larger tiles do not fit in registers, and two
+# rows of float64 make ptxas spill on compute capabilities 7.5 and 8.0
+TILES = {4: (8, 4, 2, 1), 8: (4, 1)}
 REGISTER_UNITS = {4: 64, 8: 32}  # hidden units up to which W_hh stays in registers
 LAUNCH = 10e-6  # seconds that a launch from Python takes, at the least
 L2_OF_ONE = 64e9  # bytes a second that one multiprocessor draws from L2
@@ -68,9 +69,8 @@ def plan(units: int, projected: bool, itemsize: int, batch: int, capability: tup
         )
     if not projected and units <= REGISTER_UNITS[itemsize]:
         return Plan("register", 1, 4 * units, batch, 0, 5 * units * itemsize)
-    fitting = [rows for rows in TILES if rows <= ROWS_AT_MOST[itemsize]]
     if not projected:
-        shared = [rows for rows in fitting if 2 * units * rows * itemsize <= SHARED]
+        shared = [rows for rows in TILES[itemsize] if 2 * units * rows * itemsize <= SHARED]
         if shared:
             rows = _rows(shared, batch, processors)
             blocks = -(-batch // rows)
@@ -79,7 +79,7 @@ def plan(units: int, projected: bool, itemsize: int, batch: int, capability: tup
             waves = -(-blocks // processors)
             if weights * waves / L2_OF_ONE <= LAUNCH + weights / L2_OF_ALL:
                 return Plan("stream", rows, threads, blocks, 2 * units * rows * itemsize, 0)
-    rows = _rows(fitting, batch, 1)
+    rows = _rows(list(TILES[itemsize]), batch, 1)
     return Plan("step", rows, THREADS, -(-batch // rows) * -(-units // THREADS), 0, 0)
 
 
