@@ -39,6 +39,7 @@ def stepped(rows):
 SMALLEST = {
     "project": Case("step", {"input_size": 18, "hidden_size": 3, "proj_size": 2}, 2, 2, stepped(2)),
     "register": Case("register", {"input_size": 2, "hidden_size": 18}, 4, 2),
+    "register of few units": Case("register", {"input_size": 2, "hidden_size": 3}, 2, 2),
     "stream": Case("stream", {"input_size": 2, "hidden_size": 19}, 4, 3, streamed(2)),
     "step": Case("step", {"input_size": 2, "hidden_size": 19}, 3, 3, stepped(2)),
 }
