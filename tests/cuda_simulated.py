@@ -94,11 +94,16 @@ def test_the_fma_rounds_once(dtype):
     bits = np.finfo(dtype).nmant
     for _ in range(2000):
         a, b = (number(v) for v in rng.standard_normal(2))
-        c = number(-float(a) * float(b) * (1 + rng.integers(-3, 4) * 2.0**-bits) + rng.integers(2) * rng.standard_normal())
+        c = number(
+            -float(a) * float(b) * (1 + rng.integers(-3, 4) * 2.0**-bits) + rng.integers(2) * rng.standard_normal()
+        )
         sum_ = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
         got = fma(a, b, c)
         assert type(got) is number
-        near = [abs(Fraction(float(v)) - sum_) for v in (got, np.nextafter(got, number(-9e9)), np.nextafter(got, number(9e9)))]
+        near = [
+            abs(Fraction(float(v)) - sum_)
+            for v in (got, np.nextafter(got, number(-9e9)), np.nextafter(got, number(9e9)))
+        ]
         assert near[0] == min(near)
         if near.count(near[0]) > 1:  # a tie goes to the even one
             assert int(got.view(f"u{number().itemsize}")) % 2 == 0

@@ -68,6 +68,12 @@ def taken_apart(name, value, stream):
     kind = tensor.dtype
     if kind.lanes != 1 or kind.code not in KINDS or kind.bits % 8:
         raise TypeError(f"{name} must hold real numbers, not DLPack's type {kind.code} of {kind.bits} bits")
-    shape = tuple(tensor.shape[:tensor.ndim])
-    strides = tuple(tensor.strides[:tensor.ndim]) if tensor.strides else None
-    return (tensor.data or 0) + tensor.byte_offset, np.dtype(f"{KINDS[kind.code]}{kind.bits // 8}"), shape, strides, owner
+    shape = tuple(tensor.shape[: tensor.ndim])
+    strides = tuple(tensor.strides[: tensor.ndim]) if tensor.strides else None
+    return (
+        (tensor.data or 0) + tensor.byte_offset,
+        np.dtype(f"{KINDS[kind.code]}{kind.bits // 8}"),
+        shape,
+        strides,
+        owner,
+    )

@@ -24,8 +24,12 @@ CASES = (
     *(("project", dtype, 0) for dtype in ("float32", "float64")),
     *(("project_hidden", dtype, 0) for dtype in ("float32", "float64")),
     *(("settle", dtype, 0) for dtype in ("float32", "float64")),
-    *((kernel, dtype, rows) for kernel in ("stream", "step") for dtype, size in (("float32", 4), ("float64", 8))
-      for rows in planner.TILES[size]),
+    *(
+        (kernel, dtype, rows)
+        for kernel in ("stream", "step")
+        for dtype, size in (("float32", 4), ("float64", 8))
+        for rows in planner.TILES[size]
+    ),
     *(("register", "float32", units) for units in (1, 17, 32, 40, 64)),
     *(("register", "float64", units) for units in (1, 17, 32)),
 )
