@@ -157,7 +157,7 @@ def parameter_dtype(value: Any) -> np.dtype[Any]:
 
 
 def device(value: Any) -> str:
-    """"cpu" or "cuda", from what names one of them: None is the CPU, "cuda:0" and 0 are the first CUDA device."""
+    """Which of "cpu" and "cuda" a value names: None is the CPU, "cuda:0" and 0 are the first CUDA device."""
     name = str(value) if _is_torch(value, "device") else value
     if name is None or (isinstance(name, str) and name in ("cpu", "cpu:0")):
         return "cpu"

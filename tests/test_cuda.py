@@ -29,6 +29,7 @@ def child(*arguments, limit, **environment):
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *arguments],
+        check=False,
         capture_output=True,
         text=True,
         timeout=limit,

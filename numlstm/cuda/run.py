@@ -62,10 +62,7 @@ class Runner:
         if handle is None:
             handle = caller_stream(input) if there else 0
         stream = device.stream_of(handle)
-        if there:
-            given = strided("input", input, self.dtype, stream)
-        else:
-            given = checks.real_array("input", input)
+        given = strided("input", input, self.dtype, stream) if there else checks.real_array("input", input)
         seen = _seen_by_checks(hx, there, self.dtype)
         call = checks.lstm_call(config, given.shape, seen)
         if hx is not None:
