@@ -4,7 +4,7 @@
 one unit after another. ``register_kernel`` keeps W_hh in registers, a thread for each gate of each unit, a row a block.
 
 ``gates`` holds X of every step and row as [gate][unit]; weights are [k][gate][unit]. h and c before the first
-step and after the last are in ``h_n`` and ``c_n``, c all the time. A step stride may be negative: the reverse direction.
+step and after the last are in ``h_n`` and ``c_n``, c all the time. The reverse direction has negative step strides.
 """
 
 from .device import cuda
@@ -12,7 +12,7 @@ from .lane import SUBTOTAL
 
 
 def stream_kernel(lane, rows):
-    """The kernel for tiles of ``rows`` batch rows and any number of units; 2 * units * rows numbers of shared memory."""
+    """The kernel for tiles of ``rows`` batch rows; it takes 2 * units * rows numbers of shared memory."""
     scalar, zero = lane.scalar, lane.zero
     fma, add, cell = lane.fma, lane.add, lane.cell
 
