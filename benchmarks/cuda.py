@@ -43,7 +43,8 @@ class Cuda:
 
         net = numlstm.LSTM(inputs, hidden, layers, device="cuda").eval()
         there = cuda.to_device(x)
-        out = tuple(cuda.device_array(part.shape, part.dtype) for part in (lambda r: (r[0], *r[1]))(net(there)))
+        output, (h_n, c_n) = net(there)
+        out = (output, h_n, c_n)
 
         def run() -> None:
             net(there, out=out)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cuda_cases import SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
 from judge import UNIT, error, exact, flip_one_bit, same_bits
+from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import numlstm
@@ -167,7 +168,7 @@ def test_layouts_and_kinds_of_input(net):
 
 
 def test_torch_agrees():
-    torch = pytest.importorskip("torch")
+    torch = need("torch")
     theirs = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True)
     ours = numlstm.from_torch(theirs).to("cuda")
     x = torch.randn(3, 2, 3)
