@@ -74,7 +74,7 @@ class LSTMCell(Module):
         seed: Any = None,
     ) -> None:
         config = checks.cell_config(input_size, hidden_size, bias)
-        checks.cpu_only(device)
+        checks.cpu_only(device, "LSTMCell")
         self._start(config, checks.parameter_dtype(dtype), seed)
 
     def __getattr__(self, name: str) -> Any:

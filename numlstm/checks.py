@@ -156,16 +156,27 @@ def parameter_dtype(value: Any) -> np.dtype[Any]:
     )
 
 
-def cpu_only(device: Any) -> None:
-    """Only the CPU is built."""
-    name = str(device) if _is_torch(device, "device") else device
+def device(value: Any) -> str:
+    """Which of "cpu" and "cuda" a value names: None is the CPU, "cuda:0" and 0 are the first CUDA device."""
+    name = str(value) if _is_torch(value, "device") else value
     if name is None or (isinstance(name, str) and name in ("cpu", "cpu:0")):
-        return
-    if not isinstance(name, str | int):
-        raise TypeError(f"device must be None or 'cpu', not {_show(device)}, a {type(device).__name__}")
+        return "cpu"
+    if isinstance(name, bool) or not isinstance(name, str | int):
+        raise TypeError(f"device must be None, 'cpu' or 'cuda', not {_show(value)}, a {type(value).__name__}")
+    if name in ("cuda", "cuda:0", 0):
+        return "cuda"
     raise NotImplementedError(
-        f"device must be None or 'cpu', not {_show(device)}\nOnly the CPU is built; CUDA is not built yet."
+        f"device must be None, 'cpu' or 'cuda', not {_show(value)}\n"
+        "Of several CUDA devices the first is used; CUDA_VISIBLE_DEVICES says which that is."
     )
+
+
+def cpu_only(value: Any, kind: str) -> None:
+    """What is built for the CPU alone."""
+    if device(value) != "cpu":
+        raise NotImplementedError(
+            f"device must be None or 'cpu' for {kind}, not {_show(value)}\nOnly an LSTM runs on CUDA."
+        )
 
 
 def target(first: Any, dtype: Any) -> tuple[Any, Any]:
@@ -536,6 +547,13 @@ def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
             "features of a step."
         )
     return call
+
+
+def not_on_cuda(input: Any, lengths: Any) -> None:
+    """Refuse sequences of different lengths, which are built for the CPU alone."""
+    what = "lengths" if lengths is not None else "a packed sequence" if hasattr(input, "batch_sizes") else None
+    if what is not None:
+        raise NotImplementedError(f"{what} is built for the CPU alone\nCall to('cpu') first.")
 
 
 # ---------------------------------------------------------------- out=

@@ -522,6 +522,7 @@ def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
     from numlstm import threads
     from numlstm.bench import machine
+    from numlstm.cuda import presence
     from numlstm.kernels import cached, store
 
     def say(name: str, value: str) -> None:
@@ -540,6 +541,12 @@ def info() -> None:
         say("cache folder", str(cached.cache_folder()))
     except OSError as error:
         say("cache folder", f"none: {error}")
+    cuda = presence.look()
+    say("CUDA device", cuda.device or "none")
+    say("CUDA driver", cuda.driver or "none")
+    say("CUDA extra", cuda.extra or "none")
+    if cuda.missing is not None:
+        say("CUDA", _line(cuda.missing))
     for number in ("float32", "float64"):
         kernel = store.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")

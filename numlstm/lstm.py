@@ -32,6 +32,16 @@ def _call_forward(self: LSTM, *arguments: Any, **named: Any) -> Any:
     return self.forward(*arguments, **named)
 
 
+def _cuda() -> Any:
+    """The path of CUDA, or the error that says what it lacks here."""
+    from numlstm.cuda import presence
+
+    presence.require()
+    from numlstm.cuda import run
+
+    return run
+
+
 class LSTM(Module):
     """A stack of long short-term memory layers, with the interface and the conventions of ``torch.nn.LSTM``.
 
@@ -66,8 +76,8 @@ class LSTM(Module):
         Whether a second direction runs from the last step to the first; its output stands behind the first one's.
     proj_size : int
         Size to which h is projected, smaller than hidden_size; 0 for no projection.
-    device : None or "cpu"
-        Only the CPU is built.
+    device : None, "cpu" or "cuda"
+        Where calls run. CUDA takes the extra ``cuda12`` or ``cuda13``; see ``docs/cuda.md``.
     dtype : dtype, optional
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
@@ -89,7 +99,9 @@ class LSTM(Module):
     TypeError, ValueError
         An argument is of the wrong type or value, with PyTorch's text.
     NotImplementedError
-        A device other than the CPU.
+        Another device.
+    RuntimeError
+        CUDA's driver, device or extra is missing.
 
     See Also
     --------
@@ -115,6 +127,7 @@ class LSTM(Module):
     """
 
     mode = "LSTM"
+    _gpu: Any = None  # on CUDA: what runs calls there
     _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
 
     def __init__(
@@ -135,8 +148,10 @@ class LSTM(Module):
         config = checks.lstm_config(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
         )
-        checks.cpu_only(device)
+        if checks.device(device) == "cuda":  # before parameters are drawn for nothing
+            _cuda()
         self._start(config, checks.parameter_dtype(dtype), seed)
+        self._place(device)
 
     # ------------------------------------------------------------ sizes and flags
 
@@ -234,7 +249,33 @@ class LSTM(Module):
         >>> pool.step({session: [0.5, 1.0]})[session].shape
         (3,)
         """
+        self._cpu_only("pool")
         return Pool(self._config, self._panels, capacity, lambda: self._panels)
+
+    # ------------------------------------------------------------ the device
+
+    def _place(self, device: Any) -> None:
+        if checks.device(device) == "cpu":
+            self.__dict__.pop("_gpu", None)
+        elif self._gpu is None:
+            self._gpu = _cuda().Runner()
+
+    @property
+    def device(self) -> str:
+        """Where calls run: "cpu" or "cuda"."""
+        return "cpu" if self._gpu is None else "cuda"
+
+    def _cpu_only(self, what: str) -> None:
+        if self._gpu is not None:
+            raise NotImplementedError(
+                f"{what} is built for the CPU alone, and {self!r} is on CUDA\nCall to('cpu') first."
+            )
+
+    def _twin(self) -> LSTM:
+        twin = super()._twin()
+        if self._gpu is not None:
+            twin._place("cuda")
+        return twin
 
     # ------------------------------------------------------------ a call
 
@@ -308,15 +349,20 @@ class LSTM(Module):
         """
         panels = self._panels  # the weights of this call, whatever is assigned meanwhile
         config = self._config
+        gpu = self._gpu
+        if gpu is not None:
+            dropped = self._masks(config) if self.training and config.dropout > 0 else None
+            on_device: Result = gpu.forward(panels, config, input, hx, lengths, out, dropped)
+            return on_device
         kept = panels.memo
         if kept is not None and out is None and lengths is None and not (config.dropout and self.training):
             routes = kept.routes[config.batch_first]
             latest = routes.get(None)
-            results: Result | None = None if latest is None else latest(input, hx, panels.data)
-            if results is None:
-                results = kept.take(routes, input, hx, panels.data)
-            if results is not None:
-                return results
+            quick: Result | None = None if latest is None else latest(input, hx, panels.data)
+            if quick is None:
+                quick = kept.take(routes, input, hx, panels.data)
+            if quick is not None:
+                return quick
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
@@ -383,6 +429,7 @@ class LSTM(Module):
         >>> stream([0.5, 1.0]).shape
         (3,)
         """
+        self._cpu_only("stream")
         return Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
     def trace(self, input: ArrayLike, hx: Any = None) -> Trace:
@@ -429,6 +476,7 @@ class LSTM(Module):
         >>> trace["l0"].f.shape, bool((trace["l0"].h == lstm(x)[0]).all())
         ((4, 3), True)
         """
+        self._cpu_only("trace")
         from numlstm import recording
 
         panels, config = self._panels, self._config

@@ -51,7 +51,7 @@ class Module:
 
     _suffix = ""
     _kind = "LSTM"  # what a file calls it
-    _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype"})
+    _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype", "device"})
 
     training: bool
     _config: Config
@@ -161,7 +161,7 @@ class Module:
         elif name in self._fixed:
             raise AttributeError(
                 f"{name} of {self!r} cannot be changed once it is made\n"
-                f"Make another {type(self).__name__}, or use to() for its dtype.",
+                f"Make another {type(self).__name__}, or use to() for its dtype and device.",
                 name=name,
                 obj=self,
             )
@@ -311,8 +311,9 @@ class Module:
 
         Parameters
         ----------
-        device : None or "cpu"
-            Only the CPU is built. The first argument may be a dtype instead, or an array whose dtype is meant.
+        device : None, "cpu" or "cuda"
+            Where an LSTM runs; an LSTMCell runs on the CPU alone. None changes nothing. The first argument may be a
+            dtype instead, or an array whose dtype and device are meant.
         dtype : dtype, optional
             float32 or float64; that of PyTorch does as well.
 
@@ -322,23 +323,35 @@ class Module:
             Another dtype.
         NotImplementedError
             Another device.
+        RuntimeError
+            CUDA's driver, device or extra is missing; nothing is changed.
         """
         device, dtype = checks.target(device, dtype)
-        checks.cpu_only(device)
-        if dtype is not None:
-            wanted = checks.parameter_dtype(dtype)
+        wanted = None if dtype is None else checks.parameter_dtype(dtype)
+        if device is not None:
+            self._place(device)
+        if wanted is not None:
             with changing:
                 if wanted != self._panels.dtype:
                     self._panels = self._packed(wanted, {name: self._parameter(name) for name in self._shapes})
         return self
 
+    def _place(self, device: Any) -> None:
+        """Run on this device from now on."""
+        checks.cpu_only(device, type(self).__name__)
+
+    @property
+    def device(self) -> str:
+        """Where calls run: "cpu" or "cuda"."""
+        return "cpu"
+
     def cpu(self) -> Self:
-        """Return the object itself: its parameters are in the CPU's memory."""
-        return self
+        """Run on the CPU from now on, and return the object itself."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Self:
-        """Raise NotImplementedError: CUDA is not built yet."""
-        return self.to("cuda")
+        """Run on CUDA from now on, and return the object itself."""
+        return self.to("cuda" if device is None else device)
 
     def float(self) -> Self:
         """Convert the parameters to float32 in place, and return the object itself."""
@@ -367,7 +380,7 @@ class Module:
 
     def _apart(self) -> dict[str, Any]:
         """The attributes but for those that stand for a place in memory or are derived."""
-        derived = {"_panels", "_shapes", "_seen"}
+        derived = {"_panels", "_shapes", "_seen", "_gpu"}
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -43,6 +43,7 @@ ORDER = (
     "sequence",
     "formats",
     "reference",  # imports nothing of the rest
+    "cuda",
     "engine",
     "plan",
     "split",

@@ -1,4 +1,4 @@
-"""The activations of an LSTM cell on SIMD registers: five of them with three divisions.
+"""The activations of an LSTM cell: five of them with three divisions, on SIMD registers or in the threads of a GPU.
 
 Everything rests on e^x kept as the pair (2^n, e^x - 2^n), so that e^x and e^x - 1
 both keep their last bits: a small signal stays one, where 1 - 2 / (e^2x + 1) would
@@ -12,8 +12,6 @@ cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + 
 """
 
 from types import SimpleNamespace
-
-from .compiler import inline
 
 # (2**r - 1) / r on [-1/2, 1/2]: the polynomial of least maximal relative error (Remez exchange at 60 digits),
 # lowest power first. 2**-26.5 in float32, 2**-61.9 in float64.
@@ -48,6 +46,9 @@ LOG2_E = {
 }
 # e**FULL and e**-FULL are normal numbers; a gate whose argument is below -FULL is 0
 FULL = {"float32": 87.0, "float64": 708.0}
+# h below this is 0: 14 powers of two above the smallest normal number, so that its products with weights are normal
+# numbers, which a CPU multiplies a hundred times faster than those below
+FAINTEST = {"float32": 2.0**-112, "float64": 2.0**-1008}
 # what stands for a smaller argument: its 2**n is infinite, and so is the sum with what is left of e**OVER
 OVER = {"float32": 88.8, "float64": 709.9}
 # below e**-FLAT, -t / (t + 2) rounds to 1
@@ -55,7 +56,11 @@ FLAT = {"float32": 20.0, "float64": 40.0}
 
 
 def activations(simd):
-    """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``."""
+    """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``.
+
+    Whatever has these instructions gives the same bits: ``kernels.simd`` has them, and ``cuda.lane``.
+    """
+    inline = simd.inline
     add, mul, div, fma, neg = simd.add, simd.mul, simd.div, simd.fma, simd.neg
     at_most, unless_below = simd.at_most, simd.unless_below
     round_power, magnitude = simd.round_power, simd.magnitude

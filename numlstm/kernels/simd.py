@@ -19,13 +19,11 @@ from numba.extending import intrinsic, register_model
 from numba.np.numpy_support import from_dtype
 
 from .compiler import inline, standalone
+from .gates import FAINTEST
 
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
 SUBTOTAL = 16
-# h below this is 0: 14 powers of two above the smallest normal number, so that its products with weights are normal
-# numbers, which a CPU multiplies a hundred times faster than those below
-FAINTEST = {"float32": 2.0**-112, "float64": 2.0**-1008}
 FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how a run of terms whose sums are in memory begins
 INT64 = ir.IntType(64)
 LINE = 64  # bytes of a cache line
@@ -141,6 +139,7 @@ class Simd:
 
     def __init__(self, number, lanes, fused=True):
         self.number, self.lanes, self.fused = np.dtype(number), lanes, fused
+        self.inline = inline
         self.scalar = from_dtype(self.number)
         self.register = Register(self.scalar, lanes)
         self.pointer = types.CPointer(self.scalar)

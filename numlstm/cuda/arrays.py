@@ -1,0 +1,132 @@
+"""Arrays that are on a device already: read where they lie, and results of the same kind.
+
+Through ``__cuda_array_interface__`` (Numba, CuPy, PyTorch, JAX) or else DLPack; nothing passes through the host.
+"""
+
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import device
+from .capsule import taken_apart
+
+CUDA, MANAGED = 2, 13  # of DLPack's kinds of device
+
+
+class Strided(NamedTuple):
+    """Numbers in a flat array: the first one's place, and strides counted in numbers."""
+
+    flat: Any
+    at: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def reordered(self, *axes):
+        """With its axes in another order."""
+        return self._replace(shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes))
+
+    def expanded(self, axis):
+        """With an axis of one."""
+        shape, strides = list(self.shape), list(self.strides)
+        shape.insert(axis, 1)
+        strides.insert(axis, 0)
+        return self._replace(shape=tuple(shape), strides=tuple(strides))
+
+
+def whole(flat, shape):
+    """A flat array of Numba's as a C-contiguous one of this shape."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return Strided(flat, 0, tuple(shape), tuple(reversed(strides)))
+
+
+def on_device(value):
+    """Whether the value is an array in the memory of a CUDA device."""
+    if isinstance(value, np.ndarray):
+        return False
+    if device.is_own(value):
+        return True
+    if type(value).__module__ == "torch" and not getattr(value, "is_cuda", True):
+        return False  # asking a tensor of the CPU for the interface raises what is no AttributeError everywhere
+    if device.interface(value) is not None:
+        return True
+    return hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) in (CUDA, MANAGED)
+
+
+def strided(name, value, dtype, stream):
+    """The array of a caller as a `Strided`, checked to hold numbers of the LSTM's dtype."""
+    interface = device.interface(value)
+    if interface is not None:
+        given = np.dtype(interface["typestr"])
+        shape, strides = tuple(interface["shape"]), interface.get("strides")
+        pointer, owner = interface["data"][0], value
+        if interface.get("mask") is not None:
+            raise TypeError(f"{name} must have no masked elements: an LSTM has no rule for them")
+        in_numbers = None
+        if strides is not None:
+            if any(stride % given.itemsize for stride in strides):
+                raise ValueError(f"{name} must have strides of whole numbers, not {tuple(strides)} bytes")
+            in_numbers = tuple(stride // given.itemsize for stride in strides)
+    else:
+        pointer, given, shape, in_numbers, owner = taken_apart(name, value, getattr(stream, "handle", stream))
+    if given != dtype:
+        raise TypeError(
+            f"{name} must have dtype {dtype}, not {given}\n"
+            f"Arrays on the device are read where they lie and not converted: pass {name} in {dtype}, or convert the "
+            f"LSTM with to(dtype='{given}')."
+            if given in (np.float32, np.float64)
+            else f"{name} must have dtype {dtype}, not {given}\n"
+            f"Arrays on the device are read where they lie and not converted: pass {name} in {dtype}."
+        )
+    if in_numbers is None:
+        in_numbers = whole(None, shape).strides
+    reach = [(size - 1) * stride for size, stride in zip(shape, in_numbers, strict=True)]
+    if 0 in shape:
+        return Strided(device.empty(1, dtype), 0, shape, in_numbers)
+    low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    flat = device.memory_at(int(pointer) + low * given.itemsize, high - low + 1, dtype, owner)
+    return Strided(flat, -low, shape, in_numbers)
+
+
+def caller_stream(value):
+    """The stream that an array's library works on at the moment: 0 if it does not say."""
+    module = sys.modules.get("torch")
+    if module is not None and isinstance(value, module.Tensor):
+        return int(module.cuda.current_stream(value.device).cuda_stream)
+    module = sys.modules.get("cupy")
+    if module is not None and isinstance(value, module.ndarray):
+        return int(module.cuda.get_current_stream().ptr)
+    interface = None if device.SIMULATED and device.is_own(value) else device.interface(value)
+    stream = (interface or {}).get("stream")
+    return 0 if stream is None else int(stream)
+
+
+def of_kind(like, result):
+    """The device array ``result`` as an array of the library that ``like`` is of; Numba's where that is unknown."""
+    if device.is_own(like):
+        return result
+    name = type(like).__module__.partition(".")[0]
+    if name in ("cupy", "torch"):
+        module = sys.modules[name]
+        return module.asarray(result) if name == "cupy" else module.as_tensor(result, device=like.device)
+    if hasattr(like, "__array_namespace__"):
+        namespace = like.__array_namespace__()
+        if hasattr(namespace, "asarray"):
+            return namespace.asarray(result)
+    return result
+
+
+def contiguous(name, value, shape, dtype, stream):
+    """An array of ``out=`` on the device as a flat one, checked to be of this shape and C-contiguous."""
+    if not on_device(value):
+        raise TypeError(f"{name} in out must be on the device, as the input is, not a {type(value).__name__}")
+    array = strided(f"{name} in out", value, dtype, stream)
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name} in out must have shape {tuple(shape)}, not {array.shape}")
+    wanted = whole(None, shape).strides
+    if any(a != b for a, b, size in zip(array.strides, wanted, shape, strict=True) if size > 1):
+        raise ValueError(f"{name} in out must be C-contiguous\nIts strides are {array.strides} numbers.")
+    return array.flat

@@ -1,0 +1,114 @@
+"""The recurrence over many steps in one launch, a block of threads for a tile of batch rows.
+
+``stream_kernel`` reads W_hh from the L2 cache at every step and keeps h of its rows in shared memory; a thread has
+one unit after another. ``register_kernel`` keeps W_hh in registers, a thread for each gate of each unit, a row a block.
+
+``gates`` holds X of every step and row as [gate][unit]; weights are [k][gate][unit]. h and c before the first
+step and after the last are in ``h_n`` and ``c_n``, c all the time. The reverse direction has negative step strides.
+"""
+
+from .device import cuda
+from .lane import SUBTOTAL
+
+
+def stream_kernel(lane, rows):
+    """The kernel for tiles of ``rows`` batch rows; it takes 2 * units * rows numbers of shared memory."""
+    scalar, zero = lane.scalar, lane.zero
+    fma, add, cell = lane.fma, lane.add, lane.cell
+
+    def stream(steps, batch, units, gates, gates_at, gates_step, weights, weights_at,
+               target, target_at, target_step, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
+        h = cuda.shared.array(0, scalar)  # two buffers [unit][row], read and written in turn
+        value = cuda.local.array((4, rows), scalar)
+        part = cuda.local.array((4, rows), scalar)
+        thread, threads = cuda.threadIdx.x, cuda.blockDim.x
+        first = cuda.blockIdx.x * rows
+        size, width = units * rows, 4 * units
+        for place in range(thread, size, threads):
+            row = first + place % rows
+            if row < batch:
+                h[place] = h_n[h_at + row * units + place // rows]
+        cuda.syncthreads()
+        now, then = 0, size
+        for step in range(steps):
+            for unit in range(thread, units, threads):
+                for begin in range(0, units, SUBTOTAL):
+                    for gate in range(4):
+                        for r in range(rows):
+                            part[gate, r] = zero
+                    for k in range(begin, min(begin + SUBTOTAL, units)):
+                        for gate in range(4):
+                            weight = weights[weights_at + k * width + gate * units + unit]
+                            for r in range(rows):
+                                part[gate, r] = fma(weight, h[now + k * rows + r], part[gate, r])
+                    for gate in range(4):
+                        for r in range(rows):
+                            value[gate, r] = part[gate, r] if begin == 0 else add(value[gate, r], part[gate, r])
+                for r in range(rows):
+                    row = first + r
+                    if row < batch:
+                        at = gates_at + step * gates_step + row * width + unit
+                        c_place = c_at + row * units + unit
+                        hidden, c = cell(
+                            add(gates[at], value[0, r]),
+                            add(gates[at + units], value[1, r]),
+                            add(gates[at + 2 * units], value[2, r]),
+                            add(gates[at + 3 * units], value[3, r]),
+                            c_n[c_place],
+                        )
+                        c_n[c_place] = c
+                        h[then + unit * rows + r] = hidden
+                        target[target_at + step * target_step + row * target_row + unit] = hidden
+            cuda.syncthreads()
+            now, then = then, now
+        for place in range(thread, size, threads):
+            row = first + place % rows
+            if row < batch:
+                h_n[h_at + row * units + place // rows] = h[now + place]
+
+    return stream
+
+
+def register_kernel(lane, units):
+    """The kernel for one number of units: 4 * units threads a block, a row each."""
+    scalar, zero = lane.scalar, lane.zero
+    fma, add, cell = lane.fma, lane.add, lane.cell
+    width, head = 4 * units, min(SUBTOTAL, units)
+
+    def register(steps, batch, gates, gates_at, gates_step, weights, weights_at,
+                 target, target_at, target_step, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
+        h = cuda.shared.array(units, scalar)
+        sums = cuda.shared.array(width, scalar)
+        weight = cuda.local.array(units, scalar)
+        thread, row = cuda.threadIdx.x, cuda.blockIdx.x
+        for k in range(units):
+            weight[k] = weights[weights_at + k * width + thread]
+        c = zero
+        if thread < units:
+            h[thread] = h_n[h_at + row * units + thread]
+            c = c_n[c_at + row * units + thread]
+        cuda.syncthreads()
+        for step in range(steps):
+            value = zero
+            for k in range(head):
+                value = fma(weight[k], h[k], value)
+            for begin in range(SUBTOTAL, units, SUBTOTAL):
+                part = zero
+                for k in range(SUBTOTAL):
+                    if begin + k < units:
+                        part = fma(weight[begin + k], h[begin + k], part)
+                value = add(value, part)
+            sums[thread] = add(gates[gates_at + step * gates_step + row * width + thread], value)
+            cuda.syncthreads()
+            if thread < units:
+                hidden, c = cell(
+                    sums[thread], sums[units + thread], sums[2 * units + thread], sums[3 * units + thread], c
+                )
+                h[thread] = hidden
+                target[target_at + step * target_step + row * target_row + thread] = hidden
+            cuda.syncthreads()
+        if thread < units:
+            h_n[h_at + row * units + thread] = h[thread]
+            c_n[c_at + row * units + thread] = c
+
+    return register

@@ -1,0 +1,85 @@
+"""Small LSTMs that bring every CUDA kernel to run, and their comparison with the CPU bit by bit."""
+
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+from judge import same_bits
+
+import numlstm
+from numlstm.cuda import kernels, planner
+
+
+class Case(NamedTuple):
+    """Sizes, and what is forced on the planner so that this kernel runs."""
+
+    kernel: str
+    sizes: dict[str, Any]
+    steps: int
+    batch: int
+    forced: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+
+    def __str__(self):
+        return f"{self.kernel}-{self.sizes}-{self.steps}-{self.batch}-{self.forced}"
+
+
+NO_REGISTERS = {"REGISTER_UNITS": {4: 0, 8: 0}}
+
+
+def streamed(rows):
+    return NO_REGISTERS | {"TILES": {4: (rows,), 8: (rows,)}, "LAUNCH": 1.0}
+
+
+def stepped(rows):
+    return NO_REGISTERS | {"TILES": {4: (rows,), 8: (rows,)}, "LAUNCH": -1.0}
+
+
+# one for each kernel, as small as shows every barrier and every guard: also what mutants are tried on
+SMALLEST = {
+    "project": Case("step", {"input_size": 18, "hidden_size": 3, "proj_size": 2}, 2, 2, stepped(2)),
+    "register": Case("register", {"input_size": 2, "hidden_size": 18}, 4, 2),
+    "register of few units": Case("register", {"input_size": 2, "hidden_size": 3}, 2, 2),
+    "stream": Case("stream", {"input_size": 2, "hidden_size": 19}, 4, 3, streamed(2)),
+    "step": Case("step", {"input_size": 2, "hidden_size": 19}, 3, 3, stepped(2)),
+}
+
+
+def forced(settings):
+    """With the planner's private settings."""
+    return patch.multiple(planner, **settings) if settings else nullcontext()
+
+
+def data(net, steps, batch, seed=0):
+    """Input and states for an LSTM, steps first."""
+    rng = np.random.default_rng(seed)
+    cells = net.num_layers * (2 if net.bidirectional else 1)
+    draw = lambda *shape: rng.standard_normal(shape).astype(net.dtype)  # noqa: E731
+    return draw(steps, batch, net.input_size), (
+        draw(cells, batch, net.proj_size or net.hidden_size),
+        draw(cells, batch, net.hidden_size),
+    )
+
+
+def flat(result):
+    return result[0], *result[1]
+
+
+def on_both(case, dtype):
+    """Results on the CPU and on CUDA, and how often each kernel was launched."""
+    net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
+    x, hx = data(net, case.steps, case.batch)
+    want = flat(net(x, hx))
+    before = kernels.launches.copy()
+    with forced(case.forced):
+        got = flat(net.to("cuda")(x, hx))
+    return want, got, kernels.launches - before
+
+
+def differs(case, dtype="float32"):
+    """Whether a kernel gives other bits than the CPU, or fails."""
+    try:
+        want, got, _ = on_both(case, dtype)
+    except Exception:
+        return True
+    return not all(same_bits(a, b) for a, b in zip(got, want, strict=True))

@@ -1,0 +1,406 @@
+"""The CUDA path in Numba's simulator, run by ``test_cuda.py`` in a process of its own: NUMBA_ENABLE_CUDASIM=1."""
+
+import copy
+import pickle
+import threading
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from cuda_cases import SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
+from judge import UNIT, error, exact, flip_one_bit, same_bits
+from needs import need
+from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+import numlstm
+from numlstm.cuda import device, kernels, run, streams
+from numlstm.cuda.exact import fused
+from numlstm.cuda.lane import SUBTOTAL
+from numlstm.kernels import simd
+
+DTYPES = ("float32", "float64")
+BOTH = {"num_layers": 2, "bidirectional": True}
+CASES = [
+    *SMALLEST.values(),
+    Case("register", {"input_size": 3, "hidden_size": 1}, 1, 1),
+    Case("register", {"input_size": 5, "hidden_size": 7, "bias": False, **BOTH}, 3, 2),
+    Case("register", {"input_size": 17, "hidden_size": 32}, 2, 1),
+    *(Case("stream", {"input_size": 3, "hidden_size": 5, **BOTH}, 3, 3, streamed(rows)) for rows in (1, 4)),
+    Case("stream", {"input_size": 1, "hidden_size": 35, "bias": False}, 2, 1, streamed(1)),
+    Case("stream", {"input_size": 33, "hidden_size": 1, "num_layers": 3}, 1, 2, streamed(2)),
+    Case("step", {"input_size": 4, "hidden_size": 6, **BOTH}, 2, 3, stepped(1)),
+    Case("step", {"input_size": 4, "hidden_size": 5, "proj_size": 3, **BOTH}, 2, 2),
+    Case("step", {"input_size": 2, "hidden_size": 130}, 1, 1, stepped(4)),
+]
+
+
+def same(got, want):
+    return all(same_bits(np.asarray(a), np.asarray(b)) for a, b in zip(got, want, strict=True))
+
+
+def host(result):
+    return [array.copy_to_host() for array in flat(result)]
+
+
+@pytest.fixture
+def net():
+    return numlstm.LSTM(3, 4, seed=0).eval()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bits_are_those_of_the_cpu(case, dtype):
+    want, got, launches = on_both(case, dtype)
+    assert same(got, want)
+    net = numlstm.LSTM(**case.sizes)
+    cells = net.num_layers * (2 if net.bidirectional else 1)
+    assert launches[case.kernel] == cells * (case.steps if case.kernel == "step" else 1), launches
+    assert set(launches) <= {"settle", "project", "project_hidden", case.kernel}, launches
+    assert launches["project_hidden"] == (cells * case.steps if net.proj_size else 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_reference_agrees(dtype):
+    for case in (CASES[0], CASES[2], CASES[5]):
+        net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
+        x, hx = data(net, case.steps, case.batch)
+        with forced(case.forced):
+            got = net.to("cuda")(x, hx)
+        assert error(got, exact(net, x, hx)) < 4 * UNIT[net.dtype]
+
+
+def test_a_planted_bit_is_seen(net):
+    x, hx = data(net, 2, 2)
+    want = flat(net(x, hx))
+    assert same(want, want) and not same([flip_one_bit(want[0]), *want[1:]], want)
+
+
+def test_a_fma_that_rounds_twice_is_seen(monkeypatch):
+    # the reason for numlstm.cuda.exact: the simulator's own fma gives other bits
+    case = SMALLEST["register"]
+    assert not differs(case)
+    of = kernels.lane("float32")
+    monkeypatch.setattr(of, "fma", lambda a, b, c: a * b + c)
+    kernels.made.cache_clear()
+    assert differs(case)
+    monkeypatch.undo()
+    kernels.made.cache_clear()
+    assert not differs(case)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_fma_rounds_once(dtype):
+    number = np.dtype(dtype).type
+    fma, rng, twice = fused(dtype), np.random.default_rng(0), 0
+    bits = np.finfo(dtype).nmant
+    for _ in range(2000):
+        a, b = (number(v) for v in rng.standard_normal(2))
+        c = number(
+            -float(a) * float(b) * (1 + rng.integers(-3, 4) * 2.0**-bits) + rng.integers(2) * rng.standard_normal()
+        )
+        sum_ = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        got = fma(a, b, c)
+        assert type(got) is number
+        near = [
+            abs(Fraction(float(v)) - sum_)
+            for v in (got, np.nextafter(got, number(-9e9)), np.nextafter(got, number(9e9)))
+        ]
+        assert near[0] == min(near)
+        if near.count(near[0]) > 1:  # a tie goes to the even one
+            assert int(got.view(f"u{number().itemsize}")) % 2 == 0
+        twice += got != a * b + c
+    assert twice > 100  # the sums are such that two roundings differ
+
+
+def test_sub_totals_are_those_of_the_cpu():
+    assert SUBTOTAL == simd.SUBTOTAL
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_at_the_edges(dtype):
+    """Gates that saturate, infinities, NaN and numbers below the normal ones."""
+    tiny, big = np.finfo(dtype).tiny, np.finfo(dtype).max
+    edges = [0.0, -0.0, tiny / 2, -tiny / 4, tiny, 1e-6, 1, -1, 19.9, -20.1, 40.5, 87, -87.1, 88.9, -708.5, 710, big,
+             -big, np.inf, -np.inf, np.nan]  # fmt: skip
+    values = np.array(edges).astype(dtype)
+    net = numlstm.LSTM(4, 1, bias=False, dtype=dtype).eval()
+    net.weight_ih_l0 = np.eye(4)
+    net.weight_hh_l0 = np.full((4, 1), 0.25)
+    rng = np.random.default_rng(0)
+    picked = [np.concatenate([values, rng.permutation(values)]) for _ in range(5)]
+    picked[0] = picked[0][::-1]
+    x, c_0 = np.stack(picked[:4], axis=-1)[None], picked[4][None, :, None]
+    hx = (c_0[:, ::-1], c_0)
+    want = flat(net(x, hx))
+    got = flat(net.to("cuda")(x, hx))
+    for a, b in zip(got, want, strict=True):
+        missing = np.isnan(b)
+        assert (np.isnan(a) == missing).all() and missing.any() and not missing.all()
+        assert same_bits(np.where(missing, 0, a), np.where(missing, 0, b))
+        zero = a[~missing] == 0
+        assert zero.any() and (np.abs(a[~missing][~zero]) >= tiny).all()
+
+
+@pytest.mark.parametrize("kernel", ["register", "stream", "step"])
+def test_chunks_of_steps_change_nothing(kernel, monkeypatch):
+    case = SMALLEST[kernel]._replace(sizes=SMALLEST[kernel].sizes | {"hidden_size": 3, "bidirectional": True})
+    want, got, one = on_both(case, "float32")
+    assert same(got, want)
+    monkeypatch.setattr(run, "GATES_BYTES", 2 * case.batch * 4 * 3 * 4)
+    want, got, more = on_both(case, "float32")
+    assert same(got, want) and more["project"] == one["project"] * -(-case.steps // 2)
+
+
+def test_layouts_and_kinds_of_input(net):
+    x, (h, c) = data(net, 3, 2)
+    want = flat(net(x, (h, c)))
+    net.to("cuda")
+    assert same(flat(net(x.astype(np.float64), (h, c))), want)
+    assert same(flat(net(x.tolist(), (h.tolist(), c.tolist()))), want)
+    assert same(flat(net(x[::-1][::-1], (np.asfortranarray(h), c))), want)
+    assert same(flat(net(x[:, 0], (h[:, 0], c[:, 0]))), [part[:, 0] for part in want])
+    assert same(flat(net(x)), flat(net.to("cpu")(x))) and net.to("cuda") is net
+    net.batch_first = True
+    got = flat(net(x.transpose(1, 0, 2), (h, c)))
+    assert same([got[0].transpose(1, 0, 2), *got[1:]], want)
+    empty = net(np.zeros((0, 3, 3)))
+    assert [part.shape for part in flat(empty)] == [(0, 3, 4), (1, 0, 4), (1, 0, 4)]
+
+
+def test_torch_agrees():
+    torch = need("torch")
+    theirs = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True)
+    ours = numlstm.from_torch(theirs).to("cuda")
+    x = torch.randn(3, 2, 3)
+    with torch.no_grad():
+        output, (h_n, c_n) = theirs(x)
+    for a, b in zip(flat(ours(x)), (output, h_n, c_n), strict=True):
+        assert np.abs(a - b.numpy()).max() < 1e-6
+
+
+def test_out_and_errors_of_the_host(net):
+    x, hx = data(net, 2, 2)
+    want = flat(net(x, hx))
+    net.to("cuda")
+    out = tuple(np.empty_like(part) for part in want)
+    output, (h_n, c_n) = net(x, hx, out=out)
+    assert output is out[0] and h_n is out[1] and c_n is out[2] and same(out, want)
+    with pytest.raises(RuntimeError, match=r"input\.size\(-1\) must be equal to input_size"):
+        net(np.zeros((2, 2, 5)))
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[0\] size"):
+        net(x, (hx[0][:, :1], hx[1]))
+    with pytest.raises(RuntimeError, match="Input and hidden tensors are not at the same device"):
+        net(x, (device.upload(hx[0]), hx[1]))
+    with pytest.raises(ValueError, match="output in out must have shape"):
+        net(x, hx, out=(out[0][:1], *out[1:]))
+    assert same(flat(net(x, hx)), want)
+
+
+# ---------------------------------------------------------------- arrays on the device
+
+
+class Interface:
+    """An array of another library: memory and strides, and not a thing more."""
+
+    def __init__(self, array, **more):
+        self.array = array
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "strides": array.strides,
+            "typestr": array.dtype.str,
+            "data": (array.__array_interface__["data"][0], False),
+            "version": 3,
+            **more,
+        }
+
+
+class Capsule:
+    """The same through DLPack alone. It says that it is on a CUDA device; the simulator's memory is the host's."""
+
+    def __init__(self, array):
+        self.array, self.asked = array, []
+
+    def __dlpack_device__(self):
+        return (2, 0)
+
+    def __dlpack__(self, stream=None):
+        self.asked.append(stream)
+        return self.array.__dlpack__()
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+
+KINDS = {"numba": device.upload, "interface": Interface, "dlpack": Capsule}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arrays_on_the_device_stay_there(net, kind):
+    made = KINDS[kind]
+    x, (h, c) = data(net, 3, 2)
+    want = flat(net(x, (h, c)))
+    net.to("cuda")
+    result = net(made(x), (made(h), made(c)))
+    assert all(type(part) is FakeCUDAArray for part in flat(result))
+    assert same(host(result), want)
+    assert [part.shape for part in flat(result)] == [part.shape for part in want]
+    if kind == "numba":
+        assert same(host(net(made(x), result[1])), flat(net(x, (want[1], want[2]))))
+        return
+    views = np.zeros((2, 6, 3), x.dtype), np.zeros((1, 4, 4), h.dtype)
+    views[0][:, ::2], views[1][:, ::2] = x.transpose(1, 0, 2), h
+    net.batch_first = True
+    got = host(net(made(views[0][:, ::2]), (made(views[1][:, ::2]), made(c))))
+    assert same([got[0].transpose(1, 0, 2), *got[1:]], want)
+    backwards = np.ascontiguousarray(x[::-1])
+    if kind == "interface":
+        net.batch_first = False
+        assert same(host(net(made(backwards[::-1]), (made(h), made(c)))), want)
+    else:
+        value = made(backwards)
+        net.batch_first = False
+        net(value)
+        assert value.asked == [1]
+    assert [part.shape for part in flat(net(made(x[:, 0])))] == [(3, 4), (1, 4), (1, 4)]
+
+
+def test_out_on_the_device_takes_nothing_more(net, monkeypatch):
+    x, (h, c) = data(net, 3, 2)
+    want = flat(net(x, (h, c)))
+    net.to("cuda")
+    x, h, c = (device.upload(part) for part in (x, h, c))
+    out = tuple(device.empty(part.shape, np.float32) for part in want)
+    net(x, (h, c), out=out)
+    taken = []
+    empty = device.empty
+    monkeypatch.setattr(device, "empty", lambda *given: taken.append(given) or empty(*given))
+    monkeypatch.setattr(device, "synchronize", taken.append)
+    monkeypatch.setattr(device, "upload", taken.append)
+    output, (h_n, c_n) = net(x, (h, c), out=out)
+    assert output is out[0] and h_n is out[1] and c_n is out[2]
+    assert taken == [] and same(host((output, (h_n, c_n))), want)
+    monkeypatch.undo()
+    monkeypatch.setattr(device, "empty", lambda *given: taken.append(given) or empty(*given))
+    net(x, (h, c))  # without out= the results are new
+    assert len(taken) == 3
+    output, state = net(x, (h, c), out=(out[0], h, c))  # a state may be overwritten by the next
+    assert same(host((output, state)), want)
+
+
+def test_errors_of_arrays_on_the_device(net):
+    x, hx = data(net, 3, 2)
+    net.to("cuda")
+    there = device.upload(x)
+    with pytest.raises(TypeError, match=r"input must have dtype float32, not float64\n.*convert the LSTM"):
+        net(device.upload(x.astype(np.float64)))
+    with pytest.raises(TypeError, match="input must have dtype float32, not int32"):
+        net(device.upload(x.astype(np.int32)))
+    with pytest.raises(RuntimeError, match="not at the same device"):
+        net(there, hx)
+    with pytest.raises(RuntimeError, match=r"Expected hidden\[1\] size"):
+        net(there, (device.upload(hx[0]), device.upload(hx[1][:, :1])))
+    with pytest.raises(TypeError, match="no masked elements"):
+        net(Interface(x, mask=there))
+    with pytest.raises(TypeError, match="output in out must be on the device"):
+        net(there, out=(x, x, x))
+    wide = np.zeros((3, 2, 8), np.float32)
+    states = [device.empty((1, 2, 4), np.float32) for _ in range(2)]
+    with pytest.raises(ValueError, match="output in out must be C-contiguous"):
+        net(there, out=(Interface(wide[..., ::2]), *states))
+    with pytest.raises(ValueError, match="h_n in out must have shape"):
+        net(there, out=(Interface(wide[..., :4].copy()), there, states[1]))
+
+
+def test_the_caller_says_the_stream(net, monkeypatch):
+    class Stream:
+        def __cuda_stream__(self):
+            return (0, 7)
+
+    seen = []
+    real = device.stream_of
+    monkeypatch.setattr(device, "stream_of", lambda handle: seen.append(handle) or real(handle))
+    x, _ = data(net, 2, 2)
+    net.to("cuda")
+    there = device.upload(x)
+    net(there)
+    net(Interface(x, stream=5))
+    with streams.use(Stream()):
+        net(there)
+        net(x)
+        with streams.use(9):
+            net(Interface(x, stream=5))
+    net(x)
+    assert seen == [0, 5, 7, 7, 9, 0]
+    for bad in (None, -1, "1", True):
+        with pytest.raises(TypeError, match="a stream must have __cuda_stream__"), streams.use(bad):
+            pass
+    assert {key[2] for key in net._gpu.workspaces} <= {0, 5, 7, 9}
+
+
+# ---------------------------------------------------------------- what a user holds
+
+
+def test_the_device_of_an_lstm(net):
+    x, hx = data(net, 2, 2)
+    want = flat(net(x, hx))
+    assert net.device == "cpu" and net.to("cuda") is net and net.device == "cuda"
+    assert net.cuda() is net and net.to(0).to("cuda:0").device == "cuda" and net.to("float32").device == "cuda"
+    assert numlstm.LSTM(3, 4, device="cuda").device == "cuda"
+    for twin in (copy.copy(net), copy.deepcopy(net)):
+        assert twin.device == "cuda" and twin._gpu is not net._gpu and same(flat(twin(x, hx)), want)
+    assert pickle.loads(pickle.dumps(net)).device == "cpu"  # a pickle is for any machine
+    assert net.cpu() is net and net.device == "cpu" and same(flat(net(x, hx)), want)
+    with pytest.raises(AttributeError, match="device of LSTM"):
+        net.device = "cuda"
+    double = net.double()
+    want = flat(double(x, hx))
+    assert same(flat(double.to("cuda")(x, hx)), want) and want[0].dtype == np.float64
+
+
+def test_assigned_parameters_reach_the_device(net):
+    x, hx = data(net, 2, 2)
+    net.to("cuda")
+    first = flat(net(x, hx))
+    net.bias_hh_l0 = np.arange(16)
+    second = flat(net(x, hx))
+    assert not same(first, second) and same(second, flat(net.to("cpu")(x, hx)))
+
+
+def test_workspaces_are_kept_and_bounded(net):
+    net.to("cuda")
+    x, hx = data(net, 3, 2)
+    for _ in range(3):
+        net(x, hx)
+    assert net._gpu.allocations == 1
+    for batch in range(1, run.WORKSPACES + 3):
+        net(np.zeros((1, batch, 3)))
+    assert len(net._gpu.workspaces) == run.WORKSPACES
+    before = net._gpu.allocations
+    net(np.zeros((1, run.WORKSPACES + 2, 3)))
+    assert net._gpu.allocations == before
+
+
+def test_dropout_between_layers():
+    make = lambda: numlstm.LSTM(3, 4, num_layers=3, dropout=0.5, seed=5)  # noqa: E731
+    x = np.ones((2, 3, 3), np.float32)
+    assert same(flat(make().to("cuda")(x)), flat(make()(x)))
+    assert not same(flat(make().to("cuda")(x)), flat(make().eval()(x)))
+
+
+def test_threads_do_not_mix(net):
+    x, hx = data(net, 2, 2)
+    want = flat(net(x, hx))
+    net.to("cuda")
+    results = []
+    workers = [threading.Thread(target=lambda: results.append(flat(net(x, hx)))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert len(results) == 3 and all(same(result, want) for result in results)
+
+
+def test_packed_sequences_are_refused(net):
+    with pytest.raises(NotImplementedError, match="not built yet"):
+        net.to("cuda")(np.zeros((2, 2, 3)), lengths=[1, 2])
