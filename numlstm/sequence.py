@@ -98,7 +98,7 @@ class PackedSequence(_Fields):
             NumPy's or PyTorch's.
         """
         device, dtype = checks.target(device, dtype)
-        checks.cpu_only(device)
+        checks.cpu_only(device, "a packed sequence")
         wanted = (
             self.data.dtype
             if dtype is None
