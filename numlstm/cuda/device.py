@@ -63,9 +63,6 @@ def memory_at(pointer, count, dtype, owner):
     if SIMULATED:
         from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
-        class Borrowed(np.ndarray):
-            """Keeps the owner."""
-
         interface = {"shape": (count,), "typestr": dtype.str, "data": (pointer, False), "version": 3}
         holder = type("Holder", (), {"__array_interface__": interface, "owner": owner})()
         return FakeCUDAArray(np.asarray(holder))

@@ -79,8 +79,11 @@ def plan(units: int, projected: bool, itemsize: int, batch: int, capability: tup
             waves = -(-blocks // processors)
             if weights * waves / L2_OF_ONE <= LAUNCH + weights / L2_OF_ALL:
                 return Plan("stream", rows, threads, blocks, 2 * units * rows * itemsize, 0)
-    rows = _rows(list(TILES[itemsize]), batch, 1)
-    return Plan("step", rows, THREADS, -(-batch // rows) * -(-units // THREADS), 0, 0)
+    # a warp a block where blocks of more would leave multiprocessors without any
+    threads = THREADS if batch * -(-units // THREADS) >= processors else WARP
+    parts = -(-units // threads)
+    rows = _rows(list(TILES[itemsize]), batch, max(1, processors // parts))
+    return Plan("step", rows, threads, -(-batch // rows) * parts, 0, 0)
 
 
 def _rows(tiles: list[int], batch: int, processors: int) -> int:
