@@ -294,7 +294,10 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     def hoisted_steps(model, layer, rows, steps):
         inputs, outputs = inputs_of(model, layer), outputs_of(model)
         row_bytes = blocks_of(get(model, Model.HIDDEN_SIZE)) * width * size
-        by_runs = smaller(inputs, outputs) * width * size >= l1
+        of_term = width * size
+        by_runs = smaller(inputs, outputs) * of_term >= l1
+        if steps == 1:
+            by_runs = by_runs and (inputs + outputs) * of_term > l2 // 4
         fits = gates_most // greater(row_bytes * rows, 1)
         pays = (rows < few_rows and (inputs + outputs) * row_bytes > l1) or by_runs
         if not (pays and steps * rows >= 3 and inputs >= 8 and fits >= 1):
