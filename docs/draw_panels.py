@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["NUMLSTM_CPU"] = "x86-64-v3"  # eight lanes, so that a page holds them
+if __name__ == "__main__":
+    os.environ["NUMLSTM_CPU"] = "x86-64-v3"  # eight lanes, so that a page holds them
 
 import matplotlib
 

@@ -151,7 +151,7 @@ def run(
     Or it is Parquet: a file, a folder, or a pattern in quotes, a row a step (extra dask). OUT is a folder then, and a
     job that was stopped goes on when it is given again.
     """
-    if input.suffix.lower() == ".parquet" or input.is_dir():
+    if input.suffix.lower() == ".parquet" or (input.is_dir() and (group or order)):
         if not (group and order):
             raise click.UsageError("Parquet needs --group and --order: which sequence a row belongs to, and which step")
         for option, value in (("--state", state), ("--batch-first", batch_first)):

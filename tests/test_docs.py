@@ -62,7 +62,8 @@ def test_the_drawing_is_of_the_present_panels(tmp_path):
 def test_a_packing_code_with_another_order_is_noticed():
     need("matplotlib")
     code = (
-        "import runpy, sys\n"
+        "import os, runpy, sys\n"
+        "os.environ['NUMLSTM_CPU'] = 'x86-64-v3'\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         f"drawing = runpy.run_path({str(DOCS / 'draw_panels.py')!r})\n"
         "cells = drawing['placed']()[:, :, [0, 2, 1, 3]]\n"

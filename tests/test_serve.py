@@ -346,7 +346,7 @@ def test_the_command(example, lstm, tmp_path):
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model.safetensors"), "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
-            address = server.stderr.readline().split()[-1]
+            address = next(line.split()[-1] for line in server.stderr if "ws://" in line)  # after what the log says
             x, state = np.ones((3, INPUTS), np.float32), None
             with connect_in_turn(address, compression=None) as connection:
                 for step in x:
