@@ -111,7 +111,7 @@ class PackedSequence(_Fields):
         return self
 
     def cuda(self, device: Any = None) -> Self:
-        """Raise NotImplementedError: CUDA is not built yet."""
+        """Raise NotImplementedError: packed sequences are on the CPU."""
         return self.to("cuda")
 
     def double(self) -> Self:

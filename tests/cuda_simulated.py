@@ -402,5 +402,5 @@ def test_threads_do_not_mix(net):
 
 
 def test_packed_sequences_are_refused(net):
-    with pytest.raises(NotImplementedError, match="not built yet"):
+    with pytest.raises(NotImplementedError, match="lengths is built for the CPU alone"):
         net.to("cuda")(np.zeros((2, 2, 3)), lengths=[1, 2])

@@ -748,7 +748,7 @@ class TestCheck:
             *errors, limit = map(float, row[5:])
             assert len(errors) == 6
             assert 0 < max(errors[:3]) <= limit < 1e-4
-        assert max(map(len, output.splitlines())) <= 120
+        assert max(len(line) for line in output.splitlines() if not line.startswith("kernels ")) <= 120  # a path
 
     def test_it_is_the_same_again_and_can_be_kept(self, folder):
         save("m.npz", num_layers=2)

@@ -26,6 +26,7 @@ LEFT_ALONE = {
     "numlstm.kernels.linked", "numlstm.kernels.simd", "numlstm.listing", "numlstm.reference", "numlstm.series",
     "numlstm.stored", "numlstm.terminal",
 }  # fmt: skip
+PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}
 FIRST = """
 import json, sys
@@ -52,9 +53,10 @@ def package(tmp_path_factory):
 
 def needless(package, extra=""):
     """What a first result imports and does not need."""
+    # without site, whose .pth files let other packages import what they like before anything else
     done = subprocess.run(
-        [sys.executable, "-c", FIRST.format(extra=extra), "model.safetensors"],
-        env={**os.environ, "PYTHONPATH": str(package.parent)},
+        [sys.executable, "-S", "-c", FIRST.format(extra=extra), "model.safetensors"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(package.parent), PACKAGES])},
         cwd=package.parent,
         capture_output=True,
         text=True,
