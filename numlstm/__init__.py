@@ -9,13 +9,12 @@ Examples
 ((5, 4), (2, 4), (2, 4))
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
 from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
-from numlstm.plot import plot_trace
 from numlstm.pool import Pool, Session
 from numlstm.sequence import (
     PackedSequence,
@@ -28,7 +27,10 @@ from numlstm.sequence import (
 )
 from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
-from numlstm.trace import Trace
+
+if TYPE_CHECKING:
+    from numlstm.plot import plot_trace
+    from numlstm.trace import Trace
 
 __all__ = [
     "LSTM",
@@ -61,4 +63,12 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("numlstm")
+    if name == "Trace":  # what few programs need is imported when it is asked for
+        from numlstm.trace import Trace
+
+        return Trace
+    if name == "plot_trace":
+        from numlstm.plot import plot_trace
+
+        return plot_trace
     raise AttributeError(f"module 'numlstm' has no attribute '{name}'")
