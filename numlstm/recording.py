@@ -121,7 +121,7 @@ def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, into: li
     edge = np.ceil(np.log(smallest))  # below it the engine's sigmoid is 0
     weights = [panels.parameter(f"weight_{kind}{suffix}") for kind in ("ih", "hh")]
     biases = [panels.parameter(f"bias_{kind}{suffix}") for kind in ("ih", "hh")] if config.bias else []
-    first = np.where(np.abs(h_0) < smallest * 2**14, 0, h_0)  # as the engine reads it
+    first = np.where(np.abs(h_0) < smallest * 2**26, 0, h_0)  # as the engine reads it
     room = max(1, CHUNK // (wide.itemsize * (features + config.output_size + 4 * units)))
     many_rows = min(rows, room)
     many_steps = max(1, room // many_rows)

@@ -114,7 +114,7 @@ def cell(
         Precision of every operation.
     flush : dtype, optional
         None, or the dtype whose small numbers are to vanish as they do in the engine: c below its smallest
-        normal number becomes 0, when read and when made, and so does h below 2**14 times that (with a projection:
+        normal number becomes 0, when read and when made, and so does h below 2**26 times that (with a projection:
         before it and after it); and a sigmoid whose argument is below -87 (float32) or -708 (float64), the whole
         number next to the logarithm of the smallest normal number, is 0.
 
@@ -183,5 +183,5 @@ def _flushed_c(c: Array, flush: DTypeLike | None) -> Array:
 
 
 def _flushed_h(h: Array, flush: DTypeLike | None) -> Array:
-    """h with what is below 2**14 times the smallest normal number of `flush` made 0; NaN stays."""
-    return h if flush is None else np.where(np.abs(h) < np.finfo(flush).tiny * 2**14, 0, h)
+    """h with what is below 2**26 times the smallest normal number of `flush` made 0; NaN stays."""
+    return h if flush is None else np.where(np.abs(h) < np.finfo(flush).tiny * 2**26, 0, h)

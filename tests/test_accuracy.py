@@ -24,7 +24,7 @@ def sigmoid(x, dtype):
 
 def faintest(dtype):
     """The smallest h that is not made 0."""
-    return np.dtype(dtype).type(np.finfo(dtype).tiny * 2**14)
+    return np.dtype(dtype).type(np.finfo(dtype).tiny * 2**26)
 
 
 def relative(got, want, smallest):

@@ -173,8 +173,8 @@ def test_a_step_is_a_cell_and_no_rows_are_no_rows():
 
 @pytest.mark.parametrize("judged, edge", [(np.float32, -87.0), (np.float64, -708.0)])
 def test_what_vanishes(judged, edge):
-    """Below the smallest normal number of the dtype judged c is 0, h below 2**14 times it, a gate below its edge."""
-    faint = np.longdouble(np.finfo(judged).tiny) * 2**14
+    """Below the smallest normal number of the dtype judged c is 0, h below 2**26 times it, a gate below its edge."""
+    faint = np.longdouble(np.finfo(judged).tiny) * 2**26
     tiny = np.longdouble(np.finfo(judged).tiny)
     below = np.nextafter(np.longdouble(edge), np.longdouble(-np.inf))
     gates = np.array([edge, below, -np.inf, np.nan], np.longdouble)

@@ -46,9 +46,9 @@ LOG2_E = {
 }
 # e**FULL and e**-FULL are normal numbers; a gate whose argument is below -FULL is 0
 FULL = {"float32": 87.0, "float64": 708.0}
-# h below this is 0: 14 powers of two above the smallest normal number, so that its products with weights are normal
+# h below this is 0: 26 powers of two above the smallest normal number, so that its products with weights are normal
 # numbers, which a CPU multiplies a hundred times faster than those below
-FAINTEST = {"float32": 2.0**-112, "float64": 2.0**-1008}
+FAINTEST = {"float32": 2.0**-100, "float64": 2.0**-996}
 # what stands for a smaller argument: its 2**n is infinite, and so is the sum with what is left of e**OVER
 OVER = {"float32": 88.8, "float64": 709.9}
 # below e**-FLAT, -t / (t + 2) rounds to 1
