@@ -192,6 +192,17 @@ def test_more_rows_than_take_turns_at_once():
     assert count[Header.RUNS] > 0 and equal(got, want)
 
 
+def test_few_rows_take_turns_where_no_cache_holds_the_panels():
+    """One tile of rows then reads the panels through the chain that asks for them ahead of their use."""
+    lstm = make(37, 0, "float32", num_layers=2)
+    for rows in (1, 2, 3):
+        x, hx = data(lstm, 5, rows)
+        want, count = run(lstm, x, hx, hoist=True, runs_from=1, far=False)
+        assert count[Header.RUNS] == 0
+        got, count = run(lstm, x, hx, hoist=True, runs_from=1, far=True)
+        assert (count[Header.RUNS] > 0) == (rows > 1) and equal(got, want)
+
+
 @pytest.fixture
 def planted(monkeypatch):
     """Put a kernel in place of the float32 one whose two-row tiles add terms in reverse, or lose a run of them."""

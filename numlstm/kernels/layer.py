@@ -6,7 +6,8 @@ units, whose c and h are finished in registers. h goes straight to the output an
 read back from there a step later; c lives in c_n.
 
 Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
-stays in cache while all the rows of a group pass over it. Threads that share a call (``Way``) claim
+stays in cache while all the rows of a group pass over it. Odd steps take the blocks from the last to the first: of
+panels a little larger than a cache, those used last are still in it. Threads that share a call (``Way``) claim
 rows, directions, chunks of a layer or blocks of a step from it; ``tickets`` says how.
 
 Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
@@ -116,9 +117,9 @@ def count_tile(plan, height):
 
 
 def runs_of_block(simd, epilogue, shapes, chain):
-    """``runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, gates)``: a step of some rows through ``chain``.
+    """``runs(plan, cell, block, onward, first, rows, ...)``: a step of some rows through ``chain``.
 
-    For a cell whose X is hoisted; ``gates`` points to that of the block.
+    For a cell whose X is hoisted; ``gates`` points to that of the block. The next block is ``onward`` by 1 or -1.
     """
     lanes, width = simd.lanes, 4 * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
@@ -140,11 +141,11 @@ def runs_of_block(simd, epilogue, shapes, chain):
     end = by_size(shapes.rows, {height: end_kernel(height) for height in shapes.rows})
 
     @named("runs")
-    def runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, gates):
+    def runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, gates):
         inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
         terms = inputs + outputs
         panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
-        following = moved(panel, terms * width)
+        following = moved(panel, onward * terms * width)
         unit, tallest, sums = block * lanes, get(plan, Header.TALLEST), room()
         sums_stride = smaller(width, width)  # no literal, for whose type Numba would make another kernel
         done = 0
@@ -222,11 +223,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
     @inline
     def row_step(plan, cell, first, rows, odd, begin, end, x, h, h_stride, y, y_stride, gates, gap):
-        """One step in the blocks [begin, end), row after row, several blocks at once.
-
-        Odd steps take the blocks from the last to the first: of panels a little larger than a cache, those used last
-        are still in it. (With several rows the order of memory was measured to be better.)
-        """
+        """One step in the blocks [begin, end), row after row, several blocks at once."""
         for r in range(rows):
             done = begin
             while done < end:
@@ -239,15 +236,21 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 done += n
 
     @inline
-    def block_step(plan, cell, first, rows, begin, end, x, h, h_stride, y, y_stride, gates, gap):
-        """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache."""
+    def block_step(plan, cell, first, rows, odd, begin, end, x, h, h_stride, y, y_stride, gates, gap):
+        """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache.
+
+        Panels that no cache holds are asked for ahead of their use by the chain that takes turns, even for one tile.
+        """
         by_runs = (
-            get(cell, Cell.HOIST) > 0 and rows > tallest and get(cell, Cell.OUTPUTS) >= get(plan, Header.RUNS_FROM)
+            get(cell, Cell.HOIST) > 0
+            and (rows > tallest or get(cell, Cell.FAR) > 0)
+            and get(cell, Cell.OUTPUTS) >= get(plan, Header.RUNS_FROM)
         )
-        for block in range(begin, end):
-            r = 0
+        onward = -1 if odd else 1
+        for n in range(begin, end):
+            r, block = 0, begin + end - 1 - n if odd else n
             if by_runs:
-                runs(plan, cell, block, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
+                runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
                 r = rows
             while r < rows:
                 height = height_of(rows - r, get(plan, Header.TALLEST))
@@ -316,7 +319,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                         row_step(plan, cell, first, rows, step % 2 == 1, b, b_end,
                                  x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     else:
-                        block_step(plan, cell, first, rows, b, b_end,
+                        block_step(plan, cell, first, rows, step % 2 == 1, b, b_end,
                                    x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     part = more(plan, phase)
                 phase = joined(plan, phase)
