@@ -16,7 +16,7 @@ from judge import same_bits
 from needs import leave_out
 
 import numlstm
-from numlstm import plan
+from numlstm import engine, plan
 from numlstm.kernels import build, layer, levels, linked, project, store
 from numlstm.kernels.abi import Header
 from numlstm.kernels.compiler import inline
@@ -180,6 +180,20 @@ def test_the_default_plan_hoists_and_fills_tiles():
     lstm = numlstm.LSTM(8, 520, seed=0).eval()
     _, count = run(lstm, np.zeros((2, 8, 8), np.float32))
     assert count[Header.RUNS] >= 2
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_after_an_odd_number_of_steps_blocks_are_walked_backwards(rows):
+    """A call begins where the one before has ended, for what it used last may still be in a cache."""
+    lstm = make(70, 0, "float32")
+    x, hx = data(lstm, 5, rows)
+    whole = lstm(x, hx)[0]
+    for steps, walked in ((1, [1, 0, 1]), (2, [0, 0, 0]), (3, [1, 0, 1])):
+        for after in walked:
+            results = np.empty((steps, rows, 70), np.float32), *(np.empty_like(state) for state in hx)
+            engine.forward(lstm._panels, x[:steps], hx, *results)
+            assert lstm._panels.memo.idle[-1].slots[Header.WALKED] == after
+            assert equal(results[:1], (whole[:steps],)) and equal((results[1][0],), (whole[steps - 1],))
 
 
 def test_more_rows_than_take_turns_at_once():

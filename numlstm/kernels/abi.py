@@ -42,6 +42,7 @@ class Header(_Slots):
     BELOW = auto()  # the sequence between two layers, where output cannot serve
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
+    WALKED = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
     # how threads share a call; each has slots of its own, which differ in MEMBER and in buffers
     WAY = auto()  # one of ``Way``
     SHARE = auto()  # address of the record of ``Share``

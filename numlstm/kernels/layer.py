@@ -312,14 +312,15 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
                 if projected:
                     h_new, h_new_stride = hidden, blocks * lanes
+                odd = (step + get(plan, Header.WALKED)) & 1 == 1
                 part = begin_part(plan, phase)
                 while part >= 0:
                     b, b_end = bounds(plan, part, blocks)
                     if rows == 1 or get(plan, Header.TALLEST) == 1:
-                        row_step(plan, cell, first, rows, step % 2 == 1, b, b_end,
+                        row_step(plan, cell, first, rows, odd, b, b_end,
                                  x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     else:
-                        block_step(plan, cell, first, rows, step % 2 == 1, b, b_end,
+                        block_step(plan, cell, first, rows, odd, b, b_end,
                                    x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     part = more(plan, phase)
                 phase = joined(plan, phase)
@@ -548,6 +549,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             by_blocks(plan)
         else:
             rest(plan)
+        put(plan, Header.WALKED, (get(plan, Header.WALKED) + get(plan, Header.STEPS_TO)) & 1)
 
     forward.compile(types.void(PLAN))
     return forward
