@@ -313,12 +313,16 @@ def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
 
 
 def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
-    """The pass over the first rows by as many threads as the team is for and are free."""
+    """The pass over the first rows by as many threads as the team is for and are free.
+
+    A worker that has just been started may be late by more than a brief call takes: when a process begins, NumPy's own
+    threads, among others, keep its cores busy. The call after this one finds it there.
+    """
     if team is None:
         _by_itself(kept, plan, arrays, rows)
         return
     with Crew(team.split.members - 1) as crew:
-        if crew.workers:
+        if crew.workers and not (crew.fresh and team.brief):
             _in_company(kept, team, crew, arrays, rows)
         else:
             _by_itself(kept, plan, arrays, rows)

@@ -10,8 +10,7 @@ serves there too. Lanes beyond the last unit hold zeros.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two
 
 
-@dataclass(frozen=True)
-class CellLayout:
+class CellLayout(NamedTuple):
     """Where the parts of one cell lie, counted in numbers."""
 
     panel: int
@@ -33,7 +31,15 @@ class CellLayout:
 
 def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
     """An uninitialised flat array that starts on a cache line."""
-    room = np.empty(count * dtype.itemsize + LINE, np.uint8)
+    return _aligned(np.empty(count * dtype.itemsize + LINE, np.uint8), count, dtype)
+
+
+def aligned_zeros(count: int, dtype: np.dtype[Any]) -> Array:
+    """Likewise, of zeros: of a large array the system gives them when they are first touched."""
+    return _aligned(np.zeros(count * dtype.itemsize + LINE, np.uint8), count, dtype)
+
+
+def _aligned(room: Array, count: int, dtype: np.dtype[Any]) -> Array:
     start = -room.ctypes.data % LINE
     return room[start : start + count * dtype.itemsize].view(dtype)
 
@@ -72,10 +78,10 @@ class Panels:
         self.config, self.dtype = config, np.dtype(dtype)
         self.lanes = lanes or store.lanes(self.dtype.name)
         self._layouts, size = cell_layouts(config, self.lanes)
-        self.data = aligned_empty(size, self.dtype)
         if data is None:
-            self.data[:] = 0
+            self.data = aligned_zeros(size, self.dtype)
         else:
+            self.data = aligned_empty(size, self.dtype)
             self.data[:] = data
         self._biases: dict[str, Array] = {}
         # what the planner remembers for a model of these sizes; shared by the Panels that replace one another

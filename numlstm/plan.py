@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
@@ -19,7 +18,7 @@ from . import boxes
 from .config import Config
 from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
 from .panels import Array, Panels
-from .split import USUAL, Forced, Split, choose
+from .split import START_WORTH, USUAL, Forced, Split, choose, microseconds
 from .threads import BELL, YIELD
 
 CACHE_L1 = 32 << 10
@@ -42,8 +41,7 @@ OBJECTS = {  # for kernels that take arrays out of a tuple
 }
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What tests force, so that every path runs at small sizes. Results never depend on it."""
 
     hoist: bool | None = None  # None: where it pays
@@ -61,8 +59,7 @@ Shape = tuple[int, ...]  # or strides
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """The slots for one shape, and the numbers that each buffer of the workspace needs to hold."""
 
     slots: Array
@@ -72,17 +69,17 @@ class Plan:
     direct: bool  # whether the kernel can read an input of these strides where it is
     long: bool  # whether there is enough work for more than one thread
     # the same call by so many threads, made when it is first asked for; None where one alone is to do it
-    teams: dict[int, Team | None] = field(default_factory=dict)
+    teams: dict[int, Team | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Team:
+class Team(NamedTuple):
     """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
 
     split: Split
     caller: Plan
     worker: Plan
     record: int  # slots of the record that they share
+    brief: bool  # whether it is over before a thread that is yet to be started would be of use
 
 
 class Plans:
@@ -120,7 +117,7 @@ def override(**changes: Any) -> Iterator[None]:
     """Change the settings for a while (for tests; not safe from several threads)."""
     global settings
     before = settings
-    settings = replace(before, **changes)
+    settings = before._replace(**changes)
     Plans.forget_all()
     try:
         yield
@@ -151,11 +148,12 @@ def make_team(
     ):
         shared.slots[slot] = value
     # of blocks, all threads work on the same gates and the same hidden h: those of the caller
-    worker = replace(shared, below=0)
+    worker = shared._replace(below=0)
     if chosen.way == Way.BLOCKS:
-        worker = replace(worker, gates=0, hidden=0)
+        worker = worker._replace(gates=0, hidden=0)
     record = Share.CLAIMED + LINE_SLOTS * (chosen.ranges + config.num_layers)
-    return Team(chosen, shared, worker, record)
+    brief = settings.split.way is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
+    return Team(chosen, shared, worker, record, brief)
 
 
 def make_plan(
@@ -252,6 +250,7 @@ def make_plan(
         hidden=group_rows * blocks * lanes if config.proj_size else 0,
         direct=direct,
         long=_choose(config, shape, sizes, itemsize, 2) is not None,
+        teams={},
     )
 
 
@@ -270,10 +269,18 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
 def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Split | None:
     """How at most so many threads share a call."""
     steps, rows, _ = shape
-    if sizes is None:
-        return choose(config, steps, rows, itemsize, limit, settings.split)
-    average = -(-int(sizes.sum()) // steps)
-    return choose(config, steps, average, itemsize, limit, settings.split, packed_rows=rows)
+    packed_rows = 0 if sizes is None else rows
+    return choose(config, steps, _rows(shape, sizes), itemsize, limit, settings.split, packed_rows)
+
+
+def _alone(config: Config, shape: Shape, sizes: Array | None, itemsize: int) -> float:
+    """About how many microseconds one thread takes."""
+    return microseconds(config, shape[0], _rows(shape, sizes), itemsize)
+
+
+def _rows(shape: Shape, sizes: Array | None) -> int:
+    """Of a step; of a packed sequence on average."""
+    return shape[1] if sizes is None else -(-int(sizes.sum()) // shape[0])
 
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
@@ -287,10 +294,10 @@ def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
         box[Box.NDIM] = len(shape)
         box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = shape
         box[Box.STRIDE_0 : Box.STRIDE_0 + len(shape)] = strides
-    return replace(plan, slots=slots)
+    return plan._replace(slots=slots)
 
 
-def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tuple[Header, tuple[int, int]]:
+def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tuple[int, tuple[int, int]]:
     return (Header.OUTPUT, target) if output else (Header.BELOW, below)
 
 

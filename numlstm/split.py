@@ -7,12 +7,13 @@ waves follow each other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .config import Config
 from .kernels.abi import Way
 
 WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
+START_WORTH = 20_000.0  # the same for a thread that is yet to be started
 STEP_WORTH = 3.0  # microseconds of a cell's step for each thread, from which on it pays to meet after every step
 ROWS_EACH = 12  # rows for each thread, from which on it pays that all of them read all weights
 LOW_ROWS = 3  # the same at worst, where there is no better way: tiles are low then
@@ -23,8 +24,7 @@ WAVE_STEPS = 32  # steps of a chunk, at most
 FMAS_A_MICROSECOND, BYTES_A_MICROSECOND = 40_000, 60_000  # what one thread does of float32, roughly
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """How threads share a call.
 
     Parameters
@@ -50,8 +50,7 @@ class Split:
     chunk: int = 0
 
 
-@dataclass(frozen=True)
-class Forced:
+class Forced(NamedTuple):
     """What a test wants, whether it pays or not."""
 
     way: Way | None = None  # None: where it pays, and the best one

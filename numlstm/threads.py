@@ -399,6 +399,7 @@ class Crew:
     def __init__(self, wanted: int) -> None:
         self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
+        self.fresh = False  # whether some of them have just been started
         self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
@@ -410,6 +411,7 @@ class Crew:
                 for crew in pool.calling:
                     crew.dismiss()
             for _ in range(min(wanted, limit - busy)):
+                self.fresh = self.fresh or not free
                 worker = free.pop() if free else pool.another()
                 if worker is None:
                     break

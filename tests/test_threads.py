@@ -43,8 +43,9 @@ OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, 
 
 
 @pytest.fixture(autouse=True)
-def as_before():
-    """The number of threads, and a deadline."""
+def as_before(monkeypatch):
+    """The number of threads is put back; calls use workers that have just been started, however brief they are."""
+    monkeypatch.setattr(plan, "START_WORTH", 0.0)
     before = numlstm.get_num_threads()
     yield
     numlstm.set_num_threads(before)
@@ -167,6 +168,22 @@ def long_enough():
     x, hx = data(lstm, steps=60, batch=32)
     numlstm.set_num_threads(1)
     return lstm, x, hx, lstm(x, hx)
+
+
+def test_a_brief_call_does_not_wait_for_workers_that_it_starts(monkeypatch):
+    """The next one finds them; a long one, whose work is worth it, waits."""
+    started = []
+    start = threads.Crew.start
+    monkeypatch.setattr(threads.Crew, "start", lambda crew, *rest: started.append(crew) or start(crew, *rest))
+    for worth, calls in ((1e9, [0, 1, 2]), (0.0, [1, 2, 3])):
+        lstm, x, hx, want = long_enough()
+        monkeypatch.setattr(plan, "START_WORTH", worth)
+        monkeypatch.setattr(threads, "_pool", threads.Pool())
+        numlstm.set_num_threads(2)
+        started.clear()
+        for count in calls:
+            assert equal(lstm(x, hx), want)
+            assert len(started) == count and len(threads._pool.workers) == 1 and threads._pool.busy == 0
 
 
 def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):

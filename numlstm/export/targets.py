@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from numlstm.kernels.levels import LEVELS, Level
 
@@ -34,7 +34,7 @@ class Target:
         if name not in self.levels:
             raise ValueError(f"{self.name} has no level {name!r}; it has {', '.join(self.levels)}")
         level = LEVELS[name]
-        return replace(level, triple=self.triple, cpu=self.cpu or level.cpu)
+        return level._replace(triple=self.triple, cpu=self.cpu or level.cpu)
 
 
 UNIX, MAC = ("lib{}.a", "lib{}.so"), ("lib{}.a", "lib{}.dylib")

@@ -5,22 +5,22 @@ for each layer and direction, in the order in which they run. Offsets and stride
 are counted in numbers, addresses in bytes. One home for kernels, planner and tests.
 """
 
-from enum import IntEnum, auto
+from enum import IntEnum
+from itertools import count
 
 FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
 STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
 SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
-class _Slots(IntEnum):
-    @staticmethod
-    def _generate_next_value_(name, start, count, last_values):
-        return count
+class Slots(type):
+    """A class of numbers by name. Kernels see an enum in it; an enum of them all would take 2 ms of a start."""
 
 
-class Header(_Slots):
+class Header(metaclass=Slots):
     """What holds for the whole call."""
 
+    auto = count().__next__
     CELLS_FROM = auto()  # the cells to run: [CELLS_FROM, CELLS_TO)
     CELLS_TO = auto()
     STEPS_FROM = auto()  # the steps to run, in the order in which each direction takes them
@@ -105,7 +105,7 @@ class Way(IntEnum):
 LINE_SLOTS = 8  # int64 of a cache line
 
 
-class Share(IntEnum):
+class Share(metaclass=Slots):
     """The record that the threads of a call share: places of int64, each on a cache line of its own.
 
     Behind the last range a line for each layer in turn: how many of its chunks are done.
@@ -116,9 +116,10 @@ class Share(IntEnum):
     CLAIMED = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
 
 
-class Box(_Slots):
+class Box(metaclass=Slots):
     """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
 
+    auto = count().__next__
     NDIM = auto()
     SIZE_0 = auto()
     SIZE_1 = auto()
@@ -129,9 +130,10 @@ class Box(_Slots):
     LENGTH = auto()
 
 
-class Quick(_Slots):
+class Quick(metaclass=Slots):
     """What ``quick`` needs besides a plan, which follows it: how objects are told apart and made."""
 
+    auto = count().__next__
     NONE = auto()  # address of None
     TUPLE = auto()  # address of the type of tuples
     COUNT_AT = auto()  # where a tuple keeps its length
@@ -143,9 +145,10 @@ class Quick(_Slots):
     LENGTH = RESULTS + 3 * Box.LENGTH
 
 
-class Live(_Slots):
+class Live(metaclass=Slots):
     """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
 
+    auto = count().__next__
     BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
     INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
     OUTPUT = auto()
@@ -169,9 +172,10 @@ class Live(_Slots):
     LENGTH = auto()
 
 
-class Cell(_Slots):
+class Cell(metaclass=Slots):
     """One layer in one direction."""
 
+    auto = count().__next__
     SOURCE = auto()  # header slot that holds the address of what the cell reads: [step][row][feature]
     SOURCE_AT = auto()  # where the first step of this direction stands
     SOURCE_STEP = auto()  # from a step to the next one in this direction (negative in reverse)
@@ -197,9 +201,10 @@ class Cell(_Slots):
     LENGTH = auto()
 
 
-class Segment(_Slots):
+class Segment(metaclass=Slots):
     """Steps of a packed sequence that the same number of rows takes."""
 
+    auto = count().__next__
     BEGIN = auto()  # the first of them
     STEPS = auto()
     ROWS = auto()

@@ -5,10 +5,16 @@ would be for the machine that builds, once for each small function, and through 
 functions share: a compiler of our own leaves those alone, and has less to do.
 """
 
-from numba.core import codegen
+from enum import IntEnum
+from functools import cache
+
+from numba.core import codegen, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.cpu import CPUContext
 from numba.core.registry import CPUDispatcher, CPUTarget, cpu_target
+from numba.extending import typeof_impl
+
+from .abi import Slots
 
 # One policy for all kernels. Nothing is called from Python, so no wrappers; fastmath would lose NaN and bits.
 POLICY = {
@@ -63,6 +69,13 @@ class Target(CPUTarget):
     @property
     def typing_context(self):
         return cpu_target.typing_context
+
+
+@typeof_impl.register(Slots)
+@cache
+def _type_of_slots(slots, _):
+    numbers = {name: number for name, number in vars(slots).items() if type(number) is int}
+    return types.IntEnumClass(IntEnum(slots.__name__, numbers), types.intp)
 
 
 _contexts = []

@@ -638,7 +638,7 @@ def glue_object(number: str, level: Level, prefix: str, tuning: Tuning) -> bytes
     module = bare_module(functions)
     checks = None
     if level.name in NEEDS:
-        level, checks = replace(level, cpu="x86-64", features=""), cpu_functions(prefix, level.triple)
+        level, checks = level._replace(cpu="x86-64", features=""), cpu_functions(prefix, level.triple)
     return _object(module, level, tuple(functions), checks, (f"{prefix}_kernel",))
 
 

@@ -6,9 +6,10 @@ One home for the writer of models, the library and the tests.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum, auto
+from enum import IntEnum
+from itertools import count
 
-from .abi import _Slots
+from .abi import Slots
 
 MAGIC = int.from_bytes(b"numlstm\n", "little")
 VERSION = 1  # of the layout
@@ -35,9 +36,10 @@ class Tuning:
     hidden_most: int
 
 
-class Model(_Slots):
+class Model(metaclass=Slots):
     """The words of a model's header, int64 each."""
 
+    auto = count().__next__
     MAGIC = auto()
     VERSION = auto()
     BYTES = auto()  # length of the whole
@@ -52,9 +54,10 @@ class Model(_Slots):
     LENGTH = auto()
 
 
-class State(_Slots):
+class State(metaclass=Slots):
     """The words at the start of a state: what a stream of the library's keeps."""
 
+    auto = count().__next__
     SELF = auto()  # MAGIC in another shape, with the state's own address: one that was moved is not taken
     MODEL = auto()  # address
     ROWS = auto()

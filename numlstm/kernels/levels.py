@@ -5,15 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # The features that make a level, as the kernel of the operating system spells them
 _V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 
-@dataclass(frozen=True)
-class Level:
+class Level(NamedTuple):
     """One kind of CPU.
 
     ``register_bytes`` and ``registers`` are those the kernels use; ``fused`` says whether there is a
