@@ -739,8 +739,8 @@ class TestAsv:
         tracks = [name for name in dir(scale) if name.startswith("track_")]
         assert len(tracks) == 5
         for name in tracks:
-            for threads, limits in found.items():
-                assert getattr(scale, name)(found, threads) in limits.values()
+            for threads, best in found.items():
+                assert getattr(scale, name)(found, threads) in best.values()
                 assert getattr(scale, name)(found, threads) > 0
             assert getattr(scale, name).unit in ("GF/s", "GB/s")
 
