@@ -12,6 +12,7 @@ QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 FMAS = 50_000_000  # of a call in the quick mode
 LINES = {line.name: line.shortened(FMAS) if QUICK else line for line in grid.GRID}
 THREADS = [1, 2]
+Found = dict[int, dict[str, float]]  # of each number of threads, every limit
 
 
 class Forward:
@@ -50,32 +51,36 @@ class Machine:
     param_names = ("threads",)
     timeout = 300.0
 
-    def setup(self, threads: int) -> None:
-        """Measure all limits."""
+    def setup_cache(self) -> Found:
+        """Measure all limits at each number of threads."""
         from numlstm.bench.limits import Limits
 
-        limits = Limits(threads)
-        samples = [limits.sample() for _ in range(5)]
-        self.best = {name: max(sample[name] for sample in samples) for name in samples[0]}
+        found = {}
+        for threads in THREADS:
+            limits = Limits(threads)
+            samples = [limits.sample() for _ in range(5)]
+            found[threads] = {name: max(sample[name] for sample in samples) for name in samples[0]}
+        return found
 
-    def peak(self, dtype: str) -> float:
+    @staticmethod
+    def peak(best: dict[str, float], dtype: str) -> float:
         """Of the register width that gives most."""
-        return max(value for name, value in self.best.items() if name.startswith(f"fma_{dtype}_"))
+        return max(value for name, value in best.items() if name.startswith(f"fma_{dtype}_"))
 
-    def track_fma_peak_float32(self, threads: int) -> float:
-        return self.peak("float32")
+    def track_fma_peak_float32(self, found: Found, threads: int) -> float:
+        return self.peak(found[threads], "float32")
 
-    def track_fma_peak_float64(self, threads: int) -> float:
-        return self.peak("float64")
+    def track_fma_peak_float64(self, found: Found, threads: int) -> float:
+        return self.peak(found[threads], "float64")
 
-    def track_read_L2(self, threads: int) -> float:
-        return self.best["read_L2"]
+    def track_read_L2(self, found: Found, threads: int) -> float:
+        return found[threads]["read_L2"]
 
-    def track_read_L3(self, threads: int) -> float:
-        return self.best["read_L3"]
+    def track_read_L3(self, found: Found, threads: int) -> float:
+        return found[threads]["read_L3"]
 
-    def track_read_memory(self, threads: int) -> float:
-        return self.best["read_memory"]
+    def track_read_memory(self, found: Found, threads: int) -> float:
+        return found[threads]["read_memory"]
 
     track_fma_peak_float32.unit = track_fma_peak_float64.unit = "GF/s"  # type: ignore[attr-defined]
     track_read_L2.unit = track_read_L3.unit = track_read_memory.unit = "GB/s"  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +115,23 @@ def model(sizes, dtype="float32", seed=1):
     return numlstm.LSTM(**sizes, dtype=dtype, seed=seed).eval()
 
 
+@cache
+def answers(path):
+    """Whether the program can be started at all."""
+    done = subprocess.run([path, "--version"], capture_output=True, timeout=60, check=False)
+    return done.returncode == 0
+
+
 def tool(*names):
-    """The path of the first of these programs that is there; without one the test is left out by name."""
+    """The path of the first of these programs that is there and says its version.
+
+    A launcher that has nothing to launch, rustup's without a toolchain say, may lie before one that works. Without any
+    the test is left out by name.
+    """
     for name in names:
-        if path := shutil.which(name):
-            return path
+        for folder in os.get_exec_path():
+            if (path := shutil.which(name, path=folder)) and answers(path):
+                return path
     leave_out(f"needs {' or '.join(names)} (CONTRIBUTING.md names the packages)")
     raise FileNotFoundError(names)
 

@@ -732,12 +732,16 @@ class TestAsv:
         assert quick["seed"] == grid.find("seed")
 
     def test_machine(self):
-        scale = benchmark("forward").Machine()
-        scale.setup(1)
+        module = benchmark("forward")
+        scale = module.Machine()
+        found = scale.setup_cache()
+        assert list(found) == scale.params[0] == module.THREADS
         tracks = [name for name in dir(scale) if name.startswith("track_")]
         assert len(tracks) == 5
         for name in tracks:
-            assert getattr(scale, name)(1) > 0
+            for threads, best in found.items():
+                assert getattr(scale, name)(found, threads) in best.values()
+                assert getattr(scale, name)(found, threads) > 0
             assert getattr(scale, name).unit in ("GF/s", "GB/s")
 
     def test_memory_keeps_its_promise(self, monkeypatch):

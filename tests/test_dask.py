@@ -214,6 +214,26 @@ def test_two_processes_give_the_bits_of_one(cluster):
     assert [same(a, b) for a, b in zip(got, (output, h_n, c_n), strict=True)] == [True, True, True]
 
 
+def test_workers_find_kernels_and_compile_none(cluster):
+    """This process has them: they are in the cache, or came with the package. A worker says whence its own are."""
+    lstm = numlstm.LSTM(5, 7, seed=1, dtype=np.float64).eval()
+    x = inputs(lstm, 3, 40)
+    lstm(x)
+    numlstm.dask.forward(lstm, da.from_array(x, chunks=(3, 4, 5)))[0].compute()
+
+    def origins():
+        import sys
+
+        from numlstm.kernels import store
+
+        return [kernel.origin for kernel in store._loaded.values()], "numlstm.kernels.compiler" in sys.modules
+
+    said = cluster.run(origins).values()
+    assert any(found for found, _ in said)
+    assert {origin.split(":")[0] for found, _ in said for origin in found} <= {"cache", "shipped"}
+    assert not any(compiles for _, compiles in said)
+
+
 def test_weights_travel_once_to_each_worker(cluster):
     """Unpickling is counted where it happens; ten rows of chunks of three steps would give up to sixty."""
 

@@ -34,6 +34,13 @@ def test_the_site_is_built_without_a_warning(sphinx, tmp_path):
     assert not missing, f"docs/api.md lacks {missing}"
 
 
+def test_the_page_of_examples_names_every_one_and_nothing_else():
+    page = (DOCS / "examples.md").read_text("utf-8")
+    named = set(re.findall(r"examples/(\w+\.(?:py|ipynb))", page))
+    there = {path.name for pattern in ("*.py", "*.ipynb") for path in (ROOT / "examples").glob(pattern)}
+    assert named == {name for name in there if not name.startswith("make_")}
+
+
 def test_a_page_that_no_list_has_and_a_dead_link_are_warnings(sphinx, tmp_path):
     source = tmp_path / "docs"
     source.mkdir()

@@ -237,6 +237,19 @@ def test_the_rust_of_the_page(folders):
     assert (got == last_output(model(SIZES[6]))).all()
 
 
+def test_a_launcher_that_launches_nothing_is_passed_over(monkeypatch, tmp_path):
+    """rustup's shim, say, in a home without a toolchain."""
+    for name, code in (("broken", 1), ("sound", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "compiler").write_text(f"#!/bin/sh\nexit {code}\n")
+        (tmp_path / name / "compiler").chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join(str(tmp_path / name) for name in ("broken", "sound")))
+    assert tool("compiler") == str(tmp_path / "sound" / "compiler")
+    monkeypatch.setenv("PATH", str(tmp_path / "broken"))
+    with pytest.raises((pytest.skip.Exception, pytest.fail.Exception), match="compiler"):
+        tool("absent", "compiler")
+
+
 def test_two_libraries_in_one_program(tmp_path):
     """Of float and double, by their prefixes."""
     for dtype, prefix in (("float32", "single"), ("float64", "twice")):

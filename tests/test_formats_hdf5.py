@@ -277,13 +277,13 @@ size = int(next(line.split()[1] for line in open("/proc/self/status") if line.st
 resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20),) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):
     signal.alarm(5)
-    begin = time.perf_counter()
+    begin = time.process_time()
     try:
         numlstm.tensors(path)
         said = ["", ""]
     except Exception as error:
         said = [type(error).__name__, str(error)]
-    print(json.dumps([path.name, *said, time.perf_counter() - begin]), flush=True)
+    print(json.dumps([path.name, *said, time.process_time() - begin]), flush=True)
 """
 
 

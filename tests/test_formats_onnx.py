@@ -944,11 +944,11 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, saved):
     numlstm.find(FOLDER / "keras_stack.onnx")  # everything is imported
 
     def refused():
-        begin = time.perf_counter()
+        begin = time.process_time()
         with pytest.raises(ValueError, match=says):
             for found in numlstm.find(path)[:1]:
                 numlstm.load(path, found.name)
-        return time.perf_counter() - begin
+        return time.process_time() - begin
 
     assert min(refused() for _ in range(3)) < 1
     tracemalloc.start()

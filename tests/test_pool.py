@@ -592,15 +592,19 @@ class TestThreads:
         assert equal_states([sessions[k].state for k in left] + after, [want[k] for k in left] + [want[5]])
 
     def test_steps_of_many_threads_are_one_after_the_other(self):
-        """As many as were not refused, in one order: the state is that of so many steps."""
+        """As many as were not refused, in one order: the state is that of so many steps.
+
+        They go on until two have met: where others hold the cores, four threads may well run one after the other.
+        """
         lstm = make()
         pool, (session, *_), _ = opened(lstm, 1)
-        x, done, refused = draw(lstm, 1), [0] * 4, [0] * 4
-        ready = threading.Barrier(4)
+        x, tried, done, refused = draw(lstm, 1), [0] * 4, [0] * 4, [0] * 4
+        ready, deadline = threading.Barrier(4), time.monotonic() + FOR_EVER / 2
 
         def steps(n):
             ready.wait()
-            for _ in range(300):
+            while tried[n] < 300 or (not any(refused) and time.monotonic() < deadline):
+                tried[n] += 1
                 try:
                     pool.step([0], x)
                     done[n] += 1
@@ -617,7 +621,7 @@ class TestThreads:
                 caller.join(FOR_EVER)
         finally:
             sys.setswitchinterval(sys_interval)
-        assert sum(done) + sum(refused) == 1200 and sum(done) > 0 and sum(refused) > 0
+        assert sum(done) + sum(refused) == sum(tried) >= 1200 and sum(done) > 0 and sum(refused) > 0
         for _ in range(sum(done)):
             _, before = solo(lstm, x, before)
         assert equal_states([session.state], [before])

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from judge import DTYPES, exact, flip_one_bit, same_bits
+from judge import DTYPES, counted, exact, flip_one_bit, same_bits
 
 import numlstm
 from numlstm import boxes, engine
@@ -149,7 +149,7 @@ def test_every_reference_that_is_taken_is_given_back(dtype):
         stream = lstm.stream(rows)
         stream._record[Live.BUSY] = busy
         x = steps(lstm, 2, rows)
-        held = [x, stream.step, stream._call, stream._record, None, np.dtype(dtype), np.ndarray, RuntimeError]
+        held = counted(x, stream.step, stream._call, stream._record, None, np.dtype(dtype), np.ndarray, RuntimeError)
 
         def many(stream=stream, x=x):
             for _ in range(1000):

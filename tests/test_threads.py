@@ -5,6 +5,7 @@ limits against a hang.
 """
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from numlstm import engine, plan, split, threads
 from numlstm.config import Config
 from numlstm.kernels import build, linked, store, tickets
 from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.loaded import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
 
@@ -877,6 +879,27 @@ def test_every_split_covers_its_rows_and_steps(limit):
             chunks = chosen.pieces // config.num_layers
             assert chunks * chosen.chunk >= steps > (chunks - 1) * chosen.chunk
     assert len(ways) >= 3
+
+
+def test_code_lives_as_long_as_a_worker_may_rest_in_it():
+    """A worker keeps the last kernel that it ran, and nothing else of it."""
+
+    class Code:
+        """What owns the memory of machine code."""
+
+    loaded = store.kernel("float32")
+    there = {name: ctypes.cast(loaded.forward, ctypes.c_void_p).value for name in ENTRIES}
+    code = Code()
+    gone = weakref.ref(code)
+    kernel = callable_kernel(there, store.level(), "planted", 0.0, code)
+    worker = threads.Worker()
+    worker.run = kernel.forward
+    del kernel, code
+    gc.collect()
+    assert gone() is not None
+    worker.run = None
+    gc.collect()
+    assert gone() is None
 
 
 # The guards prove themselves ----------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Kernel(NamedTuple):
 def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object) -> Kernel:
     """The C functions at the addresses of ``ENTRIES``. They drop the GIL, as every ctypes call does."""
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
+    forward.code = keep  # type: ignore[attr-defined]  # a worker may rest in it when nobody has the kernel any more
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
     word = ctypes.c_int64
     return Kernel(
