@@ -49,7 +49,7 @@ def bare_module(dispatchers: dict) -> llvm.ModuleRef:
         library.add_linking_library(result.library)
     library.add_ir_module(module)
     library.finalize()
-    return llvm.parse_assembly(str(library._final_module))
+    return llvm.parse_assembly(str(library.linked()))
 
 
 def target_machine(level: Level) -> llvm.TargetMachine:

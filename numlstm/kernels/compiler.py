@@ -28,16 +28,30 @@ POLICY = {
 
 
 class Library(codegen.CPUCodeLibrary):
-    """Functions as IR, linked with those they call and left as they are."""
+    """Functions as IR, and the libraries of those they call: linked once, when a kernel is whole.
+
+    Numba's own links each with all below it as soon as it is compiled, which takes a third of the time of a build.
+    """
 
     def _optimize_functions(self, module):
         module.data_layout = self._codegen._data_layout
 
-    def _optimize_final_module(self):
-        pass
+    def finalize(self):
+        self._raise_if_finalized()
+        self._finalized = True
 
-    def _finalize_specific(self):
-        pass
+    def linked(self):
+        """One module of this library and of all below it."""
+        libraries = {self: None}
+        waiting = [self]
+        while waiting:
+            below = [library for library in waiting.pop()._linking_libraries if library not in libraries]
+            libraries.update(dict.fromkeys(below))
+            waiting += below
+        whole, *others = [library._final_module for library in libraries]
+        for module in others:
+            whole.link_in(module, preserve=True)
+        return whole
 
 
 class Codegen(codegen.AOTCPUCodegen):
