@@ -344,7 +344,10 @@ def test_the_command(example, lstm, tmp_path):
     """A server of its own, a client as in docs/sessions.md, and Ctrl-C."""
     lstm.save(tmp_path / "model.safetensors")
     command = [sys.executable, str(SCRIPT), str(tmp_path / "model.safetensors"), "--port", "0"]
+    # ignored in what a shell starts in the background, and by its children then
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        signal.signal(signal.SIGINT, before)
         try:
             address = next(line.split()[-1] for line in server.stderr if "ws://" in line)  # after what the log says
             x, state = np.ones((3, INPUTS), np.float32), None
