@@ -26,6 +26,7 @@ States = tuple[Array, Array]
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 REAL_KINDS = "fiu"  # of np.dtype.kind: floats, signed and unsigned integers
+CUDA_OF_DLPACK = (2, 13)  # DLPack's kinds of device: CUDA's own and its managed memory
 OVERLAP_WORK = 10_000  # candidate solutions tried before two arrays count as overlapping
 ARRAY_ATTRIBUTES = ("__array__", "__array_interface__", "__array_struct__", "__buffer__")
 
@@ -227,6 +228,36 @@ def any_array(name: str, value: Any) -> Array:
             f"{name} must have no masked elements: an LSTM has no rule for them\nFill them first: {name}.filled(…)."
         )
     return value if type(value) is ndarray else ndarray.view(value, ndarray)
+
+
+def on_device(value: Any) -> bool:
+    """Whether the value is an array in the memory of a CUDA device; nothing is imported to know it."""
+    if isinstance(value, ndarray):
+        return False
+    if _is_torch_tensor(value):  # one of the CPU raises what is no AttributeError when asked for the interface
+        return bool(value.is_cuda)
+    if getattr(value, "__cuda_ndarray__", False) or getattr(value, "__cuda_array_interface__", None) is not None:
+        return True
+    return hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) in CUDA_OF_DLPACK
+
+
+def device_shape(value: Any) -> Shape:
+    """The shape of an array that is on a device."""
+    interface = getattr(value, "__cuda_array_interface__", None)
+    return tuple(value.shape if interface is None else interface["shape"])
+
+
+def to_host(name: str, value: Any) -> Any:
+    """What is on a device copied from there, as its library does it; all else as it is."""
+    if not on_device(value):
+        return value
+    for how in ("copy_to_host", "cpu", "get"):  # of Numba, PyTorch and CuPy
+        if hasattr(value, how):
+            return getattr(value, how)()
+    raise TypeError(
+        f"{name} is on a CUDA device, and a {type(value).__name__} has no way to the CPU's memory\n"
+        "It has none of the methods copy_to_host, cpu and get; copy it first."
+    )
 
 
 def _from_foreign(name: str, value: Any) -> Array:
@@ -549,11 +580,10 @@ def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
     return call
 
 
-def not_on_cuda(input: Any, lengths: Any) -> None:
-    """Refuse sequences of different lengths, which are built for the CPU alone."""
-    what = "lengths" if lengths is not None else "a packed sequence" if hasattr(input, "batch_sizes") else None
-    if what is not None:
-        raise NotImplementedError(f"{what} is built for the CPU alone\nCall to('cpu') first.")
+def no_lengths(lengths: Any) -> None:
+    """Refuse lengths where the input is packed."""
+    if lengths is not None:
+        raise TypeError("lengths is for a padded batch, and the input is packed\nLeave lengths out.")
 
 
 # ---------------------------------------------------------------- out=

@@ -373,8 +373,7 @@ class LSTM(Module):
 
             if not hasattr(input, "batch_sizes"):
                 return packed.run_padded(panels, config, masks, input, hx, lengths, out)
-            if lengths is not None:
-                raise TypeError("lengths is for a padded batch, and the input is packed\nLeave lengths out.")
+            checks.no_lengths(lengths)
             return packed.run_packed(panels, config, masks, input, hx, out)
         else:
             given = checks.real_array("input", input)

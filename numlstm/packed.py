@@ -69,13 +69,7 @@ def run_padded(
     """
     array = checks.own_shape(checks.real_array("input", input))
     call = checks.lstm_call(config, array.shape, hx)
-    if call.unbatched:
-        raise ValueError(
-            "lengths is for a batch, but the input is unbatched\n"
-            f"Its shape is {array.shape}; cut the sequence to its length instead."
-        )
-    steps = array.shape[1] if call.swap else array.shape[0]
-    each = checked_lengths(lengths, steps, call.batch)
+    each = checked_lengths(lengths, call, array.shape)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
         _over_padded(panels, call, masks(), array, each, given, results)

@@ -51,7 +51,8 @@ class PackedSequence(_Fields):
     Parameters
     ----------
     data : array_like, (sum of lengths, ...)
-        Step after step the rows that take it, the longest sequence first.
+        Step after step the rows that take it, the longest sequence first. An array on a CUDA device stays there, for
+        an LSTM that is on it; all else is on the CPU.
     batch_sizes : array_like of int, (steps,)
         How many rows take each step.
     sorted_indices : array_like of int, (batch,), optional
@@ -83,9 +84,14 @@ class PackedSequence(_Fields):
                     "Give PackedSequence(data, batch_sizes), or PackedSequence((data, batch_sizes))."
                 )
             data, batch_sizes = data
-        rows = None if sorted_indices is None else whole_numbers("sorted_indices", sorted_indices)
-        places = inverse(rows) if unsorted_indices is None else whole_numbers("unsorted_indices", unsorted_indices)
-        return super().__new__(cls, any_array("data", data), whole_numbers("batch_sizes", batch_sizes), rows, places)
+        rows, back = (
+            None if given is None else whole_numbers(name, checks.to_host(name, given))
+            for name, given in (("sorted_indices", sorted_indices), ("unsorted_indices", unsorted_indices))
+        )
+        places = inverse(rows) if back is None else back
+        if not checks.on_device(data):
+            data = any_array("data", data)
+        return super().__new__(cls, data, whole_numbers("batch_sizes", batch_sizes), rows, places)
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
         """Return it with `data` of another dtype, or itself where nothing changes.
@@ -93,11 +99,25 @@ class PackedSequence(_Fields):
         Parameters
         ----------
         device : None or "cpu"
-            Only the CPU is built. The first argument may be a dtype instead, or an array whose dtype is meant.
+            The CPU, to which data on a device are copied; there is no way back. The first argument may be a dtype
+            instead, or an array whose dtype is meant.
         dtype : dtype, optional
             NumPy's or PyTorch's.
+
+        Raises
+        ------
+        NotImplementedError
+            The device is another one, or data on a device were to have another dtype.
         """
         device, dtype = checks.target(device, dtype)
+        if self.is_cuda:
+            if device is not None and checks.device(device) == "cpu":
+                return self.cpu().to(dtype=dtype)
+            if dtype is not None:
+                raise NotImplementedError(
+                    "data on a CUDA device are not converted to another dtype\nConvert data, or call cpu() first."
+                )
+            return self
         checks.cpu_only(device, "a packed sequence")
         wanted = (
             self.data.dtype
@@ -107,12 +127,12 @@ class PackedSequence(_Fields):
         return self if wanted == self.data.dtype else self._replace(data=checks.as_dtype(self.data, wanted))
 
     def cpu(self) -> Self:
-        """Return it itself: it is in the CPU's memory."""
-        return self
+        """Return it with `data` in the CPU's memory: itself, if they are there."""
+        return self._replace(data=any_array("data", checks.to_host("data", self.data))) if self.is_cuda else self
 
     def cuda(self, device: Any = None) -> Self:
-        """Raise NotImplementedError: packed sequences are on the CPU."""
-        return self.to("cuda")
+        """Return it itself if `data` are on a CUDA device; raise NotImplementedError if not: put them there first."""
+        return self if self.is_cuda else self.to("cuda")
 
     def double(self) -> Self:
         """Return it in float64."""
@@ -148,8 +168,8 @@ class PackedSequence(_Fields):
 
     @property
     def is_cuda(self) -> bool:
-        """False: it is in the CPU's memory."""
-        return False
+        """Whether `data` are on a CUDA device."""
+        return checks.on_device(self.data)
 
 
 # ---------------------------------------------------------------- packed and padded
@@ -537,10 +557,18 @@ def inverse(permutation: Indices | None) -> Indices | None:
 # ---------------------------------------------------------------- checks
 
 
-def checked_parts(sequence: Any) -> _Fields:
-    """The parts of a packed sequence, PyTorch's own too, that are found to fit together."""
+def checked_parts(sequence: Any, anywhere: bool = False) -> _Fields:
+    """The parts of a packed sequence, PyTorch's own too, that are found to fit together.
+
+    With `anywhere`, data on a device stay there.
+    """
     sizes = whole_numbers("batch_sizes", sequence.batch_sizes)
-    data = checks.own_shape(any_array("data", sequence.data))
+    data = sequence.data
+    if anywhere and checks.on_device(data):
+        shape = checks.device_shape(data)
+    else:
+        data = checks.own_shape(any_array("data", data))
+        shape = data.shape
     if sizes.size == 0:
         raise RuntimeError("batch_sizes can not be empty\nA packed sequence has one step at least.")
     if sizes.ndim != 1:
@@ -553,15 +581,15 @@ def checked_parts(sequence: Any) -> _Fields:
             "batch_sizes must be positive and never larger than the one before\n"
             f"They are {show(sizes.tolist())}: how many rows take each step, the longest first."
         )
-    if data.ndim == 0 or sizes.sum() != len(data):
+    if not shape or sizes.sum() != shape[0]:
         raise RuntimeError(
-            f"batch_sizes must sum to the number of rows in data, not to {sizes.sum()}\ndata has shape {data.shape}."
+            f"batch_sizes must sum to the number of rows in data, not to {sizes.sum()}\ndata has shape {shape}."
         )
     batch = int(sizes[0])
     both = []
     for name in ("sorted_indices", "unsorted_indices"):
         given = getattr(sequence, name, None)
-        rows = None if given is None else whole_numbers(name, given)
+        rows = None if given is None else whole_numbers(name, checks.to_host(name, given))
         if rows is not None and (rows.shape != (batch,) or not _is_permutation(rows)):
             raise RuntimeError(
                 f"{name} must hold each of the numbers from 0 to {batch - 1} once\n"
@@ -577,9 +605,15 @@ def checked_parts(sequence: Any) -> _Fields:
     return _Fields(data, sizes, order, back)
 
 
-def checked_lengths(lengths: Any, steps: int, batch: int) -> Indices:
-    """One length for each sequence of a batch, from 1 to its number of steps."""
-    each = _one_each(lengths, batch)
+def checked_lengths(lengths: Any, call: checks.Call, shape: tuple[int, ...]) -> Indices:
+    """One length for each sequence of a padded batch of that shape, from 1 to its number of steps."""
+    if call.unbatched:
+        raise ValueError(
+            "lengths is for a batch, but the input is unbatched\n"
+            f"Its shape is {shape}; cut the sequence to its length instead."
+        )
+    steps = shape[1] if call.swap else shape[0]
+    each = _one_each(lengths, call.batch)
     _within(each, 1, steps)
     return each
 

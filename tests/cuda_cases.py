@@ -8,7 +8,7 @@ import numpy as np
 from judge import same_bits
 
 import numlstm
-from numlstm.cuda import kernels, planner
+from numlstm.cuda import device, kernels, planner
 
 
 class Case(NamedTuple):
@@ -19,11 +19,14 @@ class Case(NamedTuple):
     steps: int
     batch: int
     forced: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    lengths: tuple[int, ...] = ()  # of the sequences, where they differ
+    there: bool = False  # whether the caller's arrays are on the device
 
     def __str__(self):
-        return f"{self.kernel}-{self.sizes}-{self.steps}-{self.batch}-{self.forced}"
+        return "-".join(str(part) for part in self if part not in ((), False))
 
 
+BOTH = {"num_layers": 2, "bidirectional": True}
 NO_REGISTERS = {"REGISTER_UNITS": {4: 0, 8: 0}}
 
 
@@ -42,6 +45,12 @@ SMALLEST = {
     "register of few units": Case("register", {"input_size": 2, "hidden_size": 3}, 2, 2),
     "stream": Case("stream", {"input_size": 2, "hidden_size": 19}, 4, 3, streamed(2)),
     "step": Case("step", {"input_size": 2, "hidden_size": 19}, 3, 3, stepped(2)),
+    "register, lengths": Case("register", {"input_size": 2, "hidden_size": 3, **BOTH}, 4, 3, {}, (2, 4, 1)),
+    "stream, lengths": Case("stream", {"input_size": 2, "hidden_size": 5, **BOTH}, 4, 3, streamed(2), (1, 4, 2)),
+    "step, lengths": Case("step", {"input_size": 2, "hidden_size": 5, **BOTH}, 4, 3, stepped(2), (3, 1, 2), True),
+    "project, lengths": Case(
+        "step", {"input_size": 3, "hidden_size": 5, "proj_size": 2, **BOTH}, 3, 3, stepped(2), (2, 3, 3), True
+    ),
 }
 
 
@@ -69,10 +78,18 @@ def on_both(case, dtype):
     """Results on the CPU and on CUDA, and how often each kernel was launched."""
     net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
     x, hx = data(net, case.steps, case.batch)
-    want = flat(net(x, hx))
+    more = {"lengths": case.lengths} if case.lengths else {}
+    for sequence, length in enumerate(case.lengths):
+        x[length:, sequence] = np.nan  # padding is not read
+    want = flat(net(x, hx, **more))
     before = kernels.launches.copy()
     with forced(case.forced):
-        got = flat(net.to("cuda")(x, hx))
+        net.to("cuda")
+        if case.there:
+            there = net(device.upload(x), tuple(device.upload(state) for state in hx), **more)
+            got = tuple(part.copy_to_host() for part in flat(there))
+        else:
+            got = flat(net(x, hx, **more))
     return want, got, kernels.launches - before
 
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from cuda_cases import SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
+from cuda_cases import BOTH, SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
 from judge import UNIT, error, exact, flip_one_bit, same_bits
 from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
@@ -19,7 +19,6 @@ from numlstm.cuda.lane import SUBTOTAL
 from numlstm.kernels import simd
 
 DTYPES = ("float32", "float64")
-BOTH = {"num_layers": 2, "bidirectional": True}
 CASES = [
     *SMALLEST.values(),
     Case("register", {"input_size": 3, "hidden_size": 1}, 1, 1),
@@ -31,6 +30,9 @@ CASES = [
     Case("step", {"input_size": 4, "hidden_size": 6, **BOTH}, 2, 3, stepped(1)),
     Case("step", {"input_size": 4, "hidden_size": 5, "proj_size": 3, **BOTH}, 2, 2),
     Case("step", {"input_size": 2, "hidden_size": 130}, 1, 1, stepped(4)),
+    Case("register", {"input_size": 2, "hidden_size": 4, "bias": False}, 3, 3, {}, (3, 3, 1), True),
+    Case("stream", {"input_size": 2, "hidden_size": 3, **BOTH}, 3, 4, streamed(4), (3, 2, 2, 2)),
+    Case("stream", {"input_size": 2, "hidden_size": 3}, 5, 1, streamed(1), (3,), True),
 ]
 
 
@@ -54,9 +56,12 @@ def test_bits_are_those_of_the_cpu(case, dtype):
     assert same(got, want)
     net = numlstm.LSTM(**case.sizes)
     cells = net.num_layers * (2 if net.bidirectional else 1)
-    assert launches[case.kernel] == cells * (case.steps if case.kernel == "step" else 1), launches
-    assert set(launches) <= {"settle", "project", "project_hidden", case.kernel}, launches
-    assert launches["project_hidden"] == (cells * case.steps if net.proj_size else 0)
+    steps = max(case.lengths) if case.lengths else case.steps
+    assert launches[case.kernel] == cells * (steps if case.kernel == "step" else 1), launches
+    of_lengths = {"arrange", "pack", "unpack"} if case.there else {"arrange"} if case.lengths else set()
+    assert set(launches) <= {"settle", "project", "project_hidden", case.kernel} | of_lengths, launches
+    assert launches["project_hidden"] == (cells * steps if net.proj_size else 0)
+    assert launches["pack"] == launches["unpack"] == case.there and launches["arrange"] == (4 if case.lengths else 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -401,6 +406,98 @@ def test_threads_do_not_mix(net):
     assert len(results) == 3 and all(same(result, want) for result in results)
 
 
-def test_packed_sequences_are_refused(net):
-    with pytest.raises(NotImplementedError, match="lengths is built for the CPU alone"):
-        net.to("cuda")(np.zeros((2, 2, 3)), lengths=[1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("flags", [{}, BOTH, {"proj_size": 2, "batch_first": True}], ids=str)
+@pytest.mark.parametrize("lengths", [(3, 1, 4), (4, 2, 2)])
+def test_packed_sequences(lengths, flags, dtype):
+    """Packed in, packed out, where the data are; and the same as lengths=."""
+    net = numlstm.LSTM(3, 4, dtype=dtype, seed=1, **flags).eval()
+    x, hx = data(net, 5, 3)
+    kept = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    want = net(kept, hx)
+    net.to("cuda")
+    got = net(kept, hx)
+    assert type(got[0]) is numlstm.PackedSequence and not got[0].is_cuda
+    assert same(flat((got[0].data, got[1])), flat((want[0].data, want[1])))
+    assert all(same_bits(a, b) for a, b in zip(got[0][1:], want[0][1:], strict=True))
+    there = numlstm.PackedSequence(device.upload(kept.data), *kept[1:])
+    output, states = net(there, tuple(device.upload(state) for state in hx))
+    assert there.is_cuda and output.is_cuda and type(output.data) is FakeCUDAArray
+    assert same(flat((output.cpu().data, tuple(state.copy_to_host() for state in states))),
+                flat((want[0].data, want[1])))  # fmt: skip
+    output, states = net(there)
+    alone = net(kept)
+    assert same(flat((output.cpu().data, tuple(state.copy_to_host() for state in states))),
+                flat((alone[0].data, alone[1])))  # fmt: skip
+    padded, _ = net(x.swapaxes(0, 1) if net.batch_first else x, hx, lengths=lengths)
+    unpacked, _ = numlstm.pad_packed_sequence(want[0], batch_first=net.batch_first, total_length=5)
+    assert same_bits(padded, unpacked)
+
+
+def test_work_is_for_real_steps(monkeypatch):
+    """The projection has a row for each step that there is, and a step of the recurrence those that are left."""
+    case = SMALLEST["step"]
+    seen = []
+    launch = run.launch
+    monkeypatch.setattr(run, "launch", lambda name, *rest: seen.append((name, rest[6])) or launch(name, *rest))
+    with forced(case.forced):
+        net = numlstm.LSTM(2, 5).eval().to("cuda")
+        net(np.zeros((5, 3, 2)), lengths=[1, 4, 2])
+    assert [count for name, count in seen if name == "project"] == [7]
+    assert [rows for name, rows in seen if name == "step"] == [3, 2, 1, 1]
+
+
+def test_chunks_of_lengths_change_nothing(monkeypatch):
+    for name in ("register, lengths", "stream, lengths", "step, lengths"):
+        case = SMALLEST[name]
+        for rows in (1, 3, 4):
+            monkeypatch.setattr(run, "GATES_BYTES", rows * 4 * case.sizes["hidden_size"] * 4)
+            want, got, launches = on_both(case, "float32")
+            assert same(got, want) and launches["project"] > 4
+
+
+def test_lengths_take_nothing_new_in_the_end(net, monkeypatch):
+    """Nor does a call whose lengths are those of the call before send them again."""
+    x, hx = data(net, 4, 3)
+    net.to("cuda")
+    there = device.upload(x), tuple(device.upload(state) for state in hx)
+    out = [device.empty(size, np.float32) for size in ((4, 3, 4), (1, 3, 4), (1, 3, 4))]
+    net(*there, lengths=[4, 4, 4], out=out)
+    taken = []
+    monkeypatch.setattr(device, "empty", lambda *given: taken.append(given))
+    monkeypatch.setattr(device, "synchronize", taken.append)
+    monkeypatch.setattr(device, "upload", taken.append)
+    for lengths in ([1, 3, 2], [2, 1, 4]):
+        net(*there, lengths=lengths, out=out)
+    assert taken == [] and net._gpu.allocations == 1
+    space = net._gpu.workspaces[0, 0, 0]
+    table = space.table
+    net(*there, lengths=[2, 1, 4], out=out)
+    assert space.table is table
+
+
+def test_errors_of_lengths(net):
+    x, _ = data(net, 4, 3)
+    net.to("cuda")
+    there = device.upload(x)
+    for given in (x, there):
+        for lengths, says in (([5, 1, 1], "5"), ([0, 1, 1], "0"), ([1, 2], "3")):
+            with pytest.raises((RuntimeError, ValueError), match=says):
+                net(given, lengths=lengths)
+        with pytest.raises(ValueError, match="lengths is for a batch"):
+            net(given[:, 0], lengths=[1])
+    kept = numlstm.pack_padded_sequence(x, [4, 2, 1])
+    with pytest.raises(TypeError, match="the input is packed"):
+        net(kept, lengths=[4, 2, 1])
+    for wrong in (
+        numlstm.PackedSequence(device.upload(kept.data[1:]), *kept[1:]),
+        numlstm.PackedSequence(device.upload(np.zeros((7, 5), np.float32)), *kept[1:]),
+    ):
+        with pytest.raises(RuntimeError, match=r"must sum to|must be equal to input_size"):
+            net(wrong)
+    double = numlstm.PackedSequence(device.upload(kept.data.astype(np.float64)), *kept[1:])
+    with pytest.raises(TypeError, match="data must have dtype float32, not float64"):
+        net(double)
+    assert double.cpu().data.dtype == np.float64 and double.to("cpu").is_cuda is False and double.cuda() is double
+    with pytest.raises(NotImplementedError, match="are not converted to another dtype"):
+        double.float()

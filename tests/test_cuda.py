@@ -55,10 +55,11 @@ def test_no_barrier_and_no_guard_is_idle():
     said = child("tests/cuda_mutants.py", limit=900, NUMBA_ENABLE_CUDASIM="1")
     counts = ast.literal_eval(said.splitlines()[0])
     kernels = [
-        (TESTS.parent / "numlstm" / "cuda" / f"{name}.py").read_text("utf-8") for name in ("project", "recur", "step")
+        (TESTS.parent / "numlstm" / "cuda" / f"{name}.py").read_text("utf-8")
+        for name in ("padding", "project", "recur", "step")
     ]
     barriers = sum(text.count("cuda.syncthreads()") for text in kernels)
-    assert counts["barrier"] == barriers == 7 and counts["guard"] >= 17 and counts["limit"] >= 5
+    assert counts["barrier"] == barriers == 7 and counts["guard"] >= 20 and counts["limit"] >= 7
     assert "survived" not in said, said
 
 
@@ -83,7 +84,7 @@ def test_the_compilers_leave_nothing_to_be_desired():
         ]
 
 
-NAMES = ("project", "project_hidden", "settle", "stream", "step", "register")
+NAMES = ("project", "project_hidden", "settle", "pack", "unpack", "arrange", "stream", "step", "register")
 
 
 def versions_of_the_page():
@@ -143,8 +144,6 @@ def test_what_the_planner_prefers():
     assert planner.plan(64, True, 4, 8, (8, 0), 108).kernel == "step"
     assert planner.plan(128, False, 4, 400, (8, 0), 108).rows == 4
     assert planner.plan(5000, False, 8, 3, (8, 0), 108).kernel == "step"
-    assert planner.steps_at_once(100, 2, 8, 4, 2 * 4 * 8 * 4 * 7) == 7
-    assert planner.steps_at_once(100, 10**6, 2048, 8, 1) == 1
     with pytest.raises(RuntimeError, match=r"compute capability 3\.5"):
         planner.plan(4, False, 4, 1, (3, 5), 10)
 

@@ -52,6 +52,28 @@ def test_bits_are_those_of_the_cpu(sizes, batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 7, 300])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_lengths_and_packed_sequences(sizes, batch, dtype):
+    from numlstm.cuda import device
+
+    net = numlstm.LSTM(**sizes, dtype=dtype, seed=1).eval()
+    x, hx = data(net, 9, batch)
+    lengths = np.random.default_rng(1).integers(1, 10, batch)
+    want = flat(net(x, hx, lengths=lengths))
+    packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
+    want_data = net(packed, hx)[0].data
+    net.to("cuda")
+    there = tuple(device.upload(part) for part in (x, *hx))
+    for _ in range(3):
+        assert all(same_bits(a, b) for a, b in zip(flat(net(x, hx, lengths=lengths)), want, strict=True))
+        output, states = net(there[0], there[1:], lengths=lengths)
+        assert all(same_bits(a.copy_to_host(), b) for a, b in zip((output, *states), want, strict=True))
+        of_device = net(numlstm.PackedSequence(device.upload(packed.data), *packed[1:]), there[1:])[0]
+        assert of_device.is_cuda and same_bits(of_device.cpu().data, want_data)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ["stream", "step"])
 def test_every_tile_on_the_device(kernel, dtype, monkeypatch):
     from numlstm.cuda import kernels, planner

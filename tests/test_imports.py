@@ -40,10 +40,10 @@ ORDER = (
     "module",
     "recording",
     "trace",
-    "sequence",
     "formats",
     "reference",  # imports nothing of the rest
     "cuda",
+    "sequence",
     "engine",
     "plan",
     "split",

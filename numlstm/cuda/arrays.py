@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checks import on_device
 from . import device
 from .capsule import taken_apart
-
-CUDA, MANAGED = 2, 13  # of DLPack's kinds of device
 
 
 class Strided(NamedTuple):
@@ -41,19 +40,6 @@ def whole(flat, shape):
         strides.append(step)
         step *= size
     return Strided(flat, 0, tuple(shape), tuple(reversed(strides)))
-
-
-def on_device(value):
-    """Whether the value is an array in the memory of a CUDA device."""
-    if isinstance(value, np.ndarray):
-        return False
-    if device.is_own(value):
-        return True
-    if type(value).__module__ == "torch" and not getattr(value, "is_cuda", True):
-        return False  # asking a tensor of the CPU for the interface raises what is no AttributeError everywhere
-    if device.interface(value) is not None:
-        return True
-    return hasattr(value, "__dlpack_device__") and int(value.__dlpack_device__()[0]) in (CUDA, MANAGED)
 
 
 def strided(name, value, dtype, stream):

@@ -23,7 +23,7 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 CASES = (
     *(("project", dtype, 0) for dtype in ("float32", "float64")),
     *(("project_hidden", dtype, 0) for dtype in ("float32", "float64")),
-    *(("settle", dtype, 0) for dtype in ("float32", "float64")),
+    *((kernel, dtype, 0) for kernel in ("settle", "pack", "unpack", "arrange") for dtype in ("float32", "float64")),
     *(
         (kernel, dtype, rows)
         for kernel in ("stream", "step")
@@ -33,12 +33,15 @@ CASES = (
     *(("register", "float32", units) for units in (1, 17, 32, 40, 64)),
     *(("register", "float64", units) for units in (1, 17, 32)),
 )
-INTEGERS = {
+ARGUMENTS = {  # a number of integers, arrays of numbers, tables of integers
     "project": "iiii aiiii aii aiii",
     "project_hidden": "iiii aiiii aii aiii",
     "settle": "iii aiiii ai",
-    "stream": "iii aii ai aiii ai ai",
-    "register": "ii aii ai aiii ai ai",
+    "pack": "iii ti a aiiii",
+    "unpack": "iii ti a aiiii",
+    "arrange": "iii ti a a",
+    "stream": "iii tii ai ai aiiii ai ai",
+    "register": "ii tii ai ai aiiii ai ai",
     "step": "iii ai ai aii ai aii",
 }
 APPROXIMATE = re.compile(r"\b\w+\.approx\S*|\b(?:div|rcp|sqrt)\.full\S*|\b\w+\.ftz\S*")
@@ -79,8 +82,8 @@ def ptx_of(kernel, dtype, rows, architecture, function=None):
     """PTX of a kernel, and the threads it is compiled for."""
     source, threads = kernels.source(kernel, dtype, rows)
     number = numba.from_dtype(np.dtype(dtype))
-    kinds = {"i": numba.int64, "a": number[::1]}
-    signature = tuple(kinds[letter] for letter in INTEGERS[kernel] if letter != " ")
+    kinds = {"i": numba.int64, "a": number[::1], "t": numba.int64[::1]}
+    signature = tuple(kinds[letter] for letter in ARGUMENTS[kernel] if letter != " ")
     capability = divmod(int(architecture[3:]), 10)
     with compiled_for(capability):
         ptx, _ = cuda.compile_ptx(function or source, signature, device=False, cc=capability, launch_bounds=threads)

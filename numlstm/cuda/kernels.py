@@ -6,6 +6,7 @@ from collections import Counter
 from . import planner
 from .device import kernel
 from .lane import Lane
+from .padding import arrange_kernel, padding_kernel
 from .project import project_kernel
 from .recur import register_kernel, stream_kernel
 from .step import settle_kernel, step_kernel
@@ -31,6 +32,10 @@ def source(name, dtype, rows):
         function = project_kernel(of, planner.ACROSS, planner.DOWN, HIGH, wide, flushed)
     elif name == "settle":
         function = settle_kernel(of, rows == 1)
+    elif name in ("pack", "unpack"):
+        function = padding_kernel(of, name == "unpack")
+    elif name == "arrange":
+        function = arrange_kernel()
     else:
         function = {"stream": stream_kernel, "register": register_kernel, "step": step_kernel}[name](of, rows)
     return function, threads_of(name, rows)

@@ -90,8 +90,3 @@ def _rows(tiles: list[int], batch: int, processors: int) -> int:
     """The smallest tile with which every block has a multiprocessor; the largest if none is enough."""
     enough = [rows for rows in tiles if -(-batch // rows) <= processors]
     return min(enough) if enough else max(tiles)
-
-
-def steps_at_once(steps: int, batch: int, units: int, itemsize: int, room: int) -> int:
-    """Steps whose hoisted input projection fits in so many bytes; at least one."""
-    return max(1, min(steps, room // max(1, batch * 4 * units * itemsize)))

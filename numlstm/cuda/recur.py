@@ -4,7 +4,10 @@
 one unit after another. ``register_kernel`` keeps W_hh in registers, a thread for each gate of each unit, a row a block.
 
 ``gates`` holds X of every step and row as [gate][unit]; weights are [k][gate][unit]. h and c before the first
-step and after the last are in ``h_n`` and ``c_n``, c all the time. The reverse direction has negative step strides.
+step and after the last are in ``h_n`` and ``c_n``, c all the time; there the states of rows that have ended stay, and
+those of rows that begin later wait. ``table`` is that of ``rows.Rows``: the first ``batch`` numbers are the lengths of
+the rows, never increasing, behind them stands where the rows of each step begin. A launch does at most ``steps`` of
+them from ``begin`` on; ``sign`` is -1 in the reverse direction, where every row begins at its own end.
 """
 
 from .device import cuda
@@ -16,38 +19,43 @@ def stream_kernel(lane, rows):
     scalar, zero = lane.scalar, lane.zero
     fma, add, cell = lane.fma, lane.add, lane.cell
 
-    def stream(steps, batch, units, gates, gates_at, gates_step, weights, weights_at,
-               target, target_at, target_step, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
+    def stream(steps, batch, units, table, begin, sign, gates, gates_at, weights, weights_at,
+               target, target_at, target_step, target_start, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
         h = cuda.shared.array(0, scalar)  # two buffers [unit][row], read and written in turn
         value = cuda.local.array((4, rows), scalar)
         part = cuda.local.array((4, rows), scalar)
         thread, threads = cuda.threadIdx.x, cuda.blockDim.x
         first = cuda.blockIdx.x * rows
         size, width = units * rows, 4 * units
+        count = min(steps, table[first] - begin)  # the tile's first row is its longest
+        turn = begin if sign > 0 else begin + count - 1
         for place in range(thread, size, threads):
             row = first + place % rows
             if row < batch:
                 h[place] = h_n[h_at + row * units + place // rows]
         cuda.syncthreads()
         now, then = 0, size
-        for step in range(steps):
+        for done in range(count):
+            step = turn + sign * done
+            start = table[batch + step]
+            live = table[batch + step + 1] - start
             for unit in range(thread, units, threads):
-                for begin in range(0, units, SUBTOTAL):
+                for run in range(0, units, SUBTOTAL):
                     for gate in range(4):
                         for r in range(rows):
                             part[gate, r] = zero
-                    for k in range(begin, min(begin + SUBTOTAL, units)):
+                    for k in range(run, min(run + SUBTOTAL, units)):
                         for gate in range(4):
                             weight = weights[weights_at + k * width + gate * units + unit]
                             for r in range(rows):
                                 part[gate, r] = fma(weight, h[now + k * rows + r], part[gate, r])
                     for gate in range(4):
                         for r in range(rows):
-                            value[gate, r] = part[gate, r] if begin == 0 else add(value[gate, r], part[gate, r])
+                            value[gate, r] = part[gate, r] if run == 0 else add(value[gate, r], part[gate, r])
                 for r in range(rows):
                     row = first + r
-                    if row < batch:
-                        at = gates_at + step * gates_step + row * width + unit
+                    if row < live:
+                        at = gates_at + (start + row) * width + unit
                         c_place = c_at + row * units + unit
                         hidden, c = cell(
                             add(gates[at], value[0, r]),
@@ -57,8 +65,11 @@ def stream_kernel(lane, rows):
                             c_n[c_place],
                         )
                         c_n[c_place] = c
-                        h[then + unit * rows + r] = hidden
-                        target[target_at + step * target_step + row * target_row + unit] = hidden
+                        at = target_at + step * target_step + start * target_start + row * target_row
+                        target[at + unit] = hidden
+                    else:  # that of a row without this step stays
+                        hidden = h[now + unit * rows + r]
+                    h[then + unit * rows + r] = hidden
             cuda.syncthreads()
             now, then = then, now
         for place in range(thread, size, threads):
@@ -75,12 +86,14 @@ def register_kernel(lane, units):
     fma, add, cell = lane.fma, lane.add, lane.cell
     width, head = 4 * units, min(SUBTOTAL, units)
 
-    def register(steps, batch, gates, gates_at, gates_step, weights, weights_at,
-                 target, target_at, target_step, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
+    def register(steps, batch, table, begin, sign, gates, gates_at, weights, weights_at,
+                 target, target_at, target_step, target_start, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
         h = cuda.shared.array(units, scalar)
         sums = cuda.shared.array(width, scalar)
         weight = cuda.local.array(units, scalar)
         thread, row = cuda.threadIdx.x, cuda.blockIdx.x
+        count = min(steps, table[row] - begin)
+        turn = begin if sign > 0 else begin + count - 1
         for k in range(units):
             weight[k] = weights[weights_at + k * width + thread]
         c = zero
@@ -88,24 +101,27 @@ def register_kernel(lane, units):
             h[thread] = h_n[h_at + row * units + thread]
             c = c_n[c_at + row * units + thread]
         cuda.syncthreads()
-        for step in range(steps):
+        for done in range(count):
+            step = turn + sign * done
+            start = table[batch + step]
             value = zero
             for k in range(head):
                 value = fma(weight[k], h[k], value)
-            for begin in range(SUBTOTAL, units, SUBTOTAL):
+            for run in range(SUBTOTAL, units, SUBTOTAL):
                 part = zero
                 for k in range(SUBTOTAL):
-                    if begin + k < units:
-                        part = fma(weight[begin + k], h[begin + k], part)
+                    if run + k < units:
+                        part = fma(weight[run + k], h[run + k], part)
                 value = add(value, part)
-            sums[thread] = add(gates[gates_at + step * gates_step + row * width + thread], value)
+            sums[thread] = add(gates[gates_at + (start + row) * width + thread], value)
             cuda.syncthreads()
             if thread < units:
                 hidden, c = cell(
                     sums[thread], sums[units + thread], sums[2 * units + thread], sums[3 * units + thread], c
                 )
                 h[thread] = hidden
-                target[target_at + step * target_step + row * target_row + thread] = hidden
+                at = target_at + step * target_step + start * target_start + row * target_row
+                target[at + thread] = hidden
             cuda.syncthreads()
         if thread < units:
             h_n[h_at + row * units + thread] = h[thread]

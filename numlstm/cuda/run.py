@@ -10,9 +10,11 @@ from collections import OrderedDict
 import numpy as np
 
 from .. import checks
+from ..sequence import PackedSequence, checked_lengths, checked_parts, gathered, places
 from . import device, planner
 from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, strided, whole
 from .kernels import HIGH, WIDE, launch
+from .rows import Laid, Rows
 from .streams import chosen
 from .weights import Weights
 
@@ -21,22 +23,39 @@ WORKSPACES = 4  # kept, the latest used
 
 
 class Workspace:
-    """Every buffer that calls of one (T, B) and stream write besides their results."""
+    """Every buffer that calls of one (T, B) and stream write besides their results; or calls of any lengths.
+
+    A buffer that is too small is replaced by one that is twice as large at least, so that calls of several lengths
+    come to take none.
+    """
 
     def __init__(self, dtype):
         self.dtype, self.buffers = dtype, {}
+        self.dense = None  # the rows of a dense call
+        self.table = self.table_there = None  # of the latest call's rows
 
-    def room(self, name, count):
-        """The buffer of that name on the device."""
-        if name not in self.buffers:
-            self.buffers[name] = device.empty(max(1, count), self.dtype)
-        return self.buffers[name]
+    def room(self, name, count, dtype=None):
+        """The buffer of that name on the device, of so many numbers."""
+        return self._of_size(name, max(1, count), lambda size: device.empty(size, dtype or self.dtype))
 
-    def host(self, name, shape):
+    def host(self, name, count):
         """The buffer of that name in host memory that the device copies by itself."""
-        if name not in self.buffers:
-            self.buffers[name] = device.pinned(shape, self.dtype)
-        return self.buffers[name]
+        return self._of_size(name, count, lambda size: device.pinned(size, self.dtype))
+
+    def _of_size(self, name, count, make):
+        kept = self.buffers.get(name)
+        if kept is None or kept.size < count:
+            kept = self.buffers[name] = make(count if kept is None else max(count, 2 * kept.size))
+        return kept if kept.size == count else kept[:count]
+
+    def sent(self, rows, stream):
+        """The table of the rows on the device, sent there if it is not that of the call before."""
+        if self.table is not rows.table and not np.array_equal(self.table, rows.table):
+            self.table = None
+            self.table_there = self.room("table", rows.table.size, np.int64)
+            self.table_there.copy_to_device(rows.table, stream=stream)
+            self.table = rows.table
+        return self.table_there
 
 
 class Runner:
@@ -52,7 +71,11 @@ class Runner:
 
     def forward(self, panels, config, input, hx, lengths, out, dropout):
         """``LSTM.forward``; the same checks, and arrays of the kind that came in."""
-        checks.not_on_cuda(input, lengths)
+        parts, name = None, "input"
+        if hasattr(input, "batch_sizes"):
+            checks.no_lengths(lengths)
+            parts, name = checked_parts(input, anywhere=True), "data"
+            input = parts.data
         if self.dtype is None or panels.dtype != self.dtype:  # None would be taken for float64
             with self.busy:
                 self.dtype, self.weights = panels.dtype, None
@@ -62,63 +85,81 @@ class Runner:
         if handle is None:
             handle = caller_stream(input) if there else 0
         stream = device.stream_of(handle)
-        given = strided("input", input, self.dtype, stream) if there else checks.real_array("input", input)
-        seen = _seen_by_checks(hx, there, self.dtype)
-        call = checks.lstm_call(config, given.shape, seen)
+        given = strided(name, input, self.dtype, stream) if there else checks.real_array(name, input)
+        seen, rows = _seen_by_checks(hx, there, self.dtype), None
+        if parts is not None:
+            rows = Rows(*parts[1:])
+            steps = rows.steps
+            call = checks.packed_call(config, given.shape, rows.batch, seen)
+        else:
+            call = checks.lstm_call(config, given.shape, seen)
+            steps = given.shape[1] if call.swap else given.shape[0]
+            if lengths is not None:
+                each = checked_lengths(lengths, call, given.shape)
+                rows = Rows.of_lengths(each, steps) if call.batch else None
         if hx is not None:
             seen = checks.lstm_states(call, seen, self.dtype)
-        steps = given.shape[1] if call.swap else given.shape[0]
-        arguments = (panels, config, call, steps, given, hx if there else seen, out, dropout, stream, handle)
+        arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, dropout, stream, handle)
         with self.busy:
-            return self._on_device(input, *arguments) if there else self._on_host(*arguments)
+            output, states = self._on_device(input, *arguments) if there else self._on_host(*arguments)
+        return (output if parts is None else PackedSequence(output, *parts[1:])), states
 
     # ------------------------------------------------------------ a call from the host, and from the device
 
-    def _on_host(self, panels, config, call, steps, given, hx, out, dropout, stream, handle):
+    def _on_host(self, panels, config, call, steps, rows, given, hx, out, dropout, stream, handle):
         if out is None:
             results = tuple(np.empty(shape, self.dtype) for shape in (call.output, call.hidden, call.cell))
             returned = results
         else:
             results, returned = checks.out_arrays(out, call, self.dtype, given, hx), tuple(out)
-        batch = call.batch
-        if batch:
-            space = self._workspace(steps, batch, handle)
+        if call.batch:
+            space, rows = self._workspace(steps, call.batch, rows, handle)
             cells = config.num_layers * config.num_directions
             shapes = (
-                (steps, batch, config.num_directions * config.output_size),
-                (cells, batch, config.output_size),
-                (cells, batch, config.hidden_size),
+                (rows.total, config.num_directions * config.output_size),
+                (cells, call.batch, config.output_size),
+                (cells, call.batch, config.hidden_size),
             )
-            seq = _steps_first(given, call)
-            x = self._sent(space, "x", seq, (steps, batch, config.input_size), stream)
+            at = None
+            if rows.padded:
+                at = places(rows.sizes, rows.order, rows.padded, call.batch, call.swap)
+                seq = gathered(given, at)
+            else:
+                seq = _steps_first(given, call)
+            x = self._sent(space, "x", seq, stream)
             states = None
             if hx is not None:
                 states = tuple(
-                    self._sent(space, name, np.reshape(state, shape), shape, stream)
+                    self._sent(space, name, np.reshape(state, shape), stream)
                     for name, state, shape in zip(("h_0", "c_0"), hx, shapes[1:], strict=True)
                 )
             names = ("output", "h_n", "c_n")
             made = [space.room(name, int(np.prod(shape))) for name, shape in zip(names, shapes, strict=True)]
-            self._run(panels, config, space, x, states, whole(made[0], shapes[0]), made[1], made[2], dropout, stream)
+            self._run(panels, config, space, rows, x, states, whole(made[0], shapes[0]), *made[1:], dropout, stream)
             hosts = [space.host(f"host {name}", int(np.prod(s))) for name, s in zip(names, shapes, strict=True)]
             for there, here in zip(made, hosts, strict=True):
                 there.copy_to_host(here, stream=stream)
             device.synchronize(stream)
-            for result, here, shape in zip(results, hosts, shapes, strict=True):
-                target = _steps_first(result, call) if result is results[0] else result.reshape(shape)
-                np.copyto(target, here.reshape(shape))
+            output, *after = results
+            if at is None:
+                target = _steps_first(output, call)
+                np.copyto(target, hosts[0].reshape(target.shape))
+            else:
+                output[...] = 0  # the padding
+                output.reshape(-1, shapes[0][1])[at] = hosts[0].reshape(shapes[0])
+            for result, here in zip(after, hosts[1:], strict=True):
+                np.copyto(result, here.reshape(result.shape))
         return returned[0], (returned[1], returned[2])
 
-    def _sent(self, space, name, array, shape, stream):
+    def _sent(self, space, name, array, stream):
         """A host array in the LSTM's dtype on the device, through pinned memory."""
-        count = int(np.prod(shape))
-        here, there = space.host(f"host {name}", count), space.room(name, count)
+        here, there = space.host(f"host {name}", array.size), space.room(name, array.size)
         with np.errstate(over="ignore", invalid="ignore"):
-            np.copyto(here.reshape(shape), array, casting="unsafe")
+            np.copyto(here.reshape(array.shape), array, casting="unsafe")
         there.copy_to_device(here, stream=stream)
-        return whole(there, shape)
+        return whole(there, array.shape)
 
-    def _on_device(self, input, panels, config, call, steps, given, hx, out, dropout, stream, handle):
+    def _on_device(self, input, panels, config, call, steps, rows, given, hx, out, dropout, stream, handle):
         shapes = (call.output, call.hidden, call.cell)
         states = None
         if hx is not None:
@@ -133,18 +174,28 @@ class Runner:
             flats = [contiguous(*of, self.dtype, stream) for of in zip(names, out, shapes, strict=True)]
             returned = list(out)
         if call.batch:
+            space, rows = self._workspace(steps, call.batch, rows, handle)
             y = whole(flats[0], call.output)
             if call.unbatched:
                 given, y = given.expanded(1), y.expanded(1)
                 states = states and [state.expanded(1) for state in states]
             elif call.swap:
                 given, y = given.reordered(1, 0, 2), y.reordered(1, 0, 2)
-            space = self._workspace(steps, call.batch, handle)
-            self._run(panels, config, space, given, states, y, flats[1], flats[2], dropout, stream)
+            x, target = given, y
+            if rows.padded:
+                x, target = (
+                    whole(space.room(name, rows.total * array.shape[2]), (rows.total, array.shape[2]))
+                    for name, array in (("x", given), ("output", y))
+                )
+                self._padding("pack", space, rows, x, given, rows.steps, stream)
+            self._run(panels, config, space, rows, x, states, target, flats[1], flats[2], dropout, stream)
+            if rows.padded:
+                self._padding("unpack", space, rows, target, y, rows.padded, stream)
         return returned[0], (returned[1], returned[2])
 
-    def _workspace(self, steps, batch, handle):
-        key = (steps, batch, handle)
+    def _workspace(self, steps, batch, rows, handle):
+        """That of a dense call's sizes with its rows, or the one for calls of several lengths."""
+        key = (steps, batch, handle) if rows is None else (0, 0, handle)
         space = self.workspaces.get(key)
         if space is None:
             while len(self.workspaces) >= WORKSPACES:
@@ -152,37 +203,49 @@ class Runner:
             space = self.workspaces[key] = Workspace(self.dtype)
             self.allocations += 1
         self.workspaces.move_to_end(key)
-        return space
+        if rows is None:
+            if space.dense is None:
+                space.dense = Rows.dense(steps, batch)
+            rows = space.dense
+        return space, rows
 
     # ------------------------------------------------------------ launches
 
-    def _run(self, panels, config, space, x, states, y, h_n, c_n, dropout, stream):
-        """The whole pass: ``x`` and ``y`` are (T, B, features), states (cells, B, features)."""
+    def _run(self, panels, config, space, rows, x, states, y, h_n, c_n, dropout, stream):
+        """The whole pass: ``x`` and ``y`` are (T, B, features) or packed, states (cells, B, features)."""
         if self.weights is None or self.weights.panels is not panels:
             self.weights = Weights(panels)
-        steps, batch, _ = x.shape
+        batch, total = rows.batch, rows.total
         cells, units = config.num_layers * config.num_directions, config.hidden_size
-        for state, target, size in ((0, h_n, config.output_size), (1, c_n, units)):
+        table = space.sent(rows, stream)
+        results, kept = (h_n, c_n), [h_n, c_n]  # where they are to be in the end, and by rows
+        for state, size in ((0, config.output_size), (1, units)):
             shape = (cells, batch, size)
             source = states[state] if states is not None else Strided(self._zero(space), 0, shape, (0, 0, 0))
-            self._settle(1 - state, source._replace(shape=shape), target, 0, stream)
+            self._settle(1 - state, source._replace(shape=shape), results[state], 0, stream)
+            if rows.order is not None:
+                kept[state] = space.room(f"{'hc'[state]} by rows", cells * batch * size)
+                self._arrange(rows, table, rows.order_at, results[state], kept[state], shape, stream)
         width = config.num_directions * config.output_size
         source = x
         for layer in range(config.num_layers):
             target = y
             if layer + 1 < config.num_layers:
-                below = space.room(f"below {layer % 2}", steps * batch * width)
-                target = whole(below, (steps, batch, width))
+                below = space.room(f"below {layer % 2}", total * width)
+                target = whole(below, (total, width))
             for direction in range(config.num_directions):
-                self._cell(config, space, layer, direction, source, target, h_n, c_n, stream)
+                self._cell(config, space, rows, layer, direction, source, target, *kept, stream)
             if dropout is not None and layer + 1 < config.num_layers:
-                host = space.host("host below", steps * batch * width)
+                host = space.host("host below", total * width)
                 below.copy_to_host(host, stream=stream)
                 device.synchronize(stream)
-                dropout(host.reshape(steps, batch, width))
+                dropout(host.reshape(total, 1, width))
                 below.copy_to_device(host, stream=stream)
                 device.synchronize(stream)
             source = target
+        if rows.order is not None:
+            for result, by_rows, size in zip(results, kept, (config.output_size, units), strict=True):
+                self._arrange(rows, table, rows.back_at, by_rows, result, (cells, batch, size), stream)
 
     def _zero(self, space):
         if "zero" not in space.buffers:
@@ -197,6 +260,22 @@ class Runner:
         launch("settle", self.dtype.name, of_h, grid, planner.THREADS, 0, stream,
                count, rows, features, source.flat, source.at, *source.strides, target, target_at)  # fmt: skip
 
+    def _arrange(self, rows, table, index_at, source, target, shape, stream):
+        """States by rows from those by sequences, or back."""
+        count = int(np.prod(shape))
+        grid = (-(-count // planner.THREADS),)
+        launch("arrange", self.dtype.name, 0, grid, planner.THREADS, 0, stream,
+               count, *shape[1:], table, index_at, source, target)  # fmt: skip
+
+    def _padding(self, name, space, rows, packed, padded, steps, stream):
+        """Pack or unpack the first ``steps`` steps of a padded batch."""
+        batch, features = padded.shape[1:]
+        count = steps * batch * features
+        grid = (-(-count // planner.THREADS),)
+        launch(name, self.dtype.name, 0, grid, planner.THREADS, 0, stream,
+               count, batch, features, space.sent(rows, stream), rows.back_at, packed.flat, padded.flat, padded.at,
+               *padded.strides)  # fmt: skip
+
     def _project(self, name, count, batch, terms, width, source, weights_at, bias_at, target, stream):
         """``count`` rows, ``batch`` of them a step; source and target are (flat, at, step, row)."""
         rows, columns = planner.DOWN * HIGH, planner.ACROSS * WIDE[self.dtype.itemsize]
@@ -204,57 +283,55 @@ class Runner:
         launch(name, self.dtype.name, 0, grid, planner.THREADS, 0, stream,
                count, batch, terms, width, *source, self.weights.flat, weights_at, bias_at, *target)  # fmt: skip
 
-    def _cell(self, config, space, layer, direction, source, target, h_n, c_n, stream):
+    def _cell(self, config, space, rows, layer, direction, source, target, h_n, c_n, stream):
         """One layer and direction over all steps, a chunk of them at a time."""
-        steps, batch, inputs = source.shape
         units, outputs, dtype = config.hidden_size, config.output_size, self.dtype.name
-        plan = planner.plan(units, bool(config.proj_size), self.dtype.itemsize, batch, *self.facts)
+        inputs, width = source.shape[-1], 4 * units
+        plan = planner.plan(units, bool(config.proj_size), self.dtype.itemsize, rows.batch, *self.facts)
         cell = layer * config.num_directions + direction
         place = self.weights.places[cell]
-        h_at, c_at = cell * batch * outputs, cell * batch * units
-        most = planner.steps_at_once(steps, batch, units, self.dtype.itemsize, GATES_BYTES)
-        gates = space.room("gates", most * batch * 4 * units)
-        gates_step = batch * 4 * units
-        y_step, y_row, _ = target.strides
-        y_at = target.at + direction * outputs
-        x_step, x_row, x_feature = source.strides
-        for done in range(0, steps, most):
-            count = min(most, steps - done)
-            begin = steps - done - count if direction else done  # the reverse direction starts at the end
-            self._project("project", count * batch, batch, inputs, 4 * units,
-                          (source.flat, source.at + begin * x_step, x_step, x_row, x_feature), place.ih, place.bias,
-                          (gates, 0, gates_step, 4 * units), stream)  # fmt: skip
-            first, sign = (count - 1, -1) if direction else (0, 1)
-            of_gates = (gates, first * gates_step, sign * gates_step)
-            of_target = (target.flat, y_at + (begin + first) * y_step, sign * y_step, y_row)
-            of_states = (h_n, h_at, c_n, c_at)
+        of_states = (h_n, cell * rows.batch * outputs, c_n, cell * rows.batch * units)
+        x, y = Laid.of(source), Laid.of(target)
+        y = y._replace(at=y.at + direction * outputs)
+        table = space.sent(rows, stream)
+        chunks = list(rows.chunks(GATES_BYTES // (width * self.dtype.itemsize)))
+        gates = space.room("gates", max(rows.starts[end] - rows.starts[begin] for begin, end in chunks) * width)
+        for begin, end in reversed(chunks) if direction else chunks:
+            count = rows.starts[end] - rows.starts[begin]
+            # packed rows are as many of one step
+            self._project("project", count, count if x.start else rows.batch, inputs, width,
+                          (x.flat, x.begin(rows, begin), x.step, x.row, x.feature), place.ih, place.bias,
+                          (gates, 0, rows.batch * width, width), stream)  # fmt: skip
+            gates_at = -rows.starts[begin] * width  # the rows of the chunk are the first ones there
             if plan.kernel == "step":
-                self._steps(config, space, plan, count, batch, of_gates, place, of_target, of_states, stream)
+                self._steps(config, space, rows, plan, begin, end, direction, gates, gates_at, place, y, of_states,
+                            stream)  # fmt: skip
                 continue
-            sizes = (count, batch, units) if plan.kernel == "stream" else (count, batch)
-            rows = plan.rows if plan.kernel == "stream" else units
-            launch(plan.kernel, dtype, rows, (plan.blocks,), plan.threads, plan.shared, stream,
-                   *sizes, *of_gates, self.weights.flat, place.hh, *of_target, *of_states)  # fmt: skip
+            sizes = (end - begin, rows.batch, units) if plan.kernel == "stream" else (end - begin, rows.batch)
+            tile = plan.rows if plan.kernel == "stream" else units
+            launch(plan.kernel, dtype, tile, (plan.blocks,), plan.threads, plan.shared, stream,
+                   *sizes, table, begin, -1 if direction else 1, gates, gates_at, self.weights.flat, place.hh,
+                   *y[:5], *of_states)  # fmt: skip
 
-    def _steps(self, config, space, plan, count, batch, of_gates, place, of_target, of_states, stream):
-        """Step by step: h of the step before is read in the target, of the first one in h_n."""
+    def _steps(self, config, space, rows, plan, begin, end, direction, gates, gates_at, place, y, of_states, stream):
+        """Step by step: h of the step before is read in the target, and in h_n where rows begin or may have ended."""
         units, outputs, dtype = config.hidden_size, config.output_size, self.dtype.name
-        gates, gates_at, gates_step = of_gates
-        target, target_at, target_step, target_row = of_target
         h_n, h_at, c_n, c_at = of_states
-        grid = (-(-batch // plan.rows), -(-units // plan.threads))
-        before = (h_n, h_at, outputs)
-        for step in range(count):
-            now = (target, target_at + step * target_step, target_row)
-            made = (space.room("hidden", batch * units), 0, units) if config.proj_size else now
-            launch("step", dtype, plan.rows, grid, plan.threads, 0, stream,
-                   batch, units, outputs, gates, gates_at + step * gates_step, self.weights.flat, place.hh, *before,
-                   c_n, c_at, *made)  # fmt: skip
-            if config.proj_size:
-                self._project("project_hidden", batch, batch, units, outputs, (made[0], 0, 0, units, 1), place.hr, 0,
-                              (now[0], now[1], 0, target_row), stream)  # fmt: skip
-            before = now
-        self._settle(1, Strided(target, before[1], (1, batch, outputs), (0, target_row, 1)), h_n, h_at, stream)
+        turn = -1 if direction else 1
+        for first, last, live in rows.between(begin, end)[::turn]:
+            grid = (-(-live // plan.rows), -(-units // plan.threads))
+            before = (h_n, h_at, outputs)
+            for step in range(first, last)[::turn]:
+                now = (y.flat, y.begin(rows, step), y.row)
+                made = (space.room("hidden", rows.batch * units), 0, units) if config.proj_size else now
+                launch("step", dtype, plan.rows, grid, plan.threads, 0, stream,
+                       live, units, outputs, gates, gates_at + rows.starts[step] * 4 * units, self.weights.flat,
+                       place.hh, *before, c_n, c_at, *made)  # fmt: skip
+                if config.proj_size:
+                    self._project("project_hidden", live, live, units, outputs, (made[0], 0, 0, units, 1), place.hr, 0,
+                                  (now[0], now[1], 0, y.row), stream)  # fmt: skip
+                before = now
+            self._settle(1, Strided(y.flat, before[1], (1, live, outputs), (0, y.row, 1)), h_n, h_at, stream)
 
 
 def _seen_by_checks(hx, there, dtype):
