@@ -704,6 +704,17 @@ def _show(value: Any) -> str:
 # ---------------------------------------------------------------- streams
 
 
+STREAM_BUSY = (
+    "the stream is in use by another thread, and nothing was done\n"
+    "A stream has one user at a time. Let each thread have a stream of its own (fork() gives one with the same state), "
+    "or put a lock around the steps."
+)
+STREAM_PICKLED = (
+    "a stream cannot be pickled, since it lives on the memory of its process\n"
+    "Pickle the LSTM and stream.snapshot(); a stream of the former takes over the latter by restore()."
+)
+
+
 class Piece(NamedTuple):
     """What a stream is given: one step, or a chunk of steps."""
 
@@ -726,6 +737,21 @@ def stream_sizes(config: Config, batch_size: Any) -> int:
     if rows < 1:
         raise ValueError(f"batch_size must be at least 1, the sequences that go on side by side; it is {rows}")
     return rows
+
+
+def stream_text(config: Config, rows: int) -> str:
+    """A stream as one would make it."""
+    projected = f", proj_size={config.proj_size}" if config.proj_size else ""
+    layers = f", num_layers={config.num_layers}" if config.num_layers > 1 else ""
+    return f"Stream({config.input_size}, {config.hidden_size}{projected}{layers}, batch_size={rows})"
+
+
+def same_dtype(lstm: np.dtype[Any], stream: np.dtype[Any]) -> None:
+    """Refuse the weights of an LSTM that has another dtype by now."""
+    if lstm != stream:
+        raise RuntimeError(
+            f"the LSTM has become {lstm}, and the stream is {stream}\nMake a new stream, and set its state."
+        )
 
 
 def stream_input(value: Any) -> Array:

@@ -408,7 +408,8 @@ class LSTM(Module):
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
 
-        It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout.
+        It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout. That of an
+        LSTM on CUDA has its state and its buffers there.
 
         Parameters
         ----------
@@ -428,7 +429,13 @@ class LSTM(Module):
         >>> stream([0.5, 1.0]).shape
         (3,)
         """
-        self._cpu_only("stream")
+        if self._gpu is not None:
+            from numlstm.cuda import live
+
+            stream: Stream = live.Stream(
+                self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights
+            )
+            return stream
         return Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
     def trace(self, input: ArrayLike, hx: Any = None) -> Trace:

@@ -24,11 +24,7 @@ T = TypeVar("T")
 
 LONGER = 16  # a chunk that runs step by step may have so many times the work of one that holds the GIL
 
-BUSY = (
-    "the stream is in use by another thread, and nothing was done\n"
-    "A stream has one user at a time. Let each thread have a stream of its own (fork() gives one with the same state), "
-    "or put a lock around the steps."
-)
+BUSY = checks.STREAM_BUSY
 _busy_text = ctypes.create_string_buffer(BUSY.encode())  # where machine code finds it
 
 
@@ -402,11 +398,7 @@ class Stream:
             The LSTM has another dtype by now, or another thread is in the stream. Nothing was changed.
         """
         panels = self._present()
-        if panels.dtype != self.dtype:
-            raise RuntimeError(
-                f"the LSTM has become {panels.dtype}, and the stream is {self.dtype}\n"
-                "Make a new stream, and set its state."
-            )
+        checks.same_dtype(panels.dtype, self.dtype)
         slot, at = int(Live.LENGTH) + int(Header.PANELS), address(panels.data)
 
         def adopt() -> None:
@@ -421,10 +413,7 @@ class Stream:
     # ------------------------------------------------------------ text, copies, pickles
 
     def __repr__(self) -> str:
-        config = self._config
-        projected = f", proj_size={config.proj_size}" if config.proj_size else ""
-        layers = f", num_layers={config.num_layers}" if config.num_layers > 1 else ""
-        return f"Stream({config.input_size}, {config.hidden_size}{projected}{layers}, batch_size={self.batch_size})"
+        return checks.stream_text(self._config, self.batch_size)
 
     def __copy__(self) -> Stream:
         return self.fork()
@@ -433,10 +422,7 @@ class Stream:
         return self.fork()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(
-            "a stream cannot be pickled, since it lives on the memory of its process\n"
-            "Pickle the LSTM and stream.snapshot(); a stream of the former takes over the latter by restore()."
-        )
+        raise TypeError(checks.STREAM_PICKLED)
 
 
 def step_function(dtype: Any = None) -> Callable[[int], int]:

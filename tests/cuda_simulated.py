@@ -343,6 +343,170 @@ def test_the_caller_says_the_stream(net, monkeypatch):
     assert {key[2] for key in net._gpu.workspaces} <= {0, 5, 7, 9}
 
 
+# ---------------------------------------------------------------- streams of steps
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "flags", [{}, {"num_layers": 2, "bias": False}, {"proj_size": 2, "batch_first": True}], ids=str
+)
+def test_a_stream_has_the_bits_of_one_call(flags, dtype):
+    net = numlstm.LSTM(3, 4, dtype=dtype, seed=1, **flags).eval()
+    x, _ = data(net, 7, 2)
+    ahead = (lambda part: part.swapaxes(0, 1)) if net.batch_first else (lambda part: part)
+    output, (h, c) = net(ahead(x))
+    stream = net.to("cuda").stream(2)
+    assert (
+        stream.device == "cuda" and stream.dtype == net.dtype and repr(stream).endswith("batch_size=2, device='cuda')")
+    )
+    before = kernels.launches.copy()
+    pieces = [stream(x[0])[None], ahead(stream(ahead(x[1:3])))]
+    there = stream(device.upload(np.ascontiguousarray(ahead(x[3:5]))))
+    assert type(there) is FakeCUDAArray
+    pieces.append(ahead(there.copy_to_host()))
+    stream.input.copy_to_device(x[5])
+    assert stream.step() is None
+    pieces += [stream.output.copy_to_host()[None], stream(device.upload(x[6])).copy_to_host()[None]]
+    assert same_bits(np.concatenate(pieces), np.ascontiguousarray(ahead(output))) and same(stream.state, (h, c))
+    assert (kernels.launches - before)["project"] == 5 * net.num_layers
+    mine = net.to("cpu").stream(2)
+    mine(ahead(x))
+    assert same(mine.state, stream.state)
+
+
+def test_a_stream_of_one_row_and_its_shapes(net):
+    x, _ = data(net, 4, 1)
+    want, _ = net(x)
+    for made in (np.asarray, device.upload):
+        stream = net.to("cuda").stream()
+        pieces = [stream(made(x[0, 0])), stream(made(x[1:3, 0])), stream(made(x[3:]))]
+        pieces = [piece if isinstance(piece, np.ndarray) else piece.copy_to_host() for piece in pieces]
+        assert [piece.shape for piece in pieces] == [(4,), (2, 4), (1, 1, 4)]
+        assert same_bits(np.concatenate([piece.reshape(-1, 4) for piece in pieces]), want[:, 0])
+
+
+def test_the_state_of_a_stream(net):
+    x, hx = data(net, 4, 2)
+    want, last = net(x, hx)
+    mine = net.stream(2)
+    stream = net.to("cuda").stream(2)
+    stream.state = hx
+    assert same(stream.state, hx)
+    stream(x[:2])
+    kept, twin = stream.snapshot(), stream.fork()
+    assert same_bits(stream(x[2:]), want[2:]) and same(stream.state, last)
+    assert same_bits(copy.copy(twin)(x[2:]), want[2:]) and same_bits(copy.deepcopy(twin)(x[2:]), want[2:])
+    stream.restore(pickle.loads(pickle.dumps(kept)))
+    mine.restore(kept)  # of the CPU
+    assert same_bits(stream(x[2:]), want[2:]) and same_bits(mine(x[2:]), want[2:])
+    stream.restore(mine.snapshot())
+    stream.reset(rows=[1])
+    assert same_bits(stream.state[0][:, 0], last[0][:, 0]) and not stream.state[0][:, 1].any()
+    stream.state = tuple(device.upload(state) for state in hx)
+    assert same(stream.state, hx)
+    stream.reset()
+    assert not any(state.any() for state in stream.state)
+    net.bias_hh_l0 = np.arange(16)
+    old = stream(x)
+    stream.reset()
+    stream.refresh()
+    new = net(x)[0]
+    assert same_bits(stream(x), new) and not same_bits(old, new)
+
+
+def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
+    x, hx = data(net, 3, 2)
+    net.to("cuda")
+    stream = net.stream(2)
+    stream.state = hx
+    for wrong, kind, says in (
+        (x[:, :1], RuntimeError, "1 rows, but the stream has 2"),
+        (x[..., :2], RuntimeError, "must be equal to input_size"),
+        (x[0, 0], ValueError, "2D or 3D"),
+        (device.upload(x[:, :1].copy()), RuntimeError, "1 rows, but the stream has 2"),
+        (device.upload(x.astype(np.float64)), TypeError, "must have dtype float32"),
+        (["no"], TypeError, "real numbers"),
+    ):
+        with pytest.raises(kind, match=says):
+            stream(wrong)
+    for wrong in ((hx[0],), (hx[0][:, :1], hx[1]), None):
+        with pytest.raises((RuntimeError, TypeError, IndexError), match=r"hx|hidden"):
+            stream.state = wrong
+    with pytest.raises(IndexError, match="rows must pick from the 2 rows"):
+        stream.reset(rows=[2])
+    with pytest.raises(ValueError, match="lacks"):
+        stream.restore({})
+    launches = []
+    real = run.launch
+
+    def failing(name, *rest):
+        launches.append(name)
+        if name == "register":
+            raise MemoryError
+        real(name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "launch", failing)
+        for call in (stream.step, lambda: stream(x), lambda: stream(device.upload(x))):
+            with pytest.raises(MemoryError):
+                call()
+    assert launches.count("register") == 3 and same(stream.state, hx)
+    assert same_bits(stream(x), net(x, hx)[0])
+    with pytest.raises(RuntimeError, match="no address"):
+        _ = stream.address
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(stream)
+    with pytest.raises(ValueError, match="bidirectional LSTM cannot run as a stream"):
+        numlstm.LSTM(3, 4, bidirectional=True, device="cuda").stream()
+    with pytest.raises(NotImplementedError, match="pool is built for the CPU alone"):
+        net.pool()
+    net.double()
+    with pytest.raises(RuntimeError, match="has become float64, and the stream is float32"):
+        stream.refresh()
+
+
+def test_two_threads_in_a_stream(net, monkeypatch):
+    x, _ = data(net, 2, 1)
+    stream = net.to("cuda").stream()
+    inside, go_on = threading.Event(), threading.Event()
+    real = run.launch
+
+    def slowly(*arguments):
+        inside.set()
+        go_on.wait(60)
+        real(*arguments)
+
+    monkeypatch.setattr(run, "launch", slowly)
+    results = []
+    other = threading.Thread(target=lambda: results.append(stream(x)))
+    other.start()
+    assert inside.wait(60)
+    for busy in (stream.step, lambda: stream(x), stream.reset, stream.fork, stream.refresh, lambda: stream.state):
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            busy()
+    go_on.set()
+    other.join(60)
+    assert same_bits(results[0], net(x)[0]) and same(stream.state, net(x)[1])
+
+
+def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
+    x, _ = data(net, 4, 1)
+    net.to("cuda")(x)
+    stream, there = net.stream(), device.upload(x[0])
+    assert stream._runner.weights is net._gpu.weights  # not a copy of its own
+    stream.step()
+    taken = []
+    for name in ("empty", "pinned", "upload", "synchronize"):
+        monkeypatch.setattr(device, name, lambda *given, name=name, **more: taken.append(name))
+    before = kernels.launches.copy()
+    for _ in range(3):
+        stream.step()
+    assert taken == [] and stream._runner.allocations == 1 and (kernels.launches - before)["register"] == 3
+    with pytest.raises(Exception, match="NoneType"):  # a call for an array on the device takes one, and is seen to
+        stream(there)
+    assert taken == ["empty"]
+
+
 # ---------------------------------------------------------------- what a user holds
 
 

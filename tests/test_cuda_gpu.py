@@ -159,3 +159,26 @@ def test_no_memory_is_taken_in_a_steady_state():
         net(x, (h, c), out=out)
     assert cuda.current_context().get_memory_info()[0] == free
     assert all(same_bits(a.copy_to_host(), b) for a, b in zip(out, want, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("batch", [1, 7])
+def test_streams_on_the_device(batch, dtype):
+    from numlstm.cuda import device
+
+    for sizes in ({"input_size": 17, "hidden_size": 65, "num_layers": 3}, {"input_size": 3, "hidden_size": 20},
+                  {"input_size": 33, "hidden_size": 130, "proj_size": 50}):  # fmt: skip
+        net = numlstm.LSTM(**sizes, dtype=dtype, seed=1).eval()
+        x, hx = data(net, 9, batch)
+        output, last = net(x, hx)
+        stream = net.to("cuda").stream(batch)
+        stream.state = hx
+        pieces = [stream(x[:2]), stream(device.upload(x[2:5])).copy_to_host()]
+        for step in x[5:]:
+            stream.input.copy_to_device(step)
+            stream.step()
+            pieces.append(stream.output.copy_to_host()[None])
+        assert same_bits(np.concatenate(pieces), output)
+        assert all(same_bits(a, b) for a, b in zip(stream.state, last, strict=True))
+        twin = stream.fork()
+        assert same_bits(twin(x), stream(x))

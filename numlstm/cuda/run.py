@@ -113,7 +113,7 @@ class Runner:
         else:
             results, returned = checks.out_arrays(out, call, self.dtype, given, hx), tuple(out)
         if call.batch:
-            space, rows = self._workspace(steps, call.batch, rows, handle)
+            space, rows = self.workspace(steps, call.batch, rows, handle)
             cells = config.num_layers * config.num_directions
             shapes = (
                 (rows.total, config.num_directions * config.output_size),
@@ -126,16 +126,16 @@ class Runner:
                 seq = gathered(given, at)
             else:
                 seq = _steps_first(given, call)
-            x = self._sent(space, "x", seq, stream)
+            x = self.sent(space, "x", seq, stream)
             states = None
             if hx is not None:
                 states = tuple(
-                    self._sent(space, name, np.reshape(state, shape), stream)
+                    self.sent(space, name, np.reshape(state, shape), stream)
                     for name, state, shape in zip(("h_0", "c_0"), hx, shapes[1:], strict=True)
                 )
             names = ("output", "h_n", "c_n")
             made = [space.room(name, int(np.prod(shape))) for name, shape in zip(names, shapes, strict=True)]
-            self._run(panels, config, space, rows, x, states, whole(made[0], shapes[0]), *made[1:], dropout, stream)
+            self.run(panels, config, space, rows, x, states, whole(made[0], shapes[0]), *made[1:], dropout, stream)
             hosts = [space.host(f"host {name}", int(np.prod(s))) for name, s in zip(names, shapes, strict=True)]
             for there, here in zip(made, hosts, strict=True):
                 there.copy_to_host(here, stream=stream)
@@ -151,7 +151,7 @@ class Runner:
                 np.copyto(result, here.reshape(result.shape))
         return returned[0], (returned[1], returned[2])
 
-    def _sent(self, space, name, array, stream):
+    def sent(self, space, name, array, stream):
         """A host array in the LSTM's dtype on the device, through pinned memory."""
         here, there = space.host(f"host {name}", array.size), space.room(name, array.size)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -166,7 +166,7 @@ class Runner:
             states = [strided(f"{'hc'[n]}_0", state, self.dtype, stream) for n, state in enumerate(hx[:2])]
         if out is None:
             flats = [device.empty(max(1, int(np.prod(shape))), self.dtype, stream) for shape in shapes]
-            returned = [of_kind(input, _shaped(flat, shape)) for flat, shape in zip(flats, shapes, strict=True)]
+            returned = [of_kind(input, shaped(flat, shape)) for flat, shape in zip(flats, shapes, strict=True)]
         else:
             if not isinstance(out, tuple | list) or len(out) != 3:
                 raise TypeError("out must be a tuple (output, h_n, c_n)")
@@ -174,7 +174,7 @@ class Runner:
             flats = [contiguous(*of, self.dtype, stream) for of in zip(names, out, shapes, strict=True)]
             returned = list(out)
         if call.batch:
-            space, rows = self._workspace(steps, call.batch, rows, handle)
+            space, rows = self.workspace(steps, call.batch, rows, handle)
             y = whole(flats[0], call.output)
             if call.unbatched:
                 given, y = given.expanded(1), y.expanded(1)
@@ -188,12 +188,12 @@ class Runner:
                     for name, array in (("x", given), ("output", y))
                 )
                 self._padding("pack", space, rows, x, given, rows.steps, stream)
-            self._run(panels, config, space, rows, x, states, target, flats[1], flats[2], dropout, stream)
+            self.run(panels, config, space, rows, x, states, target, flats[1], flats[2], dropout, stream)
             if rows.padded:
                 self._padding("unpack", space, rows, target, y, rows.padded, stream)
         return returned[0], (returned[1], returned[2])
 
-    def _workspace(self, steps, batch, rows, handle):
+    def workspace(self, steps, batch, rows, handle):
         """That of a dense call's sizes with its rows, or the one for calls of several lengths."""
         key = (steps, batch, handle) if rows is None else (0, 0, handle)
         space = self.workspaces.get(key)
@@ -211,7 +211,7 @@ class Runner:
 
     # ------------------------------------------------------------ launches
 
-    def _run(self, panels, config, space, rows, x, states, y, h_n, c_n, dropout, stream):
+    def run(self, panels, config, space, rows, x, states, y, h_n, c_n, dropout, stream):
         """The whole pass: ``x`` and ``y`` are (T, B, features) or packed, states (cells, B, features)."""
         if self.weights is None or self.weights.panels is not panels:
             self.weights = Weights(panels)
@@ -360,5 +360,5 @@ def _steps_first(array, call):
     return array.transpose(1, 0, 2) if call.swap else array
 
 
-def _shaped(flat, shape):
+def shaped(flat, shape):
     return flat[: int(np.prod(shape))].reshape(shape)

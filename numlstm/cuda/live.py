@@ -1,0 +1,277 @@
+"""A stream on the device: its state stays there, and a step is launches and nothing else.
+
+h and c are there twice: a piece of the sequence reads one pair and writes the other, and the two change places when
+all has been asked for. An error on the way leaves the state as it was.
+"""
+
+import threading
+
+import numpy as np
+
+from .. import checks
+from . import device
+from .arrays import caller_stream, of_kind, on_device, strided, whole
+from .run import Runner, shaped
+from .streams import chosen
+from .weights import Weights
+
+
+class Stream:
+    """The `numlstm.Stream` of an LSTM on CUDA; ``LSTM.stream`` makes it there. The bits are the CPU's.
+
+    Attributes
+    ----------
+    batch_size : int
+        Sequences that go on side by side: the rows of a step.
+    dtype : dtype
+        Of states and results.
+    device : str
+        "cuda".
+    input, output : device array of Numba, (batch_size, input_size) and (batch_size, proj_size or hidden_size)
+        What `step` reads and writes, on the device.
+
+    Notes
+    -----
+    One user at a time: whoever finds another thread in it gets a RuntimeError and has changed nothing. All work is done
+    on the default stream of CUDA, or the one that ``numlstm.cuda.streams.use`` names; a call with an array of a library
+    that has one works on that. Pieces that are asked for on several of them are the caller's to put in order.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_busy",
+        "_config",
+        "_flat",
+        "_panels",
+        "_present",
+        "_runner",
+        "_shapes",
+        "_spare",
+        "_state",
+        "_stream",
+        "batch_size",
+        "input",
+        "output",
+    )
+    device = "cuda"
+
+    def __init__(self, config, panels, batch_size, present, weights=None):
+        rows = self.batch_size = checks.stream_sizes(config, batch_size)
+        self._config, self._panels, self._present = config, panels, present
+        self._busy = threading.Lock()  # tried, never waited for
+        self._stream = 0  # of CUDA, that of the latest piece
+        self._runner = Runner()
+        self._runner.dtype = panels.dtype
+        if weights is not None and weights.panels is panels:  # those of the LSTM are never changed, only replaced
+            self._runner.weights = weights
+        self._shapes = tuple((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
+        self._state, self._spare = ([self._zeros(shape) for shape in self._shapes] for _ in range(2))
+        shapes = (rows, config.input_size), (rows, config.output_size)
+        self._flat = [self._zeros(shape) for shape in shapes]
+        self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
+
+    def _zeros(self, shape):
+        return device.upload(np.zeros(int(np.prod(shape)), self.dtype))
+
+    @property
+    def dtype(self):
+        """The dtype of states and results: float32 or float64."""
+        return self._panels.dtype
+
+    @property
+    def address(self):
+        """There is none: RuntimeError."""
+        raise RuntimeError(
+            "a stream on CUDA has no address for step_function: its steps are launches\n"
+            "Call step(), or make a stream of the LSTM on the CPU: to('cpu')."
+        )
+
+    # ------------------------------------------------------------ steps
+
+    def step(self):
+        """Run one step from `input` to `output`: launches alone. It waits for nothing, and takes no memory.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread is in the stream.
+        """
+        config, rows = self._config, self.batch_size
+        x, y = (
+            whole(flat, (1, rows, size))
+            for flat, size in zip(self._flat, (config.input_size, config.output_size), strict=True)
+        )
+        self._alone(lambda: self._advance(x, y, chosen() or 0))
+
+    def __call__(self, input):
+        """Run the steps that come next.
+
+        Parameters
+        ----------
+        input : array_like or device array
+            Shaped as for ``numlstm.Stream``: a step, or a chunk of steps.
+
+        Returns
+        -------
+        ndarray or device array
+            h of the last layer at every step: NumPy's, and then the call waits for it, or on the device and of the kind
+            that came in.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError
+            As ``numlstm.Stream``; TypeError also for an array on the device of another dtype. After any error the state
+            is what it was.
+        """
+        return self._alone(lambda: (self._on_device if on_device(input) else self._on_host)(input))
+
+    def _on_host(self, input):
+        array = checks.own_shape(checks.stream_input(input))
+        piece = checks.stream_piece(self._config, self.batch_size, array.shape)
+        output = np.empty(piece.output, self.dtype)
+        x, y = array[piece.place], output[piece.place]
+        if piece.swap:
+            x, y = x.swapaxes(0, 1), y.swapaxes(0, 1)
+        handle = chosen() or 0
+        stream = device.stream_of(handle)
+        space, _ = self._runner.workspace(piece.steps, self.batch_size, None, handle)
+        there, here = space.room("output", y.size), space.host("host output", y.size)
+
+        def fetch():
+            there.copy_to_host(here, stream=stream)
+            device.synchronize(stream)
+
+        self._advance(self._runner.sent(space, "x", x, stream), whole(there, y.shape), handle, fetch)
+        np.copyto(y, here.reshape(y.shape))
+        return output
+
+    def _on_device(self, input):
+        handle = chosen()
+        handle = caller_stream(input) if handle is None else handle
+        given = strided("input", input, self.dtype, device.stream_of(handle))
+        piece = checks.stream_piece(self._config, self.batch_size, given.shape)
+        flat = device.empty(int(np.prod(piece.output)), self.dtype)
+        x, y = (self._steps_first(array, piece.swap) for array in (given, whole(flat, piece.output)))
+        self._advance(x, y, handle)
+        return of_kind(input, shaped(flat, piece.output))
+
+    def _steps_first(self, array, swap):
+        """A `Strided` as (steps, batch, features)."""
+        if len(array.shape) == 3:
+            return array.reordered(1, 0, 2) if swap else array
+        if len(array.shape) == 2:
+            return array.expanded(1 if self.batch_size == 1 else 0)
+        return array.expanded(0).expanded(0)
+
+    def _advance(self, x, y, handle, after=lambda: None):
+        """Launch the steps of ``x``, and go on from the new state if ``after`` succeeds too."""
+        runner, (h, c) = self._runner, self._state
+        space, rows = runner.workspace(x.shape[0], self.batch_size, None, handle)
+        states = [whole(flat, shape) for flat, shape in zip((h, c), self._shapes, strict=True)]
+        self._stream = device.stream_of(handle)
+        runner.run(self._panels, self._config, space, rows, x, states, y, *self._spare, None, self._stream)
+        after()
+        self._turn()
+
+    def _turn(self):
+        self._state, self._spare = self._spare, self._state
+
+    def _alone(self, work):
+        """Do something while nobody else is in the stream."""
+        if not self._busy.acquire(blocking=False):
+            raise RuntimeError(checks.STREAM_BUSY)
+        try:
+            return work()
+        finally:
+            self._busy.release()
+
+    # ------------------------------------------------------------ the state
+
+    @property
+    def state(self):
+        """Copies of h and c in NumPy's arrays: (num_layers, batch_size, features) each. It waits for the device.
+
+        Assign a pair as for ``numlstm.Stream``, on the host or on the device.
+        """
+        return self._alone(self._read)
+
+    @state.setter
+    def state(self, states):
+        if isinstance(states, tuple | list):
+            states = tuple(checks.to_host(f"{'hc'[n % 2]} of the state", state) for n, state in enumerate(states))
+        self._set(*checks.stream_states(self._config, self.batch_size, states, self.dtype))
+
+    def _read(self):
+        hosts = [flat.copy_to_host(stream=self._stream) for flat in self._state]
+        device.synchronize(self._stream)
+        return tuple(host.reshape(shape) for host, shape in zip(hosts, self._shapes, strict=True))
+
+    def _set(self, *states):
+        with np.errstate(over="ignore", invalid="ignore"):
+            flats = [np.ascontiguousarray(state, self.dtype).reshape(-1) for state in states]
+        self._alone(lambda: self._write(flats))
+
+    def _write(self, flats):
+        for target, flat in zip(self._spare, flats, strict=True):
+            target.copy_to_device(flat, stream=self._stream)
+        device.synchronize(self._stream)  # the arrays are the caller's again
+        self._turn()
+
+    def reset(self, rows=None):
+        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them."""
+        picked = slice(None) if rows is None else checks.stream_rows(rows, self.batch_size)
+
+        def clear():
+            states = self._read()
+            for state in states:
+                state[:, picked] = 0
+            self._write([state.reshape(-1) for state in states])
+
+        self._alone(clear)
+
+    def snapshot(self):
+        """The state as plain values, as ``numlstm.Stream.snapshot`` gives it: a stream on the CPU takes it too."""
+        h, c = self.state
+        return checks.snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
+
+    def restore(self, snapshot):
+        """Go on from a snapshot of a stream of the same sizes and dtype, on either device."""
+        self._set(*checks.snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
+
+    def fork(self):
+        """An independent stream with the same weights, the same state and the same buffers' content."""
+
+        def copied():
+            twin = Stream(self._config, self._panels, self.batch_size, self._present, self._runner.weights)
+            for target, source in zip((*twin._state, *twin._flat), (*self._state, *self._flat), strict=True):
+                target.copy_to_device(source, stream=self._stream)
+            device.synchronize(self._stream)
+            return twin
+
+        return self._alone(copied)
+
+    def refresh(self):
+        """Go on with the weights that the LSTM has now; RuntimeError if it has another dtype by now."""
+        panels = self._present()
+        checks.same_dtype(panels.dtype, self.dtype)
+
+        def adopt():
+            if self._runner.weights is None or self._runner.weights.panels is not panels:
+                self._runner.weights = Weights(panels)
+            self._panels = panels
+
+        self._alone(adopt)
+
+    # ------------------------------------------------------------ text, copies, pickles
+
+    def __repr__(self):
+        return f"{checks.stream_text(self._config, self.batch_size)[:-1]}, device='cuda')"
+
+    def __copy__(self):
+        return self.fork()
+
+    def __deepcopy__(self, memo):
+        return self.fork()
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(checks.STREAM_PICKLED)
