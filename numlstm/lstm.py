@@ -432,9 +432,8 @@ class LSTM(Module):
         if self._gpu is not None:
             from numlstm.cuda import live
 
-            stream: Stream = live.Stream(
-                self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights
-            )
+            make: Any = live.Stream
+            stream: Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
             return stream
         return Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
