@@ -739,6 +739,22 @@ def stream_sizes(config: Config, batch_size: Any) -> int:
     return rows
 
 
+def once(held: Any, name: str) -> None:
+    """Refuse to replace what a stream has under a public name: machine code has the address of its buffers."""
+    if name in ("address", "batch_size", "input", "output", "step") and hasattr(held, name):
+        said = f"{name} of a stream is not to be replaced: step() goes on with what it had\n"
+        if name in ("input", "output"):
+            raise AttributeError(said + f"Write into the buffer: stream.{name}[...] = values.")
+        raise AttributeError(said + "Make a new stream.")
+
+
+def no_room(rows: int, error: BaseException) -> MemoryError:
+    """What a stream of so many rows fails with that there is no memory for."""
+    return MemoryError(
+        f"there is no memory for a stream of batch_size={rows}: {error}\nTake fewer rows, or several streams."
+    )
+
+
 def stream_text(config: Config, rows: int) -> str:
     """A stream as one would make it."""
     projected = f", proj_size={config.proj_size}" if config.proj_size else ""

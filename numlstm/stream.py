@@ -48,7 +48,7 @@ class Stream:
     dtype : dtype
         Of states and results.
     input : ndarray, (batch_size, input_size)
-        What `step` reads; to be written in place.
+        What `step` reads; to be written in place, ``stream.input[:] = x``. It cannot be replaced.
     output : ndarray, (batch_size, proj_size or hidden_size)
         What `step` has written. The next step overwrites it.
     step : callable
@@ -107,7 +107,14 @@ class Stream:
         rows = checks.stream_sizes(config, batch_size)
         self._config, self._panels, self._present = config, panels, present
         self.batch_size = rows
-        self._lay_out()
+        try:
+            self._lay_out()
+        except (MemoryError, OverflowError, ValueError) as error:  # NumPy's words for what is too large
+            raise checks.no_room(rows, error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        checks.once(self, name)
+        object.__setattr__(self, name, value)
 
     def _lay_out(self) -> None:
         """Take one piece of memory for all that a step touches but the weights, and fill in the slots."""

@@ -597,3 +597,30 @@ def test_no_memory_for_the_result_is_an_error_and_no_step(monkeypatch, dtype):
             stream(x)
     assert not any(state.any() for state in stream.state) and stream._record[Live.BUSY] == 0
     stream.step()
+
+
+def test_what_a_stream_has_is_not_replaced():
+    """``stream.input = x`` would leave ``step`` with the buffer that it knows."""
+    lstm = numlstm.LSTM(3, 4, seed=0).eval()
+    stream = lstm.stream()
+    x = np.ones((1, 3), np.float32)
+    for name, value, says in (
+        ("input", x, r"stream\.input\[\.\.\.\] = values"),
+        ("output", np.ones((1, 4)), r"stream\.output\[\.\.\.\] = values"),
+        ("step", print, "Make a new stream"),
+        ("address", 0, "Make a new stream"),
+        ("batch_size", 2, "Make a new stream"),
+    ):
+        before = getattr(stream, name)
+        with pytest.raises(AttributeError, match=f"(?s){name} of a stream is not to be replaced.*{says}"):
+            setattr(stream, name, value)
+        assert getattr(stream, name) is before
+    stream.input[:] = x
+    stream.step()
+    assert same_bits(stream.output, lstm(x)[0])
+
+
+@pytest.mark.parametrize("rows", [10**12, 2**62])
+def test_a_stream_that_no_memory_holds(rows):
+    with pytest.raises(MemoryError, match=rf"no memory for a stream of batch_size={rows}.*\nTake fewer rows"):
+        numlstm.LSTM(3, 4, seed=0).stream(rows)

@@ -77,6 +77,7 @@ def test_a_stream_in_use_refuses_everything_and_stays_what_it_was(way):
     before, panels = stream.state, stream._panels
     lstm.weight_ih_l0 = np.zeros((80, 3))
     stream.output[:] = 7
+    gc.collect()  # what other tests have left would go in between
     references = sys.getrefcount(np.dtype(np.float32))
     stream._record[Live.BUSY] = 1  # another thread is in it
     for name, act in tried.items():

@@ -70,6 +70,10 @@ class Stream:
         self._flat = [self._zeros(shape) for shape in shapes]
         self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
 
+    def __setattr__(self, name, value):
+        checks.once(self, name)
+        object.__setattr__(self, name, value)
+
     def _zeros(self, shape):
         return device.upload(np.zeros(int(np.prod(shape)), self.dtype))
 
