@@ -107,6 +107,10 @@ class Kernel(CPUDispatcher):
 
     targetdescr = Target("cpu")
 
+    def get_call_template(self, args, kws):
+        """Literals are numbers like others: Numba would make a function of its own for each of them."""
+        return super().get_call_template([types.unliteral(kind) for kind in args], kws)
+
 
 def inline(function):
     """Decorator: a function that disappears into those that call it."""
