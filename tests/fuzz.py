@@ -101,7 +101,7 @@ def _zip_mutant(valid: bytes, rng: random.Random) -> bytes:
     with zipfile.ZipFile(into, "w") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of two entries of one name
         for name, data in entries:
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)  # of no time of day
     return into.getvalue()
 
 

@@ -564,9 +564,9 @@ script = os.environ["FAULTS_SCRIPT"]
 try:
     failed = interpreters.run_string(number, script)
     if failed is not None:
-        print("ERROR", failed)
+        print("ERROR", *str(failed).split())
 except Exception as error:
-    print("ERROR", error)
+    print("ERROR", *str(error).split())
 interpreters.destroy(number)
 if "FAULTS_FIRST" in os.environ:
     print("FIRST", result())
