@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from numlstm.config import Config
+from numlstm.kernels.abi import lanes_of_last
 from numlstm.kernels.shapes import REGISTERS_16
 from numlstm.panels import Panels
 
@@ -31,21 +32,26 @@ COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#228833")
 FILE = Path(__file__).parent / "panels.svg"
 
 
-def placed() -> np.ndarray:
-    """What lies in each place of [block][k][gate][lane]: 1 + (gate * UNITS + unit) * TERMS + k, or 0 for padding."""
+def placed() -> list[np.ndarray]:
+    """What lies in each place [k][gate][lane] of every block: 1 + (gate * UNITS + unit) * TERMS + k; 0 is padding."""
     config = Config(INPUTS, UNITS, bias=False)
     marks = 1 + np.arange(4 * UNITS * TERMS, dtype=np.float32).reshape(4 * UNITS, TERMS)
     weights = {"weight_ih_l0": marks[:, :INPUTS], "weight_hh_l0": marks[:, INPUTS:]}
     panels = Panels.pack(config, np.dtype(np.float32), weights.items())
-    blocks, at = -(-UNITS // panels.lanes), panels.layout(0).panel
-    count = blocks * TERMS * 4 * panels.lanes
-    return panels.data[at : at + count].reshape(blocks, TERMS, 4, panels.lanes).astype(int)
+    at, blocks = panels.layout(0).panel, []
+    for unit in range(0, UNITS, panels.lanes):
+        lanes = panels.lanes if unit + panels.lanes <= UNITS else lanes_of_last(UNITS, panels.lanes)
+        count = TERMS * 4 * lanes
+        blocks.append(panels.data[at : at + count].reshape(TERMS, 4, lanes).astype(int))
+        at += count
+    return blocks
 
 
-def draw_panels(axes: Axes, cells: np.ndarray) -> None:
+def draw_panels(axes: Axes, panels: list[np.ndarray]) -> None:
     """One row a term k, one column a lane of a gate; memory runs along the rows."""
-    blocks, terms, gates, lanes = cells.shape
-    for block in range(blocks):
+    widest = panels[0].shape[2]
+    for block, cells in enumerate(panels):
+        terms, gates, lanes = cells.shape
         top = block * (terms + 2.2)
         middle = top + terms / 2
         axes.text(
@@ -58,7 +64,7 @@ def draw_panels(axes: Axes, cells: np.ndarray) -> None:
             axes.text(-0.4, top + k + 0.5, name, ha="right", va="center", fontsize=7)
             for gate in range(gates):
                 for lane in range(lanes):
-                    x, mark = gate * (lanes + 0.5) + lane, cells[block, k, gate, lane]
+                    x, mark = gate * (lanes + 0.5) + lane, cells[k, gate, lane]
                     style = {"facecolor": COLOURS[gate], "alpha": 0.55 if k < INPUTS else 0.3}
                     if mark == 0:
                         style = {"facecolor": "0.93"}
@@ -69,11 +75,11 @@ def draw_panels(axes: Axes, cells: np.ndarray) -> None:
                             raise ValueError("the packing code follows another order: this drawing no longer says it")
                         axes.text(x + 0.5, top + k + 0.5, row % UNITS, ha="center", va="center", fontsize=5.5)
     axes.add_patch(
-        FancyArrowPatch((0, -1.9), (4 * (lanes + 0.5), -1.9), arrowstyle="->", mutation_scale=10, color="0.3")
+        FancyArrowPatch((0, -1.9), (4 * (widest + 0.5), -1.9), arrowstyle="->", mutation_scale=10, color="0.3")
     )
     axes.text(0, -2.5, "addresses grow along a row, then row after row", fontsize=8, color="0.3")
-    axes.set_xlim(-4.4, 4 * (lanes + 0.5) + 0.5)
-    axes.set_ylim(blocks * (terms + 2.2), -3.4)
+    axes.set_xlim(-4.4, 4 * (widest + 0.5) + 0.5)
+    axes.set_ylim(len(panels) * (TERMS + 2.2), -3.4)
 
 
 def draw_tile(axes: Axes, height: int) -> None:
@@ -103,14 +109,14 @@ def draw_tile(axes: Axes, height: int) -> None:
 def main(file: Path = FILE) -> None:
     """Write the drawing."""
     plt.rcParams |= {"svg.hashsalt": "numlstm", "svg.fonttype": "none", "font.size": 8}
-    cells = placed()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 6.4), width_ratios=(1.75, 1), layout="constrained")
     left.set_title(
-        f"Panels of {UNITS} units with {INPUTS} inputs; a cell is a weight, its number the unit, grey is padding",
+        f"Panels of {UNITS} units with {INPUTS} inputs; a cell is a weight, its number the unit, grey is padding.\n"
+        "The last two units fit half a register: two of their gates share one.",
         fontsize=9,
     )
     right.set_title("The tile that passes over a panel (16 registers of 8 lanes)", fontsize=9)
-    draw_panels(left, cells)
+    draw_panels(left, placed())
     draw_tile(right, REGISTERS_16.rows[0])
     right.set_anchor("N")
     right.set_aspect(1)

@@ -1,8 +1,9 @@
 """Parameters <-> packed panels: the one copy of the weights that a model holds.
 
 The gate panels of a cell are ``[block][k][gate][lane]``: a block is ``lanes`` hidden units, k runs
-over the input features and then over h, gates are i, f, g, o. The bias is b_ih + b_hh as
-``[block][gate][lane]``. W_hr is ``[block][k][lane]``; where four blocks of outputs
+over the input features and then over h, gates are i, f, g, o. A last block whose units fit half a register has half
+the lanes (``lanes_of_last``). The bias is b_ih + b_hh as ``[block][gate][lane]``, blocks as far apart as whole ones
+are. W_hr is ``[block][k][lane]``; where four blocks of outputs
 follow each other they are interleaved as ``[k][block][lane]``, so that the tile of four gates
 serves there too. Lanes beyond the last unit hold zeros.
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 from .config import Config
 from .kernels import store
+from .kernels.abi import lanes_of_last
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two
@@ -50,7 +52,8 @@ def cell_layouts(config: Config, lanes: int) -> tuple[list[CellLayout], int]:
     blocks = -(-config.hidden_size // lanes)
     for layer, _, _ in config.cells():
         panel = end
-        bias = panel + blocks * (config.layer_input_size(layer) + config.output_size) * 4 * lanes
+        packed = (blocks - 1) * lanes + lanes_of_last(config.hidden_size, lanes)
+        bias = panel + packed * (config.layer_input_size(layer) + config.output_size) * 4
         hr_panel = bias + blocks * 4 * lanes
         end = hr_panel + -(-config.proj_size // lanes) * config.hidden_size * lanes
         end += -end % (LINE // 4)
@@ -136,8 +139,8 @@ class Panels:
     def _fill_bias(self, cell: int, bias: Array) -> None:
         start, width = self._layouts[cell].bias, 4 * self.lanes
         for gate, of_gate in enumerate(bias.reshape(4, -1)):
-            for block, part in _blocks(self.config.hidden_size, self.lanes):
-                at = start + block * width + gate * self.lanes
+            for block, part, lanes in _gate_blocks(self.config.hidden_size, self.lanes):
+                at = start + block * width + gate * lanes
                 self.data[at : at + part.stop - part.start] = of_gate[part]
 
     def _pieces(self, name: str) -> Iterator[tuple[Array, tuple[slice, slice]]]:
@@ -157,12 +160,18 @@ class Panels:
                 yield panel[:, column, : part.stop - part.start].T, (part, slice(None))
             return
         first, last = (0, inputs) if kind == 0 else (inputs, inputs + outputs)
-        for block, part in _blocks(units, lanes):
+        for block, part, own in _gate_blocks(units, lanes):
             at = self._layouts[cell].panel + block * (inputs + outputs) * 4 * lanes
-            panel = self.data[at : at + (inputs + outputs) * 4 * lanes].reshape(-1, 4, lanes)
+            panel = self.data[at : at + (inputs + outputs) * 4 * own].reshape(-1, 4, own)
             for gate in range(4):
                 rows = slice(gate * units + part.start, gate * units + part.stop)
                 yield panel[first:last, gate, : part.stop - part.start].T, (rows, slice(None))
+
+
+def _gate_blocks(units: int, lanes: int) -> Iterator[tuple[int, slice, int]]:
+    """(block, its units, its lanes) for every block of a panel."""
+    for block, part in _blocks(units, lanes):
+        yield block, part, lanes_of_last(units, lanes) if part.stop == units else lanes
 
 
 def _blocks(size: int, lanes: int) -> Iterator[tuple[int, slice]]:

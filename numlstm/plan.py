@@ -225,8 +225,8 @@ def make_plan(
             hoisted_rows = FEW_ROWS - 1
             hoist = _hoisted_steps(steps, hoisted_rows, *sizes_of)
         gates = max(gates, hoist * hoisted_rows * blocks * 4 * lanes)
-        panel_bytes = (inputs + outputs) * blocks * 4 * lanes * itemsize
         layout = panels.layout(n)
+        panel_bytes = (layout.bias - layout.panel) * itemsize
         for slots_of, (base, (step, row)), at in (
             ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
             ((Cell.TARGET, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW), writes, direction * outputs),

@@ -18,7 +18,7 @@ from needs import leave_out
 import numlstm
 from numlstm import engine, plan
 from numlstm.kernels import build, layer, levels, linked, project, store
-from numlstm.kernels.abi import Header
+from numlstm.kernels.abi import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.simd import FROM_ZERO, Simd
 
@@ -216,6 +216,47 @@ def test_few_rows_take_turns_where_no_cache_holds_the_panels():
         assert (far[Header.RUNS] > near[Header.RUNS]) == (rows > 1) and equal(got, want)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_two_gates_share_a_register_where_half_of_one_holds_the_last_units(dtype):
+    """Of one row beside the blocks before, of several two by two; whole registers elsewhere."""
+    lanes = store.lanes(dtype)
+    if lanes < LEAST_HALVED:
+        assert lanes_of_last(1, lanes) == lanes
+        return
+    for hidden in (1, lanes // 2, lanes + 1, 3 * lanes + lanes // 2, 4 * lanes + 2, 5 * lanes + 1):
+        assert lanes_of_last(hidden, lanes) == lanes // 2
+        lstm = make(hidden, 0, dtype, num_layers=2, bidirectional=True)
+        for batch in (1, 2, 15):
+            assert every_path(lstm, batch=batch) == [], (hidden, batch)
+            assert run(lstm, *data(lstm, 5, batch))[1][Header.HALF] > 0
+    for hidden in (lanes // 2 + 1, lanes, 3 * lanes - 1, 4 * lanes):
+        assert lanes_of_last(hidden, lanes) == lanes
+        lstm = make(hidden, 0, dtype)
+        assert run(lstm, *data(lstm, 5, 3))[1][Header.HALF] == run(lstm, *data(lstm, 5, 1))[1][Header.HALF] == 0
+
+
+def put_in_place(monkeypatch, simd):
+    """A float32 kernel with other instructions."""
+    monkeypatch.setattr(layer, "Simd", simd)
+    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
+    monkeypatch.setitem(store._loaded, "float32", kernel)
+
+
+@pytest.mark.parametrize("names", [("lower", "upper"), ("upper", "lower")])
+def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
+    """Rows that are finished two by two, with one gate where the other belongs."""
+
+    class Crossed(Simd):
+        def _halves(self):
+            super()._halves()
+            setattr(self, names[0], getattr(self, names[1]))
+
+    if store.lanes("float32") < LEAST_HALVED:
+        leave_out("registers of this level are not halved")
+    put_in_place(monkeypatch, Crossed)
+    assert "rows one by one" in every_path(make(store.lanes("float32") + 1, 0, "float32"))
+
+
 @pytest.fixture
 def planted(monkeypatch):
     """Put a kernel in place of the float32 one whose two-row tiles add terms in reverse, or lose a run of them."""
@@ -242,9 +283,7 @@ def planted(monkeypatch):
                 tile.dot, tile.run = dot, forgetful
             return tile
 
-    monkeypatch.setattr(layer, "Simd", Reordered)
-    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
-    monkeypatch.setitem(store._loaded, "float32", kernel)
+    put_in_place(monkeypatch, Reordered)
 
 
 def test_a_planted_reordered_chain_is_noticed(planted):

@@ -73,7 +73,7 @@ def test_a_packing_code_with_another_order_is_noticed():
         "os.environ['NUMLSTM_CPU'] = 'x86-64-v3'\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         f"drawing = runpy.run_path({str(DOCS / 'draw_panels.py')!r})\n"
-        "cells = drawing['placed']()[:, :, [0, 2, 1, 3]]\n"
+        "cells = [block[:, [0, 2, 1, 3]] for block in drawing['placed']()]\n"
         "axes = drawing['plt'].subplots()[1]\n"
         "drawing['draw_panels'](axes, cells)\n"
     )

@@ -19,7 +19,7 @@ from numlstm.cli import main
 from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
 from numlstm.kernels.abi import Cell, Header
-from numlstm.kernels.embed_abi import HEADER_BYTES, TEXTS, Code, Model, State
+from numlstm.kernels.embed_abi import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.panels import Panels, aligned_empty
 
 ADDRESSES = range(Header.INPUT, Header.HIDDEN + 1)
@@ -187,7 +187,7 @@ def test_every_error_has_its_code(loaded):
         Code.OK: good,
         Code.TRUNCATED: good[:-64],
         Code.NOT_A_MODEL: b"x" + good[1:],
-        Code.VERSION: changed(good, Model.VERSION, 2),
+        Code.VERSION: changed(good, Model.VERSION, VERSION + 1),
         Code.DAMAGED: good[:-1] + b"\1",
         Code.NUMBER: sealed(changed(good, Model.NUMBER, 12 - lstm.dtype.itemsize)),
         Code.LEVEL: sealed(changed(good, Model.LEVEL, 77)),

@@ -10,6 +10,15 @@ from itertools import count
 
 FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
 STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
+LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
+
+
+def lanes_of_last(units: int, lanes: int) -> int:
+    """Lanes of the last block: half of a register's where its units fit, so that two of its gates share one."""
+    half = lanes // 2
+    return half if lanes >= LEAST_HALVED and 0 < units % lanes <= half else lanes
+
+
 SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
 
 
@@ -59,6 +68,7 @@ class Header(metaclass=Slots):
     SINGLE = auto()  # one block of one row
     TALL = auto()  # rows of the tallest tile that ran
     PART = auto()  # tiles that end beyond the last unit
+    HALF = auto()  # tiles of a last block with half the lanes
     HOISTED = auto()  # chunks of hoisted projection
     RUNS = auto()  # chains of several tiles of rows, summed together
     PROJECTED = auto()  # steps through W_hr

@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import Cell, Header
+from .abi import LEAST_HALVED, Cell, Header
 from .build import bare_module, optimise, target_machine
 from .call import slots_at
 from .compiler import inline
@@ -107,7 +107,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     """The library's functions by name, for one number type and kind of CPU."""
     lanes = level.lanes(number)
     size = 4 if number == "float32" else 8
-    width = 4 * lanes
+    width, half = 4 * lanes, lanes // 2
     level_number = LEVELS[level.name]
     l1, l2 = tuning.first_cache, tuning.second_cache
     working_set, few_rows = tuning.working_set, tuning.few_rows
@@ -203,7 +203,12 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     @inline
     def panel_numbers(model, layer):
         """Numbers of the gate panels of a cell; the bias follows them."""
-        return blocks_of(get(model, Model.HIDDEN_SIZE)) * (inputs_of(model, layer) + outputs_of(model)) * width
+        units = get(model, Model.HIDDEN_SIZE)
+        left = units - units // lanes * lanes
+        packed = blocks_of(units) * lanes
+        if lanes >= LEAST_HALVED and 0 < left <= half:  # ``abi.lanes_of_last``
+            packed -= half
+        return packed * (inputs_of(model, layer) + outputs_of(model)) * 4
 
     @inline
     def cell_numbers(model, layer):
@@ -467,7 +472,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         # of a single step, the gates are no more than those of several
         below = get(slots_at(plan), Header.HIDDEN) + rounded(size * hidden_numbers(model, rows))
         put(slots_at(plan), Header.BELOW, below)
-        write_plan(slots_at(step_plan), model, rows, smaller(1, rows), h, c, end)  # no literal, see layer.py
+        write_plan(slots_at(step_plan), model, rows, 1, h, c, end)
         put(slots_at(step_plan), Header.BELOW, below)
         put(state, State.SELF, STATE_MAGIC ^ begin)
         give(result, state)

@@ -12,7 +12,7 @@ from itertools import count
 from .abi import Slots
 
 MAGIC = int.from_bytes(b"numlstm\n", "little")
-VERSION = 1  # of the layout
+VERSION = 2  # of the layout
 HEADER_BYTES = 128  # two cache lines; the panels begin on one if the model does
 LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # what the word LEVEL says
 

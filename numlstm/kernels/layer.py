@@ -2,7 +2,8 @@
 
 Memory: weights are panels ``[block][k][gate][lane]``, k over the input features and
 then over h, so that one pass over a panel gives the four gates of ``lanes`` hidden
-units, whose c and h are finished in registers. h goes straight to the output and is
+units, whose c and h are finished in registers. A last block whose units fit half a register has half the lanes, so
+that two of its gates share a register. h goes straight to the output and is
 read back from there a step later; c lives in c_n.
 
 Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
@@ -18,153 +19,16 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import LINE_SLOTS, Cell, Header, Segment, Share, Way
+from .abi import LEAST_HALVED, LINE_SLOTS, Cell, Header, Segment, Share, Way
 from .compiler import inline
-from .gates import activations
-from .project import QUAD, ROWS_AT_ONCE, chain_by_runs, hidden_projection, input_projection
+from .half import last_block, no_half
+from .project import QUAD, chain_by_runs, hidden_projection, input_projection
 from .shapes import by_size, next_size
-from .simd import FROM_ZERO, PLAN, Simd, get, greater, named, put, record_at, smaller, tally
+from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 from .tickets import alone, claim, count_up, publish, shared, together, waiting
+from .tiles import cell_epilogue, count_tile, recurrent_tile, runs_of_block
 
-AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 RECORDS, RECORD, SEGMENT = int(Header.LENGTH), int(Cell.LENGTH), int(Segment.LENGTH)
-
-
-def cell_epilogue(simd):
-    """``start`` and ``end``: c in place, then h, for row r and block j of a tile.
-
-    ``count`` units are left from the tile's first one on; what lies beyond is not touched.
-    """
-    lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
-    part = activations(simd)
-    to_c, to_h = part.to_c, part.to_h
-
-    @inline
-    def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
-        at, left = r * c_stride + j * lanes, count - j * lanes
-        new, size, denominator = to_c(i, f, g, o, load_part(c, at, left))
-        store_part(c, at, new, left)
-        return new, size, denominator
-
-    @inline
-    def end(parts, r, j, c, c_stride, h, h_stride, count):
-        new, size, denominator = parts
-        store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
-
-    return start, end
-
-
-def by_distance(near, far):
-    """``dot`` that asks for weights ahead of their use (``far``) where the plan says that no cache holds them."""
-    if far is near:
-
-        @inline
-        def dot(cell, value, panels, panel, gap, count, source, stride):
-            return near(value, panels, panel, gap, count, source, stride)
-
-    else:
-
-        @inline
-        def dot(cell, value, panels, panel, gap, count, source, stride):
-            if get(cell, Cell.FAR) > 0:
-                return far(value, panels, panel, gap, count, source, stride)
-            return near(value, panels, panel, gap, count, source, stride)
-
-    return dot
-
-
-def recurrent_tile(simd, epilogue, height, blocks):
-    """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
-
-    ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
-    """
-    lanes, width = simd.lanes, 4 * simd.lanes
-    pointer_at, moved = simd.pointer_at, simd.moved
-    tile = simd.tile(height, 4, blocks)
-    zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
-    # several rows pass over a panel that is in cache by then; a single row waits for every line of it
-    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot) if height == 1 else by_distance(near, near)
-    first, second = epilogue
-    finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
-
-    @named(f"recur_{height}x{blocks}")
-    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
-        panels = pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + outputs) * width
-        panel = get(cell, Cell.PANEL) + block * panel_gap
-        if get(cell, Cell.HOIST) > 0:
-            value = load(gates, 0, width, gap)
-        else:
-            value = start(panels, get(cell, Cell.BIAS) + block * width, width)
-            value = dot(cell, value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
-        rest = dot(cell, zero(), panels, panel + inputs * width, panel_gap, outputs, h, h_stride)
-        unit = block * lanes
-        c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
-        if get(cell, Cell.PROJECTED) > 0:
-            target_stride = (units + lanes - 1) // lanes * lanes
-        else:
-            target_stride = get(cell, Cell.TARGET_ROW)
-        finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
-
-    return kernel
-
-
-@inline
-def count_tile(plan, height):
-    tally(plan, Header.TILES if height > 1 else Header.SINGLE)
-    put(plan, Header.TALL, greater(height, get(plan, Header.TALL)))
-
-
-def runs_of_block(simd, epilogue, shapes, chain):
-    """``runs(plan, cell, block, onward, first, rows, ...)``: a step of some rows through ``chain``.
-
-    For a cell whose X is hoisted; ``gates`` points to that of the block. The next block is ``onward`` by 1 or -1.
-    """
-    lanes, width = simd.lanes, 4 * simd.lanes
-    pointer_at, moved = simd.pointer_at, simd.moved
-    room = simd.scratch(ROWS_AT_ONCE * width)
-    height_of = next_size(shapes.rows)
-
-    def end_kernel(height):
-        tile = simd.tile(height, 4)
-        load, add = tile.load, tile.add
-        first, second = epilogue
-        finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
-
-        @named(f"end_{height}")
-        def kernel(sums, gates, c, c_stride, y, y_stride, count):
-            finish(add(load(gates, 0, width, 0), load(sums, 0, width, 0)), c, c_stride, y, y_stride, count)
-
-        return kernel
-
-    end = by_size(shapes.rows, {height: end_kernel(height) for height in shapes.rows})
-
-    @named("runs")
-    def runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, gates):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
-        terms = inputs + outputs
-        panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
-        following = moved(panel, onward * terms * width)
-        unit, tallest, sums = block * lanes, get(plan, Header.TALLEST), room()
-        sums_stride = smaller(width, width)  # no literal, for whose type Numba would make another kernel
-        done = 0
-        while done < rows:
-            count = smaller(ROWS_AT_ONCE, rows - done)
-            chain(plan, FROM_ZERO, panel, sums, sums_stride, panel, following, outputs,
-                  moved(h, done * h_stride), h_stride, count, count == rows, done + count == rows)  # fmt: skip
-            r = 0
-            while r < count:
-                height = height_of(count - r, tallest)
-                row = done + r
-                count_tile(plan, height)
-                c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + (first + row) * units + unit)
-                end(height, moved(sums, r * width), moved(gates, row * width), c, units,
-                    moved(y, row * y_stride + unit), y_stride, units - unit)  # fmt: skip
-                r += height
-            done += count
-
-    return runs
 
 
 def forward_kernel(number, lanes, shapes, fused, pause):
@@ -178,7 +42,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     width = 4 * lanes
     epilogue = cell_epilogue(simd)
     chain = chain_by_runs(simd, shapes)
-    project_input = input_projection(simd, shapes, chain)
+    halved = lanes >= LEAST_HALVED
+    project_input = input_projection(simd, shapes, chain, halved)
     project_hidden = hidden_projection(simd, shapes)
     height_of = next_size(shapes.rows)
     blocks_of = next_size(shapes.together)
@@ -190,6 +55,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.rows if n > 1}
     wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
     tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
+    last_tile, half_step, whole_of = last_block(simd, epilogue, shapes) if halved else no_half(lanes, wide_tile)
 
     def settling(flush):
         """``settle(target, at, source, count)``: states copied, without what ``flush`` makes 0."""
@@ -222,7 +88,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             clear(c, c_at, rows * units)
 
     @inline
-    def row_step(plan, cell, first, rows, odd, begin, end, x, h, h_stride, y, y_stride, gates, gap):
+    def row_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap):
         """One step in the blocks [begin, end), row after row, several blocks at once."""
         for r in range(rows):
             done = begin
@@ -230,13 +96,20 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 n = blocks_of(end - done, most)
                 block = begin + end - done - n if odd else done
                 tally(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
+                if block + n > whole:
+                    tally(plan, Header.HALF)
+                    last_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                              moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
+                              moved(gates, block * gap + r * width), gap)  # fmt: skip
+                    done += n
+                    continue
                 wide_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                           moved(gates, block * gap + r * width), gap)  # fmt: skip
                 done += n
 
     @inline
-    def block_step(plan, cell, first, rows, odd, begin, end, x, h, h_stride, y, y_stride, gates, gap):
+    def block_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap):
         """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache.
 
         Panels that no cache holds are asked for ahead of their use by the chain that takes turns, even for one tile.
@@ -249,7 +122,10 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         onward = -1 if odd else 1
         for n in range(begin, end):
             r, block = 0, begin + end - 1 - n if odd else n
-            if by_runs:
+            if block >= whole:
+                half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, moved(gates, block * gap))
+                r = rows
+            elif by_runs:
                 runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
                 r = rows
             while r < rows:
@@ -272,6 +148,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         def run_cell(plan, cell, first, rows, from_step, to_step, phase):
             outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
             blocks, quads = (units + lanes - 1) // lanes, (outputs + lanes * QUAD - 1) // (lanes * QUAD)
+            whole = whole_of(units)
             source = moved(pointer_at(plan, get(cell, Cell.SOURCE)), get(cell, Cell.SOURCE_AT))
             source = moved(source, first * get(cell, Cell.SOURCE_ROW))
             target = moved(pointer_at(plan, get(cell, Cell.TARGET)), get(cell, Cell.TARGET_AT))
@@ -302,7 +179,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                         part = begin_part(plan, phase)
                         while part >= 0:
                             b, b_end = bounds(plan, part, blocks)
-                            project_input(plan, cell, x, chunk, rows, b, b_end)
+                            project_input(plan, cell, x, chunk, rows, whole, b, b_end)
                             part = more(plan, phase)
                         phase = joined(plan, phase)
                     x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
@@ -317,10 +194,10 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 while part >= 0:
                     b, b_end = bounds(plan, part, blocks)
                     if rows == 1 or get(plan, Header.TALLEST) == 1:
-                        row_step(plan, cell, first, rows, odd, b, b_end,
+                        row_step(plan, cell, first, rows, odd, whole, b, b_end,
                                  x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     else:
-                        block_step(plan, cell, first, rows, odd, b, b_end,
+                        block_step(plan, cell, first, rows, odd, whole, b, b_end,
                                    x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     part = more(plan, phase)
                 phase = joined(plan, phase)

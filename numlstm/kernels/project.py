@@ -14,10 +14,11 @@ from numba import types
 
 from .abi import Cell, Header
 from .compiler import inline
-from .shapes import by_size, next_size
+from .shapes import by_size, largest_size, next_size
 from .simd import FROM_BIAS, GO_ON, SUBTOTAL, get, named, smaller, tally
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
+PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other
 TURN = 8 << 10  # bytes of a panel that a tile passes over before the next tile does
 
 QUAD = 4  # blocks of W_hr that are interleaved
@@ -70,19 +71,20 @@ def chain_by_runs(simd, shapes):
     return chain
 
 
-def input_projection(simd, shapes, chain):
-    """``project(plan, cell, source, steps, rows, begin, end)``: the chain X for ``steps`` x ``rows`` from ``source``.
+def input_projection(simd, shapes, chain, halved):
+    """``project(plan, cell, source, steps, rows, whole, begin, end)``: the chain X for ``steps`` x ``rows``.
 
-    Of the blocks [begin, end).
+    From ``source``, of the blocks [begin, end); one that is not among the first ``whole`` has half the lanes, which
+    only happens where kernels are ``halved``.
     """
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
     tallest = shapes.rows[0]
 
-    def tile_kernel(height):
-        tile = simd.tile(height, 4)
+    def tile_kernel(height, columns=4):
+        tile = simd.tile(height, columns)
         start, dot, store = tile.start, tile.dot, tile.store
 
-        @named(f"project_{height}")
+        @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
         def kernel(plan, cell, block, source, stride, gates, gates_stride):
             inputs = get(cell, Cell.INPUTS)
             panels = pointer_at(plan, Header.PANELS)
@@ -94,6 +96,10 @@ def input_projection(simd, shapes, chain):
 
     height_of = next_size(shapes.rows)
     run_tile = by_size(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
+    half_tile, half_height_of = run_tile, height_of
+    if halved:
+        half_tile = by_size(shapes.of_pairs, {height: tile_kernel(height, PAIRS) for height in shapes.of_pairs})
+        half_height_of = largest_size(shapes.of_pairs)
 
     @named("project_runs")
     def by_runs(plan, cell, block, source, stride, count, gates, gates_stride):
@@ -110,10 +116,16 @@ def input_projection(simd, shapes, chain):
             done += rows
 
     @inline
-    def line(plan, cell, block, source, stride, count, gates, gates_stride):
+    def line(plan, cell, whole, block, source, stride, count, gates, gates_stride):
         """``count`` rows that stand ``stride`` apart."""
         r = 0
-        if count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.RUNS_FROM):
+        if block >= whole:
+            while r < count:
+                height = half_height_of(count - r, get(plan, Header.TALLEST))
+                half_tile(height, plan, cell, block, moved(source, r * stride), stride,
+                          moved(gates, r * gates_stride), gates_stride)  # fmt: skip
+                r += height
+        elif count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.RUNS_FROM):
             by_runs(plan, cell, block, source, stride, count, gates, gates_stride)
             r = count
         while r < count:
@@ -123,7 +135,7 @@ def input_projection(simd, shapes, chain):
             r += height
 
     @inline
-    def project(plan, cell, source, steps, rows, begin, end):
+    def project(plan, cell, source, steps, rows, whole, begin, end):
         step, row = get(cell, Cell.SOURCE_STEP), get(cell, Cell.SOURCE_ROW)
         gates = pointer_at(plan, Header.GATES)
         # the longer axis is cut into tiles; both together where they are evenly spaced
@@ -142,7 +154,8 @@ def input_projection(simd, shapes, chain):
         for block in range(begin, end):
             for n in range(outer):
                 target = moved(gates, block * steps * rows * width + n * outer_gates)
-                line(plan, cell, block, moved(source, n * outer_source), inner_source, inner, target, inner_gates)
+                line(plan, cell, whole, block, moved(source, n * outer_source), inner_source, inner,
+                     target, inner_gates)  # fmt: skip
 
     return project
 

@@ -1,8 +1,11 @@
 """Which tiles a register file holds, and how rows and blocks are cut into them."""
 
+import inspect
 from dataclasses import dataclass
 
-from .compiler import inline
+from numba.core import types
+
+from .simd import INT64, fixed_intrinsic, instruction
 
 
 @dataclass(frozen=True)
@@ -11,58 +14,69 @@ class Shapes:
 
     ``rows``: heights of tiles of several rows x one block, tallest first, 1 last.
     ``together``: how many blocks of one row run side by side, most first, 1 last.
+    ``of_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1 last.
     """
 
     rows: tuple[int, ...]
     together: tuple[int, ...]
+    of_pairs: tuple[int, ...]
 
 
 # 16 registers: 3 rows x 4 gates + 3 splats + 1 weight; one row x 3 blocks x 4 gates, weights from memory
-REGISTERS_16 = Shapes(rows=(3, 2, 1), together=(3, 2, 1))
+REGISTERS_16 = Shapes(rows=(3, 2, 1), together=(3, 2, 1), of_pairs=(6, 4, 2, 1))
 # 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
-REGISTERS_32 = Shapes(rows=(6, 4, 3, 2, 1), together=(4, 3, 2, 1))
+REGISTERS_32 = Shapes(rows=(6, 4, 3, 2, 1), together=(4, 3, 2, 1), of_pairs=(12, 6, 4, 2, 1))
 
 
 def next_size(sizes):
     """``(left, most) -> size of the next tile``, in rows or blocks: the largest that leaves no sliver of one or two."""
-    first, rest = sizes[0], sizes[1:]
-    if not rest:
+    return _choice(sizes, lambda size: 2 if size > 4 else 1)
 
-        @inline
-        def choose(left, most):
-            return first
 
-        return choose
-    lower = next_size(rest)
-    sliver = 2 if first > 4 else 1
+def largest_size(sizes):
+    """``(left, most) -> size of the next tile``: the largest there is room for."""
+    return _choice(sizes, lambda size: 0)
 
-    @inline
-    def choose(left, most):
-        if left >= first and most >= first and (left == first or left - first > sliver):
-            return first
-        return lower(left, most)
+
+def _choice(sizes, sliver):
+    """The first size that fits, and leaves either nothing or more than its ``sliver``; else the last."""
+
+    @instruction(types.int64, types.int64, types.int64)
+    def choose(builder, left, most):
+        chosen = INT64(sizes[-1])
+        for size in reversed(sizes[:-1]):
+            rest = builder.sub(left, INT64(size))
+            enough = builder.icmp_signed(">", rest, INT64(sliver(size)))
+            leaves = builder.or_(builder.icmp_signed("==", rest, INT64(0)), enough)
+            fits = builder.and_(leaves, builder.icmp_signed(">=", most, INT64(size)))
+            chosen = builder.select(fits, INT64(size), chosen)
+        return chosen
 
     return choose
 
 
 def by_size(sizes, kernels):
-    """One function for the kernels of several sizes: ``(size, ...) -> kernels[size](...)``."""
-    first, rest = sizes[0], sizes[1:]
-    kernel = kernels[first]
-    if not rest:
+    """One function for the kernels of several sizes: ``(size, ...) -> kernels[size](...)``; the last for any other."""
 
-        @inline
-        def run(size, *args):
-            kernel(*args)
+    def run(typing_context, size, *given):
+        given = [types.unliteral(kind) for kind in given]
+        callees = {n: types.Dispatcher(kernels[n]) for n in sizes}
+        signatures = {n: typing_context.resolve_function_type(callees[n], given, {}) for n in sizes}
 
-        return run
-    other = by_size(rest, kernels)
+        def codegen(context, builder, _, values):
+            blocks = {n: builder.append_basic_block(f"of_{n}") for n in sizes}
+            after = builder.append_basic_block("after")
+            switch = builder.switch(values[0], blocks[sizes[-1]])
+            for n in sizes:
+                if n != sizes[-1]:
+                    switch.add_case(INT64(n), blocks[n])
+                builder.position_at_end(blocks[n])
+                context.get_function(callees[n], signatures[n])(builder, values[1:])
+                builder.branch(after)
+            builder.position_at_end(after)
+            return context.get_dummy_value()
 
-    @inline
-    def run(size, *args):
-        if size == first:
-            kernel(*args)
-        else:
-            other(size, *args)
+        return types.void(types.int64, *given), codegen
 
-    return run
+    names = list(inspect.signature(kernels[sizes[0]].py_func).parameters)
+    return fixed_intrinsic(run, ["size", *names])

@@ -8,7 +8,7 @@ instructions for one number type and register width.
 """
 
 import inspect
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,6 +130,42 @@ def named(name):
     return decorate
 
 
+def emit_loop(builder, begin, end, step, state, body):
+    """The values of ``state`` after ``body(k, state)`` for every k of ``range(begin, end, step)``."""
+    before, function = builder.basic_block, builder.function
+    head, inside, after = (function.append_basic_block(name) for name in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    k, *values = (builder.phi(first.type) for first in (begin, *state))
+    builder.cbranch(builder.icmp_signed("<", k, end), inside, after)
+    builder.position_at_end(inside)
+    changed = [builder.add(k, INT64(step)), *body(k, values)]
+    for value, first, then in zip((k, *values), (begin, *state), changed, strict=True):
+        value.add_incoming(first, before)
+        value.add_incoming(then, builder.basic_block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return values
+
+
+def emit_chain(builder, zero, count, sums, term):
+    """``count`` terms added to sums, ``term(k, sums)`` each, in order of k.
+
+    The first SUBTOTAL of them go on from ``sums``; every SUBTOTAL after them start from 0 and are added to it. Emitted
+    at once: as a Python function, Numba would take most of a build to type it anew for every tile.
+    """
+
+    def at_most(last):
+        return builder.select(builder.icmp_signed("<", last, count), last, count)
+
+    def sub_total(first, sums):
+        part = emit_loop(builder, first, at_most(builder.add(first, INT64(SUBTOTAL))), 1, [zero] * len(sums), term)
+        return [builder.fadd(a, b) for a, b in zip(sums, part, strict=True)]
+
+    sums = emit_loop(builder, INT64(0), at_most(INT64(SUBTOTAL)), 1, sums, term)
+    return emit_loop(builder, INT64(SUBTOTAL), count, SUBTOTAL, sums, sub_total)
+
+
 class Simd:
     """The instructions for registers of ``lanes`` numbers.
 
@@ -149,6 +185,12 @@ class Simd:
         self._memory()
         self._arithmetic()
         self._special()
+        self._halves()
+
+    @cached_property
+    def half(self):
+        """The instructions for registers of half the lanes."""
+        return Simd(self.number, self.lanes // 2, self.fused)
 
     # What the instructions are made of ------------------------------------------------------------------------
 
@@ -318,6 +360,58 @@ class Simd:
         self.add, self.mul, self.div, self.fma, self.neg = add, mul, div, fma, neg
         self.at_most, self.unless_below = at_most, unless_below
 
+    def _halves(self):
+        V, lanes, half = self.register, self.lanes, self.lanes // 2
+        H = Register(self.scalar, half)
+        low, high = range(half), range(half, lanes)
+
+        def taken(builder, a, b, lanes):
+            """So many lanes of two registers behind each other."""
+            return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), [*lanes]))
+
+        @instruction(types.UniTuple(H, 2), V)
+        def halves(builder, x):
+            return [taken(builder, x, x, low), taken(builder, x, x, high)]
+
+        @instruction(V, H, H)
+        def joined(builder, a, b):
+            return taken(builder, a, b, range(lanes))
+
+        @instruction(V, V, V)
+        def lower(builder, a, b):
+            """The lower halves of two registers in one."""
+            return taken(builder, a, b, [*low, *range(lanes, lanes + half)])
+
+        @instruction(V, V, V)
+        def upper(builder, a, b):
+            """The upper halves."""
+            return taken(builder, a, b, [*high, *range(lanes + half, 2 * lanes)])
+
+        self.halves, self.joined, self.lower, self.upper = halves, joined, lower, upper
+
+    def dot_of_two(self, tile, last):
+        """``dot`` of a tile of one row and of the block after its own, whose chains run side by side."""
+        P, at, simd = self.pointer, types.int64, self
+        count_of_tile, both = tile.type.count, types.Tuple([tile.type, last.type])
+
+        def dot(typing_context, *_):
+            def codegen(context, builder, _, values):
+                value, ending, panel, index, gap, last_index, count, source = values
+                sums = [builder.extract_value(v, n) for v in (value, ending) for n in range(v.type.count)]
+
+                def next_term(k, sums):
+                    of_tile = tile.term(builder, k, sums[:count_of_tile], panel, index, gap, source, INT64(0))
+                    of_last = last.term(builder, k, sums[count_of_tile:], panel, last_index, gap, source, INT64(0))
+                    return [*of_tile, *of_last]
+
+                sums = emit_chain(builder, simd.constant(0), count, sums, next_term)
+                parts = [cgutils.pack_array(builder, part) for part in (sums[:count_of_tile], sums[count_of_tile:])]
+                return context.make_tuple(builder, both, parts)
+
+            return both(tile.type, last.type, P, at, at, at, at, P), codegen
+
+        return fixed_intrinsic(dot, ["value", "ending", "panel", "index", "gap", "last_index", "count", "source"])
+
     def splat(self, value):
         """An instruction that gives ``value`` in every lane."""
 
@@ -451,8 +545,10 @@ class Simd:
         def add(builder, a, b):
             return [builder.fadd(builder.extract_value(a, n), builder.extract_value(b, n)) for n in range(size)]
 
-        @instruction(tile, tile, P, at, at, P, at, at)
-        def fma(builder, value, panel, index, gap, source, first, stride):
+        def unpacked(builder, value):
+            return [builder.extract_value(value, n) for n in range(size)]
+
+        def term(builder, sums, panel, index, gap, source, first, stride):
             """Every sum plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
 
             def splat(r):
@@ -466,7 +562,7 @@ class Simd:
                 if k * lanes * simd.number.itemsize % LINE == 0:
                     where = builder.add(column_at(builder, index, gap, j, k), INT64(ahead // simd.number.itemsize))
                     simd.emit_prefetch(builder, builder.gep(panel, [where]))
-            sums = [builder.extract_value(value, n) for n in range(size)]
+            sums = list(sums)
             # The longer side stays in registers and the shorter passes by one at a time: 12 sums, 3 splats and
             # 1 weight fill the 16 registers of AVX2; 24 sums, 4 weights and 1 splat leave 3 of 32.
             if rows <= len(places):
@@ -518,20 +614,24 @@ class Simd:
 
             return fixed_intrinsic(each, ["value", *(f"more_{n}" for n in range(len(kinds)))])
 
-        @inline
-        def dot(value, panel, index, gap, count, source, stride):
-            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``.
+        def term_at(builder, k, sums, panel, index, gap, source, stride):
+            """The term k of a chain: its weights are ``columns * lanes`` behind those of the term before."""
+            where = builder.add(index, builder.mul(k, INT64(columns * lanes)))
+            return term(builder, sums, panel, where, gap, source, k, stride)
 
-            The first SUBTOTAL of them go on from ``value``; every SUBTOTAL after them start from 0 and are added to it.
-            """
-            for k in range(smaller(SUBTOTAL, count)):
-                value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
-            for first in range(SUBTOTAL, count, SUBTOTAL):
-                part = zero()
-                for k in range(first, smaller(first + SUBTOTAL, count)):
-                    part = fma(part, panel, index + k * columns * lanes, gap, source, k, stride)
-                value = add(value, part)
-            return value
+        @instruction(tile, tile, P, at, at, P, at, at)
+        def fma(builder, value, panel, index, gap, source, first, stride):
+            """``term`` as an instruction."""
+            return term(builder, unpacked(builder, value), panel, index, gap, source, first, stride)
+
+        @instruction(tile, tile, P, at, at, at, P, at)
+        def dot(builder, value, panel, index, gap, count, source, stride):
+            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``."""
+
+            def next_term(k, sums):
+                return term_at(builder, k, sums, panel, index, gap, source, stride)
+
+            return emit_chain(builder, simd.constant(0), count, unpacked(builder, value), next_term)
 
         ask = self.ask(max(1, size // rows * lanes * self.number.itemsize // LINE // 2))
 
@@ -551,5 +651,15 @@ class Simd:
                 begin = GO_ON
 
         return SimpleNamespace(
-            zero=zero, start=start, load=load, store=store, add=add, fma=fma, dot=dot, each=each, run=run
+            zero=zero,
+            start=start,
+            load=load,
+            store=store,
+            add=add,
+            fma=fma,
+            dot=dot,
+            each=each,
+            run=run,
+            type=tile,
+            term=term_at,
         )

@@ -1,0 +1,182 @@
+"""The last block where half a register is enough for its units: half the lanes, so that two gates share a register.
+
+Memory: its panel is ``[k][gate][lane]`` with half the lanes, of which a register holds i and f, or g and o; a bias
+likewise. The hoisted projection of a row takes as much room as that of any block, and the first half of it.
+
+Order: one row has its chains beside those of the blocks before it. Several rows are taken two by two, so
+that the epilogue has whole registers: a gate of the one and the same gate of the other.
+"""
+
+from numba import types
+
+from .abi import Cell, Header
+from .compiler import inline
+from .gates import activations
+from .project import PAIRS
+from .shapes import by_size, largest_size
+from .simd import get, named, tally
+from .tiles import cell_epilogue, count_tile
+
+
+def half_epilogue(simd):
+    """``cell_epilogue`` of a block with half the lanes, whose gates come two in a register: i and f, g and o."""
+    start_halves, end = cell_epilogue(simd.half)
+    halves = simd.halves
+
+    @inline
+    def start(i_and_f, g_and_o, r, j, c, c_stride, h, h_stride, count):
+        i, f = halves(i_and_f)
+        g, o = halves(g_and_o)
+        return start_halves(i, f, g, o, r, j, c, c_stride, h, h_stride, count)
+
+    return start, end
+
+
+def pair_epilogue(simd):
+    """``half_epilogue`` of the rows 2r and 2r + 1, whose halves fill a register of every gate."""
+    load_part, store_part = simd.half.load_part, simd.half.store_part
+    lower, upper, joined, halves = simd.lower, simd.upper, simd.joined, simd.halves
+    part = activations(simd)
+    to_c, to_h = part.to_c, part.to_h
+
+    @inline
+    def start(i_and_f, g_and_o, next_i_and_f, next_g_and_o, r, j, c, c_stride, h, h_stride, count):
+        at = 2 * r * c_stride
+        i, f = lower(i_and_f, next_i_and_f), upper(i_and_f, next_i_and_f)
+        g, o = lower(g_and_o, next_g_and_o), upper(g_and_o, next_g_and_o)
+        before = joined(load_part(c, at, count), load_part(c, at + c_stride, count))
+        new, size, denominator = to_c(i, f, g, o, before)
+        of_row, of_next = halves(new)
+        store_part(c, at, of_row, count)
+        store_part(c, at + c_stride, of_next, count)
+        return new, size, denominator
+
+    @inline
+    def end(parts, r, j, c, c_stride, h, h_stride, count):
+        new, size, denominator = parts
+        of_row, of_next = halves(to_h(new, size, denominator))
+        store_part(h, 2 * r * h_stride, of_row, count)
+        store_part(h, (2 * r + 1) * h_stride, of_next, count)
+
+    return start, end
+
+
+def half_tile(simd, epilogue, height):
+    """``recurrent_tile`` of some rows in a block with half the lanes; ``epilogue`` is for one row or for pairs."""
+    lanes, width, half_width = simd.lanes, 4 * simd.lanes, PAIRS * simd.lanes
+    pointer_at, moved = simd.pointer_at, simd.moved
+    tile = simd.tile(height, PAIRS)
+    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, tile.dot
+    first, second = epilogue
+    of_rows = tile if height == 1 else simd.tile(height // 2, 4)  # the same registers, four of each pair of rows
+    finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
+
+    @named(f"recur_{height}x1_half")
+    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
+        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        panels = pointer_at(plan, Header.PANELS)
+        panel = get(cell, Cell.PANEL) + block * (inputs + outputs) * width
+        if get(cell, Cell.HOIST) > 0:
+            value = load(gates, 0, width, 0)
+        else:
+            value = start(panels, get(cell, Cell.BIAS) + block * width, 0)
+            value = dot(value, panels, panel, 0, inputs, x, get(cell, Cell.SOURCE_ROW))
+        rest = dot(zero(), panels, panel + inputs * half_width, 0, outputs, h, h_stride)
+        unit = block * lanes
+        c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
+        if get(cell, Cell.PROJECTED) > 0:
+            target_stride = (units + lanes - 1) // lanes * lanes
+        else:
+            target_stride = get(cell, Cell.TARGET_ROW)
+        finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
+
+    return kernel
+
+
+def wide_half_tile(simd, epilogue, of_half, others):
+    """``recurrent_tile`` of one row in ``others`` blocks and the one after them, which has half the lanes.
+
+    The chains of that one run beside those of the others, and its epilogue around theirs.
+    """
+    lanes, width, half_width = simd.lanes, 4 * simd.lanes, PAIRS * simd.lanes
+    pointer_at, moved = simd.pointer_at, simd.moved
+    tile, last = simd.tile(1, 4, others), simd.tile(1, PAIRS)
+    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, simd.dot_of_two(tile, last)
+    last_zero, last_start, last_load, last_add = last.zero, last.start, last.load, last.add
+    first, second = epilogue
+    finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
+    begin_last, end_last = of_half
+
+    @named(f"recur_1x{others + 1}_half")
+    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
+        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        panels = pointer_at(plan, Header.PANELS)
+        panel_gap = (inputs + outputs) * width
+        panel = get(cell, Cell.PANEL) + block * panel_gap
+        last_panel = panel + others * panel_gap
+        if get(cell, Cell.HOIST) > 0:
+            value, ending = load(gates, 0, width, gap), last_load(gates, others * gap, half_width, 0)
+        else:
+            bias = get(cell, Cell.BIAS) + block * width
+            value, ending = start(panels, bias, width), last_start(panels, bias + others * width, 0)
+            value, ending = dot(value, ending, panels, panel, panel_gap, last_panel, inputs, x)
+        rest, last_rest = dot(zero(), last_zero(), panels, panel + inputs * width, panel_gap,
+                              last_panel + inputs * half_width, outputs, h)  # fmt: skip
+        unit, of_last = block * lanes, (block + others) * lanes
+        c_n, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units
+        c_last, y_last, left = moved(c_n, c_at + of_last), moved(y, of_last), units - of_last
+        i_and_f, g_and_o = last_add(ending, last_rest)
+        parts = begin_last(i_and_f, g_and_o, 0, 0, c_last, 0, y_last, 0, left)
+        finish(add(value, rest), moved(c_n, c_at + unit), 0, moved(y, unit), 0, units - unit)
+        end_last(parts, 0, 0, c_last, 0, y_last, 0, left)
+
+    return kernel
+
+
+def last_block(simd, epilogue, shapes):
+    """For kernels with such blocks: ``last_tile``, ``half_step`` and ``whole_of``.
+
+    ``last_tile`` is by the number of blocks of one row, the last of which is such a block; ``half_step`` a step of
+    several rows of that one; ``whole_of(units)`` how many blocks come before it.
+    """
+    lanes, width, half = simd.lanes, 4 * simd.lanes, simd.lanes // 2
+    moved = simd.moved
+    of_half, of_pair = half_epilogue(simd), pair_epilogue(simd)
+    single = half_tile(simd, of_half, 1)
+    wide = {n: wide_half_tile(simd, epilogue, of_half, n - 1) for n in shapes.together if n > 1}
+    tall = {n: half_tile(simd, of_pair, n) for n in shapes.of_pairs if n > 1}
+    last_tile, tall_tile = by_size(shapes.together, wide | {1: single}), by_size(shapes.of_pairs, tall | {1: single})
+    height_of = largest_size(shapes.of_pairs)
+
+    @inline
+    def half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, gates):
+        r = 0
+        while r < rows:
+            height = height_of(rows - r, get(plan, Header.TALLEST))
+            tally(plan, Header.HALF)
+            count_tile(plan, height)
+            tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                      moved(h, r * h_stride), h_stride, moved(y, r * y_stride), moved(gates, r * width), 0)  # fmt: skip
+            r += height
+
+    @inline
+    def whole_of(units):
+        """All of the blocks where the last one is whole as well."""
+        blocks = units // lanes
+        return blocks if units - blocks * lanes <= half else blocks + 1
+
+    return last_tile, half_step, whole_of
+
+
+def no_half(lanes, wide_tile):
+    """``last_block`` for registers that are too small to be halved; neither of the first two is ever called."""
+
+    @inline
+    def half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, gates):
+        pass
+
+    @inline
+    def whole_of(units):
+        return (units + lanes - 1) // lanes
+
+    return wide_tile, half_step, whole_of
