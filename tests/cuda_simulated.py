@@ -572,6 +572,84 @@ def test_dropout_between_layers():
     assert not same(flat(make().to("cuda")(x)), flat(make().eval()(x)))
 
 
+def refusals(net, made):
+    """Calls that are refused, each for another reason."""
+    x, (h, c) = data(net, 2, 3)
+    out = [np.empty_like(part) for part in flat(net(x))]
+    packed = numlstm.pack_padded_sequence(x, [2, 1, 1])._replace
+    wrong = np.zeros((2, 3, 5), x.dtype)
+    state = tuple(map(made, (h, c)))
+    return [
+        lambda: net(made(wrong)),
+        lambda: net(made(x[:, 0, 0].copy())),
+        lambda: net(made(x.astype(complex))),
+        lambda: net(made(x), (state[0], made(c[:, :2].copy()))),
+        lambda: net(made(x), (state[0], c if made is device.upload else device.upload(c))),
+        lambda: net(made(x), 5),
+        lambda: net(made(x), lengths=[3, 1, 1]),
+        lambda: net(made(x), lengths=[1, 1]),
+        lambda: net(made(x), state, out=(made(out[0]), *state[:1])),
+        lambda: net(made(x), state, out=(*map(made, out[:2]), made(out[2][:1].copy()))),
+        lambda: net(packed(data=made(wrong[0]))),
+        lambda: net(packed(data=made(wrong.reshape(6, 5)[:4]))),
+        lambda: net(packed(data=made(x.reshape(6, 3)[:4])), lengths=[2, 1, 1]),
+    ]
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("made", [np.asarray, device.upload], ids=["host", "device"])
+def test_what_is_refused_draws_no_dropout(made):
+    net = numlstm.LSTM(3, 2, num_layers=2, dropout=0.5, seed=5).to("cuda")
+    calls = refusals(net, made)
+    before = net._rng.bit_generator.state
+    for call in calls:
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            call()
+        assert net._rng.bit_generator.state == before
+    net(made(data(net, 1, 1)[0]))
+    assert net._rng.bit_generator.state != before
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("lengths", [None, [1, 2]], ids=str)
+@pytest.mark.parametrize("made", [np.asarray, device.upload], ids=["host", "device"])
+def test_a_call_that_finds_no_room_draws_no_dropout(made, lengths, monkeypatch):
+    net = numlstm.LSTM(2, 1, num_layers=4, dropout=0.5, seed=5).to("cuda")
+    x, hx = made(data(net, 2, 2)[0]), tuple(map(made, data(net, 2, 2)[1]))
+    room = []
+
+    def taking(real):
+        def take(*arguments):
+            if not room:
+                raise MemoryError
+            room.pop()
+            return real(*arguments)
+
+        return take
+
+    for name in ("empty", "pinned"):
+        monkeypatch.setattr(device, name, taking(getattr(device, name)))
+    before = net._rng.bit_generator.state
+    for count in range(100):
+        room[:] = [None] * count
+        net._gpu.workspaces.clear()
+        try:
+            net(x, hx, lengths=lengths)
+            break
+        except MemoryError:
+            assert net._rng.bit_generator.state == before
+    assert count >= 8 and net._rng.bit_generator.state != before
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("lengths", [None, []], ids=str)
+def test_an_empty_batch_leaves_the_dropout_that_it_leaves_on_the_cpu(lengths):
+    nets = [numlstm.LSTM(3, 2, num_layers=2, dropout=0.5, seed=5).to(where) for where in ("cpu", "cuda")]
+    for net in nets:
+        net(np.zeros((2, 0, 3)), lengths=lengths)
+    assert nets[0]._rng.bit_generator.state == nets[1]._rng.bit_generator.state
+
+
 def test_threads_do_not_mix(net):
     x, hx = data(net, 2, 2)
     want = flat(net(x, hx))
