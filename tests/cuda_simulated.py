@@ -9,7 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 from cuda_cases import BOTH, SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
-from judge import UNIT, error, exact, flip_one_bit, same_bits
+from judge import UNIT, error, exact, flip_one_bit, need_longdouble, same_bits
 from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
@@ -82,6 +82,34 @@ def test_the_reference_agrees(dtype):
         with forced(case.forced):
             got = net.to("cuda")(x, hx)
         assert error(got, exact(net, x, hx)) < 4 * UNIT[net.dtype]
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["register, lengths", "stream, lengths", "step, lengths", "project, lengths"])
+def test_the_reference_agrees_on_lengths(name, dtype):
+    """Each sequence of the batch is what the reference makes of it alone, and then zeros."""
+    need_longdouble()
+    case = SMALLEST[name]
+    lengths = case.lengths
+    net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
+    x, (h, c) = data(net, case.steps, case.batch)
+    sequences = [x[:length, row].copy() for row, length in enumerate(lengths)]
+    wants = [exact(net, part, (h[:, row], c[:, row])) for row, part in enumerate(sequences)]
+    packed = numlstm.pack_sequence(sequences, enforce_sorted=False)
+    for row, length in enumerate(lengths):
+        x[length:, row] = np.nan
+    with forced(case.forced):
+        output, states = net.to("cuda")(x, (h, c), lengths=lengths)
+        of_packed, packed_states = net(packed, (h, c))
+    by_itself = numlstm.unpack_sequence(of_packed)
+    for row, (length, want) in enumerate(zip(lengths, wants, strict=True)):
+        for got, (h_n, c_n) in ((output[:length, row], states), (by_itself[row], packed_states)):
+            assert error((got, (h_n[:, row], c_n[:, row])), want) < 4 * UNIT[net.dtype]
+        assert not output[length:, row].any()
+        other = wants[row - 1]
+        assert not error((output[:1, row], (states[0][:, row], states[1][:, row])),
+                         (other[0][:1], other[1])) < 4 * UNIT[net.dtype], "sequences do not differ"  # fmt: skip
 
 
 def test_a_planted_bit_is_seen(net):
