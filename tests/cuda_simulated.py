@@ -1,7 +1,9 @@
 """The CUDA path in Numba's simulator, run by ``test_cuda.py`` in a process of its own: NUMBA_ENABLE_CUDASIM=1."""
 
 import copy
+import dis
 import pickle
+import sys
 import threading
 from fractions import Fraction
 from unittest.mock import patch
@@ -14,7 +16,7 @@ from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import numlstm
-from numlstm.cuda import device, kernels, planner, run, streams
+from numlstm.cuda import device, kernels, live, planner, run, streams
 from numlstm.cuda.exact import fused
 from numlstm.cuda.lane import SUBTOTAL
 from numlstm.kernels import simd
@@ -528,6 +530,168 @@ def test_two_threads_in_a_stream(net, monkeypatch):
     go_on.set()
     other.join(60)
     assert same_bits(results[0], net(x)[0]) and same(stream.state, net(x)[1])
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th place in live.py or a planted fault where Python may look for signals.
+
+    These are the begin of a function, there or called from there, and what follows a call of any other kind.
+    """
+
+    def __init__(self, at):
+        self.at, self.count, self.latest = at, 0, {}
+
+    def ours(self, frame):
+        return frame.f_code.co_filename == live.__file__ or frame.f_code.co_name.startswith("planted")
+
+    def place(self):
+        self.count += 1
+        if self.count == self.at:
+            raise KeyboardInterrupt
+
+    def __call__(self, frame, event, argument):
+        if event == "call":
+            self.latest[frame.f_back] = "call of a Python function"
+            if self.ours(frame) or self.ours(frame.f_back):
+                self.place()
+        if not self.ours(frame):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            before = self.latest.get(frame, "")
+            self.latest[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before.startswith("CALL"):
+                self.place()
+        return self
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+        self.latest.clear()
+
+
+def acts(stream, x):
+    """What changes a stream on CUDA or looks at it."""
+    ones = [np.ones_like(state) for state in stream.state]
+    return {
+        "step": stream.step,
+        "host": lambda: stream(x),
+        "device": lambda: stream(device.upload(x)),
+        "state": lambda: stream.state,
+        "state =": lambda: setattr(stream, "state", ones),
+        "reset": lambda: stream.reset(rows=[0]),
+        "snapshot": stream.snapshot,
+        "fork": stream.fork,
+        "refresh": stream.refresh,
+    }
+
+
+def interrupted_everywhere(name):
+    """What is wrong after an interruption at any place of an act, and how many places there were."""
+    net, found, at = numlstm.LSTM(1, 1, seed=0).to("cuda"), [], 0
+    x, hx = data(net, 1, 1)
+    first, twin = net.stream(), net.stream()
+    net.bias_hh_l0 = np.arange(4)
+    for stream in (first, twin):
+        stream.state = hx
+    acts(twin, x)[name]()
+    while True:
+        at += 1
+        stream = first.fork()
+        act = acts(stream, x)[name]
+        with Interrupt(at) as interrupt:
+            try:
+                act()
+                done = True
+            except KeyboardInterrupt:
+                done = False
+        try:
+            state = stream.state
+        except RuntimeError:
+            found.append("in use for ever")
+            return found, at
+        after = same(state, twin.state)
+        if not after and (done or not same(state, hx)):
+            found.append("torn")
+        if len({id(flat) for pair in stream._pairs for flat in pair}) != 4:
+            found.append("the state is the spare one too")
+        if done:
+            return found, interrupt.count
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("name", ["step", "host", "device", "state", "state =", "reset", "snapshot", "fork", "refresh"])
+def test_an_interruption_anywhere_leaves_a_whole_stream(name):
+    found, places = interrupted_everywhere(name)
+    assert found == [] and places >= 10
+
+
+def planted_before(self, work):
+    """The flag is taken before it is sure to be given back."""
+    mark = object()
+    if self._user.setdefault(0, mark) is not mark:
+        raise RuntimeError
+    try:
+        return work()
+    finally:
+        self._user.clear()
+
+
+def planted_late(self, work):
+    """Python looks for signals after ``get``, and then the flag is not put back."""
+    mark = object()
+    try:
+        if self._user.setdefault(0, mark) is not mark:
+            raise RuntimeError
+        return work()
+    finally:
+        if self._user.get(0) is mark:
+            self._user.clear()
+
+
+def planted_in_two_stores(self):
+    """The pairs change places one after the other."""
+    (state, spare), nothing = self._pairs, lambda: None
+    self._pairs = spare, spare
+    nothing()
+    self._pairs = spare, state
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize(
+    ("attribute", "fault", "says"),
+    [
+        ("_alone", planted_before, "in use for ever"),
+        ("_alone", planted_late, "in use for ever"),
+        ("_turn", planted_in_two_stores, "the state is the spare one too"),
+    ],
+)
+def test_the_interruptions_notice_a_planted_fault(attribute, fault, says, monkeypatch):
+    monkeypatch.setattr(live.Stream, attribute, fault)
+    assert says in interrupted_everywhere("step")[0]
+
+
+@pytest.mark.usefixtures("few_threads")
+def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
+    """It runs in the same thread, which holds the stream already."""
+    x, _ = data(net, 1, 1)
+    stream, said, real = net.to("cuda").stream(), [], run.launch
+
+    def handled(*arguments):
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            stream.reset()
+        said.append(1)
+        real(*arguments)
+
+    monkeypatch.setattr(run, "launch", handled)
+    got = stream(x)
+    monkeypatch.undo()
+    assert said and same_bits(got, net(x)[0])
+    stream.reset()
 
 
 def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
