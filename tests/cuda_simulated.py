@@ -712,6 +712,23 @@ def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
     assert taken == ["empty"]
 
 
+@pytest.mark.usefixtures("few_threads")
+def test_a_step_takes_nothing_after_chunks_of_any_length(net, monkeypatch):
+    net.to("cuda")
+    stream, x = net.stream(), data(net, run.WORKSPACES + 4, 1)[0]
+    stream.step()
+    taken, real = [], device.empty
+    monkeypatch.setattr(device, "empty", lambda *given: taken.append(given) or real(*given))
+    for steps in range(2, run.WORKSPACES + 4):
+        stream(x[:steps])
+    assert len(taken) > run.WORKSPACES, "the chunks take memory, and are seen to"
+    del taken[:]
+    stream.step()
+    with streams.use(5):
+        stream.step()
+    assert taken == [] and len(stream._runner.workspaces) == run.WORKSPACES + 1
+
+
 # ---------------------------------------------------------------- what a user holds
 
 
@@ -750,9 +767,10 @@ def test_workspaces_are_kept_and_bounded(net):
     assert net._gpu.allocations == 1
     for batch in range(1, run.WORKSPACES + 3):
         net(np.zeros((1, batch, 3)))
-    assert len(net._gpu.workspaces) == run.WORKSPACES
+    assert len(net._gpu.workspaces) == run.WORKSPACES + 1  # single steps have put out none but each other
     before = net._gpu.allocations
     net(np.zeros((1, run.WORKSPACES + 2, 3)))
+    net(x, hx)
     assert net._gpu.allocations == before
 
 

@@ -135,7 +135,7 @@ class Stream:
             x, y = x.swapaxes(0, 1), y.swapaxes(0, 1)
         handle = chosen() or 0
         stream = device.stream_of(handle)
-        space, _ = self._runner.workspace(piece.steps, self.batch_size, None, handle)
+        space, _ = self._workspace(piece.steps)
         there, here = space.room("output", y.size), space.host("host output", y.size)
 
         def fetch():
@@ -167,12 +167,17 @@ class Stream:
     def _advance(self, x, y, handle, after=lambda: None):
         """Launch the steps of ``x``, and go on from the new state if ``after`` succeeds too."""
         runner, ((h, c), spare) = self._runner, self._pairs
-        space, rows = runner.workspace(x.shape[0], self.batch_size, None, handle)
+        space, rows = self._workspace(x.shape[0])
         states = [whole(flat, shape) for flat, shape in zip((h, c), self._shapes, strict=True)]
         self._stream = device.stream_of(handle)
         runner.run(self._panels, self._config, space, rows, x, states, y, *spare, None, self._stream)
         after()
         self._turn()
+
+    def _workspace(self, steps):
+        """The workspace of a piece, and its rows; that of a single step stays, however many lengths the chunks have."""
+        # the same on every stream of CUDA, since pieces follow each other all the same
+        return self._runner.workspace(steps, self.batch_size, None, 0)
 
     def _turn(self):
         self._pairs = self._pairs[::-1]  # one store: whatever interrupts finds the old state or the new one

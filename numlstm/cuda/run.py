@@ -19,7 +19,7 @@ from .streams import chosen
 from .weights import Weights
 
 GATES_BYTES = 256 << 20  # of the hoisted input projection at a time
-WORKSPACES = 4  # kept, the latest used
+WORKSPACES = 4  # kept, the latest used: so many for single steps, and so many for all else
 
 
 class Workspace:
@@ -204,8 +204,9 @@ class Runner:
         key = (steps, batch, handle) if rows is None else (0, 0, handle)
         space = self.workspaces.get(key)
         if space is None:
-            while len(self.workspaces) >= WORKSPACES:
-                self.workspaces.popitem(last=False)
+            alike = [kept for kept in self.workspaces if (kept[0] == 1) == (key[0] == 1)]
+            if len(alike) >= WORKSPACES:
+                del self.workspaces[alike[0]]
             space = self.workspaces[key] = Workspace(self.dtype)
             self.allocations += 1
         self.workspaces.move_to_end(key)
