@@ -729,6 +729,17 @@ def test_a_step_takes_nothing_after_chunks_of_any_length(net, monkeypatch):
     assert taken == [] and len(stream._runner.workspaces) == run.WORKSPACES + 1
 
 
+def test_the_buffers_of_a_stream_are_zeros_before_it_is_had(net, monkeypatch):
+    """Another stream of CUDA, which does not wait for the default one, may use them at once."""
+    net.to("cuda")
+    asked, upload, synchronize = [], device.upload, device.synchronize
+    monkeypatch.setattr(device, "upload", lambda array: asked.append("upload") or upload(array))
+    monkeypatch.setattr(device, "synchronize", lambda stream: asked.append(stream) or synchronize(stream))
+    stream = net.stream()
+    assert asked == ["upload"] * 6 + [0]
+    assert not any(flat.copy_to_host().any() for flat in (*stream._pairs[0], *stream._pairs[1], *stream._flat))
+
+
 # ---------------------------------------------------------------- what a user holds
 
 

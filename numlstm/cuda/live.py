@@ -66,6 +66,7 @@ class Stream:
         shapes = (rows, config.input_size), (rows, config.output_size)
         self._flat = [self._zeros(shape) for shape in shapes]
         self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
+        device.synchronize(0)  # before another stream of CUDA touches them
 
     def __setattr__(self, name, value):
         checks.once(self, name)

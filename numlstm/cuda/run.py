@@ -258,8 +258,9 @@ class Runner:
 
     def _zero(self, space):
         if "zero" not in space.buffers:
-            space.buffers["zero"] = device.upload(np.zeros(1, self.dtype))
-            device.synchronize(0)
+            zero = device.upload(np.zeros(1, self.dtype))
+            device.synchronize(0)  # before another stream reads it
+            space.buffers["zero"] = zero
         return space.buffers["zero"]
 
     def _settle(self, of_h, source, target, target_at, stream):
