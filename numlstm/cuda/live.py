@@ -232,7 +232,7 @@ class Stream:
         self._turn()
 
     def reset(self, rows=None):
-        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them."""
+        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them. Through the host: it waits."""
         picked = slice(None) if rows is None else checks.stream_rows(rows, self.batch_size)
 
         def clear():
