@@ -982,3 +982,9 @@ def test_errors_of_lengths(net):
     assert double.cpu().data.dtype == np.float64 and double.to("cpu").is_cuda is False and double.cuda() is double
     with pytest.raises(NotImplementedError, match="are not converted to another dtype"):
         double.float()
+    assert double.cuda(0) is double.cuda("cuda:0") is double.to("cuda") is double
+    with pytest.raises(NotImplementedError, match="Of several CUDA devices the first is used"):
+        double.cuda(1)
+    with pytest.raises(NotImplementedError, match="An LSTM on CUDA takes the sequence as it is"):
+        kept.cuda()
+    assert net(kept)[0].is_cuda is False and kept._replace(data=device.upload(kept.data)).is_cuda
