@@ -351,8 +351,8 @@ class LSTM(Module):
         config = self._config
         gpu = self._gpu
         if gpu is not None:
-            dropped = self._masks(config) if self.training and config.dropout > 0 else None
-            on_device: Result = gpu.forward(panels, config, input, hx, lengths, out, dropped)
+            drawn = (lambda: self._masks(config)) if self.training and config.dropout > 0 else None
+            on_device: Result = gpu.forward(panels, config, input, hx, lengths, out, drawn)
             return on_device
         kept = panels.memo
         if kept is not None and out is None and lengths is None and not (config.dropout and self.training):

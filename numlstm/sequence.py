@@ -98,27 +98,33 @@ class PackedSequence(_Fields):
 
         Parameters
         ----------
-        device : None or "cpu"
-            The CPU, to which data on a device are copied; there is no way back. The first argument may be a dtype
-            instead, or an array whose dtype is meant.
+        device : None, "cpu" or "cuda"
+            The CPU, to which data on a device are copied; or the first CUDA device, for data that are there already.
+            The first argument may be a dtype instead, or an array whose dtype is meant.
         dtype : dtype, optional
             NumPy's or PyTorch's.
 
         Raises
         ------
         NotImplementedError
-            The device is another one, or data on a device were to have another dtype.
+            The device is another one, data in the CPU's memory were to move to CUDA, or data on a device were to have
+            another dtype.
         """
         device, dtype = checks.target(device, dtype)
+        where = None if device is None else checks.device(device)
         if self.is_cuda:
-            if device is not None and checks.device(device) == "cpu":
+            if where == "cpu":
                 return self.cpu().to(dtype=dtype)
             if dtype is not None:
                 raise NotImplementedError(
                     "data on a CUDA device are not converted to another dtype\nConvert data, or call cpu() first."
                 )
             return self
-        checks.cpu_only(device, "a packed sequence")
+        if where == "cuda":
+            raise NotImplementedError(
+                "data of a packed sequence are not moved to CUDA\n"
+                "An LSTM on CUDA takes the sequence as it is; or put data there, and packed._replace(data=...)."
+            )
         wanted = (
             self.data.dtype
             if dtype is None
@@ -131,8 +137,8 @@ class PackedSequence(_Fields):
         return self._replace(data=any_array("data", checks.to_host("data", self.data))) if self.is_cuda else self
 
     def cuda(self, device: Any = None) -> Self:
-        """Return it itself if `data` are on a CUDA device; raise NotImplementedError if not: put them there first."""
-        return self if self.is_cuda else self.to("cuda")
+        """Return it itself if `data` are on the first CUDA device; raise NotImplementedError if not, as `to` does."""
+        return self.to("cuda" if device is None else device)
 
     def double(self) -> Self:
         """Return it in float64."""

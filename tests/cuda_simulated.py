@@ -1,19 +1,22 @@
 """The CUDA path in Numba's simulator, run by ``test_cuda.py`` in a process of its own: NUMBA_ENABLE_CUDASIM=1."""
 
 import copy
+import dis
 import pickle
+import sys
 import threading
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from cuda_cases import BOTH, SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
-from judge import UNIT, error, exact, flip_one_bit, same_bits
+from judge import UNIT, error, exact, flip_one_bit, need_longdouble, same_bits
 from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
 import numlstm
-from numlstm.cuda import device, kernels, run, streams
+from numlstm.cuda import device, kernels, live, planner, run, streams
 from numlstm.cuda.exact import fused
 from numlstm.cuda.lane import SUBTOTAL
 from numlstm.kernels import simd
@@ -49,6 +52,15 @@ def net():
     return numlstm.LSTM(3, 4, seed=0).eval()
 
 
+@pytest.fixture
+def few_threads():
+    """Blocks of few threads, where what is around the kernels is tried: the simulator starts one of Python for each."""
+    with patch.multiple(planner, ACROSS=4, DOWN=2, THREADS=8, WARP=8):
+        kernels.made.cache_clear()
+        yield
+    kernels.made.cache_clear()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_bits_are_those_of_the_cpu(case, dtype):
@@ -72,6 +84,34 @@ def test_the_reference_agrees(dtype):
         with forced(case.forced):
             got = net.to("cuda")(x, hx)
         assert error(got, exact(net, x, hx)) < 4 * UNIT[net.dtype]
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["register, lengths", "stream, lengths", "step, lengths", "project, lengths"])
+def test_the_reference_agrees_on_lengths(name, dtype):
+    """Each sequence of the batch is what the reference makes of it alone, and then zeros."""
+    need_longdouble()
+    case = SMALLEST[name]
+    lengths = case.lengths
+    net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
+    x, (h, c) = data(net, case.steps, case.batch)
+    sequences = [x[:length, row].copy() for row, length in enumerate(lengths)]
+    wants = [exact(net, part, (h[:, row], c[:, row])) for row, part in enumerate(sequences)]
+    packed = numlstm.pack_sequence(sequences, enforce_sorted=False)
+    for row, length in enumerate(lengths):
+        x[length:, row] = np.nan
+    with forced(case.forced):
+        output, states = net.to("cuda")(x, (h, c), lengths=lengths)
+        of_packed, packed_states = net(packed, (h, c))
+    by_itself = numlstm.unpack_sequence(of_packed)
+    for row, (length, want) in enumerate(zip(lengths, wants, strict=True)):
+        for got, (h_n, c_n) in ((output[:length, row], states), (by_itself[row], packed_states)):
+            assert error((got, (h_n[:, row], c_n[:, row])), want) < 4 * UNIT[net.dtype]
+        assert not output[length:, row].any()
+        other = wants[row - 1]
+        assert not error((output[:1, row], (states[0][:, row], states[1][:, row])),
+                         (other[0][:1], other[1])) < 4 * UNIT[net.dtype], "sequences do not differ"  # fmt: skip
 
 
 def test_a_planted_bit_is_seen(net):
@@ -146,6 +186,7 @@ def test_values_at_the_edges(dtype):
         assert zero.any() and (np.abs(a[~missing][~zero]) >= tiny).all()
 
 
+@pytest.mark.usefixtures("few_threads")
 @pytest.mark.parametrize("kernel", ["register", "stream", "step"])
 def test_chunks_of_steps_change_nothing(kernel, monkeypatch):
     case = SMALLEST[kernel]._replace(sizes=SMALLEST[kernel].sizes | {"hidden_size": 3, "bidirectional": True})
@@ -346,6 +387,7 @@ def test_the_caller_says_the_stream(net, monkeypatch):
 # ---------------------------------------------------------------- streams of steps
 
 
+@pytest.mark.usefixtures("few_threads")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "flags", [{}, {"num_layers": 2, "bias": False}, {"proj_size": 2, "batch_first": True}], ids=str
@@ -385,6 +427,7 @@ def test_a_stream_of_one_row_and_its_shapes(net):
         assert same_bits(np.concatenate([piece.reshape(-1, 4) for piece in pieces]), want[:, 0])
 
 
+@pytest.mark.usefixtures("few_threads")
 def test_the_state_of_a_stream(net):
     x, hx = data(net, 4, 2)
     want, last = net(x, hx)
@@ -489,6 +532,168 @@ def test_two_threads_in_a_stream(net, monkeypatch):
     assert same_bits(results[0], net(x)[0]) and same(stream.state, net(x)[1])
 
 
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th place in live.py or a planted fault where Python may look for signals.
+
+    These are the begin of a function, there or called from there, and what follows a call of any other kind.
+    """
+
+    def __init__(self, at):
+        self.at, self.count, self.latest = at, 0, {}
+
+    def ours(self, frame):
+        return frame.f_code.co_filename == live.__file__ or frame.f_code.co_name.startswith("planted")
+
+    def place(self):
+        self.count += 1
+        if self.count == self.at:
+            raise KeyboardInterrupt
+
+    def __call__(self, frame, event, argument):
+        if event == "call":
+            self.latest[frame.f_back] = "call of a Python function"
+            if self.ours(frame) or self.ours(frame.f_back):
+                self.place()
+        if not self.ours(frame):
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            before = self.latest.get(frame, "")
+            self.latest[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if before.startswith("CALL"):
+                self.place()
+        return self
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_):
+        sys.settrace(self.before)
+        self.latest.clear()
+
+
+def acts(stream, x):
+    """What changes a stream on CUDA or looks at it."""
+    ones = [np.ones_like(state) for state in stream.state]
+    return {
+        "step": stream.step,
+        "host": lambda: stream(x),
+        "device": lambda: stream(device.upload(x)),
+        "state": lambda: stream.state,
+        "state =": lambda: setattr(stream, "state", ones),
+        "reset": lambda: stream.reset(rows=[0]),
+        "snapshot": stream.snapshot,
+        "fork": stream.fork,
+        "refresh": stream.refresh,
+    }
+
+
+def interrupted_everywhere(name):
+    """What is wrong after an interruption at any place of an act, and how many places there were."""
+    net, found, at = numlstm.LSTM(1, 1, seed=0).to("cuda"), [], 0
+    x, hx = data(net, 1, 1)
+    first, twin = net.stream(), net.stream()
+    net.bias_hh_l0 = np.arange(4)
+    for stream in (first, twin):
+        stream.state = hx
+    acts(twin, x)[name]()
+    while True:
+        at += 1
+        stream = first.fork()
+        act = acts(stream, x)[name]
+        with Interrupt(at) as interrupt:
+            try:
+                act()
+                done = True
+            except KeyboardInterrupt:
+                done = False
+        try:
+            state = stream.state
+        except RuntimeError:
+            found.append("in use for ever")
+            return found, at
+        after = same(state, twin.state)
+        if not after and (done or not same(state, hx)):
+            found.append("torn")
+        if len({id(flat) for pair in stream._pairs for flat in pair}) != 4:
+            found.append("the state is the spare one too")
+        if done:
+            return found, interrupt.count
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("name", ["step", "host", "device", "state", "state =", "reset", "snapshot", "fork", "refresh"])
+def test_an_interruption_anywhere_leaves_a_whole_stream(name):
+    found, places = interrupted_everywhere(name)
+    assert found == [] and places >= 10
+
+
+def planted_before(self, work):
+    """The flag is taken before it is sure to be given back."""
+    mark = object()
+    if self._user.setdefault(0, mark) is not mark:
+        raise RuntimeError
+    try:
+        return work()
+    finally:
+        self._user.clear()
+
+
+def planted_late(self, work):
+    """Python looks for signals after ``get``, and then the flag is not put back."""
+    mark = object()
+    try:
+        if self._user.setdefault(0, mark) is not mark:
+            raise RuntimeError
+        return work()
+    finally:
+        if self._user.get(0) is mark:
+            self._user.clear()
+
+
+def planted_in_two_stores(self):
+    """The pairs change places one after the other."""
+    (state, spare), nothing = self._pairs, lambda: None
+    self._pairs = spare, spare
+    nothing()
+    self._pairs = spare, state
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize(
+    ("attribute", "fault", "says"),
+    [
+        ("_alone", planted_before, "in use for ever"),
+        ("_alone", planted_late, "in use for ever"),
+        ("_turn", planted_in_two_stores, "the state is the spare one too"),
+    ],
+)
+def test_the_interruptions_notice_a_planted_fault(attribute, fault, says, monkeypatch):
+    monkeypatch.setattr(live.Stream, attribute, fault)
+    assert says in interrupted_everywhere("step")[0]
+
+
+@pytest.mark.usefixtures("few_threads")
+def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
+    """It runs in the same thread, which holds the stream already."""
+    x, _ = data(net, 1, 1)
+    stream, said, real = net.to("cuda").stream(), [], run.launch
+
+    def handled(*arguments):
+        with pytest.raises(RuntimeError, match="in use by another thread"):
+            stream.reset()
+        said.append(1)
+        real(*arguments)
+
+    monkeypatch.setattr(run, "launch", handled)
+    got = stream(x)
+    monkeypatch.undo()
+    assert said and same_bits(got, net(x)[0])
+    stream.reset()
+
+
 def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
     x, _ = data(net, 4, 1)
     net.to("cuda")(x)
@@ -505,6 +710,34 @@ def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
     with pytest.raises(Exception, match="NoneType"):  # a call for an array on the device takes one, and is seen to
         stream(there)
     assert taken == ["empty"]
+
+
+@pytest.mark.usefixtures("few_threads")
+def test_a_step_takes_nothing_after_chunks_of_any_length(net, monkeypatch):
+    net.to("cuda")
+    stream, x = net.stream(), data(net, run.WORKSPACES + 4, 1)[0]
+    stream.step()
+    taken, real = [], device.empty
+    monkeypatch.setattr(device, "empty", lambda *given: taken.append(given) or real(*given))
+    for steps in range(2, run.WORKSPACES + 4):
+        stream(x[:steps])
+    assert len(taken) > run.WORKSPACES, "the chunks take memory, and are seen to"
+    del taken[:]
+    stream.step()
+    with streams.use(5):
+        stream.step()
+    assert taken == [] and len(stream._runner.workspaces) == run.WORKSPACES + 1
+
+
+def test_the_buffers_of_a_stream_are_zeros_before_it_is_had(net, monkeypatch):
+    """Another stream of CUDA, which does not wait for the default one, may use them at once."""
+    net.to("cuda")
+    asked, upload, synchronize = [], device.upload, device.synchronize
+    monkeypatch.setattr(device, "upload", lambda array: asked.append("upload") or upload(array))
+    monkeypatch.setattr(device, "synchronize", lambda stream: asked.append(stream) or synchronize(stream))
+    stream = net.stream()
+    assert asked == ["upload"] * 6 + [0]
+    assert not any(flat.copy_to_host().any() for flat in (*stream._pairs[0], *stream._pairs[1], *stream._flat))
 
 
 # ---------------------------------------------------------------- what a user holds
@@ -536,6 +769,7 @@ def test_assigned_parameters_reach_the_device(net):
     assert not same(first, second) and same(second, flat(net.to("cpu")(x, hx)))
 
 
+@pytest.mark.usefixtures("few_threads")
 def test_workspaces_are_kept_and_bounded(net):
     net.to("cuda")
     x, hx = data(net, 3, 2)
@@ -544,17 +778,97 @@ def test_workspaces_are_kept_and_bounded(net):
     assert net._gpu.allocations == 1
     for batch in range(1, run.WORKSPACES + 3):
         net(np.zeros((1, batch, 3)))
-    assert len(net._gpu.workspaces) == run.WORKSPACES
+    assert len(net._gpu.workspaces) == run.WORKSPACES + 1  # single steps have put out none but each other
     before = net._gpu.allocations
     net(np.zeros((1, run.WORKSPACES + 2, 3)))
+    net(x, hx)
     assert net._gpu.allocations == before
 
 
+@pytest.mark.usefixtures("few_threads")
 def test_dropout_between_layers():
     make = lambda: numlstm.LSTM(3, 4, num_layers=3, dropout=0.5, seed=5)  # noqa: E731
     x = np.ones((2, 3, 3), np.float32)
     assert same(flat(make().to("cuda")(x)), flat(make()(x)))
     assert not same(flat(make().to("cuda")(x)), flat(make().eval()(x)))
+
+
+def refusals(net, made):
+    """Calls that are refused, each for another reason."""
+    x, (h, c) = data(net, 2, 3)
+    out = [np.empty_like(part) for part in flat(net(x))]
+    packed = numlstm.pack_padded_sequence(x, [2, 1, 1])._replace
+    wrong = np.zeros((2, 3, 5), x.dtype)
+    state = tuple(map(made, (h, c)))
+    return [
+        lambda: net(made(wrong)),
+        lambda: net(made(x[:, 0, 0].copy())),
+        lambda: net(made(x.astype(complex))),
+        lambda: net(made(x), (state[0], made(c[:, :2].copy()))),
+        lambda: net(made(x), (state[0], c if made is device.upload else device.upload(c))),
+        lambda: net(made(x), 5),
+        lambda: net(made(x), lengths=[3, 1, 1]),
+        lambda: net(made(x), lengths=[1, 1]),
+        lambda: net(made(x), state, out=(made(out[0]), *state[:1])),
+        lambda: net(made(x), state, out=(*map(made, out[:2]), made(out[2][:1].copy()))),
+        lambda: net(packed(data=made(wrong[0]))),
+        lambda: net(packed(data=made(wrong.reshape(6, 5)[:4]))),
+        lambda: net(packed(data=made(x.reshape(6, 3)[:4])), lengths=[2, 1, 1]),
+    ]
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("made", [np.asarray, device.upload], ids=["host", "device"])
+def test_what_is_refused_draws_no_dropout(made):
+    net = numlstm.LSTM(3, 2, num_layers=2, dropout=0.5, seed=5).to("cuda")
+    calls = refusals(net, made)
+    before = net._rng.bit_generator.state
+    for call in calls:
+        with pytest.raises((RuntimeError, TypeError, ValueError)):
+            call()
+        assert net._rng.bit_generator.state == before
+    net(made(data(net, 1, 1)[0]))
+    assert net._rng.bit_generator.state != before
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("lengths", [None, [1, 2]], ids=str)
+@pytest.mark.parametrize("made", [np.asarray, device.upload], ids=["host", "device"])
+def test_a_call_that_finds_no_room_draws_no_dropout(made, lengths, monkeypatch):
+    net = numlstm.LSTM(2, 1, num_layers=4, dropout=0.5, seed=5).to("cuda")
+    x, hx = made(data(net, 2, 2)[0]), tuple(map(made, data(net, 2, 2)[1]))
+    room = []
+
+    def taking(real):
+        def take(*arguments):
+            if not room:
+                raise MemoryError
+            room.pop()
+            return real(*arguments)
+
+        return take
+
+    for name in ("empty", "pinned"):
+        monkeypatch.setattr(device, name, taking(getattr(device, name)))
+    before = net._rng.bit_generator.state
+    for count in range(100):
+        room[:] = [None] * count
+        net._gpu.workspaces.clear()
+        try:
+            net(x, hx, lengths=lengths)
+            break
+        except MemoryError:
+            assert net._rng.bit_generator.state == before
+    assert count >= 8 and net._rng.bit_generator.state != before
+
+
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("lengths", [None, []], ids=str)
+def test_an_empty_batch_leaves_the_dropout_that_it_leaves_on_the_cpu(lengths):
+    nets = [numlstm.LSTM(3, 2, num_layers=2, dropout=0.5, seed=5).to(where) for where in ("cpu", "cuda")]
+    for net in nets:
+        net(np.zeros((2, 0, 3)), lengths=lengths)
+    assert nets[0]._rng.bit_generator.state == nets[1]._rng.bit_generator.state
 
 
 def test_threads_do_not_mix(net):
@@ -570,10 +884,10 @@ def test_threads_do_not_mix(net):
     assert len(results) == 3 and all(same(result, want) for result in results)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize(("lengths", "dtype"), [((3, 1, 4), "float32"), ((4, 2, 2), "float64")])
 @pytest.mark.parametrize("flags", [{}, BOTH, {"proj_size": 2, "batch_first": True}], ids=str)
-@pytest.mark.parametrize("lengths", [(3, 1, 4), (4, 2, 2)])
-def test_packed_sequences(lengths, flags, dtype):
+def test_packed_sequences(flags, lengths, dtype):
     """Packed in, packed out, where the data are; and the same as lengths=."""
     net = numlstm.LSTM(3, 4, dtype=dtype, seed=1, **flags).eval()
     x, hx = data(net, 5, 3)
@@ -611,15 +925,18 @@ def test_work_is_for_real_steps(monkeypatch):
     assert [rows for name, rows in seen if name == "step"] == [3, 2, 1, 1]
 
 
-def test_chunks_of_lengths_change_nothing(monkeypatch):
-    for name in ("register, lengths", "stream, lengths", "step, lengths"):
-        case = SMALLEST[name]
-        for rows in (1, 3, 4):
-            monkeypatch.setattr(run, "GATES_BYTES", rows * 4 * case.sizes["hidden_size"] * 4)
-            want, got, launches = on_both(case, "float32")
-            assert same(got, want) and launches["project"] > 4
+@pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("kernel", ["register", "stream", "step"])
+def test_chunks_of_lengths_change_nothing(kernel, monkeypatch):
+    case = SMALLEST[f"{kernel}, lengths"]
+    case = case._replace(sizes=case.sizes | {"hidden_size": 3, "num_layers": 1}, lengths=(2, 4, 1))
+    for rows, chunks in ((1, 4), (3, 3), (4, 2)):
+        monkeypatch.setattr(run, "GATES_BYTES", rows * 4 * 3 * 4)
+        want, got, launches = on_both(case, "float32")
+        assert same(got, want) and launches["project"] == 2 * chunks
 
 
+@pytest.mark.usefixtures("few_threads")
 def test_lengths_take_nothing_new_in_the_end(net, monkeypatch):
     """Nor does a call whose lengths are those of the call before send them again."""
     x, hx = data(net, 4, 3)
@@ -665,3 +982,9 @@ def test_errors_of_lengths(net):
     assert double.cpu().data.dtype == np.float64 and double.to("cpu").is_cuda is False and double.cuda() is double
     with pytest.raises(NotImplementedError, match="are not converted to another dtype"):
         double.float()
+    assert double.cuda(0) is double.cuda("cuda:0") is double.to("cuda") is double
+    with pytest.raises(NotImplementedError, match="Of several CUDA devices the first is used"):
+        double.cuda(1)
+    with pytest.raises(NotImplementedError, match="An LSTM on CUDA takes the sequence as it is"):
+        kept.cuda()
+    assert net(kept)[0].is_cuda is False and kept._replace(data=device.upload(kept.data)).is_cuda

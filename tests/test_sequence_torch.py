@@ -261,8 +261,12 @@ def test_conversions():
     assert ours.to("cpu") is ours and ours.to("cpu", torch.float64).data.dtype == np.float64
     assert ours.to(np.zeros(1, "f8")).data.dtype == np.float64 and ours.to(np.zeros(1, "f4")) is ours
     assert ours.is_cuda is theirs.is_cuda is False
-    with pytest.raises(NotImplementedError, match="Only an LSTM runs on CUDA"):
-        ours.cuda()
+    for move in (ours.cuda, lambda: ours.cuda(0), lambda: ours.to("cuda"), lambda: ours.to("cuda", np.float64)):
+        with pytest.raises(NotImplementedError, match="data of a packed sequence are not moved to CUDA"):
+            move()
+    for move in (lambda: ours.cuda("cuda:1"), lambda: ours.to("meta")):
+        with pytest.raises(NotImplementedError, match="device must be None, 'cpu' or 'cuda'"):
+            move()
     public = {name for name in dir(theirs) if not name.startswith("__")}
     assert public - set(dir(ours)) == {"pin_memory", "is_pinned"}
 

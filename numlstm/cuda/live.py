@@ -4,8 +4,6 @@ h and c are there twice: a piece of the sequence reads one pair and writes the o
 all has been asked for. An error on the way leaves the state as it was.
 """
 
-import threading
-
 import numpy as np
 
 from .. import checks
@@ -39,16 +37,15 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_busy",
         "_config",
         "_flat",
+        "_pairs",
         "_panels",
         "_present",
         "_runner",
         "_shapes",
-        "_spare",
-        "_state",
         "_stream",
+        "_user",
         "batch_size",
         "input",
         "output",
@@ -58,17 +55,18 @@ class Stream:
     def __init__(self, config, panels, batch_size, present, weights=None):
         rows = self.batch_size = checks.stream_sizes(config, batch_size)
         self._config, self._panels, self._present = config, panels, present
-        self._busy = threading.Lock()  # tried, never waited for
+        self._user = {}  # whoever is in the stream, under 0
         self._stream = 0  # of CUDA, that of the latest piece
         self._runner = Runner()
         self._runner.dtype = panels.dtype
         if weights is not None and weights.panels is panels:  # those of the LSTM are never changed, only replaced
             self._runner.weights = weights
         self._shapes = tuple((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
-        self._state, self._spare = ([self._zeros(shape) for shape in self._shapes] for _ in range(2))
+        self._pairs = tuple([self._zeros(shape) for shape in self._shapes] for _ in range(2))  # in use, and spare
         shapes = (rows, config.input_size), (rows, config.output_size)
         self._flat = [self._zeros(shape) for shape in shapes]
         self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
+        device.synchronize(0)  # before another stream of CUDA touches them
 
     def __setattr__(self, name, value):
         checks.once(self, name)
@@ -138,7 +136,7 @@ class Stream:
             x, y = x.swapaxes(0, 1), y.swapaxes(0, 1)
         handle = chosen() or 0
         stream = device.stream_of(handle)
-        space, _ = self._runner.workspace(piece.steps, self.batch_size, None, handle)
+        space, _ = self._workspace(piece.steps)
         there, here = space.room("output", y.size), space.host("host output", y.size)
 
         def fetch():
@@ -169,25 +167,37 @@ class Stream:
 
     def _advance(self, x, y, handle, after=lambda: None):
         """Launch the steps of ``x``, and go on from the new state if ``after`` succeeds too."""
-        runner, (h, c) = self._runner, self._state
-        space, rows = runner.workspace(x.shape[0], self.batch_size, None, handle)
+        runner, ((h, c), spare) = self._runner, self._pairs
+        space, rows = self._workspace(x.shape[0])
         states = [whole(flat, shape) for flat, shape in zip((h, c), self._shapes, strict=True)]
         self._stream = device.stream_of(handle)
-        runner.run(self._panels, self._config, space, rows, x, states, y, *self._spare, None, self._stream)
+        runner.run(self._panels, self._config, space, rows, x, states, y, *spare, None, self._stream)
         after()
         self._turn()
 
+    def _workspace(self, steps):
+        """The workspace of a piece, and its rows; that of a single step stays, however many lengths the chunks have."""
+        # the same on every stream of CUDA, since pieces follow each other all the same
+        return self._runner.workspace(steps, self.batch_size, None, 0)
+
     def _turn(self):
-        self._state, self._spare = self._spare, self._state
+        self._pairs = self._pairs[::-1]  # one store: whatever interrupts finds the old state or the new one
 
     def _alone(self, work):
         """Do something while nobody else is in the stream."""
-        if not self._busy.acquire(blocking=False):
-            raise RuntimeError(checks.STREAM_BUSY)
+        user, mark = self._user, object()
         try:
+            # Interrupted anywhere, what follows takes away the mark if it is this call's, and else leaves it. Python
+            # looks for signals after each call, so that nothing may be called there before it is away.
+            if user.setdefault(0, mark) is not mark:
+                raise RuntimeError(checks.STREAM_BUSY)
             return work()
         finally:
-            self._busy.release()
+            try:
+                if user[0] is mark:
+                    del user[0]
+            except KeyError:  # interrupted before the mark was set
+                pass
 
     # ------------------------------------------------------------ the state
 
@@ -206,7 +216,7 @@ class Stream:
         self._set(*checks.stream_states(self._config, self.batch_size, states, self.dtype))
 
     def _read(self):
-        hosts = [flat.copy_to_host(stream=self._stream) for flat in self._state]
+        hosts = [flat.copy_to_host(stream=self._stream) for flat in self._pairs[0]]
         device.synchronize(self._stream)
         return tuple(host.reshape(shape) for host, shape in zip(hosts, self._shapes, strict=True))
 
@@ -216,13 +226,13 @@ class Stream:
         self._alone(lambda: self._write(flats))
 
     def _write(self, flats):
-        for target, flat in zip(self._spare, flats, strict=True):
+        for target, flat in zip(self._pairs[1], flats, strict=True):
             target.copy_to_device(flat, stream=self._stream)
         device.synchronize(self._stream)  # the arrays are the caller's again
         self._turn()
 
     def reset(self, rows=None):
-        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them."""
+        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them. Through the host: it waits."""
         picked = slice(None) if rows is None else checks.stream_rows(rows, self.batch_size)
 
         def clear():
@@ -247,7 +257,7 @@ class Stream:
 
         def copied():
             twin = Stream(self._config, self._panels, self.batch_size, self._present, self._runner.weights)
-            for target, source in zip((*twin._state, *twin._flat), (*self._state, *self._flat), strict=True):
+            for target, source in zip((*twin._pairs[0], *twin._flat), (*self._pairs[0], *self._flat), strict=True):
                 target.copy_to_device(source, stream=self._stream)
             device.synchronize(self._stream)
             return twin

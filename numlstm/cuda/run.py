@@ -19,7 +19,7 @@ from .streams import chosen
 from .weights import Weights
 
 GATES_BYTES = 256 << 20  # of the hoisted input projection at a time
-WORKSPACES = 4  # kept, the latest used
+WORKSPACES = 4  # kept, the latest used: so many for single steps, and so many for all else
 
 
 class Workspace:
@@ -69,8 +69,12 @@ class Runner:
         self.busy = threading.Lock()  # launches of two threads would mix in a workspace
         self.allocations = 0  # workspaces made, for tests and the curious
 
-    def forward(self, panels, config, input, hx, lengths, out, dropout):
-        """``LSTM.forward``; the same checks, and arrays of the kind that came in."""
+    def forward(self, panels, config, input, hx, lengths, out, masks):
+        """``LSTM.forward``; the same checks, and arrays of the kind that came in.
+
+        ``masks`` gives what drops numbers between layers, or is None. It is called once nothing can be refused any more
+        and all memory has been taken.
+        """
         parts, name = None, "input"
         if hasattr(input, "batch_sizes"):
             checks.no_lengths(lengths)
@@ -99,14 +103,16 @@ class Runner:
                 rows = Rows.of_lengths(each, steps) if call.batch else None
         if hx is not None:
             seen = checks.lstm_states(call, seen, self.dtype)
-        arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, dropout, stream, handle)
+        arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, masks, stream, handle)
         with self.busy:
             output, states = self._on_device(input, *arguments) if there else self._on_host(*arguments)
+        if masks is not None and call.batch == 0 and lengths is None:
+            masks()  # nothing is dropped, but the next call is to drop what it drops on the CPU
         return (output if parts is None else PackedSequence(output, *parts[1:])), states
 
     # ------------------------------------------------------------ a call from the host, and from the device
 
-    def _on_host(self, panels, config, call, steps, rows, given, hx, out, dropout, stream, handle):
+    def _on_host(self, panels, config, call, steps, rows, given, hx, out, masks, stream, handle):
         if out is None:
             results = tuple(np.empty(shape, self.dtype) for shape in (call.output, call.hidden, call.cell))
             returned = results
@@ -135,8 +141,8 @@ class Runner:
                 )
             names = ("output", "h_n", "c_n")
             made = [space.room(name, int(np.prod(shape))) for name, shape in zip(names, shapes, strict=True)]
-            self.run(panels, config, space, rows, x, states, whole(made[0], shapes[0]), *made[1:], dropout, stream)
             hosts = [space.host(f"host {name}", int(np.prod(s))) for name, s in zip(names, shapes, strict=True)]
+            self.run(panels, config, space, rows, x, states, whole(made[0], shapes[0]), *made[1:], masks, stream)
             for there, here in zip(made, hosts, strict=True):
                 there.copy_to_host(here, stream=stream)
             device.synchronize(stream)
@@ -159,7 +165,7 @@ class Runner:
         there.copy_to_device(here, stream=stream)
         return whole(there, array.shape)
 
-    def _on_device(self, input, panels, config, call, steps, rows, given, hx, out, dropout, stream, handle):
+    def _on_device(self, input, panels, config, call, steps, rows, given, hx, out, masks, stream, handle):
         shapes = (call.output, call.hidden, call.cell)
         states = None
         if hx is not None:
@@ -188,7 +194,7 @@ class Runner:
                     for name, array in (("x", given), ("output", y))
                 )
                 self._padding("pack", space, rows, x, given, rows.steps, stream)
-            self.run(panels, config, space, rows, x, states, target, flats[1], flats[2], dropout, stream)
+            self.run(panels, config, space, rows, x, states, target, flats[1], flats[2], masks, stream)
             if rows.padded:
                 self._padding("unpack", space, rows, target, y, rows.padded, stream)
         return returned[0], (returned[1], returned[2])
@@ -198,8 +204,9 @@ class Runner:
         key = (steps, batch, handle) if rows is None else (0, 0, handle)
         space = self.workspaces.get(key)
         if space is None:
-            while len(self.workspaces) >= WORKSPACES:
-                self.workspaces.popitem(last=False)
+            alike = [kept for kept in self.workspaces if (kept[0] == 1) == (key[0] == 1)]
+            if len(alike) >= WORKSPACES:
+                del self.workspaces[alike[0]]
             space = self.workspaces[key] = Workspace(self.dtype)
             self.allocations += 1
         self.workspaces.move_to_end(key)
@@ -211,7 +218,7 @@ class Runner:
 
     # ------------------------------------------------------------ launches
 
-    def run(self, panels, config, space, rows, x, states, y, h_n, c_n, dropout, stream):
+    def run(self, panels, config, space, rows, x, states, y, h_n, c_n, masks, stream):
         """The whole pass: ``x`` and ``y`` are (T, B, features) or packed, states (cells, B, features)."""
         if self.weights is None or self.weights.panels is not panels:
             self.weights = Weights(panels)
@@ -227,18 +234,20 @@ class Runner:
                 kept[state] = space.room(f"{'hc'[state]} by rows", cells * batch * size)
                 self._arrange(rows, table, rows.order_at, results[state], kept[state], shape, stream)
         width = config.num_directions * config.output_size
-        source = x
+        belows = [space.room(f"below {n}", total * width) for n in range(min(2, config.num_layers - 1))]
+        source, dropout = x, None
         for layer in range(config.num_layers):
             target = y
             if layer + 1 < config.num_layers:
-                below = space.room(f"below {layer % 2}", total * width)
+                below = belows[layer % 2]
                 target = whole(below, (total, width))
             for direction in range(config.num_directions):
                 self._cell(config, space, rows, layer, direction, source, target, *kept, stream)
-            if dropout is not None and layer + 1 < config.num_layers:
+            if masks is not None and layer + 1 < config.num_layers:
                 host = space.host("host below", total * width)
                 below.copy_to_host(host, stream=stream)
                 device.synchronize(stream)
+                dropout = dropout or masks()  # by now no layer takes more memory
                 dropout(host.reshape(total, 1, width))
                 below.copy_to_device(host, stream=stream)
                 device.synchronize(stream)
@@ -249,8 +258,9 @@ class Runner:
 
     def _zero(self, space):
         if "zero" not in space.buffers:
-            space.buffers["zero"] = device.upload(np.zeros(1, self.dtype))
-            device.synchronize(0)
+            zero = device.upload(np.zeros(1, self.dtype))
+            device.synchronize(0)  # before another stream reads it
+            space.buffers["zero"] = zero
         return space.buffers["zero"]
 
     def _settle(self, of_h, source, target, target_at, stream):
