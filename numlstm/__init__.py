@@ -9,27 +9,28 @@ Examples
 ((5, 4), (2, 4), (2, 4))
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from numlstm.cell import LSTMCell
 from numlstm.files import find, load, tensors
-from numlstm.interop import from_torch
 from numlstm.lstm import LSTM
-from numlstm.pool import Pool, Session
-from numlstm.sequence import (
-    PackedSequence,
-    pack_padded_sequence,
-    pack_sequence,
-    pad_packed_sequence,
-    pad_sequence,
-    unpack_sequence,
-    unpad_sequence,
-)
-from numlstm.stream import Stream, step_function
 from numlstm.threads import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from numlstm.interop import from_torch
     from numlstm.plot import plot_trace
+    from numlstm.pool import Pool, Session
+    from numlstm.sequence import (
+        PackedSequence,
+        pack_padded_sequence,
+        pack_sequence,
+        pad_packed_sequence,
+        pad_sequence,
+        unpack_sequence,
+        unpad_sequence,
+    )
+    from numlstm.stream import Stream, step_function
     from numlstm.trace import Trace
 
 __all__ = [
@@ -58,17 +59,41 @@ __all__ = [
 ]
 
 
+# What a program may never ask for, by the module that is imported when it does.
+_LATER = {
+    "Pool": "pool",
+    "Session": "pool",
+    "Stream": "stream",
+    "Trace": "trace",
+    "from_torch": "interop",
+    "plot_trace": "plot",
+    "step_function": "stream",
+} | dict.fromkeys(
+    (
+        "PackedSequence",
+        "pack_padded_sequence",
+        "pack_sequence",
+        "pad_packed_sequence",
+        "pad_sequence",
+        "unpack_sequence",
+        "unpad_sequence",
+    ),
+    "sequence",
+)
+
+
 def __getattr__(name: str) -> Any:
-    if name == "__version__":  # reads the installed package's metadata, which few programs need
+    if name == "__version__":  # reads the installed package's metadata
         from importlib.metadata import version
 
-        return version("numlstm")
-    if name == "Trace":  # what few programs need is imported when it is asked for
-        from numlstm.trace import Trace
+        value: Any = version("numlstm")
+    elif name in _LATER:
+        value = getattr(import_module(f"numlstm.{_LATER[name]}"), name)
+    else:
+        raise AttributeError(f"module 'numlstm' has no attribute '{name}'")
+    globals()[name] = value
+    return value
 
-        return Trace
-    if name == "plot_trace":
-        from numlstm.plot import plot_trace
 
-        return plot_trace
-    raise AttributeError(f"module 'numlstm' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

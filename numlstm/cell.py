@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy import empty, ndarray
-from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
 from numlstm.module import Module
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class LSTMCell(Module):

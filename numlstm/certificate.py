@@ -14,7 +14,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm import atomic, files, formats, reference
 from numlstm.formats import Found
@@ -22,7 +21,7 @@ from numlstm.kernels import store
 from numlstm.lstm import LSTM
 from numlstm.terminal import printable, size, table
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | os.PathLike[str]
 Result = tuple[Array, tuple[Array, Array]]
 
@@ -224,7 +223,7 @@ def _moved(array: Array, rng: np.random.Generator) -> Array:
     True
     """
     bits = np.array(array, order="C").view(f"i{array.itemsize}")
-    step = rng.integers(0, 2, array.shape, dtype=np.int8)
+    step = np.asarray(rng.integers(0, 2, array.shape, np.int8))
     step *= 2
     step -= 1
     step[array == 0] = 0

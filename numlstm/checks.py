@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
-from numpy.typing import NDArray
 
 from numlstm.config import Config
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
 States = tuple[Array, Array]
 
@@ -832,7 +831,7 @@ def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) 
     return h, c
 
 
-def stream_rows(rows: Any, batch_size: int) -> NDArray[np.intp]:
+def stream_rows(rows: Any, batch_size: int) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Numbers of the rows that an index picks: an int, a slice, several ints, or a bool for each row."""
     try:
         picked = np.arange(batch_size)[np.asarray([], np.intp) if _is_empty(rows) else rows]
@@ -907,7 +906,7 @@ def pool_capacity(config: Config, capacity: Any) -> int | None:
     return bound
 
 
-def slot_numbers(slots: Any) -> NDArray[np.intp]:
+def slot_numbers(slots: Any) -> np.ndarray[Any, np.dtype[np.intp]]:
     """A copy of the slots of a step, which nobody else changes."""
     numbers = np.array([], np.intp) if _is_empty(slots) else np.array(slots)
     if numbers.dtype.kind not in "iu":

@@ -7,11 +7,10 @@ parameter asks here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """Sizes and flags, as the constructor of ``torch.nn.LSTM`` takes them.
 
     Parameters

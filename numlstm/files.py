@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm import formats
 from numlstm.cell import LSTMCell
@@ -16,7 +15,7 @@ from numlstm.checks import FLOAT32, FLOAT64
 from numlstm.formats import Found, Tensor
 from numlstm.lstm import LSTM
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | os.PathLike[str]
 
 

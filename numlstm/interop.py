@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm import checks
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 TORCH_MODULE = "torch.nn.modules.rnn"
 LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
@@ -65,7 +63,7 @@ def from_torch(module: Any) -> LSTM | LSTMCell:
             )
     if kind == "LSTM":
         config = checks.lstm_config(**{name: getattr(module, name) for name in LSTM_SIZES}, dropout=0.0)
-        config = replace(config, dropout=checks.dropout_probability(module.dropout))
+        config = config._replace(dropout=checks.dropout_probability(module.dropout))
         return LSTM._from_parameters(config, *_parameters(module, config.parameter_shapes()))
     config = checks.cell_config(module.input_size, module.hidden_size, module.bias)
     shapes = {name.removesuffix(LSTMCell._suffix): shape for name, shape in config.parameter_shapes().items()}

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy import empty, ndarray
-from numpy.typing import ArrayLike, NDArray
 
-from numlstm import checks, engine, packed
+from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.module import Module, changing
-from numlstm.pool import Pool
-from numlstm.sequence import PackedSequence
-from numlstm.stream import Stream
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from numlstm.pool import Pool
+    from numlstm.sequence import PackedSequence
+    from numlstm.stream import Stream
     from numlstm.trace import Trace
 
-Array = NDArray[Any]
+    Packed = tuple[PackedSequence, tuple["Array", "Array"]]
+
+Array = np.ndarray[Any, np.dtype[Any]]
 Result = tuple[Array, tuple[Array, Array]]
-Packed = tuple[PackedSequence, tuple[Array, Array]]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
 
@@ -191,7 +192,7 @@ class LSTM(Module):
 
     def _change(self, **flags: Any) -> None:
         with changing:
-            self._config = replace(self._config, **flags)
+            self._config = self._config._replace(**flags)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr: the sizes, and each flag that is not at its default."""
@@ -250,6 +251,8 @@ class LSTM(Module):
         (3,)
         """
         self._cpu_only("pool")
+        from numlstm.pool import Pool
+
         return Pool(self._config, self._panels, capacity, lambda: self._panels)
 
     # ------------------------------------------------------------ the device
@@ -367,6 +370,7 @@ class LSTM(Module):
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
         elif lengths is not None or hasattr(input, "batch_sizes"):
+            from numlstm import packed
 
             def masks() -> engine.Dropout | None:
                 return self._masks(config) if self.training and config.dropout > 0 else None
@@ -435,6 +439,8 @@ class LSTM(Module):
             make: Any = live.Stream
             stream: Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
             return stream
+        from numlstm.stream import Stream
+
         return Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
     def trace(self, input: ArrayLike, hx: Any = None) -> Trace:

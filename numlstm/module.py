@@ -13,17 +13,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks
 from numlstm.config import Config
 from numlstm.locks import fork_safe
 from numlstm.panels import Panels
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 # Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
 # held briefly; reentrant, since reading what is assigned may run code that assigns.

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy import empty
-from numpy.typing import NDArray
 
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.panels import Panels
 from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
 Masks = Callable[[], engine.Dropout | None]
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm import atomic
 from numlstm.trace import CLOSED, OPEN, Trace
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["half-life", "index"]
 
 SUFFIXES = (".svg", ".png")

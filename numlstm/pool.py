@@ -12,20 +12,22 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from threading import get_ident
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from weakref import ref
 
 import numpy as np
 from numpy import empty, ndarray
-from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.panels import Panels, aligned_empty
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
-Slots = NDArray[np.intp]
+Slots = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
 
 LEAST = 16  # slots of a pool that grows, to begin with
@@ -308,7 +310,7 @@ class Pool:
     def step(self, slots: Mapping[Session, ArrayLike]) -> dict[Session, Array]: ...
 
     @overload
-    def step(self, slots: Sequence[int] | NDArray[np.integer[Any]], input: ArrayLike) -> Array: ...
+    def step(self, slots: Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]], input: ArrayLike) -> Array: ...
 
     def step(self, slots: Any, input: Any = None) -> Any:
         """Run the step that comes next of each session that is present, or several; the others stay as they are.

@@ -10,15 +10,17 @@ import operator
 from collections.abc import Iterable
 from numbers import Complex
 from reprlib import repr as show
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from numlstm import checks
 
-Array = NDArray[Any]
-Indices = NDArray[np.int64]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
 NUMBERS = "biufc"  # of np.dtype.kind: whatever can be counted with, and bools
 C_NAMES = {  # of PyTorch's messages; other integers are int8_t and so on
     "float16": "c10::Half",

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm.formats import npz, zips
 from numlstm.stored import Stored
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
 
 NPY = b"\x93NUMPY"

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from typing import IO, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Shape3 = tuple[int, int, int]
 
 SPAN = 16 << 20  # bytes of a file that are mapped at a time: what is mapped and touched counts as memory of the process

@@ -5,10 +5,9 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from numlstm import boxes, checks, engine
 from numlstm.boxes import address
@@ -18,7 +17,10 @@ from numlstm.kernels.abi import SELF_DATA, Header, Live
 from numlstm.panels import LINE, Panels, aligned_empty
 from numlstm.plan import CACHE_L1, Plan, checked, make_plan
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
 T = TypeVar("T")
 

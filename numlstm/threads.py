@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import logging
 import math
 import os
 import queue
@@ -22,8 +21,8 @@ from weakref import ref
 
 from .kernels.abi import Header, Way
 from .locks import fork_safe
+from .log import log
 
-log = logging.getLogger("numlstm")
 Task = Callable[[], None]
 Run = Callable[[int], None]
 MOST = 1024  # threads that may be asked for
@@ -283,7 +282,7 @@ class Worker:
             if self.steered != now:
                 os.sched_setaffinity(self.thread.native_id or 0, self.steered)
         except OSError as error:  # it is not allowed here, or the thread has ended
-            log.debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
+            log().debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
         self.off = core
 
     @property
@@ -297,7 +296,7 @@ class Worker:
             try:
                 task()
             except BaseException:  # the caller does its work, and the next task is another
-                log.exception("numlstm: a worker failed")
+                log().exception("numlstm: a worker failed")
             finally:
                 task = None  # its arrays are the caller's
             self._rest()
@@ -319,6 +318,7 @@ class Pool:
     def __init__(self) -> None:
         self.workers: list[Worker] = []
         self.crews: set[ref[Crew]] = set()
+        self.refusal: RuntimeError | None = None  # why there is no further thread, until the log has it
 
     @property
     def calling(self) -> list[Crew]:
@@ -349,7 +349,7 @@ class Pool:
                     self.workers.remove(worker)
             if not isinstance(error, RuntimeError):
                 raise
-            log.info("numlstm: no further thread can be started: %s", error)  # a limit, or Python is about to end
+            self.refusal = error  # of a limit, or since Python is about to end
             return None
         return worker
 
@@ -417,6 +417,9 @@ class Crew:
                     break
                 worker.crew = ref(self)
                 self.workers.append(worker)
+            refusal, pool.refusal = pool.refusal, None
+        if refusal is not None:
+            log().info("numlstm: no further thread can be started: %s", refusal)
 
     def start(self, tasks: list[Task], record: Any, leave: int, run: Run | None = None) -> None:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""

@@ -11,11 +11,10 @@ from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm import atomic
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 GATES = ("i", "f", "g", "o")
 OF_CALL = ("input", "h_0", "c_0", "output", "h_n", "c_n")

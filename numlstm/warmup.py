@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from numlstm.kernels import store
+from numlstm.kernels import made, store
 
 NUMBERS = ("float32", "float64")
 
@@ -24,7 +24,7 @@ def warm(echo: Callable[[str], None]) -> None:
         kernel = store.kernel(number)
         took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
         echo(f"{number} kernels for {kernel.level.name}{took}: {kernel.origin}")
-        unkept = kernel.origin if kernel.origin.startswith(store.UNKEPT) else unkept
+        unkept = kernel.origin if kernel.origin.startswith(made.UNKEPT) else unkept
     if unkept:
         raise OSError(
             f"the next process has to compile again, since nothing could be cached: {unkept.partition(': ')[2]}\n"

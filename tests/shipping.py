@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from numlstm.kernels import library, store
+from numlstm.kernels import library, made
 
 NUMBERS = ("float32", "float64")
 RUN = """
@@ -60,5 +60,5 @@ def ship(package, number, level):
     """Put the library of a number type into a copy of the package; its path."""
     command = library.linker()
     assert command, "no linker: binutils, LLVM's lld or the package ziglang"
-    code, _ = store.object_code(number, level)
+    code, _ = made.object_code(number, level)
     return library.place(number, level, library.linked(code, command), package / "kernels" / "shipped")

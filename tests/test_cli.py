@@ -222,11 +222,11 @@ class TestWarmup:
 
     def test_where_nothing_can_be_kept_a_sentence_says_so(self, tmp_path, monkeypatch):
         """A folder that others can write to; the kernels of this process take their place in the meantime."""
-        from numlstm.kernels import build, store
+        from numlstm.kernels import build, made, store
 
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
-        code = {number: store.object_code(number, store.level())[0] for number in ("float32", "float64")}
+        code = {number: made.object_code(number, store.level())[0] for number in ("float32", "float64")}
         monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr(build, "object_code", lambda number, level: code[number])
         monkeypatch.setattr(store, "_loaded", {})

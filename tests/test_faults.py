@@ -16,7 +16,7 @@ import pytest
 from faults import MARK, end
 from needs import leave_out
 
-from numlstm.kernels import cached, levels, library, store
+from numlstm.kernels import cached, levels, library, made, store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")
 ALONE = "compiled for this process alone: "
@@ -35,7 +35,7 @@ cached.read = lambda path: path.read_bytes()[len(seal(path, b"")):]
 
 @pytest.fixture(scope="module")
 def code():
-    return store.object_code("float32", store.level())[0]
+    return made.object_code("float32", store.level())[0]
 
 
 @pytest.fixture(scope="module")
@@ -462,7 +462,7 @@ def test_nothing_is_compiled_where_llvm_would_run_out_of_address_space(place, bi
     (error,) = said.all_of("ERROR")
     assert said.status == 0 and said.built == 0
     assert "compiling takes 1536 MB of address space, and the limit of this process (ulimit -v) leaves" in error
-    unchecked = "from numlstm.kernels import store; store._check_room = lambda: None\n"
+    unchecked = "from numlstm.kernels import made; made._check_room = lambda: None\n"
     assert place.run(unchecked + script, OPENBLAS_NUM_THREADS="1").right(bits).built == 1
 
 
@@ -630,7 +630,7 @@ def test_a_cpu_without_fma_and_avx2(place, code):
     if not shutil.which(NEHALEM[0]):
         leave_out("needs the command qemu-x86_64 (Debian: qemu-user)")
     level = levels.LEVELS["x86-64"]
-    old = store.object_code("float32", level)[0]
+    old = made.object_code("float32", level)[0]
     place.fill(old, level=level)
     here = place.run(NUMLSTM_CPU="x86-64")
     here.right(here.bits)

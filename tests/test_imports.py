@@ -55,6 +55,7 @@ ORDER = (
     "atomic",
     "kernels",
     "locks",
+    "log",
 )
 ALONE = {"reference"}
 FOREIGN = {"torch": {"numlstm.bench.peers"}}  # whom the bench times, imported when it does and nowhere else

@@ -17,14 +17,15 @@ from numlstm.kernels import library, store
 # hashlib 3, tempfile 5.
 NEEDED = {
     "numlstm", "safetensors",
-    "__future__", "atexit", "copy", "dataclasses", "errno", "heapq", "json", "codeop", "keyword", "linecache",
-    "logging", "org", "queue", "string", "textwrap", "threading", "token", "tokenize", "traceback", "zlib",
+    "__future__", "atexit", "copy", "errno", "heapq", "json", "codeop", "keyword", "linecache",
+    "org", "queue", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
     "numlstm.batch", "numlstm.bench", "numlstm.certificate", "numlstm.cli", "numlstm.conversion", "numlstm.dask",
-    "numlstm.demo", "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library",
-    "numlstm.kernels.linked", "numlstm.kernels.simd", "numlstm.listing", "numlstm.reference", "numlstm.series",
-    "numlstm.stored", "numlstm.terminal",
+    "numlstm.demo", "numlstm.interop", "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library",
+    "numlstm.kernels.linked", "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed",
+    "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.series", "numlstm.stored", "numlstm.stream",
+    "numlstm.terminal",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}
@@ -84,7 +85,18 @@ def test_a_first_result_imports_nothing_that_it_does_not_need(package):
 
 
 @pytest.mark.parametrize(
-    "planted", ["click", "numlstm.formats.keras", "numlstm.kernels.cached", "concurrent.futures", "asyncio", "tempfile"]
+    "planted",
+    [
+        "click",
+        "logging",
+        "dataclasses",
+        "numlstm.pool",
+        "numlstm.formats.keras",
+        "numlstm.kernels.cached",
+        "concurrent.futures",
+        "asyncio",
+        "tempfile",
+    ],
 )
 def test_a_planted_import_is_found(package, planted):
     assert planted in needless(package, extra=f"import {planted}")

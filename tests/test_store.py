@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from numlstm.kernels import cached, levels, linked, store
+from numlstm.kernels import cached, levels, linked, made, store
 
 RUN = """
 import logging, sys
@@ -165,5 +165,5 @@ def test_code_and_constants_are_one_piece_of_memory(monkeypatch):
         return create(module, machine, use_lmm)
 
     monkeypatch.setattr(llvm, "create_mcjit_compiler", asking)
-    linked.link(store.object_code("float32", store.level())[0], store.level(), "", 0.0)
+    linked.link(made.object_code("float32", store.level())[0], store.level(), "", 0.0)
     assert asked == [True]

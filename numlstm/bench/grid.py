@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm.config import Config
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")
 WORDS = (*DTYPES, "batch_first")  # what may follow the sizes of a line
 

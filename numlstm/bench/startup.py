@@ -187,7 +187,7 @@ def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
 
 def _environment(folder: Path, found: Startup) -> dict[str, str]:
     """The processes' environment, in which numlstm ships its kernels."""
-    from numlstm.kernels import library, shipped, store
+    from numlstm.kernels import library, made, shipped, store
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     level, package = store.level(), PACKAGE
@@ -201,7 +201,7 @@ def _environment(folder: Path, found: Startup) -> dict[str, str]:
             found.kernels = f"from the cache, since {unfit} and there is no linker"
         else:
             copy = library.copy_of_package(folder / "site")
-            code, _ = store.object_code("float32", level)
+            code, _ = made.object_code("float32", level)
             library.place("float32", level, library.linked(code, command), copy / "kernels" / "shipped")
             package, found.kernels = copy, "shipped, in a copy of this installation"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package.parent), path)))

@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm.demo.chart import draw, text_chart
 from numlstm.demo.forecast import (
@@ -24,7 +23,7 @@ from numlstm.demo.forecast import (
 
 __all__ = ["Forecaster", "Record", "run"]
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 PLOT = "numlstm_demo.png"
 

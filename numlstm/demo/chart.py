@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAD_IN = 12  # months shown before the first forecast
 COLOURS = {"LSTM": "#d1495b", "seasonal-naive": "#8d99ae", "+ drift": "#30638e", "+ mean rise": "#6a994e"}

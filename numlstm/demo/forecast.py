@@ -14,12 +14,11 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 from numlstm.lstm import LSTM
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 DATA = Path(__file__).parent / "data"
 HORIZONS = 12  # months ahead

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from numlstm.config import Config
 from numlstm.formats.tensor import Tensor
@@ -12,8 +12,7 @@ from numlstm.formats.tensor import Tensor
 Kind = Literal["LSTM", "LSTMCell"]
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """An LSTM in a file.
 
     Attributes
@@ -47,7 +46,11 @@ class Found:
     notes: tuple[str, ...] = ()
     problem: str = ""
     warning: str = ""
-    parameters: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    parameters: Mapping[str, Tensor] = MappingProxyType({})
+
+    def __repr__(self) -> str:
+        told = zip(self._fields[:-1], self, strict=False)  # parameters are as many as they are
+        return f"Found({', '.join(f'{name}={value!r}' for name, value in told)})"
 
     def __str__(self) -> str:
         return f"{self.name or '(no name)'}: {self.sizes()}"
@@ -69,8 +72,7 @@ class Found:
         return f"{text}), {self.dtype}"
 
 
-@dataclass(frozen=True)
-class Contents:
+class Contents(NamedTuple):
     """Everything that a reader found in a file.
 
     Attributes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 
 from numlstm.config import Config
 from numlstm.formats import state_dict
@@ -23,7 +22,7 @@ def metadata(kind: Kind, config: Config) -> dict[str, str]:
     >>> metadata("LSTMCell", Config(2, 3))["numlstm.config"]
     '{"kind": "LSTMCell", "input_size": 2, "hidden_size": 3, "bias": true}'
     """
-    known = asdict(config)
+    known = config._asdict()
     if kind == "LSTMCell":
         known = {name: known[name] for name in ("input_size", "hidden_size", "bias")}
     return {"format": "np", KEY: json.dumps({"kind": kind, **known})}
@@ -50,14 +49,13 @@ def _stated(found: Found, text: str) -> Found:
         flags = {name: known[name] for name in FLAGS if name in known}
         batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)
         sound = type(batch_first) is bool and type(dropout) in (int, float) and 0 <= dropout <= 1
-        config = found.config and replace(found.config, **flags)
-        agrees = sound and kind == found.kind and known.items() <= asdict(config or Config(0, 0)).items()
+        config = found.config and found.config._replace(**flags)
+        agrees = sound and kind == found.kind and known.items() <= (config or Config(0, 0))._asdict().items()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         agrees = False
     if not agrees:
-        return replace(
-            found,
+        return found._replace(
             config=None,
             problem=f"its metadata {KEY} is {text[:200]!r}, which does not fit its tensors: {found.sizes()}",
         )
-    return replace(found, config=config, notes=tuple(note for note in found.notes if note != state_dict.UNSTATED))
+    return found._replace(config=config, notes=tuple(note for note in found.notes if note != state_dict.UNSTATED))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Any, BinaryIO
@@ -95,12 +94,12 @@ def _contents(model: Any, fields: int, path: str | os.PathLike[str], size: int) 
     )
     if numlstm_config.KEY not in metadata:
         note = "known by the names of its tensors alone: there is no LSTM node that uses them"
-        by_name = tuple(replace(found, notes=(*found.notes, note)) for found in by_name)
+        by_name = tuple(found._replace(notes=(*found.notes, note)) for found in by_name)
     names: dict[str, Any] = {}
     all_of_them = []
     for found in (*lstms, *by_name):
         name = found.name or ("LSTM" if len(lstms) + len(by_name) > 1 else "")
-        all_of_them.append(replace(found, name=_unique(name, names)))
+        all_of_them.append(found._replace(name=_unique(name, names)))
         names[all_of_them[-1].name] = found
     return numlstm_config.contents("ONNX", named, metadata, tuple(all_of_them), (*others, *other_names))
 
@@ -194,7 +193,7 @@ class Finder:
             if key in known:  # the same LSTM in the other branch of an If
                 first = found[known[key]]
                 note = f"{stack[0].node} and its like have the same parameters"
-                found[known[key]] = first if note in first.notes else replace(first, notes=(*first.notes, note))
+                found[known[key]] = first if note in first.notes else first._replace(notes=(*first.notes, note))
                 continue
             known[key] = at
             found[at] = self._stack(stack)
@@ -428,7 +427,7 @@ def _as_saved(found: Found, text: str) -> Found:
     cell: Kind = "LSTMCell"
     notes = (found.warning,) if found.warning else ()  # that the states are inputs goes without saying
     if f'"kind": "{cell}"' not in text or found.config is None or found.config.num_layers > 1:
-        return replace(found, name="", notes=notes)
+        return found._replace(name="", notes=notes)
     parameters = {name.removesuffix("_l0"): tensor for name, tensor in found.parameters.items()}
-    config = replace(found.config, batch_first=False)
-    return replace(found, name="", kind=cell, config=config, parameters=parameters, notes=notes)
+    config = found.config._replace(batch_first=False)
+    return found._replace(name="", kind=cell, config=config, parameters=parameters, notes=notes)

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numlstm.config import Config
 from numlstm.formats.found import Kind
 from numlstm.formats.onnx_gates import gates_iofc
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 OPSET = 14  # LSTM, Scan, Split, Squeeze and Reshape as used here; read by every release of the last years
 IR_VERSION = 8

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.found import Contents
@@ -75,4 +74,6 @@ def _numbers(file: BinaryIO, begin: int, size: int, dtype: str, shape: tuple[int
 
 def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
     """The file of these arrays and this metadata."""
+    from safetensors.numpy import save
+
     return save(dict(parameters), dict(metadata))

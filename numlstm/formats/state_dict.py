@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from numlstm.config import Config
@@ -106,15 +105,15 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
             problem = f"{names[key]} holds {tensor.dtype}, not floating-point numbers"
             if "int" in tensor.dtype:
                 problem += "; quantised weights are not supported: save the model before it is quantised"
-            return replace(found, problem=problem)
+            return found._replace(problem=problem)
     config = _sizes(prefix, kind, own)
     if isinstance(config, str):
-        return replace(found, problem=config)
+        return found._replace(problem=config)
     said = _misfits(prefix, kind, config, own)
     if said:
-        return replace(found, config=None, problem="; ".join(said))
+        return found._replace(config=None, problem="; ".join(said))
     if kind == "LSTM":
-        config = replace(config, **{flag: flags[flag] for flag in FLAGS if flag in flags})
+        config = config._replace(**{flag: flags[flag] for flag in FLAGS if flag in flags})
     # in the order of the state dict, which a file need not keep
     order = config.parameter_shapes()
     suffix = "" if kind == "LSTM" else "_l0"
@@ -124,7 +123,7 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
         notes.append(UNSTATED)
     if len({tensor.dtype for tensor in own.values()}) > 1:
         notes.append("its parameters have several dtypes; all are converted to the widest")
-    return replace(found, config=config, parameters=parameters, notes=tuple(notes))
+    return found._replace(config=config, parameters=parameters, notes=tuple(notes))
 
 
 def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:

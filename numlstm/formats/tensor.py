@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["<", ">"]  # little or big endian
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 WIDTHS = {"bfloat16": 2}  # bytes of what NumPy has no dtype for
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor that is still in its file.
 
     Parameters
@@ -34,7 +31,10 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: str
-    read: Callable[[], Array] = field(repr=False, compare=False)
+    read: Callable[[], Array]
+
+    def __repr__(self) -> str:
+        return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
 
     @property
     def nbytes(self) -> int:

@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, TypeVar
 
@@ -314,22 +314,22 @@ def _said(found: Found, container: Container, is_normed: bool) -> Found:
     flags = container.flags.get(found.name, {})
     if is_normed:  # where plain weights are there too, they may be those of before the last step of training
         problem = f"{found.problem}; {ADVICE}" if found.problem else ADVICE
-        return replace(found, config=None, parameters={}, problem=problem)
+        return found._replace(config=None, parameters={}, problem=problem)
     if found.config is None:
         return found
     for name in SIZES:
         own = getattr(found.config, name)
         if name in flags and (type(flags[name]) is not type(own) or flags[name] != own):
             said = f"its module says {name} is {reprlib.repr(flags[name])}, its tensors say {own!r}"
-            return replace(found, config=None, parameters={}, problem=said)
+            return found._replace(config=None, parameters={}, problem=said)
     for name, sound in (("batch_first", _is_flag), ("dropout", _is_probability)):
         if name in flags and not sound(flags[name]):
             said = f"its module says {name} is {reprlib.repr(flags[name])}"
-            return replace(found, config=None, parameters={}, problem=said)
+            return found._replace(config=None, parameters={}, problem=said)
     kind = container.classes.get(found.name, CLASS + found.kind)
     if kind != CLASS + found.kind:
         said = f"its class is {kind}, whose forward may compute something else than torch.nn.{found.kind}'s"
-        found = replace(found, notes=(*found.notes, said))
+        found = found._replace(notes=(*found.notes, said))
     return found
 
 

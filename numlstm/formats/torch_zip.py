@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -89,7 +88,7 @@ def read(archive: zipfile.ZipFile) -> Contents:
     contents = torch_tree.contents(format, root, numbers, held, flags)
     if scripted and not contents.tensors:
         frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
-        return replace(contents, others=(*contents.others, frozen))
+        return contents._replace(others=(*contents.others, frozen))
     return contents
 
 

@@ -1,0 +1,93 @@
+"""Kernels that are not shipped: from the cache, or built here and cached.
+
+Whatever goes wrong with the cache, the kernel is built in memory, and the log says so once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import ExitStack
+
+from ..locks import fork_safe
+from . import cached
+from .levels import Level
+from .loaded import Kernel
+
+log = logging.getLogger("numlstm")
+BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
+UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
+# Held by whoever makes a kernel, and logs meanwhile. Before a fork the locks are taken, the latest first: logging must
+# have made its own by now, or a fork would take it and wait for this one, whose holder could not go on.
+lock = fork_safe(threading.Lock())
+
+
+def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
+    """The kernel of a number type and level, where none is shipped for this ``reason``.
+
+    Raises
+    ------
+    ImportError
+        If none is cached, and Numba or llvmlite, which could make one, cannot be imported or may not have the memory.
+    """
+    from .linked import link
+
+    log.info("numlstm: no shipped %s kernels are used: %s", number, reason)
+    try:
+        code, origin = object_code(number, level)
+        return link(code, level, origin, begun)
+    except (ImportError, OSError, MemoryError) as error:  # OSError: llvmlite's library, which the system does not load
+        raise ImportError(
+            f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"
+            f"Shipped kernels: {reason}. To make some it needs numba and llvmlite: {error}.\n"
+            "Install both (pip install numba) or a wheel of numlstm for this system; a limit of memory may be why."
+        ) from error
+
+
+def _check_room() -> None:
+    """Refuse to compile under a limit of address space that LLVM would not be content with: it ends the process."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        with open("/proc/self/statm") as file:
+            room = limit - int(file.read().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError):  # a system that sets no such limit, or does not tell
+        return
+    if limit != resource.RLIM_INFINITY and room < BUILD_SPACE:
+        raise MemoryError(
+            f"compiling takes {BUILD_SPACE >> 20} MB of address space, and the limit of this process (ulimit -v) "
+            f"leaves {max(room, 0) >> 20} MB"
+        )
+
+
+def object_code(number: str, level: Level) -> tuple[bytes, str]:
+    """The object of a number type and level, from the cache or else built and cached; and where it came from."""
+    unkept: OSError | None = None
+    path = code = None
+    with ExitStack() as held:
+        try:
+            path = cached.cache_folder() / cached.file_name(number, level)
+            code = cached.read(path)
+            if code is None:
+                held.enter_context(cached.turn(path))
+                code = cached.read(path)  # which another process may have made by now
+        except OSError as error:
+            unkept = error
+            log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
+        if code is not None:
+            return code, f"cache: {path}"
+        log.info(
+            "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
+        )
+        _check_room()
+        from . import build
+
+        code = build.object_code(number, level)
+        if path is not None and unkept is None:
+            try:
+                cached.write(path, code)
+            except OSError as error:
+                unkept = error
+                log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
+    return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"
