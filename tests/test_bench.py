@@ -674,8 +674,8 @@ class TestLimits:
 class TestMemory:
     ROOM = 40 << 20
 
-    def call(self, scratch=None):
-        output = np.ones(1 << 20, np.float32)
+    def call(self, scratch=None, size=1 << 20):
+        output = np.ones(size, np.float32)
         if scratch is not None:
             scratch(self.ROOM)
         return output, (output[:4].copy(), output[:4].copy())
@@ -697,7 +697,8 @@ class TestMemory:
                 for at in range(0, size, mmap.PAGESIZE):
                     pages[at] = 1
 
-        assert self.ROOM * 0.95 <= memory.extra_bytes(lambda: self.call(scratch)) < self.ROOM * 1.2
+        # results are subtracted, also where they come to lie in pages that were free and resident: so they are few here
+        assert self.ROOM * 0.95 <= memory.extra_bytes(lambda: self.call(scratch, 1 << 16)) < self.ROOM * 1.2
 
     def test_the_promise(self):
         assert memory.promised_bytes(Config(64, 64), 1000, 32, 4) == memory.WORKSPACE == 16 << 20
