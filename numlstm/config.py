@@ -4,8 +4,6 @@ This is the one home of both facts: whatever packs, loads, checks or prints a
 parameter asks here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from numlstm import formats
-from numlstm.cell import LSTMCell
 from numlstm.checks import FLOAT32, FLOAT64
 from numlstm.formats import Found, Tensor
 from numlstm.lstm import LSTM
+
+if TYPE_CHECKING:
+    from numlstm.cell import LSTMCell
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | os.PathLike[str]
@@ -78,9 +80,13 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
 def built(found: Found) -> tuple[LSTM | LSTMCell, list[str]]:
     """What was found, loaded in eval mode while its file is open; and which parameters hold NaN or infinity."""
     dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
-    kind = LSTM if found.kind == "LSTM" else LSTMCell
     assert found.config is not None, "a problem was raised"
     suspects: list[str] = []
+    kind: type[LSTM | LSTMCell] = LSTM
+    if found.kind == "LSTMCell":
+        from numlstm.cell import LSTMCell
+
+        kind = LSTMCell
     return kind._from_parameters(found.config, dtype, Read(found.parameters, suspects)), suspects
 
 

@@ -99,8 +99,9 @@ class Module:
         return name.removesuffix(self._suffix)
 
     def _packed(self, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
-        # one at a time: a mapping may read them from a file as it is walked
-        named = ((name + self._suffix, checks.as_dtype(array, dtype)) for name, array in parameters.items())
+        # One at a time, and no name for it that outlives it: a mapping may read them from a file as it is walked, and
+        # the next then comes to lie in the same pages.
+        named = ((name + self._suffix, checks.as_dtype(parameters[name], dtype)) for name in parameters)
         return Panels.pack(self._config, dtype, named)
 
     def _parameter(self, name: str) -> Array:

@@ -131,6 +131,7 @@ class Panels:
             else:
                 for inner, outer in self._pieces(name):
                     inner[...] = value[outer]
+            del value  # before the next is read
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
                 if f"bias_ih{suffix}" in filled or f"bias_hh{suffix}" in filled:

@@ -5,8 +5,6 @@ and keeps it in its cache, but all meet after every step; directions meet after 
 waves follow each other.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from .config import Config

@@ -10,7 +10,6 @@ import atexit
 import ctypes
 import math
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +17,11 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 from weakref import ref
+
+try:
+    from _queue import SimpleQueue  # queue's own, without the rest of that module
+except ImportError:
+    from queue import SimpleQueue
 
 from .kernels.abi import Header, Way
 from .locks import fork_safe
@@ -256,7 +260,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.crew: ref[Crew] | None = None  # that it belongs to, or belonged to last
-        self.tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS

@@ -17,11 +17,12 @@ from numlstm.kernels import library, store
 # hashlib 3, tempfile 5.
 NEEDED = {
     "numlstm", "safetensors",
-    "__future__", "atexit", "copy", "errno", "heapq", "json", "codeop", "keyword", "linecache",
-    "org", "queue", "textwrap", "threading", "token", "tokenize", "zlib",
+    "__future__", "atexit", "copy", "errno", "json", "codeop", "gc", "keyword", "linecache",
+    "org", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
-    "numlstm.batch", "numlstm.bench", "numlstm.certificate", "numlstm.cli", "numlstm.conversion", "numlstm.dask",
+    "numlstm.batch", "numlstm.bench", "numlstm.cell", "numlstm.certificate", "numlstm.cli", "numlstm.conversion",
+    "numlstm.dask",
     "numlstm.demo", "numlstm.interop", "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library",
     "numlstm.kernels.linked", "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed",
     "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.series", "numlstm.stored", "numlstm.stream",

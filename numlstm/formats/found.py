@@ -1,7 +1,5 @@
 """What a reader of a format gives: the tensors of a file, and the LSTMs that it found among them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple

@@ -1,7 +1,5 @@
 """A tensor in a file: what is known of it before its numbers are read, and how to read them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -42,7 +40,7 @@ class Tensor(NamedTuple):
         return prod(self.shape) * width(self.dtype)
 
     @classmethod
-    def of(cls, array: Array) -> Tensor:
+    def of(cls, array: Array) -> "Tensor":
         """One whose numbers are already in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
 

@@ -1,7 +1,5 @@
 """The kinds of CPU that kernels are built for, and which of them this machine is."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -1,7 +1,5 @@
 """A kernel that can be called: addresses of machine code as C functions, however they came into memory."""
 
-from __future__ import annotations
-
 import ctypes
 import time
 from collections.abc import Callable, Mapping
