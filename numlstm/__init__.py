@@ -10,7 +10,6 @@ Examples
 """
 
 import gc
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _collecting = gc.isenabled()
@@ -96,6 +95,8 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("numlstm")
     elif name in _LATER:
+        from importlib import import_module
+
         value = getattr(import_module(f"numlstm.{_LATER[name]}"), name)
     else:
         raise AttributeError(f"module 'numlstm' has no attribute '{name}'")
