@@ -24,12 +24,20 @@ TURN = 8 << 10  # bytes of a panel that a tile passes over before the next tile 
 QUAD = 4  # blocks of W_hr that are interleaved
 
 
+def far_rows_at_once(simd):
+    """The same for recurrent weights that no second cache holds, which are then read less often.
+
+    Not with smaller registers: a library for Windows would need a function that probes a stack frame of over 4 KB.
+    """
+    return 2 * ROWS_AT_ONCE if simd.lanes * simd.number.itemsize >= 64 else ROWS_AT_ONCE
+
+
 def chain_by_runs(simd, shapes):
     """``chain(plan, begin, bias, sums, sums_stride, panel, following, terms, ...)`` for several tiles of rows at once.
 
     The tiles take turns, a few runs of SUBTOTAL terms each, so that a panel that the first cache does not hold is read
-    once for all ``rows`` (at most ROWS_AT_ONCE), and at an even pace. The sums wait in memory, where those of a tall
-    tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all``
+    once for all ``rows`` (ROWS_AT_ONCE, or those above), and at an even pace. The sums wait in memory, where those of a
+    tall tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all``
     there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
     """
     moved, width = simd.moved, 4 * simd.lanes

@@ -10,7 +10,7 @@ from numba import types
 from .abi import Cell, Header
 from .compiler import inline
 from .gates import activations
-from .project import ROWS_AT_ONCE
+from .project import ROWS_AT_ONCE, far_rows_at_once
 from .shapes import by_size, next_size
 from .simd import FROM_ZERO, get, greater, named, put, smaller, tally
 
@@ -110,7 +110,8 @@ def runs_of_block(simd, epilogue, shapes, chain):
     """
     lanes, width = simd.lanes, 4 * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
-    room = simd.scratch(ROWS_AT_ONCE * width)
+    far_rows = far_rows_at_once(simd)
+    room = simd.scratch(far_rows * width)
     height_of = next_size(shapes.rows)
 
     def end_kernel(height):
@@ -134,9 +135,10 @@ def runs_of_block(simd, epilogue, shapes, chain):
         panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
         following = moved(panel, onward * terms * width)
         unit, tallest, sums = block * lanes, get(plan, Header.TALLEST), room()
+        most = far_rows if get(cell, Cell.FAR) > 0 else ROWS_AT_ONCE
         done = 0
         while done < rows:
-            count = smaller(ROWS_AT_ONCE, rows - done)
+            count = smaller(most, rows - done)
             chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
                   moved(h, done * h_stride), h_stride, count, count == rows, done + count == rows)  # fmt: skip
             r = 0
