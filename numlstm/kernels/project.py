@@ -37,8 +37,8 @@ def chain_by_runs(simd, shapes):
 
     The tiles take turns, a few runs of SUBTOTAL terms each, so that a panel that the first cache does not hold is read
     once for all ``rows`` (ROWS_AT_ONCE, or those above), and at an even pace. The sums wait in memory, where those of a
-    tall tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are ``all``
-    there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
+    tall tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are
+    ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
     """
     moved, width = simd.moved, 4 * simd.lanes
     half = width // 2
