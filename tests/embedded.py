@@ -28,6 +28,7 @@ SIZES = [
     {"input_size": 6, "hidden_size": 13, "num_layers": 3, "bidirectional": True},
     {"input_size": 8, "hidden_size": 24, "proj_size": 17, "num_layers": 2, "bidirectional": True},
     {"input_size": 3, "hidden_size": 8, "bias": False},
+    {"input_size": 10, "hidden_size": 20, "num_layers": 2, "bidirectional": True},  # two of its gates share a register
 ]
 LARGE = {"input_size": 260, "hidden_size": 520}  # every way of the planner: hoisted, by runs, far
 
