@@ -519,6 +519,59 @@ thread.join()
     assert said.all_of("CHILD") == [str(-signal.SIGALRM)]  # it would have waited for ever
 
 
+AMID_AN_IMPORT = """
+import numlstm
+begun = threading.Event()
+def slow(event, given):
+    if event == "import" and given[0] == "numlstm.kernels.cached":
+        begun.set()
+        time.sleep(0.5)
+sys.addaudithook(slow)
+thread = threading.Thread(target=result)
+thread.start()
+begun.wait()
+child(told)
+thread.join()
+"""
+
+
+def test_a_child_forked_while_another_thread_imports_what_makes_kernels(place, bits, code):
+    """Of a module that is being imported the child would wait for the end, and of the lock in it as well."""
+    place.fill(code)
+    said = place.run(FORKED + AMID_AN_IMPORT).right(bits)
+    assert said.all_of("CHILD") == ["0"]
+    stuck = (
+        FORKED + "import signal\n" + AMID_AN_IMPORT.replace("child(told)", "child(lambda: (signal.alarm(5), told()))")
+    )
+    unsafe = "os.register_at_fork = lambda **hooks: None\n"  # before numlstm is imported
+    assert place.run(unsafe + stuck).all_of("CHILD") == [str(-signal.SIGALRM)]
+    place.cache.joinpath(cached.file_name("float32", store.level())).unlink()
+    impatient = "from numlstm.kernels import store\nstore.let_forks_pass = lambda: None\n"
+    assert place.run(impatient + stuck, FAULTS_SECONDS=3).all_of("CHILD") == [str(-signal.SIGALRM)]
+
+
+def test_a_fork_releases_no_lock_that_it_has_not_taken(place):
+    """One that was made, and taken by another thread, while the fork waited for others."""
+    script = """
+from numlstm import locks
+def meanwhile():  # the latest hook runs first
+    made.append(locks.fork_safe(threading.Lock()))
+    made[0].acquire()
+made = []
+os.register_at_fork(before=meanwhile)
+child(lambda: None)
+print("HELD", made[0].locked(), flush=True)
+"""
+    assert place.run(FORKED + script).all_of("HELD") == ["True"]
+    planted = script.replace("locks.fork_safe(", "careless(")
+    careless = """
+def careless(lock):
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return lock
+"""
+    assert place.run(FORKED + careless + planted).all_of("HELD") == ["False"]
+
+
 SPAWNING = """
 def work(_):
     return result()

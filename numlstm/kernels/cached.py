@@ -7,7 +7,6 @@ write to or put another in place of, and only where its checksum and the name th
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import stat
 import tempfile
@@ -17,6 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
+from ..log import log
 from . import sources
 from .levels import Level
 
@@ -24,7 +24,6 @@ MAGIC = b"numlstm object 2\n"  # then the object's name, a newline, the checksum
 PART = ".part"  # ends the name of a file that is being written
 LINKS = 40  # symbolic links that are followed on the way to a folder, as many as Linux follows
 PATIENCE = 120.0  # seconds for which a process waits while another compiles, before it does so itself
-log = logging.getLogger("numlstm")
 
 
 def cache_folder() -> Path:
@@ -167,7 +166,7 @@ def read(path: Path) -> bytes | None:
     code = content[len(sealed(path, b"")) :]
     if content == sealed(path, code):
         return code
-    log.warning("numlstm: the cached kernels in %s are damaged, or were built as others; they are built again", path)
+    log().warning("numlstm: the cached kernels in %s are damaged, or were built as others; they are built again", path)
     with suppress(OSError):
         path.unlink()
     return None
@@ -197,7 +196,7 @@ def turn(path: Path) -> Iterator[None]:
 
         handle = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except (ImportError, OSError) as error:
-        log.debug("numlstm: no lock for %s: %s", path, error)
+        log().debug("numlstm: no lock for %s: %s", path, error)
         yield
         return
     try:
@@ -211,11 +210,11 @@ def turn(path: Path) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    log.warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
+                    log().warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
                     break
                 time.sleep(0.05)
             except OSError as error:
-                log.debug("numlstm: no lock for %s: %s", path, error)
+                log().debug("numlstm: no lock for %s: %s", path, error)
                 break
         yield
     finally:

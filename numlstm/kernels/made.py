@@ -5,16 +5,16 @@ Whatever goes wrong with the cache, the kernel is built in memory, and the log s
 
 from __future__ import annotations
 
-import logging
+import logging  # noqa: F401  # before the lock below
 import threading
 from contextlib import ExitStack
 
 from ..locks import fork_safe
+from ..log import log
 from . import cached
 from .levels import Level
 from .loaded import Kernel
 
-log = logging.getLogger("numlstm")
 BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
 UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
 # Held by whoever makes a kernel, and logs meanwhile. Before a fork the locks are taken, the latest first: logging must
@@ -32,7 +32,7 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
     """
     from .linked import link
 
-    log.info("numlstm: no shipped %s kernels are used: %s", number, reason)
+    log().info("numlstm: no shipped %s kernels are used: %s", number, reason)
     try:
         code, origin = object_code(number, level)
         return link(code, level, origin, begun)
@@ -74,10 +74,10 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
                 code = cached.read(path)  # which another process may have made by now
         except OSError as error:
             unkept = error
-            log.warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
+            log().warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
         if code is not None:
             return code, f"cache: {path}"
-        log.info(
+        log().info(
             "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
         )
         _check_room()
@@ -89,5 +89,5 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
                 cached.write(path, code)
             except OSError as error:
                 unkept = error
-                log.warning("numlstm: compiled kernels cannot be cached, since %s", error)
+                log().warning("numlstm: compiled kernels cannot be cached, since %s", error)
     return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"

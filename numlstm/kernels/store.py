@@ -6,15 +6,18 @@ neither Numba nor llvmlite, a cached one llvmlite alone.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from functools import cache
 
-from ..locks import fork_safe
+from ..locks import fork_safe, let_forks_pass
 from . import shipped
 from .levels import Level, this_machine
 from .loaded import Kernel
 
+if not os.path.isdir(shipped.FOLDER):  # whoever makes kernels imports it, where a fork could come amid that
+    import logging  # noqa: F401
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
 
@@ -49,9 +52,10 @@ def kernel(number: str) -> Kernel:
                     loaded = _loaded[number] = shipped.load(number, level(), begun)
                 except shipped.Unfit as unfit:
                     reason = str(unfit)
+                    # under the lock, since a child that is forked amid an import waits for the end of it for ever
+                    from . import made
     if loaded is None:
-        from . import made
-
+        let_forks_pass()  # those that waited for the import would not wait for the lock that came with it
         with made.lock:
             loaded = _loaded.get(number)
             if loaded is None:
