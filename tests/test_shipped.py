@@ -211,5 +211,5 @@ def test_a_library_of_another_level_whose_name_begins_alike_is_none(monkeypatch,
         (tmp_path / shipped.file_name("float32", levels.LEVELS[name], "0123456789abcd")).write_bytes(b"")
     if without_sources:
         monkeypatch.setattr(sources, "name", lambda level: None)
-    with pytest.raises(shipped.Unfit, match="none came with this installation for x86-64$"):
+    with pytest.raises(shipped.Unfit, match=r"none came with this installation for x86-64$"):
         shipped.find("float32", levels.LEVELS["x86-64"], str(tmp_path))
