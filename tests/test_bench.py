@@ -16,7 +16,7 @@ import pytest
 from needs import leave_out, need
 
 from numlstm import reference
-from numlstm.bench import grid, limits, machine, measure, memory, peers, probes, table, worker
+from numlstm.bench import grid, limits, machine, measure, memory, peers, probes, streaming, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, LineResult, Report, Turn
@@ -762,3 +762,12 @@ class TestAsv:
         resident.setup(models[0], shapes[0])
         resident.peakmem_baseline(models[0], shapes[0])
         resident.peakmem_call(models[0], shapes[0])
+
+
+def test_a_stream_beside_no_peer_is_compared_with_none(monkeypatch):
+    monkeypatch.setattr(streaming, "LINES", {"small": Line("small", 3, 5, 1, 1, 1, 1)})
+    monkeypatch.setattr(streaming, "loop_over_kernel", lambda *arguments: 1.0)  # compiled by Numba, in seconds
+    text = streaming.text([], quick=True)
+    assert all(way in text for way in (streaming.STEP, streaming.CALL, streaming.FORWARD))
+    assert "nan" not in text
+    assert "peer" not in text

@@ -225,7 +225,8 @@ def test_the_commands_of_the_page(folders):
         'extern const char model_bytes[] __asm__("model"), model_end[];\n'
         f"int main(void) {{ float input[7] = {{0}}, output[5]; {text} return code; }}\n"
     )
-    run(tool("gcc"), "-Wall", "-Werror", "page.c", "model.S", "libnumlstm.a", "-o", "page", cwd=folder)
+    strict = ("-Wall", "-Werror", "-Wl,--fatal-warnings")
+    run(tool("gcc"), *strict, "page.c", "model.S", "libnumlstm.a", "-o", "page", cwd=folder)
     run("./page", cwd=folder)
 
 

@@ -389,3 +389,12 @@ def test_the_header_is_what_the_library_has():
     text = embedded.exported_text("numlstm.h")
     declared = re.findall(r"^\S.*?\**@PREFIX@_(\w+)\(", text, re.MULTILINE)
     assert declared and sorted(declared) == sorted(library.FUNCTIONS)
+
+
+def test_without_numba_it_is_said_what_an_export_takes(monkeypatch, tmp_path):
+    def missing(number, level):
+        raise library.PackageNotFoundError("numba")
+
+    monkeypatch.setattr(library, "_fingerprint", missing)
+    with pytest.raises(ImportError, match="made by Numba and llvmlite, and the package numba is not installed"):
+        export(model(SIZES[0]), tmp_path, prefix="never_made", echo=lambda line: None)

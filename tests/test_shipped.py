@@ -202,3 +202,14 @@ def test_a_library_that_needs_something_is_refused_by_the_linker():
     code = build.target_machine(levels.LEVELS["x86-64-v3"]).emit_object(module)
     with pytest.raises(RuntimeError, match="elsewhere"):
         library.linked(code, library.linker())
+
+
+@pytest.mark.parametrize("without_sources", [False, True])
+def test_a_library_of_another_level_whose_name_begins_alike_is_none(monkeypatch, tmp_path, without_sources):
+    """x86-64 begins x86-64-v3: without sources to compare, a CPU without AVX2 would be given code that needs it."""
+    for name in ("x86-64-v3", "x86-64-v4"):
+        (tmp_path / shipped.file_name("float32", levels.LEVELS[name], "0123456789abcd")).write_bytes(b"")
+    if without_sources:
+        monkeypatch.setattr(sources, "name", lambda level: None)
+    with pytest.raises(shipped.Unfit, match=r"none came with this installation for x86-64$"):
+        shipped.find("float32", levels.LEVELS["x86-64"], str(tmp_path))

@@ -255,8 +255,9 @@ def text(peers: Sequence[str] = PEERS, quick: bool = False) -> str:
         written += [f"{name} ({line.sizes})"]
         for way in calls:
             one = latency(calls[way], steps)
+            faster = f"   {beside.ratio(way):6.1f} times as fast as the best peer" if beside.peers else ""
             written.append(
-                f"  {way:16} {beside.median(way):8.2f} us   {beside.ratio(way):6.1f} times the best peer   "
+                f"  {way:16} {beside.median(way):8.2f} us{faster}   "
                 f"one by one: median {one.median:.2f}, p99 {one.p99:.2f}, most {one.most:.1f} us"
             )
         written += [f"  {peer:16} {beside.median(peer):8.2f} us" for peer in beside.peers]

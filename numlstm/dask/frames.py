@@ -104,7 +104,7 @@ def _columns(lstm: LSTM, dtypes: Any, group: str, order: str, features: Sequence
     if len(chosen) != lstm.input_size:
         raise ValueError(
             f"there are {len(chosen)} feature columns ({', '.join(map(repr, chosen))}), and the LSTM's input_size is "
-            f"{lstm.input_size}\nName the columns: features=[...]."
+            f"{lstm.input_size}\nName those that are its input, by features."
         )
     for name in chosen:
         if not (pd.api.types.is_numeric_dtype(dtypes[name]) and not pd.api.types.is_complex_dtype(dtypes[name])):

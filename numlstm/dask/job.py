@@ -20,7 +20,7 @@ from distributed import Client, LocalCluster, progress
 from numlstm import atomic, files
 from numlstm.dask.frames import Per, forward_frame
 
-MANIFEST = "job.json"
+MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 
 
 def run(

@@ -55,6 +55,8 @@ def export(
         The target, the level or the prefix is none, or the model is beyond what a library takes.
     RuntimeError
         There is no linker for a shared library, or it failed.
+    ImportError
+        Numba or llvmlite, which make the library, are not installed.
     OSError
         The folder cannot be written.
 

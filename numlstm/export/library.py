@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from functools import cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from numlstm import plan
@@ -70,7 +71,13 @@ def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
 
 @cache
 def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
-    name = f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o"
+    try:
+        name = f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o"
+    except PackageNotFoundError as error:
+        raise ImportError(
+            f"an exported library is made by Numba and llvmlite, and the package {error.name} is not installed\n"
+            "Install both: pip install numba"
+        ) from error
     path = None
     try:
         path = cached.cache_folder() / name

@@ -50,6 +50,7 @@ def find(number: str, level: Level, folder: str = FOLDER) -> str:
         raise Unfit("none came with this installation") from None
     start = file_name(number, level, "").removesuffix(".so")
     alike = [name for name in there if name.startswith(start) and name.endswith(".so")]
+    alike = [name for name in alike if "-" not in name[len(start) :]]  # x86-64 begins the names of x86-64-v3 too
     if not alike:
         raise Unfit(f"none came with this installation for {level.name}")
     try:
