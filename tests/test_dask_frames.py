@@ -125,6 +125,24 @@ def test_what_does_not_fit_is_refused_at_once(table, arguments, kind, says):
         forward_frame(numlstm.LSTM(3, 5), frame, **({"group": "machine", "order": "hour"} | arguments))
 
 
+@pytest.mark.parametrize("key, per", [("machine", "sequence"), ("machine", "step"), ("hour", "step")])
+def test_a_key_with_the_name_of_an_output_is_refused_at_once(table, key, per):
+    """Else the result would have two columns of that name, which no Parquet file holds."""
+    keys = {"group": "machine", "order": "hour"}
+    keys = {of: "output_1" if name == key else name for of, name in keys.items()}
+    frame = dd.from_pandas(table.rename(columns={key: "output_1"}), npartitions=2)
+    with pytest.raises(ValueError, match="the column 'output_1' has the name of an output"):
+        forward_frame(numlstm.LSTM(len(table.columns) - 2, 4, seed=0).eval(), frame, per=per, **keys)
+
+
+def test_numbers_that_cannot_be_ordered_are_named_as_they_are():
+    """Not as the floats that they would be in a row with others."""
+    twin = pd.DataFrame({"id": [2**60 + 1] * 2, "hour": [7, 7], "heat": [0.5, 0.1]})
+    asked = {"group": "id", "order": "hour"}
+    with pytest.raises(ValueError, match=f"two rows have id {2**60 + 1} and hour 7:"):
+        forward_frame(numlstm.LSTM(1, 2, seed=0).eval(), dd.from_pandas(twin, npartitions=1), **asked).compute()
+
+
 def test_a_pandas_frame_is_refused(table):
     with pytest.raises(TypeError, match="not a Dask DataFrame"):
         forward_frame(numlstm.LSTM(3, 5), table, group="machine", order="hour")
@@ -266,6 +284,17 @@ def test_another_job_in_the_same_folder_is_refused(data, monkeypatch, changes, s
         run_job(folder, **changes)
     assert {path.name: path.read_bytes() for path in (folder / "out").iterdir()} == before
     assert json.loads(before[job.MANIFEST])["per"] == "sequence"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe{}"])
+def test_a_damaged_note_of_the_job_is_an_error(data, monkeypatch, content):
+    folder, _ = data
+    in_this_process(monkeypatch)
+    run_job(folder)
+    (folder / "out" / job.MANIFEST).write_bytes(content)
+    with pytest.raises(ValueError, match=r"job\.json is damaged"):
+        run_job(folder)
+    assert (folder / "out" / job.MANIFEST).read_bytes() == content
 
 
 def test_changed_input_or_model_is_another_job(data, table, monkeypatch):

@@ -14,6 +14,7 @@ from embedded import LARGE, SIZES, cases, compiled, differing, model, run, tool,
 from needs import need_files
 
 from numlstm.export import MODEL, export, link
+from numlstm.kernels.embed_abi import VERSION
 
 DTYPES = ("float32", "float64")
 HOST = "host"
@@ -178,6 +179,10 @@ def check_runs(program, before, folder, dtype, sizes, target, level):
 # What users copy --------------------------------------------------------------------------------------------------
 
 PAGE = (Path(__file__).parents[1] / "docs" / "embedding.md").read_text()
+
+
+def test_the_page_tells_the_version_of_the_format():
+    assert re.findall(r"version of the format: (\d+)", PAGE) == [str(VERSION)]
 
 
 def block(language, first):

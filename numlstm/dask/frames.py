@@ -56,9 +56,10 @@ def forward_frame(
     Raises
     ------
     ValueError
-        A column is not there, or is named twice; or the number of features is not the LSTM's ``input_size``; or the
-        LSTM is in train mode with dropout. And, once it is computed, if a key is missing, two steps of a sequence have
-        the same `order`, or a sequence lies in several partitions in spite of `whole` (within one task's sight).
+        A column is not there, is named twice, or is a key with the name of an output; or the number of features is not
+        the LSTM's ``input_size``; or the LSTM is in train mode with dropout. And, once it is computed, if a key is
+        missing, two steps of a sequence have the same `order`, or a sequence lies in several partitions in spite of
+        `whole` (within one task's sight).
     TypeError
         A feature column does not hold real numbers.
 
@@ -87,7 +88,11 @@ def forward_frame(
     arguments = {"group": group, "order": order, "features": chosen, "per": per}
     size = (2 if lstm.bidirectional else 1) * (lstm.proj_size or lstm.hidden_size)
     keys = frame._meta[[group] if per == "sequence" else [group, order]].reset_index(drop=True)
-    meta = pd.concat([keys, _named(np.empty((0, size), lstm.dtype))], axis=1)
+    outputs = _named(np.empty((0, size), lstm.dtype))
+    for name in keys.columns:
+        if name in outputs.columns:
+            raise ValueError(f"the column {name!r} has the name of an output; rename it")
+    meta = pd.concat([keys, outputs], axis=1)
     return frame.map_partitions(frame_piece, model.sent(lstm), **arguments, meta=meta)
 
 
@@ -126,8 +131,9 @@ def frame_piece(frame: Any, lstm: Any, *, group: str, order: str, features: list
     new[1:] = keys[1:] != keys[:-1]
     again = ~new[1:] & (frame[order].to_numpy()[1:] == frame[order].to_numpy()[:-1])
     if again.any():
-        row = frame.iloc[int(again.argmax())]
-        raise ValueError(f"two rows have {group} {row[group]} and {order} {row[order]}: which step comes first?")
+        row = int(again.argmax())
+        key, step = (frame[name].iloc[row] for name in (group, order))  # of a whole row, numbers have one type
+        raise ValueError(f"two rows have {group} {key} and {order} {step}: which step comes first?")
     begins = np.flatnonzero(new)
     lengths = np.diff(begins, append=len(frame))
     result = frame[[group]] if per == "sequence" else frame[[group, order]]

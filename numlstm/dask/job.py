@@ -126,7 +126,12 @@ def _same_job(manifest: Path, job: dict[str, Any]) -> None:
         with atomic.replacing(manifest) as file:
             file.write(json.dumps(job, indent=1).encode())
         return
-    before = json.loads(manifest.read_text("utf-8"))
+    try:
+        before = json.loads(manifest.read_bytes())
+    except ValueError:
+        before = None
+    if not isinstance(before, dict):
+        raise ValueError(f"{manifest} is damaged, so that nothing says whose parts these are: name another folder")
     changed = sorted(key for key in before.keys() | job.keys() if before.get(key) != job.get(key))
     if changed:
         raise ValueError(
