@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from threading import get_ident
 from typing import Protocol, TypeVar
 
@@ -24,7 +25,8 @@ _forks: dict[int, list[Lock]] = {}  # by the thread that forks: the locks that i
 def fork_safe(lock: L) -> L:
     """The lock, which a fork waits for: else a child forked while another thread holds it would wait for ever.
 
-    A fork that had begun by now knows nothing of it, and releases it no more than it has taken it.
+    A fork that had begun by now knows nothing of it, and releases it no more than it has taken it. In its child the
+    lock is free all the same: whoever holds it there is another thread, which has taken it for a fork of its own.
     """
 
     def take() -> None:
@@ -40,8 +42,15 @@ def fork_safe(lock: L) -> L:
         if not taken:
             _forks.pop(get_ident(), None)
 
+    def free() -> None:
+        if lock in _forks.get(get_ident(), []):
+            give()
+        else:
+            with suppress(RuntimeError):  # nobody holds it
+                lock.release()
+
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=take, after_in_parent=give, after_in_child=give)
+        os.register_at_fork(before=take, after_in_parent=give, after_in_child=free)
     return lock
 
 
