@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import LEAST_HALVED, Cell, Header
+from .abi import Cell, Header
 from .build import bare_module, optimise, target_machine
 from .call import slots_at
 from .compiler import inline
@@ -38,6 +38,7 @@ from .embed_abi import (
     State,
     Tuning,
 )
+from .half import whole_blocks
 from .layer import forward_kernel
 from .levels import Level
 from .shapes import REGISTERS_16, REGISTERS_32
@@ -107,7 +108,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     """The library's functions by name, for one number type and kind of CPU."""
     lanes = level.lanes(number)
     size = 4 if number == "float32" else 8
-    width, half = 4 * lanes, lanes // 2
+    width, half, whole_of = 4 * lanes, lanes // 2, whole_blocks(lanes)
     level_number = LEVELS[level.name]
     l1, l2 = tuning.first_cache, tuning.second_cache
     working_set, few_rows = tuning.working_set, tuning.few_rows
@@ -204,10 +205,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     def panel_numbers(model, layer):
         """Numbers of the gate panels of a cell; the bias follows them."""
         units = get(model, Model.HIDDEN_SIZE)
-        left = units - units // lanes * lanes
-        packed = blocks_of(units) * lanes
-        if lanes >= LEAST_HALVED and 0 < left <= half:  # ``abi.lanes_of_last``
-            packed -= half
+        packed = blocks_of(units) * lanes - (blocks_of(units) - whole_of(units)) * half
         return packed * (inputs_of(model, layer) + outputs_of(model)) * 4
 
     @inline

@@ -9,13 +9,25 @@ that the epilogue has whole registers: a gate of the one and the same gate of th
 
 from numba import types
 
-from .abi import Cell, Header
+from .abi import LEAST_HALVED, Cell, Header
 from .compiler import inline
 from .gates import activations
 from .project import PAIRS
 from .shapes import by_size, largest_size
 from .simd import get, named, tally
-from .tiles import cell_epilogue, count_tile
+from .tiles import cell_epilogue, count_tile, recurrent_tile
+
+
+def whole_blocks(lanes):
+    """``(units) -> blocks before the one with half the lanes``: all of them where there is none."""
+    half = lanes // 2 if lanes >= LEAST_HALVED else 0  # as ``abi.lanes_of_last`` has it
+
+    @inline
+    def whole_of(units):
+        blocks = units // lanes
+        return blocks if units - blocks * lanes <= half else blocks + 1
+
+    return whole_of
 
 
 def half_epilogue(simd):
@@ -61,38 +73,6 @@ def pair_epilogue(simd):
     return start, end
 
 
-def half_tile(simd, epilogue, height):
-    """``recurrent_tile`` of some rows in a block with half the lanes; ``epilogue`` is for one row or for pairs."""
-    lanes, width, half_width = simd.lanes, 4 * simd.lanes, PAIRS * simd.lanes
-    pointer_at, moved = simd.pointer_at, simd.moved
-    tile = simd.tile(height, PAIRS)
-    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, tile.dot
-    first, second = epilogue
-    of_rows = tile if height == 1 else simd.tile(height // 2, 4)  # the same registers, four of each pair of rows
-    finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
-
-    @named(f"recur_{height}x1_half")
-    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
-        panels = pointer_at(plan, Header.PANELS)
-        panel = get(cell, Cell.PANEL) + block * (inputs + outputs) * width
-        if get(cell, Cell.HOIST) > 0:
-            value = load(gates, 0, width, 0)
-        else:
-            value = start(panels, get(cell, Cell.BIAS) + block * width, 0)
-            value = dot(value, panels, panel, 0, inputs, x, get(cell, Cell.SOURCE_ROW))
-        rest = dot(zero(), panels, panel + inputs * half_width, 0, outputs, h, h_stride)
-        unit = block * lanes
-        c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
-        if get(cell, Cell.PROJECTED) > 0:
-            target_stride = (units + lanes - 1) // lanes * lanes
-        else:
-            target_stride = get(cell, Cell.TARGET_ROW)
-        finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
-
-    return kernel
-
-
 def wide_half_tile(simd, epilogue, of_half, others):
     """``recurrent_tile`` of one row in ``others`` blocks and the one after them, which has half the lanes.
 
@@ -134,17 +114,16 @@ def wide_half_tile(simd, epilogue, of_half, others):
 
 
 def last_block(simd, epilogue, shapes):
-    """For kernels with such blocks: ``last_tile``, ``half_step`` and ``whole_of``.
+    """For kernels with such blocks: ``last_tile`` and ``half_step``.
 
     ``last_tile`` is by the number of blocks of one row, the last of which is such a block; ``half_step`` a step of
-    several rows of that one; ``whole_of(units)`` how many blocks come before it.
+    several rows of that one.
     """
-    lanes, width, half = simd.lanes, 4 * simd.lanes, simd.lanes // 2
-    moved = simd.moved
+    width, moved = 4 * simd.lanes, simd.moved
     of_half, of_pair = half_epilogue(simd), pair_epilogue(simd)
-    single = half_tile(simd, of_half, 1)
+    single = recurrent_tile(simd, of_half, 1, 1, half=True)
     wide = {n: wide_half_tile(simd, epilogue, of_half, n - 1) for n in shapes.together if n > 1}
-    tall = {n: half_tile(simd, of_pair, n) for n in shapes.of_pairs if n > 1}
+    tall = {n: recurrent_tile(simd, of_pair, n, 1, half=True) for n in shapes.of_pairs if n > 1}
     last_tile, tall_tile = by_size(shapes.together, wide | {1: single}), by_size(shapes.of_pairs, tall | {1: single})
     height_of = largest_size(shapes.of_pairs)
 
@@ -159,24 +138,14 @@ def last_block(simd, epilogue, shapes):
                       moved(h, r * h_stride), h_stride, moved(y, r * y_stride), moved(gates, r * width), 0)  # fmt: skip
             r += height
 
-    @inline
-    def whole_of(units):
-        """All of the blocks where the last one is whole as well."""
-        blocks = units // lanes
-        return blocks if units - blocks * lanes <= half else blocks + 1
-
-    return last_tile, half_step, whole_of
+    return last_tile, half_step
 
 
-def no_half(lanes, wide_tile):
-    """``last_block`` for registers that are too small to be halved; neither of the first two is ever called."""
+def no_half(wide_tile):
+    """``last_block`` for registers that are too small to be halved; neither of the two is ever called."""
 
     @inline
     def half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, gates):
         pass
 
-    @inline
-    def whole_of(units):
-        return (units + lanes - 1) // lanes
-
-    return wide_tile, half_step, whole_of
+    return wide_tile, half_step

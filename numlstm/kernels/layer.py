@@ -21,7 +21,7 @@ from numba import types
 
 from .abi import LEAST_HALVED, LINE_SLOTS, Cell, Header, Segment, Share, Way
 from .compiler import inline
-from .half import last_block, no_half
+from .half import last_block, no_half, whole_blocks
 from .project import QUAD, chain_by_runs, hidden_projection, input_projection
 from .shapes import by_size, next_size
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
@@ -55,7 +55,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.rows if n > 1}
     wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
     tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
-    last_tile, half_step, whole_of = last_block(simd, epilogue, shapes) if halved else no_half(lanes, wide_tile)
+    last_tile, half_step = last_block(simd, epilogue, shapes) if halved else no_half(wide_tile)
+    whole_of = whole_blocks(lanes)
 
     def settling(flush):
         """``settle(target, at, source, count)``: states copied, without what ``flush`` makes 0."""

@@ -10,7 +10,7 @@ from numba import types
 from .abi import Cell, Header
 from .compiler import inline
 from .gates import activations
-from .project import ROWS_AT_ONCE, far_rows_at_once
+from .project import PAIRS, ROWS_AT_ONCE, far_rows_at_once
 from .shapes import by_size, next_size
 from .simd import FROM_ZERO, get, greater, named, put, smaller, tally
 
@@ -60,21 +60,25 @@ def by_distance(near, far):
     return dot
 
 
-def recurrent_tile(simd, epilogue, height, blocks):
+def recurrent_tile(simd, epilogue, height, blocks, half=False):
     """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
 
     ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
+    A single block may have ``half`` the lanes; the epilogue of several rows is then for pairs of them.
     """
-    lanes, width = simd.lanes, 4 * simd.lanes
+    columns = PAIRS if half else 4
+    lanes, width, term = simd.lanes, 4 * simd.lanes, columns * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
-    tile = simd.tile(height, 4, blocks)
+    tile = simd.tile(height, columns, blocks)
     zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
     # several rows pass over a panel that is in cache by then; a single row waits for every line of it
-    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot) if height == 1 else by_distance(near, near)
+    waits = height == 1 and not half
+    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot if waits else near)
     first, second = epilogue
-    finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
+    of_rows = simd.tile(height // 2, 4) if half and height > 1 else tile  # the same registers, four of each pair
+    finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
 
-    @named(f"recur_{height}x{blocks}")
+    @named(f"recur_{height}x{blocks}" + ("_half" if half else ""))
     def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
         inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
         panels = pointer_at(plan, Header.PANELS)
@@ -85,7 +89,7 @@ def recurrent_tile(simd, epilogue, height, blocks):
         else:
             value = start(panels, get(cell, Cell.BIAS) + block * width, width)
             value = dot(cell, value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
-        rest = dot(cell, zero(), panels, panel + inputs * width, panel_gap, outputs, h, h_stride)
+        rest = dot(cell, zero(), panels, panel + inputs * term, panel_gap, outputs, h, h_stride)
         unit = block * lanes
         c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
         if get(cell, Cell.PROJECTED) > 0:
