@@ -81,17 +81,13 @@ class LSTMCell(Module):
         self._start(config, checks.parameter_dtype(dtype), seed)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("bias_ih", "bias_hh") and "_config" in self.__dict__ and not self.bias:
+        if name in ("bias_ih", "bias_hh") and "_held" in self.__dict__ and not self.bias:
             return None
         return super().__getattr__(name)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
-
-    def __call__(self, *args: Any, **options: Any) -> tuple[Array, Array]:
-        """Run `forward`."""
-        return self.forward(*args, **options)
 
     def forward(self, input: ArrayLike, hx: Any = None) -> tuple[Array, Array]:
         """Run one step.
@@ -121,14 +117,13 @@ class LSTMCell(Module):
         AttributeError
             The input is a packed sequence, with PyTorch's text.
         """
-        panels = self._panels
+        panels = self._held.panels
         kept = panels.memo
         if kept is not None:
-            routes = kept.routes[False]
-            latest = routes.get(None)
+            latest = kept.latest[0]
             results = None if latest is None else latest(input, hx, panels.data)
             if results is None:
-                results = kept.take(routes, input, hx, panels.data)
+                results = kept.take(0, input, hx, panels.data)
             if results is not None:
                 states: tuple[Array, Array] = results[1]
                 return states
@@ -151,3 +146,5 @@ class LSTMCell(Module):
         engine.forward(panels, array[axes], given, output[axes], h_1[axes], c_1[axes])
         engine.add_route(panels, array.shape, call.hidden, call.hidden, call.cell, batch_first=False, step=True)
         return h_1, c_1
+
+    __call__ = forward

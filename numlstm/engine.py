@@ -76,8 +76,8 @@ class Memory:
         self.idle: list[Workspace] = []
         kernel = store.kernel(dtype.name)
         self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
-        # by the shape of the input; the latest that was of use is under None too
         self.routes: tuple[Routes, Routes] = self.plans.routes
+        self.latest: list[Take | None] = self.plans.latest
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -98,21 +98,20 @@ class Memory:
 
     def adopt(self, workspace: Workspace, plan: Plan) -> None:
         """Make a workspace ready for another plan."""
-        for routes in self.routes:  # so that the next short call comes by ``take``
-            routes.pop(None, None)
+        self.latest[:] = None, None  # so that the next short call comes by ``take``
         self.let_go()  # before more is taken
         workspace.adopt(plan)
 
-    def take(self, routes: Routes, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+    def take(self, order: int, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
         """What the short way for this input's shape gives, where the latest one gave nothing."""
         if type(input) is not ndarray:
             return None
-        route = routes.get(input.shape)
-        if route is None or route is routes.get(None):
+        route = self.routes[order].get(input.shape)
+        if route is None or route is self.latest[order]:
             return None
         results = route(input, hx, data)
         if results is not None:
-            routes[None] = route
+            self.latest[order] = route
             self.let_go()
         return results
 

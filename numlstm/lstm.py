@@ -10,7 +10,7 @@ from numpy import empty, ndarray
 
 from numlstm import checks, engine
 from numlstm.config import Config
-from numlstm.module import Module, changing
+from numlstm.module import Held, Module, changing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -26,11 +26,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Result = tuple[Array, tuple[Array, Array]]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
-
-
-def _call_forward(self: LSTM, *arguments: Any, **named: Any) -> Any:
-    """Run the ``forward`` of whatever class the object is of."""
-    return self.forward(*arguments, **named)
 
 
 def _cuda() -> Any:
@@ -128,7 +123,6 @@ class LSTM(Module):
     """
 
     mode = "LSTM"
-    _gpu: Any = None  # on CUDA: what runs calls there
     _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
 
     def __init__(
@@ -192,7 +186,12 @@ class LSTM(Module):
 
     def _change(self, **flags: Any) -> None:
         with changing:
-            self._config = self._config._replace(**flags)
+            held = self._held
+            self._held = Held(held.config._replace(**flags), held.panels, held.gpu)
+
+    @property
+    def _gpu(self) -> Any:
+        return self._held.gpu
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr: the sizes, and each flag that is not at its default."""
@@ -258,10 +257,12 @@ class LSTM(Module):
     # ------------------------------------------------------------ the device
 
     def _place(self, device: Any) -> None:
-        if checks.device(device) == "cpu":
-            self.__dict__.pop("_gpu", None)
-        elif self._gpu is None:
-            self._gpu = _cuda().Runner()
+        on_cuda = checks.device(device) == "cuda"
+        if on_cuda == (self._gpu is not None):
+            return
+        gpu = _cuda().Runner() if on_cuda else None
+        with changing:
+            self._held = Held(self._held.config, self._held.panels, gpu)
 
     @property
     def device(self) -> str:
@@ -350,22 +351,33 @@ class LSTM(Module):
         >>> bool((output[:, 0] == whole).all() and (h_n[0, 1] == whole[1]).all() and (output[2:, 1] == 0).all())
         True
         """
-        panels = self._panels  # the weights of this call, whatever is assigned meanwhile
-        config = self._config
-        gpu = self._gpu
+        held = self._held  # what this call has of the object, whatever is assigned meanwhile
+        panels = held.panels
+        kept = panels.memo
+        if (
+            kept is not None
+            and out is None
+            and lengths is None
+            and held.gpu is None
+            and not (held.drops and self.training)
+        ):
+            latest = kept.latest[held.order]
+            quick: Result | None = None if latest is None else latest(input, hx, panels.data)
+            if quick is None:
+                quick = kept.take(held.order, input, hx, panels.data)
+            if quick is not None:
+                return quick
+        return self._run(held, input, hx, lengths, out)
+
+    __call__ = forward
+
+    def _run(self, held: Held, input: Any, hx: Any, lengths: Any, out: Any) -> Result | Packed:
+        """`forward` where no short way is known. Apart, since a function with closures makes a cell for every call."""
+        config, panels, gpu = held.config, held.panels, held.gpu
         if gpu is not None:
             drawn = (lambda: self._masks(config)) if self.training and config.dropout > 0 else None
             on_device: Result = gpu.forward(panels, config, input, hx, lengths, out, drawn)
             return on_device
-        kept = panels.memo
-        if kept is not None and out is None and lengths is None and not (config.dropout and self.training):
-            routes = kept.routes[config.batch_first]
-            latest = routes.get(None)
-            quick: Result | None = None if latest is None else latest(input, hx, panels.data)
-            if quick is None:
-                quick = kept.take(routes, input, hx, panels.data)
-            if quick is not None:
-                return quick
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
@@ -406,8 +418,6 @@ class LSTM(Module):
             return out[0], (out[1], out[2])
         engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
         return output, (h_n, c_n)
-
-    __call__ = forward  # not a call of it: a step of a small LSTM takes little more than a call of Python's
 
     def stream(self, batch_size: int = 1) -> Stream:
         """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
@@ -502,22 +512,6 @@ class LSTM(Module):
             hx = checks.lstm_states(call, hx, panels.dtype)
         dropout = self._masks(config) if self.training and config.dropout > 0 else None
         return recording.record(panels, call, given, hx, dropout)
-
-    def __init_subclass__(cls, **arguments: Any) -> None:
-        """Let a call reach the ``forward`` of a subclass."""
-        super().__init_subclass__(**arguments)
-        if cls.forward is not LSTM.forward and cls.__call__ is LSTM.__call__:
-            cls.__call__ = _call_forward  # type: ignore[method-assign]
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "forward":
-            raise AttributeError(
-                f"forward of {self!r} cannot be replaced, since a call would not go through it\n"
-                "Define forward in a subclass.",
-                name=name,
-                obj=self,
-            )
-        super().__setattr__(name, value)
 
     def _masks(self, config: Config) -> Callable[[Array], None] | None:
         """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""

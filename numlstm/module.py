@@ -45,10 +45,32 @@ class IncompatibleKeys(NamedTuple):
         return f"_IncompatibleKeys(missing_keys={self.missing_keys}, unexpected_keys={self.unexpected_keys})"
 
 
+def _call_forward(self: Any, *arguments: Any, **named: Any) -> Any:
+    """Run the ``forward`` of whatever class the object is of."""
+    return self.forward(*arguments, **named)
+
+
+class Held:
+    """What a call needs of its module: never changed, but replaced as a whole, so that no call sees half of a change.
+
+    In one attribute, for each one of a class with ``__getattr__`` takes several percent of a small call.
+    """
+
+    __slots__ = ("config", "drops", "gpu", "order", "panels")
+
+    def __init__(self, config: Config, panels: Any = None, gpu: Any = None) -> None:
+        self.config = config
+        self.panels: Panels = panels  # None while they are being packed
+        self.gpu = gpu  # on CUDA: what runs calls there
+        self.order = int(config.batch_first)  # as `engine.Memory` counts
+        self.drops = config.dropout > 0
+
+
 class Module:
     """Parameters by name, over panels; the base of `LSTM` and `LSTMCell`.
 
-    A subclass says in `_suffix` what its parameters' names lack of those in the panels.
+    A subclass says in `_suffix` what its parameters' names lack of those in the panels. Its ``__call__`` is its
+    ``forward``, not a call of it: a step of a small LSTM takes little more than a call of Python's.
     """
 
     _suffix = ""
@@ -56,10 +78,16 @@ class Module:
     _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype", "device"})
 
     training: bool
-    _config: Config
-    _panels: Panels
+    _held: Held
     _shapes: dict[str, checks.Shape]
     _seen: dict[Any, checks.Call]  # by all that decides a call's shapes
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        """Let a call reach the ``forward`` of a subclass of a subclass."""
+        super().__init_subclass__(**arguments)
+        run: Any = cls.__call__
+        if run is not getattr(cls, "forward", None) and any(run is vars(base).get("forward") for base in cls.__mro__):
+            cls.__call__ = _call_forward  # type: ignore[method-assign]
 
     def _start(self, config: Config, dtype: np.dtype[Any], seed: Any) -> None:
         """Begin with fresh parameters, in train mode."""
@@ -90,9 +118,22 @@ class Module:
         return np.random.default_rng()
 
     def _hold(self, config: Config) -> None:
-        self._config = config
+        self._held = Held(config)
         self._shapes = {self._own(name): shape for name, shape in config.parameter_shapes().items()}
         self._seen = {}
+
+    @property
+    def _config(self) -> Config:
+        return self._held.config
+
+    @property
+    def _panels(self) -> Panels:
+        return self._held.panels
+
+    @_panels.setter
+    def _panels(self, panels: Panels) -> None:
+        with changing:
+            self._held = Held(self._held.config, panels, self._held.gpu)
 
     def _own(self, name: str) -> str:
         """The name here of a parameter of the panels."""
@@ -165,6 +206,13 @@ class Module:
             raise AttributeError(
                 f"{name} of {self!r} cannot be changed once it is made\n"
                 f"Make another {type(self).__name__}, or use to() for its dtype and device.",
+                name=name,
+                obj=self,
+            )
+        elif name == "forward":
+            raise AttributeError(
+                f"forward of {self!r} cannot be replaced, since a call would not go through it\n"
+                "Define forward in a subclass.",
                 name=name,
                 obj=self,
             )
@@ -383,11 +431,12 @@ class Module:
 
     def _apart(self) -> dict[str, Any]:
         """The attributes but for those that stand for a place in memory or are derived."""
-        derived = {"_panels", "_shapes", "_seen", "_gpu"}
+        derived = {"_held", "_shapes", "_seen"}
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self._apart() | {"_rng": self._rng, "_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
+        held = {"_config": self._config, "_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
+        return self._apart() | {"_rng": self._rng} | held
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         attributes = dict(state)

@@ -85,7 +85,8 @@ class Team(NamedTuple):
 class Plans:
     """The plans of one model by shape; forgotten when the settings change.
 
-    ``routes`` is for the engine's short ways, without and with ``batch_first``; they are forgotten with the plans.
+    ``routes`` is for the engine's short ways by the shape of the input, without and with ``batch_first``, ``latest``
+    for those that were of use last; they are forgotten with the plans.
     """
 
     _all: ClassVar[WeakSet[Plans]] = WeakSet()
@@ -93,6 +94,7 @@ class Plans:
     def __init__(self) -> None:
         self.by_shape: dict[Any, Plan] = {}
         self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
+        self.latest: list[Any] = [None, None]
         Plans._all.add(self)
 
     def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
@@ -108,6 +110,7 @@ class Plans:
     def forget_all() -> None:
         """Let every model plan anew."""
         for plans in list(Plans._all):
+            plans.latest[:] = None, None
             for remembered in (plans.by_shape, *plans.routes):
                 remembered.clear()
 

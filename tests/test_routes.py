@@ -200,6 +200,54 @@ def test_forward_may_come_from_another_base_class():
         numlstm.LSTM(3, 4).forward = print
 
 
+@pytest.mark.parametrize("kind", [numlstm.LSTM, numlstm.LSTMCell])
+def test_a_call_of_microseconds_looks_up_one_attribute(kind):
+    """One of a class with ``__getattr__`` costs several percent of it, and so does a cell for a closure."""
+
+    class Watched(kind):
+        def __getattribute__(self, name):
+            names.append(name)
+            return super().__getattribute__(name)
+
+    class Planted(Watched):
+        def forward(self, input):
+            return self._panels.dtype, super().forward(input)
+
+    names = []
+    x = np.ones((2, 1, 3) if kind is numlstm.LSTM else (1, 3), np.float32)
+    watched, planted = Watched(3, 4), Planted(3, 4)
+    for module in (watched, planted):
+        module(x), module(x)
+    names.clear()
+    watched(x)
+    assert names == ["_held"] and not kind.forward.__code__.co_cellvars
+    names.clear()
+    planted(x)
+    assert len(names) > 1
+
+
+def test_a_cell_too_is_called_through_the_forward_of_its_subclass():
+    class Twice(numlstm.LSTMCell):
+        def forward(self, input, hx=None):
+            return super().forward(input, super().forward(input, hx))
+
+    class Deeper(Twice):
+        pass
+
+    class Own(numlstm.LSTMCell):
+        def __call__(self, input):
+            return "its own"
+
+    plain, x = numlstm.LSTMCell(3, 4, seed=0), np.ones((2, 3), np.float32)
+    want = plain(x, plain(x))
+    for cell in (Twice(3, 4, seed=0), Deeper(3, 4, seed=0)):
+        for _ in range(3):
+            assert all(same_bits(a, b) for a, b in zip(cell(x), want, strict=True))
+    assert Own(3, 4)(x) == "its own"
+    with pytest.raises(AttributeError, match="Define forward in a subclass"):
+        plain.forward = print
+
+
 def test_a_subclass_may_override_forward():
     class Doubled(numlstm.LSTM):
         def forward(self, input, hx=None, **rest):
