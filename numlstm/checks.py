@@ -606,7 +606,7 @@ def out_arrays(out: Any, call: Call, dtype: np.dtype[Any], input: Array, hx: Sta
         if not array.flags.carray:
             _out_layout(name, array)
         plain.append(array)
-    _no_overlap(plain, input, hx)
+    no_overlap(plain, input, hx)
     plain[0] = own_shape(plain[0], call.output)
     return tuple(plain)
 
@@ -634,7 +634,8 @@ def _out_layout(name: str, array: Array) -> None:
     raise ValueError(f"{name} in out must be aligned to its {array.itemsize}-byte numbers")
 
 
-def _no_overlap(out: Any, input: Array, hx: States | None) -> None:
+def no_overlap(out: Any, input: Array, hx: States | None) -> None:
+    """Refuse results that share memory with each other or with what the call reads; their numbers are not looked at."""
     output, h_n, c_n = out
     held: tuple[Array, ...] = (output, h_n, c_n)
     twice = 0

@@ -334,6 +334,41 @@ def test_out_on_the_device_takes_nothing_more(net, monkeypatch):
     assert same(host((output, state)), want)
 
 
+def test_out_on_the_device_shares_no_memory(net):
+    x, (h, c) = data(net, 3, 2)
+    net.to("cuda")
+    memory = np.zeros(4096, np.float32)
+    read = memory[: x.size].reshape(x.shape)
+    read[...] = x
+    states = h.copy(), c.copy()
+    want = [part.copy() for part in flat(net(read, states))]
+    before = memory.copy()
+
+    def apart(part, at):
+        return memory[at : at + part.size].reshape(part.shape)
+
+    free = [apart(part, 1000 * (n + 1)) for n, part in enumerate(want)]
+
+    def refused(says, out, x=read, hx=states):
+        with pytest.raises(ValueError, match=says + r"\nOnly h_n may be the very array"):
+            net(Interface(x), tuple(map(Interface, hx)), out=tuple(map(Interface, out)))
+        assert np.array_equal(memory, before)
+
+    refused("output in out shares memory with input", (apart(want[0], x.size - 1), *free[1:]))
+    refused("h_n in out shares memory with c_n", (free[0], free[1], apart(want[2], 2000 + want[1].size - 1)))
+    refused(
+        "c_n in out shares memory with input",
+        (*free[:2], apart(want[2], 0)),
+        x=memory[: 2 * x.size : 2].reshape(x.shape),
+    )
+    inside = apart(h, 2500), apart(c, 3500)
+    refused("output in out shares memory with h_0", (apart(want[0], 2500), *free[1:]), hx=inside)
+    refused("h_n in out shares memory with h_0", (free[0], apart(want[1], 2501), free[2]), hx=inside)
+    refused("c_n in out shares memory with h_0", (free[0], free[1], inside[0]), hx=inside)
+    net(Interface(read), tuple(map(Interface, states)), out=tuple(map(Interface, free)))
+    assert same(free, want)
+
+
 def test_errors_of_arrays_on_the_device(net):
     x, hx = data(net, 3, 2)
     net.to("cuda")

@@ -12,7 +12,7 @@ import numpy as np
 from .. import checks
 from ..sequence import PackedSequence, checked_lengths, checked_parts, gathered, places
 from . import device, planner
-from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, strided, whole
+from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, place, strided, whole
 from .kernels import HIGH, WIDE, launch
 from .rows import Laid, Rows
 from .streams import chosen
@@ -178,6 +178,9 @@ class Runner:
                 raise TypeError("out must be a tuple (output, h_n, c_n)")
             names = ("output", "h_n", "c_n")
             flats = [contiguous(*of, self.dtype, stream) for of in zip(names, out, shapes, strict=True)]
+            results = [place(whole(*of), self.dtype) for of in zip(flats, shapes, strict=True)]
+            read = states and tuple(place(state, self.dtype) for state in states)
+            checks.no_overlap(results, place(given, self.dtype), read)
             returned = list(out)
         if call.batch:
             space, rows = self.workspace(steps, call.batch, rows, handle)
