@@ -451,6 +451,23 @@ def test_a_stream_has_the_bits_of_one_call(flags, dtype):
     assert same(mine.state, stream.state)
 
 
+def test_a_stream_that_no_memory_holds(net, monkeypatch):
+    net.to("cuda")
+    with pytest.raises(MemoryError, match=rf"no memory for a stream of batch_size={2**62}.*\nTake fewer rows"):
+        net.stream(2**62)
+    for said, kind, says in (
+        ("OUT_OF_MEMORY", MemoryError, r"no memory for a stream of batch_size=2: .*OUT_OF_MEMORY\nTake fewer rows"),
+        ("LAUNCH_FAILED", RuntimeError, "LAUNCH_FAILED"),
+    ):
+
+        def fails(*given, said=said):
+            raise RuntimeError(f"Call to cuMemAlloc results in CUDA_ERROR_{said}")
+
+        monkeypatch.setattr(device, "upload", fails)
+        with pytest.raises(kind, match=says):
+            net.stream(2)
+
+
 def test_a_stream_of_one_row_and_its_shapes(net):
     x, _ = data(net, 4, 1)
     want, _ = net(x)

@@ -76,6 +76,11 @@ def memory_at(pointer, count, dtype, owner):
     return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
 
 
+def lacks_memory(error):
+    """Whether the host or the device had no memory for what was asked for, or it is more than any array may have."""
+    return isinstance(error, MemoryError | OverflowError | ValueError) or "OUT_OF_MEMORY" in str(error)
+
+
 def is_own(value):
     """Whether the value is a device array of Numba's."""
     return bool(getattr(value, "__cuda_ndarray__", False))

@@ -4,6 +4,8 @@ h and c are there twice: a piece of the sequence reads one pair and writes the o
 all has been asked for. An error on the way leaves the state as it was.
 """
 
+from math import prod
+
 import numpy as np
 
 from .. import checks
@@ -62,9 +64,14 @@ class Stream:
         if weights is not None and weights.panels is panels:  # those of the LSTM are never changed, only replaced
             self._runner.weights = weights
         self._shapes = tuple((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
-        self._pairs = tuple([self._zeros(shape) for shape in self._shapes] for _ in range(2))  # in use, and spare
         shapes = (rows, config.input_size), (rows, config.output_size)
-        self._flat = [self._zeros(shape) for shape in shapes]
+        try:
+            self._pairs = tuple([self._zeros(shape) for shape in self._shapes] for _ in range(2))  # in use, and spare
+            self._flat = [self._zeros(shape) for shape in shapes]
+        except Exception as error:
+            if not device.lacks_memory(error):
+                raise
+            raise checks.no_room(rows, error) from None
         self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
         device.synchronize(0)  # before another stream of CUDA touches them
 
@@ -73,7 +80,7 @@ class Stream:
         object.__setattr__(self, name, value)
 
     def _zeros(self, shape):
-        return device.upload(np.zeros(int(np.prod(shape)), self.dtype))
+        return device.upload(np.zeros(prod(shape), self.dtype))
 
     @property
     def dtype(self):
