@@ -74,6 +74,28 @@ def ready(path: str | os.PathLike[str]) -> None:
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
 
 
+def folder(path: str | os.PathLike[str]) -> None:
+    """Make the folder `path`, and those above it, where they are missing.
+
+    Raises
+    ------
+    OSError
+        Something else has one of these names, or it cannot be made.
+    """
+    from pathlib import Path
+
+    path = Path(path)
+    for place in (path, *path.parents):
+        if os.path.lexists(place):
+            if place.is_dir():
+                break
+            fact = f"{path} is no folder" if place == path else f"{path} cannot be made: {place} is no folder"
+            raise NotADirectoryError(
+                f"{fact}\nThe name of a folder is expected, one that is there or a new one: give another name."
+            )
+    path.mkdir(parents=True, exist_ok=True)
+
+
 def apart(name: str, path: str | os.PathLike[str], other_name: str, other: str | os.PathLike[str]) -> None:
     """Raise where a file to be written is one that is read, by whatever path."""
     if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):

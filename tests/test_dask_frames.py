@@ -327,6 +327,10 @@ def test_a_folder_with_other_things_and_no_input_are_refused(data):
     [
         (("data/*.parquet", "-o", "out"), "Parquet needs --group and --order"),
         (("data", "-o", "out", *COLUMNS, "--state", "s.npz"), "--state is not for Parquet"),
+        (
+            ("data", "-o", "model.safetensors", *COLUMNS),
+            "model.safetensors is no folder. The name of a folder is expected",
+        ),
         (("x.npy", "-o", "out.npz", "--group", "machine"), "--group: for Parquet files, and INPUT is none: x.npy"),
         (("data", "-o", "out", *COLUMNS, "--scheduler", "tcp://127.0.0.1:9"), "127.0.0.1:9"),
     ],

@@ -364,6 +364,22 @@ def test_what_is_wrong_is_said_and_nothing_is_written(arguments, says, file, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_name_that_is_no_folder_is_refused_before_anything_is_made(file, tmp_path, monkeypatch):
+    def made(*_):
+        raise AssertionError("a library was made")
+
+    monkeypatch.setattr(library, "_object", made)
+    (tmp_path / "nothing").symlink_to(tmp_path / "absent")
+    for out, says in (
+        (file, f"Error: {file} is no folder. The name of a folder is expected, one that is there or a new one"),
+        (file / "a" / "b", f"Error: {file / 'a' / 'b'} cannot be made: {file} is no folder. The name of a folder"),
+        (tmp_path / "nothing", f"Error: {tmp_path / 'nothing'} is no folder. The name of"),
+    ):
+        done = command(file, "-o", out)
+        assert done.exit_code == 1 and done.output.startswith(says), done.output
+        assert len(done.output.splitlines()) == 1
+
+
 def test_a_missing_linker_is_said(file, tmp_path, monkeypatch):
     monkeypatch.setattr(link.shutil, "which", lambda name: None)
     monkeypatch.setattr(link.importlib.util, "find_spec", lambda name: None)

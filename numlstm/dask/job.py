@@ -68,7 +68,7 @@ def run(
     lstm = files.as_lstm(files.load(model, name))
     frame = dd.read_parquet(inputs)
     results = forward_frame(lstm, frame, group=group, order=order, features=features, per=per, whole=whole)
-    out.mkdir(parents=True, exist_ok=True)
+    atomic.folder(out)
     _same_job(
         out / MANIFEST,
         {

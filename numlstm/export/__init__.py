@@ -78,7 +78,7 @@ def export(
     folder, number = Path(folder), module.dtype.name
     model = model_bytes(module._panels, wanted)
     linker = link.find(chosen) if shared else None  # what is missing is said before the work begins
-    folder.mkdir(parents=True, exist_ok=True)
+    atomic.folder(folder)
     static_name = chosen.static.format(prefix)
     words = {
         "PREFIX": prefix,
