@@ -104,7 +104,24 @@ def convert(source: Path, target: Path, name: str | None, dtype: str | None, bat
     conversion.convert(source, target, name=name, dtype=dtype, batch_first=batch_first, echo=_say)
 
 
-@main.command()
+class OneInput(click.Command):
+    """A command with one INPUT at the end of its arguments, which may be a pattern: more are one that the shell saw."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does, but for what is said of arguments beyond the last."""
+        ctx.allow_extra_args = True
+        super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:
+            given = [os.fspath(ctx.params["input"]), *ctx.args]
+            shown = _line(", ".join(given[:3])) + (", ..." if len(given) > 3 else "")
+            told = f"INPUT is one file, folder or pattern, and {len(given)} were given: {shown}"
+            if all(name.lower().endswith(".parquet") for name in given):
+                told += "; write a pattern in quotes, 'data/*.parquet', or the shell puts the names in its place"
+            ctx.fail(told)
+        return ctx.args
+
+
+@main.command(cls=OneInput)
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
 @click.option("-o", "--out", type=FILE, required=True, help="Where to write output, h_n and c_n: a .npz file.")

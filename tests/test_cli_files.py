@@ -546,6 +546,16 @@ class TestRun:
         assert says in refused("run", *args)
         assert sorted(os.listdir()) == before
 
+    def test_one_input_at_a_time(self, folder):
+        """The hint at quotes is for patterns, which are for Parquet."""
+        result = invoke("run", "m.npz", "x.npy", "y.npy", "-o", "out.npz")
+        assert result.exit_code == 2
+        assert "INPUT is one file, folder or pattern, and 2 were given: x.npy, y.npy" in result.output
+        assert "quotes" not in result.output
+        result = invoke("run", "m.npz", "a.parquet", "b\x1b.parquet", "-o", "out.npz")
+        assert result.exit_code == 2
+        assert "2 were given: a.parquet, b\\x1b.parquet; write a pattern in quotes, 'data/*.parquet'" in result.output
+
     def test_a_pipe_is_not_waited_for(self, folder):
         save("m.npz")
         os.mkfifo("pipe.npy")

@@ -331,6 +331,10 @@ def test_a_folder_with_other_things_and_no_input_are_refused(data):
             ("data", "-o", "model.safetensors", *COLUMNS),
             "model.safetensors is no folder. The name of a folder is expected",
         ),
+        (
+            (*(f"data/{n}.parquet" for n in range(4)), "-o", "out", *COLUMNS),
+            "and 4 were given: data/0.parquet, data/1.parquet, data/2.parquet, ...; write a pattern in quotes",
+        ),
         (("x.npy", "-o", "out.npz", "--group", "machine"), "--group: for Parquet files, and INPUT is none: x.npy"),
         (("data", "-o", "out", *COLUMNS, "--scheduler", "tcp://127.0.0.1:9"), "127.0.0.1:9"),
     ],
