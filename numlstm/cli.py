@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.terminal import printable, progress
+from numlstm.terminal import printable, progress, telling
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -28,13 +28,14 @@ BATCH_FIRST = click.option(
 def sentences(command: Callable[P, None]) -> Callable[P, None]:
     """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback.
 
-    What the library warns of is a line as well. Neither holds control characters that came with a file.
+    What the library warns of is a line as well, and on a terminal what it compiles. None of them holds control
+    characters that came with a file.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), telling():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from logging import Logger
 
+LENGTHY = (
+    "lengthy"  # attribute of a record that tells of work of many seconds: the line for whoever waits at a terminal
+)
+
 
 def log() -> Logger:
     """The logger "numlstm".
@@ -18,3 +22,8 @@ def log() -> Logger:
     import logging
 
     return logging.getLogger("numlstm")
+
+
+def lengthy(line: str, message: str, *values: object) -> None:
+    """Log, at INFO, that work of many seconds begins; the command line shows ``line`` of it (`terminal.telling`)."""
+    log().info(message, *values, extra={LENGTHY: line})

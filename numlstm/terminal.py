@@ -72,6 +72,35 @@ def size(count: int) -> str:
 
 
 @contextmanager
+def telling() -> Iterator[None]:
+    """While it lasts, what the library logs of work of many seconds is a line on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    import logging
+
+    import click
+
+    from numlstm.log import LENGTHY, log
+
+    def tell(record: logging.LogRecord) -> bool:
+        if line := getattr(record, LENGTHY, None):
+            click.echo(printable(line), err=True)
+        return True
+
+    logger = log()
+    level = logger.level
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    logger.addFilter(tell)  # beside a handler Python would no longer print the library's warnings by itself
+    try:
+        yield
+    finally:
+        logger.removeFilter(tell)
+        logger.setLevel(level)
+
+
+@contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
     """A function that is told of every piece done: a bar on stderr after a second, nothing where that is no terminal.
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from needs import need
 
+import numlstm
 from numlstm.bench import grid, measure, peers
 from numlstm.bench.results import Entry, LineResult, Report
 from numlstm.cli import main
@@ -244,6 +246,105 @@ class TestWarmup:
         result = invoke("warmup")
         assert result.exit_code == 0
         assert result.output.count(": shipped: /there") == 2
+
+
+class TestTelling:
+    """A line on a terminal for work of many seconds, which a log would tell of; elsewhere nothing."""
+
+    KERNELS = (
+        "import os, sys\n"
+        "from numlstm import cli\n"
+        "from numlstm.kernels import build, made, store\n"
+        "code = {number: made.object_code(number, store.level())[0] for number in ('float32', 'float64')}\n"
+        "build.object_code = lambda number, level: code[number]\n"  # no test needs to wait for what is made here
+        "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
+        "cli.main(['warmup'])"
+    )
+    EXPORT = (
+        "import os, sys\n"
+        "from numlstm import cli\n"
+        "from numlstm.kernels import embed\n"
+        "embed.kernel_object = embed.glue_object = lambda *_: b'code'\n"
+        "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
+        "cli.main(['export', sys.argv[2], '-o', sys.argv[3], '--target', 'aarch64-linux'])"
+    )
+
+    def shown(self, code, *args):
+        """What stderr gets that is a terminal, as lines; and one that is none."""
+        command = [sys.executable, "-c", code, *map(str, args)]
+        ours, theirs = pty.openpty()
+        try:
+            subprocess.run(command, stderr=theirs, stdout=subprocess.DEVNULL, timeout=300, check=False)
+            os.set_blocking(ours, False)
+            try:
+                lines = os.read(ours, 1 << 16).decode().splitlines()
+            except BlockingIOError:
+                lines = []
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return lines
+
+    def elsewhere(self, code, *args):
+        command = [sys.executable, "-c", code, *map(str, args)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False).stderr
+
+    def test_kernels(self, tmp_path):
+        assert self.shown(self.KERNELS, tmp_path / "cache") == [
+            "compiling kernels for float32, once; some 15 seconds",
+            "compiling kernels for float64, once; some 15 seconds",
+        ]
+        assert self.shown(self.KERNELS, tmp_path / "cache") == []  # they are there
+        assert self.elsewhere(self.KERNELS, tmp_path / "other") == ""
+
+    def test_kernels_that_cannot_be_kept(self, tmp_path):
+        """What is logged as a warning is printed by Python as before, on a terminal and elsewhere."""
+        (tmp_path / "cache").mkdir()
+        (tmp_path / "cache").chmod(0o777)
+        warned = "numlstm: kernels are not cached, since others can write to"
+        lines = self.shown(self.KERNELS, tmp_path / "cache")
+        assert [line.startswith(warned) for line in lines] == [True, False, True, False, False]
+        assert lines[1::2] == [
+            f"compiling kernels for {number}, for this process alone; some 15 seconds"
+            for number in ("float32", "float64")
+        ]
+        assert lines[-1].startswith("Error: the next process has to compile again")
+        lines = self.elsewhere(self.KERNELS, tmp_path / "cache").splitlines()
+        assert [line.startswith(warned) for line in lines] == [True, True, False]
+
+    def test_another_process_is_waited_for(self, tmp_path, monkeypatch, caplog):
+        """One line, however long it takes; here until patience ends."""
+        from numlstm.kernels import cached
+        from numlstm.log import LENGTHY
+
+        monkeypatch.setattr(cached, "PATIENCE", 0.2)
+        caplog.set_level("INFO", "numlstm")
+        with cached.turn(tmp_path / "a.o"), cached.turn(tmp_path / "a.o"):
+            pass
+        said = [getattr(record, LENGTHY, record.levelname) for record in caplog.records]
+        assert said == ["waiting for another process, which is compiling the same kernels", "WARNING"]
+
+    def test_an_export(self, tmp_path):
+        numlstm.LSTM(3, 4, seed=0).save(tmp_path / "m.npz")
+        arguments = (tmp_path / "m.npz", tmp_path / "out")
+        assert self.shown(self.EXPORT, tmp_path / "cache", *arguments) == [
+            "compiling the library for float32 and aarch64, once; some 20 seconds"
+        ]
+        assert len(list((tmp_path / "out").iterdir())) == 4
+        assert self.shown(self.EXPORT, tmp_path / "cache", *arguments) == []
+        assert self.elsewhere(self.EXPORT, tmp_path / "other", *arguments) == ""
+
+    def test_the_library_is_as_it_was_afterwards(self, monkeypatch, capsys):
+        from numlstm import terminal
+        from numlstm.log import lengthy, log
+
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        level = log().level
+        with terminal.telling():
+            lengthy("a \x1b[2J line", "numlstm: %s", "a message")
+        lengthy("another", "numlstm: %s", "another")
+        assert (log().level, log().filters) == (level, [])
+        assert capsys.readouterr().err == "a \\x1b[2J line\n"
 
 
 class Shipped(NamedTuple):

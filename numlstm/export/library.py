@@ -14,6 +14,7 @@ from numlstm.export.targets import Target
 from numlstm.kernels import cached, sources
 from numlstm.kernels.embed_abi import Tuning
 from numlstm.kernels.levels import Level
+from numlstm.log import lengthy
 
 TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
 log = logging.getLogger("numlstm")
@@ -53,10 +54,11 @@ def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, li
     -------
     dict of str to (bytes, list of str)
     """
-    glue = [f"{prefix}_{name}" for name in FUNCTIONS]
+    kernel = _object("kernel", number, level, prefix)  # first, since its making tells of the whole
+    glue = _object("glue", number, level, prefix)
     return {
-        "glue.o": (_object("glue", number, level, prefix), glue),
-        "kernel.o": (_object("kernel", number, level, prefix), [f"{prefix}_kernel"]),
+        "glue.o": (glue, [f"{prefix}_{name}" for name in FUNCTIONS]),
+        "kernel.o": (kernel, [f"{prefix}_kernel"]),
     }
 
 
@@ -90,6 +92,13 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
 
     code: bytes
     if part == "kernel":
+        once = "once" if path is not None else "each time"
+        lengthy(
+            f"compiling the library for {number} and {level.name}, {once}; some 20 seconds",
+            "numlstm: compiling the exported library for %s and %s",
+            number,
+            level.name,
+        )
         code = embed.kernel_object(number, level, prefix)
     else:
         code = embed.glue_object(number, level, prefix, TUNING)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
-from ..log import log
+from ..log import lengthy, log
 from . import sources
 from .levels import Level
 
@@ -200,7 +200,7 @@ def turn(path: Path) -> Iterator[None]:
         yield
         return
     try:
-        until = time.monotonic() + PATIENCE
+        until, waits = time.monotonic() + PATIENCE, False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,6 +212,13 @@ def turn(path: Path) -> Iterator[None]:
                 if time.monotonic() > until:
                     log().warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
                     break
+                if not waits:
+                    lengthy(
+                        "waiting for another process, which is compiling the same kernels",
+                        "numlstm: waiting for another process, which is compiling %s",
+                        path,
+                    )
+                waits = True
                 time.sleep(0.05)
             except OSError as error:
                 log().debug("numlstm: no lock for %s: %s", path, error)

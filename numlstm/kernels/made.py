@@ -10,7 +10,7 @@ import threading
 from contextlib import ExitStack
 
 from ..locks import fork_safe
-from ..log import log
+from ..log import lengthy, log
 from . import cached
 from .levels import Level
 from .loaded import Kernel
@@ -77,10 +77,16 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
             log().warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
         if code is not None:
             return code, f"cache: {path}"
-        log().info(
-            "numlstm: compiling the %s kernels for %s; the next process finds them in %s", number, level.name, path
-        )
         _check_room()
+        once = "for this process alone" if unkept else "once"
+        kept = "the next process has to do so again" if unkept else f"the next process finds them in {path}"
+        lengthy(
+            f"compiling kernels for {number}, {once}; some 15 seconds",
+            "numlstm: compiling the %s kernels for %s; %s",
+            number,
+            level.name,
+            kept,
+        )
         from . import build
 
         code = build.object_code(number, level)
