@@ -328,7 +328,8 @@ def _say(text: str) -> None:
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the forecast into this PNG file; without matplotlib it is drawn as text.  [default: numlstm_demo.png]",
+    help="Draw the forecast into this .png or .svg file; without matplotlib it is drawn as text.  "
+    "[default: numlstm_demo.png]",
 )
 @sentences
 def demo(plot: Path | None) -> None:

@@ -300,6 +300,13 @@ def test_draws_into_the_current_directory(tmp_path, monkeypatch):
     assert (tmp_path / "numlstm_demo.png").stat().st_size > 10_000
 
 
+def test_the_suffix_says_what_is_drawn(tmp_path):
+    need("matplotlib")
+    path = tmp_path / "plot.SVG"
+    assert lines_of(path)[-1] == f"plot: {path}"
+    assert path.read_text("utf-8").rstrip().endswith("</svg>")
+
+
 def test_a_plot_that_cannot_be_written_is_one_line(tmp_path):
     need("matplotlib")
     path = tmp_path / "missing" / "plot.png"

@@ -34,8 +34,8 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
     Parameters
     ----------
     plot : path, optional
-        Where to draw the plot, as a PNG; ``numlstm_demo.png`` in the current directory if left out. Without
-        matplotlib a chart in text is shown instead.
+        Where to draw the plot, an SVG where it ends so and else a PNG; ``numlstm_demo.png`` in the current directory
+        if left out. Without matplotlib a chart in text is shown instead.
     echo : callable
         What a line of text is given to.
     """

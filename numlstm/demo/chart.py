@@ -1,4 +1,4 @@
-"""The demo's plot: a PNG by matplotlib, and a chart in text for who has none."""
+"""The demo's plot: a picture by matplotlib, and a chart in text for who has none."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def yearly(unseen: Array) -> Array:
 
 
 def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: str) -> None:
-    """Write a PNG: the record with a year's forecast from every twelfth origin, and the errors of all origins.
+    """Write a picture: the record with a year's forecast from every twelfth origin, and the errors of all origins.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
     unseen : ndarray of bool, shape (origins,)
         The origins to show.
     path : str
-        Where to.
+        Where to: an SVG where it ends so, and else a PNG.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=130, format="png")
+    figure.savefig(path, dpi=130, format="svg" if path.lower().endswith(".svg") else "png")
 
 
 def text_chart(record: Record, forecast: Array, unseen: Array) -> Iterator[str]:
