@@ -453,10 +453,15 @@ def bench(
         )
     if stream:
         from numlstm.bench import streaming
+        from numlstm.kernels import store
 
         if threads or rounds or reuse or save or plot or dtype != "float32":
             raise click.UsageError("--stream takes --peers and --quick, and no other option")
-        click.echo(streaming.text(_peers(peers, PEERS), quick))
+        engines = _peers(peers, PEERS)
+        store.kernel("float32")  # that it is compiled is a line of its own, before those that are written over
+        measured = streaming.text(engines, quick, _progress)
+        _progress("")
+        click.echo(measured)
         return
     kind = "sweep" if sweep else "scaling" if scaling else "lines"
     if sweep:

@@ -767,7 +767,13 @@ class TestAsv:
 def test_a_stream_beside_no_peer_is_compared_with_none(monkeypatch):
     monkeypatch.setattr(streaming, "LINES", {"small": Line("small", 3, 5, 1, 1, 1, 1)})
     monkeypatch.setattr(streaming, "loop_over_kernel", lambda *arguments: 1.0)  # compiled by Numba, in seconds
-    text = streaming.text([], quick=True)
+    told = []
+    text = streaming.text([], quick=True, progress=told.append)
     assert all(way in text for way in (streaming.STEP, streaming.CALL, streaming.FORWARD))
     assert "nan" not in text
     assert "peer" not in text
+    assert [line.split(": ")[-1] for line in told[:4]] == [
+        "small, 3 rounds in turns",
+        *streaming.ways(streaming.LINES["small"]),
+    ]
+    assert len(told) == len(set(told)) == 4 + len(streaming.FADING) + 1

@@ -245,15 +245,17 @@ def loop_over_kernel(line: Line, steps: int = 20_000, rounds: int = 9) -> float:
 # ------------------------------------------------------------ as text
 
 
-def text(peers: Sequence[str] = PEERS, quick: bool = False) -> str:
-    """All of it, measured now."""
+def text(peers: Sequence[str] = PEERS, quick: bool = False, progress: Callable[[str], None] = lambda what: None) -> str:
+    """All of it, measured now; what is measured is told to `progress`."""
     rounds, steps = (3, 5_000) if quick else (15, 100_000)
     written = []
     for name, line in LINES.items():
+        progress(f"{name}, {rounds} rounds in turns")
         beside = beside_peers(line, peers, rounds, 0.005 if quick else 0.02)
         calls = ways(line)
         written += [f"{name} ({line.sizes})"]
         for way in calls:
+            progress(f"{name}, {steps:,} steps one by one: {way}")
             one = latency(calls[way], steps)
             faster = f"   {beside.ratio(way):6.1f} times as fast as the best peer" if beside.peers else ""
             written.append(
@@ -263,11 +265,13 @@ def text(peers: Sequence[str] = PEERS, quick: bool = False) -> str:
         written += [f"  {peer:16} {beside.median(peer):8.2f} us" for peer in beside.peers]
         written += [f"  {peer} is left out: {reason}" for peer, reason in beside.left_out.items()]
         for keep in FADING:
+            progress(f"{name}, {steps:,} steps that fade by {keep}")
             total, slow = silence(line, keep, steps)
             written.append(
                 f"  zeros after a loud signal that fades by {keep} a step take {total:.2f} of a usual step, "
                 f"{slow:.2f} in the slowest tenth"
             )
+        progress(f"{name}, a loop in Numba")
         ratio = loop_over_kernel(line, max(1000, steps // 5), rounds)
         written.append(f"  a loop in Numba takes {ratio:.2f} of one forward call over the same steps")
     return "\n".join(written)
