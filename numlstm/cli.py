@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.terminal import printable, progress, telling
+from numlstm.terminal import printable, progress, telling, watched
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -536,7 +535,7 @@ def _peers(text: str | None, known: tuple[str, ...]) -> list[str]:
 
 def _progress(what: str) -> None:
     """What is done now, on one line of a terminal that is written over; nothing anywhere else."""
-    if sys.stderr.isatty():
+    if watched():
         click.echo(f"\r\x1b[K{what}", nl=False, err=True)
 
 

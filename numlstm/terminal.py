@@ -71,10 +71,15 @@ def size(count: int) -> str:
     return f"{count:,} bytes" if count < 100_000 else f"{count / 1e6:,.1f} MB"
 
 
+def watched() -> bool:
+    """Whether stderr is a terminal; a process may have none at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def telling() -> Iterator[None]:
     """While it lasts, what the library logs of work of many seconds is a line on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
+    if not watched():
         yield
         return
     import logging
@@ -109,7 +114,7 @@ def progress(total: int) -> Iterator[Callable[[int], None]]:
     total : int
         What the pieces add up to.
     """
-    if not sys.stderr.isatty():
+    if not watched():
         yield lambda piece: None
         return
     import click

@@ -725,6 +725,14 @@ class TestProgress:
         ran = subprocess.run([sys.executable, "-c", self.CODE.format(-1)], capture_output=True, timeout=120, check=True)
         assert ran.stderr == b""  # not in a file
 
+    def test_a_process_without_stderr(self, folder):
+        """As after ``2>&-``: Python then has None in its place."""
+        lstm = save("m.npz")
+        np.save("x.npy", sequences(lstm, steps=200))
+        code = self.CODE.format(-1).replace("cli.main", "import sys; sys.stderr = None; cli.main")
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=True)
+        assert ran.stdout.startswith(b"out.npz: ")
+
 
 def verdict(output):
     return next(line.removeprefix("verdict").strip() for line in output.splitlines() if line.startswith("verdict"))

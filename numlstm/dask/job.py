@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from distributed import Client, LocalCluster, progress
 
 from numlstm import atomic, files
 from numlstm.dask.frames import Per, forward_frame
+from numlstm.terminal import watched
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 
@@ -92,7 +92,7 @@ def run(
         writing = [dask.delayed(write)(pieces[n], str(parts[n])) for n in missing]
         with _client(scheduler) as client:
             futures = client.compute(writing)
-            if sys.stderr.isatty():
+            if watched():
                 progress(futures, notebook=False)
             for future in futures:
                 future.result()
