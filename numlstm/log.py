@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from logging import Logger
 
-LENGTHY = (
-    "lengthy"  # attribute of a record that tells of work of many seconds: the line for whoever waits at a terminal
-)
+# attribute of a record that tells of work of many seconds: the line for whoever waits at a terminal
+LENGTHY = "lengthy"
 
 
 def log() -> Logger:
