@@ -162,8 +162,9 @@ def _asked_for() -> tuple[int, str] | None:
                 "Unset it to let numlstm choose."
             ) from None
     of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
-    if of_openmp.isdigit() and int(of_openmp) > 0:
-        return min(int(of_openmp), usable_cores()), OF_OPENMP
+    with suppress(ValueError):  # digits that int does not take, or more of them than it takes
+        if of_openmp.isdigit() and int(of_openmp) > 0:
+            return min(int(of_openmp), usable_cores()), OF_OPENMP
     return None
 
 

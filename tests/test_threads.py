@@ -706,7 +706,8 @@ def test_the_number_of_threads_is_the_environment_s():
     assert default(NUMLSTM_NUM_THREADS="5") == "5"
     assert default(OMP_NUM_THREADS="1") == default(OMP_NUM_THREADS="1,4") == "1"
     assert default(OMP_NUM_THREADS="1000") == str(cores)  # no more than there are cores
-    assert default(OMP_NUM_THREADS="many") == str(cores)
+    for no_number in ("many", "²", "9" * 5000):  # of digits that are none of int's, and of more than it takes
+        assert default(OMP_NUM_THREADS=no_number) == str(cores)
     assert default(OMP_NUM_THREADS="1", NUMLSTM_NUM_THREADS="3") == "3"
 
 
