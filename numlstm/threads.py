@@ -266,29 +266,31 @@ class Worker:
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
-        self.cores: set[int] = set()  # that it was given
-        self.steered: set[int] = set()  # of these, those that it is to use
+        self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
+        self.steered: set[int] = set()  # those that it is to use
         self.off = -1  # the core that it keeps off
+        self.within: set[int] = set()  # those that the thread which calls may use
 
-    def keep_off(self, core: int) -> None:
-        """Stay off the core of the thread that calls, if there is another one.
+    def keep_off(self, core: int, within: set[int]) -> None:
+        """Stay off the core of the thread that calls, if there is another one of those that this thread may use.
 
         Some systems wake a thread on the core of the one that wakes it, where it then waits for the very call
-        that it is to help with. Cores beyond those that the worker was given are never used; what others say about
-        its cores in the meantime holds.
+        that it is to help with. What the caller may not use is none of the worker's either: its cores may have become
+        fewer, and a worker's be just those that it was steered to. What others say about its cores meanwhile holds.
         """
-        if core == self.off:
+        if core == self.off and within == self.within:
             return
         try:
             now = os.sched_getaffinity(self.thread.native_id or 0)
-            if now != self.steered:
+            if self.steered and now != self.steered:
                 self.cores = now
-            self.steered = (self.cores - {core}) or self.cores
+            usable = (self.cores & within) or self.cores or within
+            self.steered = (usable - {core}) or usable
             if self.steered != now:
                 os.sched_setaffinity(self.thread.native_id or 0, self.steered)
         except OSError as error:  # it is not allowed here, or the thread has ended
             log().debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
-        self.off = core
+        self.off, self.within = core, within
 
     @property
     def taken(self) -> bool:
@@ -408,7 +410,11 @@ class Crew:
         self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
+        # of the thread that calls: they may have become fewer since the number of threads was settled
+        self.cores: set[int] = set() if _core is None else os.sched_getaffinity(0)
         limit, pool = get_num_threads(), _pool
+        if self.cores and _source in (ONE_A_CORE, OF_OPENMP):
+            wanted = min(wanted, len(self.cores) - 1)
         with _lock:
             pool.crews.add(ref(self, pool.crews.discard))
             free, busy = pool.free, pool.busy
@@ -434,7 +440,8 @@ class Crew:
             errand = Errand(task)
             self.errands.append(errand)  # before a worker has it: an exception may come in between
             worker.run = run
-            worker.keep_off(core)
+            if self.cores:
+                worker.keep_off(core, self.cores)
             worker.tasks.put(errand)
 
     def dismiss(self) -> None:

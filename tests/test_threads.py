@@ -223,7 +223,7 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
 
     class Sleeper:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
@@ -423,7 +423,7 @@ def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
 
     class Interrupting:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             @staticmethod
@@ -454,7 +454,7 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
 
     class Sleeper:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
@@ -791,29 +791,74 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
         given[0] = set(cores)
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
-    worker = threads.Worker()  # its thread is not started
-    worker.keep_off(-1)
+    worker, within = threads.Worker(), {2, 3, 5}  # its thread is not started
+    worker.keep_off(-1, within)
     assert masks == []
-    worker.keep_off(3)
-    worker.keep_off(3)
+    worker.keep_off(3, within)
+    worker.keep_off(3, within)
     assert masks == [{2, 5}]
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert masks == [{2, 5}, {3, 5}]
-    worker.keep_off(7)
+    worker.keep_off(7, within)
     assert masks[2:] == [{2, 3, 5}]
     given[0] = {2}  # somebody else's doing
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert masks[3:] == [] and worker.steered == {2}
     given[0] = {2, 4}
-    worker.keep_off(4)
+    worker.keep_off(4, within)
     assert masks[3:] == [{2}]
 
     def refuse(thread, cores):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert worker.off == 2
+
+
+@needs_affinity
+def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
+    """Also where all threads were given just the cores that the worker has been steered to."""
+    given = [{2, 3}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: given.insert(0, set(cores)))
+    worker = threads.Worker()
+    worker.keep_off(3, {2, 3})
+    assert given[0] == {2}
+    worker.keep_off(2, {2})  # `taskset -a`, say
+    assert given[0] == {2}
+    worker.keep_off(3, {3})  # the caller alone has been moved
+    assert given[0] == {3}
+    worker.keep_off(3, {2, 3, 4})
+    assert given[0] == {2, 4}
+
+
+@needs_affinity
+@pytest.mark.skipif(threads._core is None or threads.usable_cores() < 2, reason="needs two cores that can be told")
+@pytest.mark.parametrize("asked", ["", "2"])
+def test_cores_that_become_fewer_are_respected(asked):
+    """By the workers that there are; and unless so many threads were asked for, a caller of one core has none."""
+    said = child(
+        """
+import os, numlstm, numpy as np
+from numlstm import threads
+lstm = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
+x = np.ones((400, 32, 16), "f4")
+lstm(x)
+workers = [worker.thread.native_id for worker in threads._pool.workers]
+counts, apart = [], []
+for core in os.sched_getaffinity(0):
+    os.sched_setaffinity(0, {core})
+    lstm(x)
+    with threads.Crew(1) as crew:
+        counts.append(len(crew.workers))
+    apart += [worker for worker in workers if os.sched_getaffinity(worker) != {core}]
+print(len(workers) > 0, set(counts), bool(apart))
+""",
+        NUMLSTM_NUM_THREADS=asked,
+        OMP_NUM_THREADS="",
+    )
+    assert said == ("True {1} False" if asked else "True {0} True")
 
 
 @needs_affinity
