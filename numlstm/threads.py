@@ -390,6 +390,11 @@ class Errand:
         with self.under_way:
             pass
 
+    def abandon(self) -> None:
+        """In a forked child: nobody is at it any more."""
+        self.call_off()
+        self.under_way = threading.Lock()
+
 
 class Crew:
     """The workers that one call has: as many as are free, perhaps none.
@@ -410,6 +415,7 @@ class Crew:
         self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
+        self.abandoned = False  # whether this is a child that was forked amid the call
         # of the thread that calls: they may have become fewer since the number of threads was settled
         self.cores: set[int] = set() if _core is None else os.sched_getaffinity(0)
         limit, pool = get_num_threads(), _pool
@@ -454,6 +460,17 @@ class Crew:
         for errand in self.errands:
             errand.join()
 
+    def abandon(self) -> None:
+        """In a forked child, where the workers are no more: what they were at is open again, and nobody is waited for.
+
+        It is the thread that calls which has forked, in a signal's handler, say, and it may go on with the call.
+        """
+        self.abandoned = True
+        for errand in self.errands:
+            errand.abandon()
+        if self.record is not None:
+            ctypes.memset(self.record, 0, ctypes.sizeof(self.record))
+
     def __enter__(self) -> Crew:
         return self
 
@@ -480,8 +497,10 @@ _pool = Pool()
 
 
 def _forget() -> None:
-    """In a forked child: threads are not inherited. Crews of calls that were under way are of no use."""
+    """In a forked child: threads are not inherited. Crews of calls that were under way have nobody left."""
     global _pool
+    for crew in _pool.calling:
+        crew.abandon()
     _pool = Pool()
 
 

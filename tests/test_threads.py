@@ -24,7 +24,7 @@ import numlstm
 from numlstm import engine, plan, split, threads
 from numlstm.config import Config
 from numlstm.kernels import build, linked, store, tickets
-from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.abi import Header, Share, Way
 from numlstm.kernels.loaded import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
@@ -647,6 +647,71 @@ def test_a_forked_child_makes_workers_of_its_own():
         assert pipe.read() == b"right"
     os.waitpid(pid, 0)
     assert equal(lstm(x, hx), want)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the call"])
+def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(monkeypatch, ends):
+    """As by a signal's handler, while a worker holds a ticket: in the child nobody does."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    begun, go_on, found = threading.Event(), threading.Event(), []
+    task, start = engine._task, threads.Crew.start
+
+    def holding(kept, team, member, held, workspace):
+        run, record = task(kept, team, member, held, workspace), held[2]
+
+        def both():
+            record[Share.CLAIMED] += 1
+            begun.set()
+            go_on.wait(FOR_EVER)
+            record[Share.CLAIMED] -= 1
+            run()
+
+        return both
+
+    def forking(crew, *arguments):
+        start(crew, *arguments)
+        assert begun.wait(FOR_EVER)
+        found.append(os.fork())
+        if found == [0]:
+            signal.alarm(int(FOR_EVER))
+            if ends:
+                raise SystemExit
+        go_on.set()
+
+    with monkeypatch.context() as patch, plan.override(split=Forced(Way.ROWS)):
+        patch.setattr(engine, "_task", holding)
+        patch.setattr(threads.Crew, "start", forking)
+        code = 1
+        try:
+            code = 0 if equal(lstm(x, hx), want) else 2
+        except SystemExit:
+            patch.undo()
+            code = 0 if equal(lstm(x, hx), want) else 3
+        finally:
+            if found == [0]:
+                os._exit(code)
+    assert code == 0 and os.waitpid(found[0], 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_states_that_a_fork_has_left_half_replaced_are_an_error(monkeypatch):
+    lstm, x, (h, c), want = long_enough()
+    numlstm.set_num_threads(2)
+    start = threads.Crew.start
+
+    def forked(crew, *arguments):
+        start(crew, *arguments)
+        for errand in crew.errands:
+            errand.join()
+        crew.abandon()
+
+    out = np.empty_like(want[0]), h, c
+    with monkeypatch.context() as patch:
+        patch.setattr(threads.Crew, "start", forked)
+        with pytest.raises(RuntimeError, match="forked in the midst"):
+            lstm(x, (h, c), out=out)
 
 
 def test_a_process_ends_at_once_and_sleeping_workers_take_no_time():
