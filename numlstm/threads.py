@@ -326,6 +326,7 @@ class Pool:
         self.workers: list[Worker] = []
         self.crews: set[ref[Crew]] = set()
         self.refusal: RuntimeError | None = None  # why there is no further thread, until the log has it
+        self.closed = False  # whether Python is about to end
 
     @property
     def calling(self) -> list[Crew]:
@@ -343,7 +344,9 @@ class Pool:
         return sum(crew.inside for crew in self.calling) + len(self.workers) - len(self.free)
 
     def another(self) -> Worker | None:
-        """A new worker; None where the system gives no thread."""
+        """A new worker; None where the system gives no thread, and where Python ends: one may never begin there."""
+        if self.closed:
+            return None
         worker = None
         try:
             worker = Worker()
@@ -505,8 +508,9 @@ def _forget() -> None:
 
 
 def _end() -> None:
-    """Let all workers end; those in a call of a thread that still runs leave it."""
+    """Let all workers end; those in a call of a thread that still runs leave it. Later calls have none."""
     with _lock:
+        _pool.closed = True
         workers, _pool.workers = _pool.workers, []
         for crew in _pool.calling:
             crew.dismiss()

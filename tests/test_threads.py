@@ -556,6 +556,25 @@ def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
     assert left in ([True], [])  # called off, if it was not begun yet
 
 
+def test_a_call_while_python_ends_has_no_workers():
+    """A thread that is started there may never begin, and whoever starts it then waits for ever."""
+    said = child(
+        """
+import numlstm, numpy as np
+from numlstm import plan
+plan.START_WORTH = 0.0
+numlstm.set_num_threads(2)
+lstm, x = numlstm.LSTM(8, 64, num_layers=2, seed=0).eval(), np.ones((100, 32, 8), "f4")
+want = lstm(x)[0].tobytes()
+class Last:
+    def __del__(self):
+        print(lstm(x)[0].tobytes() == want, flush=True)
+last = Last()
+"""
+    )
+    assert said == "True"
+
+
 def test_a_workspace_that_another_thread_takes_meanwhile():
     lstm, x, hx, want = long_enough()
     kept = lstm._panels.memo
