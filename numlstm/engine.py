@@ -340,8 +340,9 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int)
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
     leader.words[Header.ROWS_TO] = rows
-    if team.split.way == Way.ROWS and rows < leader.words[Header.ROWS]:
-        leader.words[Header.PIECE_ROWS] = -(-rows // team.split.pieces)
+    if team.split.way == Way.ROWS:  # whatever the call before has left here, of fewer rows or of more
+        planned = leader.words[Header.ROWS]
+        leader.words[Header.PIECE_ROWS] = team.split.piece_rows if rows == planned else -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
