@@ -18,7 +18,8 @@ FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # no room for it, whatever is 
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the context ends well.
 
-    Until then, and for good on any failure, `path` is what it was. Nobody sees half a file.
+    Until then, and for good on any failure, `path` is what it was. Nobody sees half a file. A link stays one: what it
+    leads to is replaced. What is no file, a device or a pipe, is written to and never replaced.
 
     Parameters
     ----------
@@ -45,8 +46,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     path = Path(path)
     ready(path)
+    if path.exists() and not path.is_file():
+        try:
+            with open(path, "wb") as file:
+                yield file
+        except OSError as error:
+            if error.errno in FULL:
+                raise OSError(f"{path} cannot be written: {error.strerror}") from error
+            raise
+        return
+    target = Path(os.path.realpath(path))
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
     except OSError as error:
         raise _unwritable(path, error) from error
     try:
@@ -55,7 +66,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except BaseException as error:
         os.unlink(temporary)
         if isinstance(error, OSError) and error.errno in FULL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,16 @@ NAME = click.option("--name", help="Which LSTM, where the file holds several: a 
 BATCH_FIRST = click.option(
     "--batch-first/--steps-first", default=None, help="What the file does not state: which axis comes first."
 )
+
+
+class Finite(click.FloatRange):
+    """A range that holds no NaN, which is neither below nor above anything, and no infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 def sentences(command: Callable[P, None]) -> Callable[P, None]:
@@ -131,7 +142,7 @@ class OneInput(click.Command):
 @click.option(
     "--chunk",
     metavar="MB",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=64.0,
     show_default=True,
     help="Memory for a piece of the work. The results are the same bits.",
@@ -356,7 +367,7 @@ def demo(plot: Path | None) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sweep.")
 @click.option(
     "--max-fmas",
-    type=click.FloatRange(min=1e6, max=2e10),
+    type=Finite(min=1e6, max=2e10),
     default=2e9,
     show_default=True,
     help="Multiply-adds of a call in the sweep, at most.",
@@ -422,6 +433,7 @@ def bench(
     Every engine's results are checked first. Then all take turns, round by round, so that a machine
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
+    from numlstm.atomic import replacing
     from numlstm.bench import measure, picture, table
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report
@@ -438,10 +450,14 @@ def bench(
     for option, file in (("--save", save), ("--plot", plot)):
         if file and not file.parent.is_dir():
             raise click.BadParameter(f"there is no folder {file.parent}", param_hint=option)
+    if save and plot and save.resolve() == plot.resolve():
+        raise click.UsageError(f"--save and --plot name the same file, {plot}")
     if plot:
         drawable(plot)  # before anything is measured that could not be drawn
     if show:
-        report = Report.from_json(show.read_text())
+        if names or sizes or sweep or scaling or stream or threads or peers or rounds or quick or reuse or save:
+            raise click.UsageError("--show goes with --plot alone")
+        report = Report.from_json(show.read_text(errors="replace"))
         click.echo(table.text(report))
         if plot:
             picture.save(report, plot)
@@ -486,7 +502,8 @@ def bench(
     _progress("")
     click.echo(table.text(report))
     if save:
-        save.write_text(report.to_json())
+        with replacing(save) as written:
+            written.write(report.to_json().encode())
     if plot:
         picture.save(report, plot)
     if wrong := measure.failures(report):

@@ -339,8 +339,9 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int)
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
     leader.words[Header.ROWS_TO] = rows
-    if team.split.way == Way.ROWS and rows < leader.words[Header.ROWS]:
-        leader.words[Header.PIECE_ROWS] = -(-rows // team.split.pieces)
+    if team.split.way == Way.ROWS:  # whatever the call before has left here, of fewer rows or of more
+        planned = leader.words[Header.ROWS]
+        leader.words[Header.PIECE_ROWS] = team.split.piece_rows if rows == planned else -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
@@ -351,9 +352,15 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int)
         crew.start(tasks, record, Share.LEAVE, kept.run)
         leader.run(kept, arrays)
     except BaseException:
-        if arrays[1] is arrays[4]:  # states are being replaced: what is left of the call is done all the same
+        # states are being replaced: what is left of the call is done all the same
+        if arrays[1] is arrays[4] and not crew.abandoned:
             leader.run(kept, arrays)
         raise
+    if arrays[1] is arrays[4] and crew.abandoned:  # a worker may have replaced some before this thread began anew
+        raise RuntimeError(
+            "this process was forked in the midst of a call that replaces states, and they may be wrong here\n"
+            "A signal's handler has forked, it seems. Set the states anew."
+        )
     kept.idle.append(leader)
     for errand, workspace in zip(crew.errands, workspaces, strict=True):
         if errand.call_off():

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .boxes import address
 from .config import Config
 from .kernels import store
 from .kernels.abi import lanes_of_last
@@ -42,7 +43,7 @@ def aligned_zeros(count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _aligned(room: Array, count: int, dtype: np.dtype[Any]) -> Array:
-    start = -room.ctypes.data % LINE
+    start = -address(room) % LINE
     return room[start : start + count * dtype.itemsize].view(dtype)
 
 

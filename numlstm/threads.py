@@ -162,8 +162,9 @@ def _asked_for() -> tuple[int, str] | None:
                 "Unset it to let numlstm choose."
             ) from None
     of_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # one number for each level of nesting
-    if of_openmp.isdigit() and int(of_openmp) > 0:
-        return min(int(of_openmp), usable_cores()), OF_OPENMP
+    with suppress(ValueError):  # digits that int does not take, or more of them than it takes
+        if of_openmp.isdigit() and int(of_openmp) > 0:
+            return min(int(of_openmp), usable_cores()), OF_OPENMP
     return None
 
 
@@ -265,29 +266,31 @@ class Worker:
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
-        self.cores: set[int] = set()  # that it was given
-        self.steered: set[int] = set()  # of these, those that it is to use
+        self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
+        self.steered: set[int] = set()  # those that it is to use
         self.off = -1  # the core that it keeps off
+        self.within: set[int] = set()  # those that the thread which calls may use
 
-    def keep_off(self, core: int) -> None:
-        """Stay off the core of the thread that calls, if there is another one.
+    def keep_off(self, core: int, within: set[int]) -> None:
+        """Stay off the core of the thread that calls, if there is another one of those that this thread may use.
 
         Some systems wake a thread on the core of the one that wakes it, where it then waits for the very call
-        that it is to help with. Cores beyond those that the worker was given are never used; what others say about
-        its cores in the meantime holds.
+        that it is to help with. What the caller may not use is none of the worker's either: its cores may have become
+        fewer, and a worker's be just those that it was steered to. What others say about its cores meanwhile holds.
         """
-        if core == self.off:
+        if core == self.off and within == self.within:
             return
         try:
             now = os.sched_getaffinity(self.thread.native_id or 0)
-            if now != self.steered:
+            if self.steered and now != self.steered:
                 self.cores = now
-            self.steered = (self.cores - {core}) or self.cores
+            usable = (self.cores & within) or self.cores or within
+            self.steered = (usable - {core}) or usable
             if self.steered != now:
                 os.sched_setaffinity(self.thread.native_id or 0, self.steered)
         except OSError as error:  # it is not allowed here, or the thread has ended
             log().debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
-        self.off = core
+        self.off, self.within = core, within
 
     @property
     def taken(self) -> bool:
@@ -323,6 +326,7 @@ class Pool:
         self.workers: list[Worker] = []
         self.crews: set[ref[Crew]] = set()
         self.refusal: RuntimeError | None = None  # why there is no further thread, until the log has it
+        self.closed = False  # whether Python is about to end
 
     @property
     def calling(self) -> list[Crew]:
@@ -340,7 +344,9 @@ class Pool:
         return sum(crew.inside for crew in self.calling) + len(self.workers) - len(self.free)
 
     def another(self) -> Worker | None:
-        """A new worker; None where the system gives no thread."""
+        """A new worker; None where the system gives no thread, and where Python ends: one may never begin there."""
+        if self.closed:
+            return None
         worker = None
         try:
             worker = Worker()
@@ -387,6 +393,11 @@ class Errand:
         with self.under_way:
             pass
 
+    def abandon(self) -> None:
+        """In a forked child: nobody is at it any more."""
+        self.call_off()
+        self.under_way = threading.Lock()
+
 
 class Crew:
     """The workers that one call has: as many as are free, perhaps none.
@@ -407,7 +418,12 @@ class Crew:
         self.errands: list[Errand] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
+        self.abandoned = False  # whether this is a child that was forked amid the call
+        # of the thread that calls: they may have become fewer since the number of threads was settled
+        self.cores: set[int] = set() if _core is None else os.sched_getaffinity(0)
         limit, pool = get_num_threads(), _pool
+        if self.cores and _source in (ONE_A_CORE, OF_OPENMP):
+            wanted = min(wanted, len(self.cores) - 1)
         with _lock:
             pool.crews.add(ref(self, pool.crews.discard))
             free, busy = pool.free, pool.busy
@@ -433,7 +449,8 @@ class Crew:
             errand = Errand(task)
             self.errands.append(errand)  # before a worker has it: an exception may come in between
             worker.run = run
-            worker.keep_off(core)
+            if self.cores:
+                worker.keep_off(core, self.cores)
             worker.tasks.put(errand)
 
     def dismiss(self) -> None:
@@ -445,6 +462,17 @@ class Crew:
         """Wait until no worker is in the call any more, and none will be."""
         for errand in self.errands:
             errand.join()
+
+    def abandon(self) -> None:
+        """In a forked child, where the workers are no more: what they were at is open again, and nobody is waited for.
+
+        It is the thread that calls which has forked, in a signal's handler, say, and it may go on with the call.
+        """
+        self.abandoned = True
+        for errand in self.errands:
+            errand.abandon()
+        if self.record is not None:
+            ctypes.memset(self.record, 0, ctypes.sizeof(self.record))
 
     def __enter__(self) -> Crew:
         return self
@@ -472,14 +500,17 @@ _pool = Pool()
 
 
 def _forget() -> None:
-    """In a forked child: threads are not inherited. Crews of calls that were under way are of no use."""
+    """In a forked child: threads are not inherited. Crews of calls that were under way have nobody left."""
     global _pool
+    for crew in _pool.calling:
+        crew.abandon()
     _pool = Pool()
 
 
 def _end() -> None:
-    """Let all workers end; those in a call of a thread that still runs leave it."""
+    """Let all workers end; those in a call of a thread that still runs leave it. Later calls have none."""
     with _lock:
+        _pool.closed = True
         workers, _pool.workers = _pool.workers, []
         for crew in _pool.calling:
             crew.dismiss()

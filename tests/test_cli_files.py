@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -236,6 +237,24 @@ class TestConvert:
         assert sorted(os.listdir()) == ["in.npz", "out.npz"]
         done("convert", "in.npz", "out.npz")
         assert repr(numlstm.load("out.npz")) == "LSTM(6, 4)"
+
+    def test_a_link_and_what_is_no_file_are_not_replaced(self, folder):
+        """A user who may do anything would else turn /dev/null into a file."""
+        save("in.npz")
+        os.mkdir("there")
+        os.symlink("there/out.npz", "link.npz")
+        for _ in range(2):  # what the link leads to is not there at first
+            done("convert", "in.npz", "link.npz")
+            assert os.path.islink("link.npz") and repr(numlstm.load("there/out.npz")) == "LSTM(6, 4)"
+        os.mkfifo("pipe")
+        reading = os.open("pipe", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            done("check", "in.npz", "-o", "pipe")
+            assert b"verdict" in os.read(reading, 1 << 16)
+        finally:
+            os.close(reading)
+        assert stat.S_ISFIFO(os.stat("pipe").st_mode)
+        assert sorted(os.listdir()) == ["in.npz", "link.npz", "pipe", "there"] and os.listdir("there") == ["out.npz"]
 
     @pytest.mark.parametrize(
         ("args", "says"),

@@ -1,8 +1,10 @@
 """numlstm.bench.picture: what is drawn is what was measured; and the sweep and the scaling, which it draws as well."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from dataclasses import asdict, replace
@@ -14,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 from needs import need
 
+from numlstm import atomic
 from numlstm.bench import grid, measure, picture, scaling, sweep, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.results import OURS, Entry, LineResult, Report, Turn, pooled
@@ -274,10 +277,14 @@ class TestCommand:
         [
             (["--sweep", "0"], "0 is not in the range"),
             (["--sweep", "2", "--max-fmas", "3e10"], "is not in the range"),
+            (["--sweep", "2", "--max-fmas", "nan"], "nan is no finite number"),
             (["--sweep", "2", "--line", "seed"], "exclude each other"),
             (["--sweep", "2", "--scaling"], "exclude each other"),
             (["--line", "seed", "--plot", "nowhere/at/all.svg"], "there is no folder nowhere"),
             (["--line", "seed", "--plot", "picture.pdf"], "its suffix must be .svg or .png"),
+            (["--line", "seed", "--plot", "a.svg", "--save", "./a.svg"], "--save and --plot name the same file"),
+            (["--show", __file__, "--line", "seed"], "--show goes with --plot alone"),
+            (["--show", __file__, "--save", "again.json"], "--show goes with --plot alone"),
         ],
     )
     def test_what_cannot_be_done_is_refused_before_anything_is_measured(self, run, args, sentence):
@@ -285,6 +292,23 @@ class TestCommand:
         assert done.exit_code in (1, 2)
         assert sentence in " ".join(done.output.split())
         assert not asked
+
+    def test_what_was_saved_before_stays_where_the_new_cannot_be_written(self, run, tmp_path, monkeypatch):
+        need("matplotlib")
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        files = tmp_path / "saved.json", tmp_path / "drawn.svg"
+        for option, file in zip(("--save", "--plot"), files, strict=True):
+            file.write_text("before")
+            with monkeypatch.context() as patched:
+                patched.setattr(atomic.os, "replace", full)
+                done, _ = run("--line", "seed", option, file)
+            assert done.exit_code == 1
+            assert f"Error: {file} cannot be written" in done.output
+            assert file.read_text() == "before"
+        assert set(tmp_path.iterdir()) == set(files)
 
     def test_two_threads_beside_one(self, run):
         done, _ = run("--line", "seed", "--threads", 1, "--threads", 2)
@@ -330,6 +354,34 @@ class TestBatchFirst:
         del data["kind"], data["results"][0]["line"]["batch_first"]
         assert data["version"] == 1
         assert Report.from_json(json.dumps(data)) == report_of([result_of(GRID[0])])
+
+    @pytest.mark.parametrize(
+        ("spoil", "says"),
+        [
+            (lambda data: data.pop("results"), "KeyError: 'results'"),
+            (lambda data: data.update(results=5), "int"),
+            (lambda data: data.pop("machine"), "'machine'"),
+            (lambda data: data["machine"].pop("cpu_model"), "the machine's cpu_model is missing"),
+            (lambda data: data["results"][0].update(other=1), "'other'"),
+            (lambda data: data["results"][0]["line"].update(hidden_size="x"), "str"),
+            (lambda data: data["results"][0].update(turns=[]), "turns of numlstm on line 'seed' are missing"),
+            (lambda data: data["results"][0]["turns"][0].update(calls=0), "or without a call"),
+            (lambda data: data["results"][0].update(limits=[]), "limits of the machine at line 'seed' are missing"),
+            (lambda data: data["results"][0]["limits"][0].pop("read_L2"), "read_L2"),
+        ],
+    )
+    def test_a_file_of_which_a_part_is_missing(self, tmp_path, spoil, says):
+        data = json.loads(report_of([result_of(GRID[0])]).to_json())
+        spoil(data)
+        (tmp_path / "saved.json").write_text(json.dumps(data))
+        done = CliRunner().invoke(main, ["bench", "--show", str(tmp_path / "saved.json")])
+        assert done.exit_code == 1 and done.output.count("\n") == 1
+        assert "this is not a whole file of results" in done.output and says in done.output
+
+    def test_bytes_that_are_no_text(self, tmp_path):
+        (tmp_path / "saved.json").write_bytes(b"\xff\x00")
+        done = CliRunner().invoke(main, ["bench", "--show", str(tmp_path / "saved.json")])
+        assert done.exit_code == 1 and "it is not JSON" in done.output
 
     def test_sizes_are_read_as_they_are_written(self):
         text = "3,5,2,2,7,4,2,batch_first,float64"

@@ -271,6 +271,22 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
     assert len(taken) > 20 and set(taken) == {(way, count - 1)}
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_more_sessions_after_fewer_of_the_same_plan(monkeypatch, count):
+    """Tickets are as large as the rows of this step ask for, not those of the one before."""
+    lstm = make(num_layers=2)
+    with gathered_pool(monkeypatch, count, split=Forced(Way.ROWS)):
+        pool, sessions, want = opened(lstm, 40)
+        for present in (33, 40, 37, 39, 36, 40):
+            x = draw(lstm, present, seed=present)
+            output = pool.step(np.arange(present), x)
+            with numlstm.num_threads(1):
+                for row in range(present):
+                    one, want[row] = solo(lstm, x[row : row + 1], want[row])
+                    assert same_bits(output[row], one[0]), (present, row)
+            assert equal_states(states(sessions), want)
+
+
 def test_a_planted_worker_that_does_not_know_how_many_are_present_is_noticed(monkeypatch):
     """It leaves out the last one, whose step nobody else does."""
     lstm, task, left_out = make(), engine._task, 0

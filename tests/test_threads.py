@@ -24,7 +24,7 @@ import numlstm
 from numlstm import engine, plan, split, threads
 from numlstm.config import Config
 from numlstm.kernels import build, linked, store, tickets
-from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.abi import Header, Share, Way
 from numlstm.kernels.loaded import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
@@ -223,7 +223,7 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
 
     class Sleeper:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
@@ -423,7 +423,7 @@ def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
 
     class Interrupting:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             @staticmethod
@@ -454,7 +454,7 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
 
     class Sleeper:
         crew = None
-        keep_off = staticmethod(lambda core: None)
+        keep_off = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
@@ -556,6 +556,25 @@ def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
     assert left in ([True], [])  # called off, if it was not begun yet
 
 
+def test_a_call_while_python_ends_has_no_workers():
+    """A thread that is started there may never begin, and whoever starts it then waits for ever."""
+    said = child(
+        """
+import numlstm, numpy as np
+from numlstm import plan
+plan.START_WORTH = 0.0
+numlstm.set_num_threads(2)
+lstm, x = numlstm.LSTM(8, 64, num_layers=2, seed=0).eval(), np.ones((100, 32, 8), "f4")
+want = lstm(x)[0].tobytes()
+class Last:
+    def __del__(self):
+        print(lstm(x)[0].tobytes() == want, flush=True)
+last = Last()
+"""
+    )
+    assert said == "True"
+
+
 def test_a_workspace_that_another_thread_takes_meanwhile():
     lstm, x, hx, want = long_enough()
     kept = lstm._panels.memo
@@ -649,6 +668,71 @@ def test_a_forked_child_makes_workers_of_its_own():
     assert equal(lstm(x, hx), want)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the call"])
+def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(monkeypatch, ends):
+    """As by a signal's handler, while a worker holds a ticket: in the child nobody does."""
+    lstm, x, hx, want = long_enough()
+    numlstm.set_num_threads(2)
+    begun, go_on, found = threading.Event(), threading.Event(), []
+    task, start = engine._task, threads.Crew.start
+
+    def holding(kept, team, member, held, workspace):
+        run, record = task(kept, team, member, held, workspace), held[2]
+
+        def both():
+            record[Share.CLAIMED] += 1
+            begun.set()
+            go_on.wait(FOR_EVER)
+            record[Share.CLAIMED] -= 1
+            run()
+
+        return both
+
+    def forking(crew, *arguments):
+        start(crew, *arguments)
+        assert begun.wait(FOR_EVER)
+        found.append(os.fork())
+        if found == [0]:
+            signal.alarm(int(FOR_EVER))
+            if ends:
+                raise SystemExit
+        go_on.set()
+
+    with monkeypatch.context() as patch, plan.override(split=Forced(Way.ROWS)):
+        patch.setattr(engine, "_task", holding)
+        patch.setattr(threads.Crew, "start", forking)
+        code = 1
+        try:
+            code = 0 if equal(lstm(x, hx), want) else 2
+        except SystemExit:
+            patch.undo()
+            code = 0 if equal(lstm(x, hx), want) else 3
+        finally:
+            if found == [0]:
+                os._exit(code)
+    assert code == 0 and os.waitpid(found[0], 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_states_that_a_fork_has_left_half_replaced_are_an_error(monkeypatch):
+    lstm, x, (h, c), want = long_enough()
+    numlstm.set_num_threads(2)
+    start = threads.Crew.start
+
+    def forked(crew, *arguments):
+        start(crew, *arguments)
+        for errand in crew.errands:
+            errand.join()
+        crew.abandon()
+
+    out = np.empty_like(want[0]), h, c
+    with monkeypatch.context() as patch:
+        patch.setattr(threads.Crew, "start", forked)
+        with pytest.raises(RuntimeError, match="forked in the midst"):
+            lstm(x, (h, c), out=out)
+
+
 def test_a_process_ends_at_once_and_sleeping_workers_take_no_time():
     said = child(
         "import sys, time\nsys.path.insert(0, PATH)\n"
@@ -706,7 +790,8 @@ def test_the_number_of_threads_is_the_environment_s():
     assert default(NUMLSTM_NUM_THREADS="5") == "5"
     assert default(OMP_NUM_THREADS="1") == default(OMP_NUM_THREADS="1,4") == "1"
     assert default(OMP_NUM_THREADS="1000") == str(cores)  # no more than there are cores
-    assert default(OMP_NUM_THREADS="many") == str(cores)
+    for no_number in ("many", "²", "9" * 5000):  # of digits that are none of int's, and of more than it takes
+        assert default(OMP_NUM_THREADS=no_number) == str(cores)
     assert default(OMP_NUM_THREADS="1", NUMLSTM_NUM_THREADS="3") == "3"
 
 
@@ -790,29 +875,74 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
         given[0] = set(cores)
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
-    worker = threads.Worker()  # its thread is not started
-    worker.keep_off(-1)
+    worker, within = threads.Worker(), {2, 3, 5}  # its thread is not started
+    worker.keep_off(-1, within)
     assert masks == []
-    worker.keep_off(3)
-    worker.keep_off(3)
+    worker.keep_off(3, within)
+    worker.keep_off(3, within)
     assert masks == [{2, 5}]
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert masks == [{2, 5}, {3, 5}]
-    worker.keep_off(7)
+    worker.keep_off(7, within)
     assert masks[2:] == [{2, 3, 5}]
     given[0] = {2}  # somebody else's doing
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert masks[3:] == [] and worker.steered == {2}
     given[0] = {2, 4}
-    worker.keep_off(4)
+    worker.keep_off(4, within)
     assert masks[3:] == [{2}]
 
     def refuse(thread, cores):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    worker.keep_off(2)
+    worker.keep_off(2, within)
     assert worker.off == 2
+
+
+@needs_affinity
+def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
+    """Also where all threads were given just the cores that the worker has been steered to."""
+    given = [{2, 3}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: given.insert(0, set(cores)))
+    worker = threads.Worker()
+    worker.keep_off(3, {2, 3})
+    assert given[0] == {2}
+    worker.keep_off(2, {2})  # `taskset -a`, say
+    assert given[0] == {2}
+    worker.keep_off(3, {3})  # the caller alone has been moved
+    assert given[0] == {3}
+    worker.keep_off(3, {2, 3, 4})
+    assert given[0] == {2, 4}
+
+
+@needs_affinity
+@pytest.mark.skipif(threads._core is None or threads.usable_cores() < 2, reason="needs two cores that can be told")
+@pytest.mark.parametrize("asked", ["", "2"])
+def test_cores_that_become_fewer_are_respected(asked):
+    """By the workers that there are; and unless so many threads were asked for, a caller of one core has none."""
+    said = child(
+        """
+import os, numlstm, numpy as np
+from numlstm import threads
+lstm = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
+x = np.ones((400, 32, 16), "f4")
+lstm(x)
+workers = [worker.thread.native_id for worker in threads._pool.workers]
+counts, apart = [], []
+for core in os.sched_getaffinity(0):
+    os.sched_setaffinity(0, {core})
+    lstm(x)
+    with threads.Crew(1) as crew:
+        counts.append(len(crew.workers))
+    apart += [worker for worker in workers if os.sched_getaffinity(worker) != {core}]
+print(len(workers) > 0, set(counts), bool(apart))
+""",
+        NUMLSTM_NUM_THREADS=asked,
+        OMP_NUM_THREADS="",
+    )
+    assert said == ("True {1} False" if asked else "True {0} True")
 
 
 @needs_affinity

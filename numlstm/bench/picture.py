@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..plot import drawable
+from ..plot import save as write
 from .results import OURS, LineResult, Report, pooled
 from .scaling import AT_MOST, exponents, series
 from .table import by_speed_up, number
@@ -26,14 +27,12 @@ GREY = "#555555"
 
 
 def save(report: Report, path: Path) -> None:
-    """Draw a report into an SVG or PNG file; the same report gives the same bytes."""
+    """Draw a report into an SVG or PNG file, whole or not at all; the same report gives the same bytes."""
     drawable(path)
     import matplotlib
 
-    # text stays text: a smaller file, and one that can be searched
-    with matplotlib.rc_context({"svg.hashsalt": OURS, "svg.fonttype": "none", "hatch.linewidth": 0.5}):
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        draw(report).savefig(path, format=path.suffix[1:], dpi=130, metadata=metadata)
+    with matplotlib.rc_context({"hatch.linewidth": 0.5}):
+        write(draw(report), path)
 
 
 def draw(report: Report) -> Any:

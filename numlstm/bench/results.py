@@ -16,6 +16,8 @@ FORMAT = "numlstm-bench"
 VERSION = 1
 MACHINE = "machine"  # whose turn it is when the limits are measured
 OURS = "numlstm"
+FACTS = ("cpu", "cpu_model", "cores", "caches", "load", "system", "python", "versions")  # of the machine, that are told
+LEVELS = ("L1", "L2", "L3", "memory")
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Report:
         Raises
         ------
         ValueError
-            For a text that is something else, or of a later version.
+            For a text that is something else, of a later version, or not whole.
         """
         try:
             data = json.loads(text)
@@ -174,13 +176,36 @@ class Report:
                 f'this is not a file of results: it must be an object with "format": "{FORMAT}" and "version": '
                 f"{VERSION}, as `numlstm bench --save` writes it"
             )
-        results = [
-            LineResult(
-                line=Line(**result.pop("line")),
-                entries={name: Entry(**entry) for name, entry in result.pop("entries").items()},
-                turns=[Turn(**turn) for turn in result.pop("turns")],
-                **result,
-            )
-            for result in data.pop("results")
-        ]
-        return cls(results=results, **data)
+        try:
+            results = [
+                LineResult(
+                    line=Line(**result.pop("line")),
+                    entries={name: Entry(**entry) for name, entry in result.pop("entries").items()},
+                    turns=[Turn(**turn) for turn in result.pop("turns")],
+                    **result,
+                )
+                for result in data.pop("results")
+            ]
+            report = cls(results=results, **data)
+            _whole(report)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"this is not a whole file of results: {type(error).__name__}: {error}, where all that "
+                "`numlstm bench --save` writes is expected"
+            ) from None
+        return report
+
+
+def _whole(report: Report) -> None:
+    """Raise where what figures are made of is missing: facts of the machine, turns, limits of the machine."""
+    if missing := [fact for fact in FACTS if fact not in report.machine]:
+        raise ValueError(f"the machine's {missing[0]} is missing")
+    for result in report.results:
+        for name in result.measured:
+            turns = [turn for turn in result.turns if turn.engine == name]
+            if not turns or any(min(turn.calls, turn.nanoseconds) < 1 for turn in turns):
+                raise ValueError(f"turns of {name} on line {result.line.name!r} are missing, or without a call")
+        if result.measured and not (result.limits and result.widths(result.line.dtype)):
+            raise ValueError(f"limits of the machine at line {result.line.name!r} are missing")
+        for level in LEVELS if result.measured else ():
+            result.limit(f"read_{level}")

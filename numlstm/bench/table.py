@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 
 from .machine import in_words
-from .results import OURS, LineResult, Report, pooled
+from .results import LEVELS, OURS, LineResult, Report, pooled
 from .scaling import AT_MOST, exponents
 
 NAMED = 10  # lines that a remark names; of more it tells the number
@@ -113,7 +113,7 @@ def limits(threads: int, results: Sequence[LineResult]) -> str:
         f"{dtype} " + ", ".join(f"{number(every.limit(f'fma_{dtype}_{w}'))} at {w} bits" for w in every.widths(dtype))
         for dtype in ("float32", "float64")
     ]
-    reads = [f"{level} {number(every.limit(f'read_{level}'))}" for level in ("L1", "L2", "L3", "memory")]
+    reads = [f"{level} {number(every.limit(f'read_{level}'))}" for level in LEVELS]
     title = f"{threads} thread" + ("" if threads == 1 else "s")
     return f"{title}. FMA peak in GF/s: {'; '.join(peaks)}. Reading in GB/s: {', '.join(reads)}."
 
