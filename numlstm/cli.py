@@ -466,6 +466,11 @@ def bench(
         raise click.UsageError(
             "--sweep, --scaling, --stream and lines of one's own (--line, --sizes) exclude each other"
         )
+    given = {name for name in ("seed", "max_fmas", "dtype") if _said(name)}
+    if sweep and "dtype" in given:
+        raise click.UsageError("--sweep draws its own dtypes: leave out --dtype")
+    if not sweep and given & {"seed", "max_fmas"}:
+        raise click.UsageError("--seed and --max-fmas go with --sweep")
     if stream:
         from numlstm.bench import streaming
         from numlstm.kernels import store
@@ -548,6 +553,12 @@ def _peers(text: str | None, known: tuple[str, ...]) -> list[str]:
         if name not in known:
             raise click.BadParameter(f"there is no peer {name!r}; there are {', '.join(known)}", param_hint="--peers")
     return list(dict.fromkeys(names))
+
+
+def _said(name: str) -> bool:
+    """Whether an option of this command was given, and not its default."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _progress(what: str) -> None:

@@ -120,7 +120,11 @@ class TestGrid:
         assert TINY.shortened(1).sequence_length == 1
 
     @pytest.mark.parametrize(
-        "text", ["", "1,2,3", "1,2,3,4,5,six", "1,2,1,1,1,1,1,1", "1,4,1,3,1,1", "0,4,1,1,1,1", "1,4,1,1,1,1,4"]
+        "text",
+        [
+            *("", "1,2,3", "1,2,3,4,5,six", "1,2,1,1,1,1,1,1", "1,4,1,3,1,1", "0,4,1,1,1,1", "1,4,1,1,1,1,4"),
+            *("1,4,1,1,1,1,float32,float64", "1,4,1,1,1,1,batch_first,batch_first"),
+        ],
     )
     def test_bad_sizes_are_refused(self, text):
         with pytest.raises(ValueError, match="must be"):

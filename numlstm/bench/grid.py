@@ -93,10 +93,10 @@ class Line:
             sizes = [int(part) for part in parts if part not in WORDS]
         except ValueError:
             sizes = []
-        if len(sizes) not in (6, 7):
+        if len(sizes) not in (6, 7) or len(parts) - len(sizes) > batch_first + any(part in DTYPES for part in parts):
             raise ValueError(
                 f"sizes are {text!r}; they must be six whole numbers I,H,L,D,T,B (input, hidden, layers, directions, "
-                "steps, batch), or seven with proj_size, and perhaps the words batch_first and float64"
+                "steps, batch), or seven with proj_size, and perhaps the words batch_first and float64 or float32, once"
             )
         input_size, hidden_size, num_layers, directions, sequence_length, batch_size, *projected = sizes
         proj_size = projected[0] if projected else 0
