@@ -937,6 +937,28 @@ def test_threads_do_not_mix(net):
 
 
 @pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("of", ["input", "h_0"])
+def test_a_call_keeps_the_dtype_that_it_began_with(net, of):
+    """Another one in the meantime, of the dtype to which the LSTM was converted, leaves it its own."""
+    x, (h, c) = data(net, 2, 2)
+    want, wider = flat(net(x, (h, c))), flat(copy.deepcopy(net).double()(x, (h, c)))
+    net.to("cuda")
+    between = []
+
+    class Converting:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            between.append(flat(net.double()(x, (h, c))))
+            return self.array
+
+    got = net(Converting(x), (h, c)) if of == "input" else net(x, (Converting(h), c))
+    assert same(flat(got), want) and between and all(same(other, wider) for other in between)
+    assert same(flat(net(x, (h, c))), wider)
+
+
+@pytest.mark.usefixtures("few_threads")
 @pytest.mark.parametrize(("lengths", "dtype"), [((3, 1, 4), "float32"), ((4, 2, 2), "float64")])
 @pytest.mark.parametrize("flags", [{}, BOTH, {"proj_size": 2, "batch_first": True}], ids=str)
 def test_packed_sequences(flags, lengths, dtype):

@@ -80,17 +80,14 @@ class Runner:
             checks.no_lengths(lengths)
             parts, name = checked_parts(input, anywhere=True), "data"
             input = parts.data
-        if self.dtype is None or panels.dtype != self.dtype:  # None would be taken for float64
-            with self.busy:
-                self.dtype, self.weights = panels.dtype, None
-                self.workspaces.clear()
+        dtype = panels.dtype  # this call's, whatever other threads, or code that is run by reading, make of the LSTM
         there = on_device(input)
         handle = chosen()
         if handle is None:
             handle = caller_stream(input) if there else 0
         stream = device.stream_of(handle)
-        given = strided(name, input, self.dtype, stream) if there else checks.real_array(name, input)
-        seen, rows = _seen_by_checks(hx, there, self.dtype), None
+        given = strided(name, input, dtype, stream) if there else checks.real_array(name, input)
+        seen, rows = _seen_by_checks(hx, there, dtype), None
         if parts is not None:
             rows = Rows(*parts[1:])
             steps = rows.steps
@@ -102,13 +99,20 @@ class Runner:
                 each = checked_lengths(lengths, call, given.shape)
                 rows = Rows.of_lengths(each, steps) if call.batch else None
         if hx is not None:
-            seen = checks.lstm_states(call, seen, self.dtype)
+            seen = checks.lstm_states(call, seen, dtype)
         arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, masks, stream, handle)
         with self.busy:
+            self._adopt(dtype)
             output, states = self._on_device(input, *arguments) if there else self._on_host(*arguments)
         if masks is not None and call.batch == 0 and lengths is None:
             masks()  # nothing is dropped, but the next call is to drop what it drops on the CPU
         return (output if parts is None else PackedSequence(output, *parts[1:])), states
+
+    def _adopt(self, dtype):
+        """Be of the dtype of the call that has the launches now; the one before may have had another."""
+        if self.dtype is None or dtype != self.dtype:  # None would be taken for float64
+            self.dtype, self.weights = dtype, None
+            self.workspaces.clear()
 
     # ------------------------------------------------------------ a call from the host, and from the device
 
