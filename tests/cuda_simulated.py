@@ -959,6 +959,31 @@ def test_a_call_keeps_the_dtype_that_it_began_with(net, of):
 
 
 @pytest.mark.usefixtures("few_threads")
+@pytest.mark.parametrize("wider", [False, True])
+def test_a_call_in_the_midst_of_another_one_of_the_same_thread(net, wider, monkeypatch):
+    """As a signal handler makes it: it waits for nothing, and both have their bits."""
+    x, hx = data(net, 2, 2)
+    want, other = flat(net(x, hx)), flat(copy.deepcopy(net).to(dtype="float64" if wider else "float32")(x[:1]))
+    net.to("cuda")
+    between, launch = [], run.launch
+
+    def interrupted(*arguments):
+        launch(*arguments)
+        if not between:
+            between.append(None)
+            if wider:
+                net.double()
+            between[0] = flat(net(x[:1]))
+
+    monkeypatch.setattr(run, "launch", interrupted)
+    results = []
+    caller = threading.Thread(target=lambda: results.append(flat(net(x, hx))), daemon=True)
+    caller.start()
+    caller.join(60)
+    assert results and same(results[0], want) and same(between[0], other)
+
+
+@pytest.mark.usefixtures("few_threads")
 @pytest.mark.parametrize(("lengths", "dtype"), [((3, 1, 4), "float32"), ((4, 2, 2), "float64")])
 @pytest.mark.parametrize("flags", [{}, BOTH, {"proj_size": 2, "batch_first": True}], ids=str)
 def test_packed_sequences(flags, lengths, dtype):

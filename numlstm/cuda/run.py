@@ -6,6 +6,7 @@ or, by the planner's choice, a launch or two a step. States are settled into h_n
 
 import threading
 from collections import OrderedDict
+from threading import get_ident
 
 import numpy as np
 
@@ -67,6 +68,7 @@ class Runner:
         self.weights = None
         self.workspaces = OrderedDict()
         self.busy = threading.Lock()  # launches of two threads would mix in a workspace
+        self.holder = 0  # the thread that has the lock
         self.allocations = 0  # workspaces made, for tests and the curious
 
     def forward(self, panels, config, input, hx, lengths, out, masks):
@@ -101,18 +103,28 @@ class Runner:
         if hx is not None:
             seen = checks.lstm_states(call, seen, dtype)
         arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, masks, stream, handle)
-        with self.busy:
-            self._adopt(dtype)
-            output, states = self._on_device(input, *arguments) if there else self._on_host(*arguments)
+        runner = self
+        if self.holder == get_ident():  # a signal handler in the midst of a call, say; to wait would be for ever
+            runner = Runner()
+            runner.dtype, runner.weights = self.dtype, self.weights
+        work = runner._on_device if there else runner._on_host
+        output, states = runner._in_turn(dtype, work, *((input,) if there else ()), *arguments)
         if masks is not None and call.batch == 0 and lengths is None:
             masks()  # nothing is dropped, but the next call is to drop what it drops on the CPU
         return (output if parts is None else PackedSequence(output, *parts[1:])), states
 
-    def _adopt(self, dtype):
-        """Be of the dtype of the call that has the launches now; the one before may have had another."""
-        if self.dtype is None or dtype != self.dtype:  # None would be taken for float64
-            self.dtype, self.weights = dtype, None
-            self.workspaces.clear()
+    def _in_turn(self, dtype, work, *given):
+        """Do a call of this dtype while no other thread has the workspaces; the one before may have had another."""
+        own = get_ident()
+        with self.busy:
+            self.holder = own  # nothing is called in between, so that no signal finds the lock without its holder
+            try:
+                if self.dtype is None or dtype != self.dtype:  # None would be taken for float64
+                    self.dtype, self.weights = dtype, None
+                    self.workspaces.clear()
+                return work(*given)
+            finally:
+                self.holder = 0
 
     # ------------------------------------------------------------ a call from the host, and from the device
 
