@@ -202,6 +202,26 @@ def test_the_command_gives_the_bits_of_each_sequence_alone(data, table):
     assert "4 of 4 parts are there already" in again.stdout
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda table: table.assign(hour=0), "which step comes first?"),
+        (lambda table: table.rename(columns={FEATURES[0]: "other"}), f"KeyError: \"['{FEATURES[0]}'] not in index\""),
+        (lambda table: table.assign(**{FEATURES[0]: 1e300}), None),  # infinity in float32, as in a call
+    ],
+)
+def test_what_fails_on_a_worker_is_one_line(data, table, change, says):
+    folder, _ = data
+    change(table).to_parquet(folder / "data" / "9.parquet", index=False)
+    done = numlstm_run(folder, "data", "-o", "out", *COLUMNS, "--whole")
+    assert done.returncode == (0 if says is None else 1)
+    if says is None:
+        assert done.stderr == ""
+    else:
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: ") and says in line
+
+
 def run_job(folder, **changes):
     said = []
     arguments = {"scheduler": "local", "group": "machine", "order": "hour", "features": FEATURES} | changes

@@ -138,7 +138,9 @@ def frame_piece(frame: Any, lstm: Any, *, group: str, order: str, features: list
     lengths = np.diff(begins, append=len(frame))
     result = frame[[group]] if per == "sequence" else frame[[group, order]]
     result = result.iloc[begins].reset_index(drop=True) if per == "sequence" else result
-    outputs = _outputs(lstm, frame[features].to_numpy(lstm.dtype), lengths, per)
+    with np.errstate(over="ignore"):  # as in a call, where a number beyond the dtype's range is infinity
+        steps = frame[features].to_numpy(lstm.dtype)
+    outputs = _outputs(lstm, steps, lengths, per)
     return pd.concat([result, _named(outputs)], axis=1)
 
 

@@ -6,6 +6,7 @@ import glob
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -61,6 +62,8 @@ def run(
     ------
     OSError
         A file cannot be read or written, or no scheduler answers.
+    RuntimeError
+        A part cannot be computed for another reason.
     ValueError
         There is no input; or `out` holds parts of another job. And what `forward_frame` raises.
     """
@@ -94,8 +97,13 @@ def run(
             futures = client.compute(writing)
             if watched():
                 progress(futures, notebook=False)
-            for future in futures:
-                future.result()
+            for n, future in zip(missing, futures, strict=True):
+                try:
+                    future.result()
+                except (OSError, RuntimeError, TypeError, ValueError):
+                    raise
+                except Exception as error:  # of Dask or pandas: a file that lacks a column of the first one, say
+                    raise RuntimeError(f"{parts[n].name}: {type(error).__name__}: {error}") from error
     rows = "sequence" if per == "sequence" else "step"
     echo(f"{out}: {len(parts)} parts, a row for each {rows}")
 
@@ -144,4 +152,5 @@ def _client(scheduler: str) -> Client:
     """A connection that takes its workers with it when it is closed, if they are its own."""
     if scheduler != "local":
         return Client(scheduler, timeout=30)
-    return Client(LocalCluster(dashboard_address=None))
+    # a worker's own account of a failure, a traceback, stays out: the failure itself comes back, and is one line
+    return Client(LocalCluster(dashboard_address=None, silence_logs=logging.CRITICAL))
