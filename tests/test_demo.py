@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from needs import need
 
-from numlstm import demo, reference
+from numlstm import atomic, demo, reference
 from numlstm.demo import chart, forecast
 
 ROOT = Path(__file__).parents[1]
@@ -311,8 +311,26 @@ def test_a_plot_that_cannot_be_written_is_one_line(tmp_path):
     need("matplotlib")
     path = tmp_path / "missing" / "plot.png"
     lines = lines_of(path)
-    assert lines[-1].startswith(f"no plot: {path} cannot be written (")
+    assert lines[-1].startswith(f"no plot: {path} cannot be written: there is no folder ")
     assert sum("plot" in line for line in lines) == 1
+
+
+def test_a_plot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    need("matplotlib")
+    path = tmp_path / "\x1b[2J.png"
+    path.write_bytes(b"old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(atomic.os, "replace", full)
+        line = lines_of(path)[-1]
+    assert line.isprintable() and "cannot be written: No space left on device; nothing was changed; --plot" in line
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [(path.name, b"old")]
+    line = lines_of(path)[-1]
+    assert line.isprintable() and line.startswith("plot: ")
+    assert path.stat().st_size > 10_000
 
 
 def test_without_matplotlib_the_chart_is_text(tmp_path, monkeypatch):

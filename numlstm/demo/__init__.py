@@ -20,6 +20,7 @@ from numlstm.demo.forecast import (
     root_mean_square,
     simple_forecasts,
 )
+from numlstm.terminal import printable
 
 __all__ = ["Forecaster", "Record", "run"]
 
@@ -52,15 +53,17 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
     for line in speed(record, forecaster):
         echo(line)
     path = os.fspath(plot if plot is not None else PLOT)
+    shown = printable(path)
     try:
         draw(record, forecasts, unseen, path)
-        echo(f"plot: {path}")
+        echo(f"plot: {shown}")
     except ImportError:
         for line in text_chart(record, forecasts["LSTM"], unseen):
             echo(line)
         echo('matplotlib is not installed, so this is text; pip install "numlstm[plot]" for a picture.')
     except OSError as error:
-        echo(f"no plot: {path} cannot be written ({error.strerror or error}); --plot PATH puts it elsewhere.")
+        reason = f"{shown} cannot be written ({error.strerror})" if error.strerror else printable(str(error))
+        echo(f"no plot: {reason}; --plot PATH puts it elsewhere.")
 
 
 def description(record: Record, forecaster: Forecaster) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numlstm import atomic
 from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,6 +24,8 @@ def yearly(unseen: Array) -> Array:
 
 def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: str) -> None:
     """Write a picture: the record with a year's forecast from every twelfth origin, and the errors of all origins.
+
+    The file appears whole or not at all.
 
     Parameters
     ----------
@@ -89,7 +92,8 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=130, format="svg" if path.lower().endswith(".svg") else "png")
+    with atomic.replacing(path) as file:
+        figure.savefig(file, dpi=130, format="svg" if path.lower().endswith(".svg") else "png")
 
 
 def text_chart(record: Record, forecast: Array, unseen: Array) -> Iterator[str]:
