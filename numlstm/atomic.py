@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,14 +49,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ready(path)
     if path.exists() and not path.is_file():
         try:
-            with open(path, "wb") as file:
+            with io.BufferedWriter(_Through(path, "wb")) as file:
                 yield file
         except OSError as error:
             if error.errno in FULL:
                 raise OSError(f"{path} cannot be written: {error.strerror}") from error
             raise
         return
-    target = Path(os.path.realpath(path))
+    target = _led_to(path)
     try:
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
     except OSError as error:
@@ -83,6 +84,36 @@ def ready(path: str | os.PathLike[str]) -> None:
         raise IsADirectoryError(f"{path} is a directory; the name of a file is expected")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path} cannot be written: there is no folder {path.parent}")
+    _led_to(path)
+
+
+class _Through(io.FileIO):
+    """A device or a pipe: what is written to it is gone, and it has no place to go back to.
+
+    A device answers the question where one is, with 0 or an error, and who believes it ends in a fault: zipfile does.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        raise io.UnsupportedOperation("it is no file, but a device or a pipe")
+
+    def tell(self) -> int:
+        raise io.UnsupportedOperation("it is no file, but a device or a pipe")
+
+
+def _led_to(path: Path) -> Path:
+    """What links lead to from `path`, or the path itself."""
+    from pathlib import Path
+
+    try:
+        target = os.path.realpath(path)
+    except OSError as error:
+        raise FileNotFoundError(f"{path} cannot be written: the current folder is gone") from error
+    if os.path.islink(target):
+        raise OSError(f"{path} cannot be written: it is a link that leads back to itself")
+    return Path(target)
 
 
 def folder(path: str | os.PathLike[str]) -> None:

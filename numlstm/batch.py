@@ -114,7 +114,7 @@ def prepared(
             if hx is not None:
                 raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
             hx = series.states(state)
-        checks.real_array("input", np.empty(0, given.dtype))
+        checks.real_array("input", np.broadcast_to(np.empty((), given.dtype), given.shape))
         call = checks.lstm_call(lstm._config, given.shape, hx)
         if hx is not None:
             hx = checks.lstm_states(call, hx, lstm.dtype)

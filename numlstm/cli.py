@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.terminal import printable, progress, telling, watched
+from numlstm.terminal import encodable, printable, progress, telling, tidy, watched
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -45,7 +46,7 @@ def sentences(command: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with warnings.catch_warnings(), telling():
+            with warnings.catch_warnings(), encodable(), telling():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
@@ -75,7 +76,21 @@ def _line(text: str) -> str:
     return printable(" ".join([*ended, *lines[-1:]]))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The command itself, whose own --help and --version may find no room where they are written to."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """As click does, but for an error of stdout."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if not kwargs.get("standalone_mode", True):
+                raise
+            click.echo(f"Error: {_told(error)}", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="numlstm", message="%(package)s %(version)s")
 def main() -> None:
     """An LSTM engine for the CPU with the interface of torch.nn.LSTM."""
@@ -207,17 +222,18 @@ def run(
         raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
     from numlstm import batch
 
-    batch.run(
-        model,
-        input,
-        out,
-        state=state,
-        name=name,
-        batch_first=batch_first,
-        chunk=int(chunk * 1e6),
-        progress=progress,
-        echo=_say,
-    )
+    with tidy():
+        batch.run(
+            model,
+            input,
+            out,
+            state=state,
+            name=name,
+            batch_first=batch_first,
+            chunk=int(min(chunk * 1e6, 1e18)),
+            progress=progress,
+            echo=_say,
+        )
 
 
 @main.command()

@@ -138,6 +138,9 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
                 raise ValueError("it is a zip archive, but not of .npy files")
             wanted = {"input", *STATES[0], *STATES[1]}
             tensors = npz.read(archive).tensors
+            for name in wanted:
+                if f"{name}{npz.SUFFIX}" in archive.namelist() and name not in tensors:
+                    raise ValueError(f"its array {name} must hold real numbers, and holds complex ones, text or dates")
             return {name: tensor.read() if name in wanted else np.empty(0) for name, tensor in tensors.items()}
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 PATIENCE = 1.0  # seconds before a bar appears
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+AGAIN = 5.0  # seconds in which a signal that is told again is the same
 
 
 def printable(text: str) -> str:
@@ -74,6 +80,56 @@ def size(count: int) -> str:
 def watched() -> bool:
     """Whether stderr is a terminal; a process may have none at all."""
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def encodable() -> Iterator[None]:
+    """While it lasts, a character that stdout's encoding lacks is printed as its escape, as stderr does by itself."""
+    stream = sys.stdout
+    if getattr(stream, "errors", None) != "strict" or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors="strict")
+
+
+class _Ended(BaseException):
+    """A signal that asks the process to end; its number."""
+
+
+@contextmanager
+def tidy() -> Iterator[None]:
+    """While it lasts, SIGTERM and SIGHUP leave no unfinished file behind before they end the process.
+
+    Left to the system they end it on the spot, and what a long piece of work has written by then stays on the disk
+    under a name that nobody looks for. Who has set them otherwise keeps that: ``nohup``, say.
+    """
+    begun = -math.inf
+
+    def end(number: int, frame: object) -> None:
+        nonlocal begun
+        now = time.monotonic()
+        if now - begun > AGAIN:  # a terminal that is closed tells of it twice; the second must not stop the tidying
+            begun = now
+            raise _Ended(number)
+
+    main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in ENDING if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
+    ended = None
+    try:
+        yield
+    except _Ended as error:
+        ended = error.args[0]
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+        if ended is not None:
+            os.kill(os.getpid(), ended)  # so that whoever waits for the process sees what ended it
 
 
 @contextmanager

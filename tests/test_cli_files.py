@@ -19,7 +19,7 @@ from needs import leave_out, need
 from safetensors.numpy import save_file
 
 import numlstm
-from numlstm import atomic, batch, certificate, reference, series, stored
+from numlstm import atomic, batch, certificate, reference, series, stored, terminal
 from numlstm.cli import main
 from numlstm.panels import Panels
 
@@ -580,6 +580,54 @@ class TestRun:
         os.mkfifo("pipe.npy")
         assert "pipe.npy is no regular file" in refused("run", "m.npz", "pipe.npy", "-o", "out.npz")
 
+    @pytest.mark.parametrize("command", ["run", "trace"])
+    def test_a_device_that_says_where_one_is(self, folder, command):
+        """/dev/null says 0, wherever one is; an archive that believes it cannot be ended."""
+        lstm = save("m.npz")
+        np.save("x.npy", sequences(lstm))
+        os.symlink(os.devnull, "null.npz")
+        done(command, "m.npz", "x.npy", "-o", "null.npz")
+        assert stat.S_ISCHR(os.stat("null.npz").st_mode)
+
+    def test_results_into_a_pipe(self, folder):
+        lstm = save("m.npz")
+        np.save("x.npy", sequences(lstm))
+        os.mkfifo("pipe.npz")
+        reading = os.open("pipe.npz", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            done("run", "m.npz", "x.npy", "-o", "pipe.npz")
+            (folder / "out.npz").write_bytes(os.read(reading, 1 << 16))
+        finally:
+            os.close(reading)
+        assert agree(results(), lstm.forward(sequences(lstm)))
+
+    def test_a_piece_may_be_as_large_as_a_number(self, folder):
+        lstm = save("m.npz")
+        np.save("x.npy", sequences(lstm))
+        done("run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "1e308")
+        assert agree(results(), lstm.forward(sequences(lstm)))
+
+    @pytest.mark.parametrize(("numbers", "says"), [(np.complex64, "complex"), (str, "text")])
+    def test_arrays_of_no_real_numbers_are_named(self, folder, numbers, says):
+        lstm = save("m.npz")
+        x = sequences(lstm)
+        np.savez("x.npz", input=x.astype(numbers))
+        line = refused("run", "m.npz", "x.npz", "-o", "out.npz")
+        assert "x.npz: its array input must hold real numbers" in line and says in line
+        np.save("x.npy", x)
+        np.savez("s.npz", h_n=np.zeros((1, 7, 4)), c_n=np.zeros((1, 7, 4)).astype(numbers))
+        assert "s.npz: its array c_n must" in refused("run", "m.npz", "x.npy", "-o", "out.npz", "--state", "s.npz")
+        np.save("x.npy", x.astype(numbers))
+        assert f"of shape {x.shape}" in refused("run", "m.npz", "x.npy", "-o", "out.npz")
+
+    def test_a_header_that_ends_in_the_midst_of_it(self, folder):
+        """Python's tokenizer, which NumPy asks, has an error of its own kind."""
+        save("m.npz")
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 6, "
+        header = header.ljust(117) + b"\n"
+        (folder / "x.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(48))
+        assert "x.npy: it is no sound .npy file" in refused("run", "m.npz", "x.npy", "-o", "out.npz")
+
     @pytest.mark.parametrize("where", ["reserve", "write", "dump"])
     @pytest.mark.parametrize("what", [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError("no")])
     def test_a_failure_leaves_nothing_and_changes_nothing(self, folder, monkeypatch, where, what):
@@ -631,23 +679,25 @@ class TestRun:
         assert ran.stderr == "Error: out.npz cannot be written: File too large; nothing was changed\n"
         assert sorted(os.listdir()) == ["m.npz", "x.npy"]
 
-    def test_interrupted_it_leaves_nothing(self, folder):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_interrupted_it_leaves_nothing(self, folder, number):
         save("m.npz", input_size=64, hidden_size=512, num_layers=3)
         np.save("x.npy", np.zeros((20_000, 8, 64), np.float32))
         with subprocess.Popen(
             [*COMMAND, "run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.1"],
             stderr=subprocess.PIPE,
             text=True,
-            # a shell's background jobs, and so their children, are born deaf to it
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            # a shell's background jobs, and so their children, are born deaf to one, and those of nohup to another
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # noqa: PLW1509
         ) as running:
             while not any(name.startswith(".out.npz") for name in os.listdir()):
                 assert running.poll() is None
                 time.sleep(0.01)
-            running.send_signal(signal.SIGINT)
+            running.send_signal(number)
+            if number == signal.SIGHUP:
+                running.send_signal(number)  # as of a terminal that is closed: by the system, and by its shell
             _, said = running.communicate(timeout=60)
-        assert running.returncode == 1
-        assert said.strip() == "Aborted!"
+        assert (running.returncode, said.strip()) == ((1, "Aborted!") if number == signal.SIGINT else (-number, ""))
         assert sorted(os.listdir()) == ["m.npz", "x.npy"]
 
 
@@ -956,6 +1006,71 @@ class TestWarnings:
         ran = process("run", "m.npz", "x.npy", "-o", "out.npz")
         assert ran.returncode == 0
         assert ran.stderr == "Warning: m.npz: NaN or infinity in bias_ih_l0; results will hold it too\n"
+
+
+def test_who_ignores_a_signal_keeps_that():
+    with terminal.tidy():
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with terminal.tidy():
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == signal.SIG_IGN
+
+
+def test_a_folder_that_is_gone_and_a_link_to_itself_are_sentences(folder):
+    lstm = save("m.npz")
+    np.save("x.npy", sequences(lstm))
+    os.symlink("loop.npz", "loop.npz")
+    assert "loop.npz cannot be written: it is a link" in refused("convert", "m.npz", "loop.npz")
+    assert os.path.islink("loop.npz")
+    model, x = folder / "m.npz", folder / "x.npy"
+    os.mkdir("gone")
+    os.chdir("gone")
+    os.rmdir(folder / "gone")
+    try:
+        for args in (["convert", model], ["run", model, x, "-o"], ["trace", model, x, "-o"], ["check", model, "-o"]):
+            assert refused(*args, "out.npz") == "Error: out.npz cannot be written: the current folder is gone"
+    finally:
+        os.chdir(folder)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_names_that_the_terminal_cannot_show(folder, encoding):
+    save_file({f"größe温.{name}": value for name, value in numlstm.LSTM(3, 2).state_dict().items()}, "温.safetensors")
+    options = {"env": os.environ | {"PYTHONIOENCODING": encoding}, "encoding": "latin-1"}
+    for args in (["inspect", "温.safetensors"], ["check", "温.safetensors"], ["convert", "温.safetensors", "度.npz"]):
+        ran = process(*args, **options)
+        assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
+        if encoding == "latin-1":
+            assert "\\u6e29" in ran.stdout or "\\u5ea6" in ran.stdout
+    stdout = sys.stdout
+    assert invoke("inspect", "温.safetensors").exit_code == 0
+    assert sys.stdout is stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is a device of Linux")
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["run", "--help"], ["inspect", "m.npz"]])
+def test_no_room_for_what_is_printed(folder, args):
+    save("m.npz")
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [*COMMAND, *args], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == "Error: [Errno 28] No space left on device\n"
+
+
+def test_an_error_of_reading_names_the_file(folder, monkeypatch):
+    save("m.npz")
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(numlstm.formats, "_contents", broken)
+    assert refused("inspect", "m.npz") == "Error: m.npz: Input/output error"
 
 
 def test_a_zip_bomb_is_refused_as_input(folder):

@@ -52,7 +52,11 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
     with open(path, "rb") as file:
         try:
             yield _contents(file, path)
-        except (OSError, ImportError, MemoryError, Warning):
+        except OSError as error:
+            if error.filename is None and error.strerror:  # of reading, where Python does not name the file
+                raise OSError(error.errno, error.strerror, shown) from error
+            raise
+        except (ImportError, MemoryError, Warning):
             raise
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error

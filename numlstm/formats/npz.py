@@ -65,7 +65,12 @@ def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[A
     }
     if version not in readers:
         raise ValueError(f"version {version} of the format is not known")
-    shape, fortran, dtype = readers[version](file)
+    try:
+        shape, fortran, dtype = readers[version](file)
+    except (ValueError, EOFError):
+        raise
+    except Exception as error:  # NumPy takes a header to pieces by Python's tokenizer and parser, which raise their own
+        raise ValueError(f"its header is none: {type(error).__name__}: {error}") from error
     if dtype.hasobject:
         raise ValueError(
             "it is an array of Python objects, which only a pickle can hold and none is run\n"
