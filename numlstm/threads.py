@@ -267,7 +267,7 @@ class Worker:
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
-        self.steered: set[int] = set()  # those that it is to use
+        self.steered: list[set[int]] = []  # those that it is to use, after those before where that is not sure yet
         self.off = -1  # the core that it keeps off
         self.within: set[int] = set()  # those that the thread which calls may use
 
@@ -280,14 +280,17 @@ class Worker:
         """
         if core == self.off and within == self.within:
             return
+        self.off = -1  # an exception may come in between, a signal handler's say
         try:
             now = os.sched_getaffinity(self.thread.native_id or 0)
-            if self.steered and now != self.steered:
+            if self.steered and now not in self.steered:
                 self.cores = now
             usable = (self.cores & within) or self.cores or within
-            self.steered = (usable - {core}) or usable
-            if self.steered != now:
-                os.sched_setaffinity(self.thread.native_id or 0, self.steered)
+            steered = (usable - {core}) or usable
+            self.steered = [*self.steered, steered]
+            if steered != now:
+                os.sched_setaffinity(self.thread.native_id or 0, steered)
+            self.steered = [steered]
         except OSError as error:  # it is not allowed here, or the thread has ended
             log().debug("numlstm: a worker cannot be kept off core %d: %s", core, error)
         self.off, self.within = core, within

@@ -519,6 +519,16 @@ thread.join()
     assert said.all_of("CHILD") == [str(-signal.SIGALRM)]  # it would have waited for ever
 
 
+SOON = "pause = lambda: time.sleep(0.5)\n"
+AFTER_THE_FORK = """
+forked, fork = threading.Event(), os.fork
+def told_of():
+    number = fork()
+    if number:
+        forked.set()
+    return number
+os.fork, pause = told_of, lambda: forked.wait(60)
+"""
 AMID_AN_IMPORT = """
 os.register_at_fork(before=lambda: time.sleep(0.3))  # once the fork has all locks
 import numlstm
@@ -526,7 +536,7 @@ begun = threading.Event()
 def slow(event, given):
     if event == "import" and given[0] in ("numlstm.kernels.cached", "llvmlite.binding.dylib"):
         begun.set()
-        time.sleep(0.5)
+        pause()
 sys.addaudithook(slow)
 thread = threading.Thread(target=result)
 thread.start()
@@ -539,11 +549,10 @@ thread.join()
 def test_a_child_forked_while_another_thread_imports_what_makes_kernels(place, bits, code):
     """Of a module that is being imported the child would wait for the end, as of those that its own import leads to."""
     place.fill(code)
-    said = place.run(FORKED + AMID_AN_IMPORT).right(bits)
+    said = place.run(FORKED + SOON + AMID_AN_IMPORT).right(bits)
     assert said.all_of("CHILD") == ["0"]
-    stuck = (
-        FORKED + "import signal\n" + AMID_AN_IMPORT.replace("child(told)", "child(lambda: (signal.alarm(5), told()))")
-    )
+    stuck = AMID_AN_IMPORT.replace("child(told)", "child(lambda: (signal.alarm(5), told()))")
+    stuck = FORKED + "import signal\n" + AFTER_THE_FORK + stuck
     unsafe = "os.register_at_fork = lambda **hooks: None\n"  # before numlstm is imported
     assert place.run(unsafe + stuck).all_of("CHILD") == [str(-signal.SIGALRM)]
     impatient = "from numlstm.kernels import store\nstore.let_forks_pass = lambda: None\n"

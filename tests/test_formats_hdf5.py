@@ -276,7 +276,7 @@ import numlstm.formats.keras
 size = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) << 10
 resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20),) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    signal.alarm(5)
+    signal.setitimer(signal.ITIMER_PROF, 5)
     begin = time.process_time()
     try:
         numlstm.tensors(path)

@@ -333,7 +333,7 @@ numlstm.tensors
 size = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if "VmSize" in l)
 resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20),) * 2)
 for name in sorted(os.listdir(".")):
-    signal.alarm(10)
+    signal.setitimer(signal.ITIMER_PROF, 10)  # of work, which a busy machine does not make more
     try:
         numlstm.load(name)
         said = "loaded"
@@ -350,12 +350,12 @@ print("alive", os.path.exists("HARM"))
 
 def hostile_child(folder, *plant):
     return subprocess.run(
-        [sys.executable, "-c", CHILD, folder, *plant], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-c", CHILD, folder, *plant], capture_output=True, text=True, timeout=600, check=False
     )
 
 
 def test_hostile_pickles_do_nothing(tmp_path):
-    """One process, 256 MB, an alarm of 10 s a file: all are refused, none is run, and the process is alive."""
+    """One process, 256 MB, 10 s of work a file: all are refused, none is run, and the process is alive."""
     for number, data in enumerate(HOSTILE.values()):
         (tmp_path / f"{number:02}").write_bytes(data)
     done = hostile_child(tmp_path)

@@ -887,7 +887,7 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
     assert masks[2:] == [{2, 3, 5}]
     given[0] = {2}  # somebody else's doing
     worker.keep_off(2, within)
-    assert masks[3:] == [] and worker.steered == {2}
+    assert masks[3:] == [] and worker.steered == [{2}]
     given[0] = {2, 4}
     worker.keep_off(4, within)
     assert masks[3:] == [{2}]
@@ -898,6 +898,34 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     worker.keep_off(2, within)
     assert worker.off == 2
+
+
+@needs_affinity
+@pytest.mark.parametrize("done", [False, True])
+def test_what_interrupts_the_steering_of_a_worker_changes_nothing_for_long(monkeypatch, done):
+    """A signal handler's exception: the next call steers it anew, and takes no mask from here for somebody else's."""
+    given = [{2, 3}]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
+
+    def steer(thread, cores):
+        if interrupting and done:
+            given[0] = set(cores)
+        if interrupting:
+            raise KeyboardInterrupt
+        given[0] = set(cores)
+
+    monkeypatch.setattr(os, "sched_setaffinity", steer)
+    worker, interrupting = threads.Worker(), False
+    worker.keep_off(3, {2, 3})
+    assert given[0] == {2}
+    interrupting = True
+    with pytest.raises(KeyboardInterrupt):
+        worker.keep_off(2, {2, 3})
+    interrupting = False
+    worker.keep_off(3, {2, 3})
+    assert given[0] == {2} and not worker.cores
+    worker.keep_off(2, {2, 3})
+    assert given[0] == {3} and not worker.cores
 
 
 @needs_affinity
