@@ -186,8 +186,7 @@ class LSTM(Module):
 
     def _change(self, **flags: Any) -> None:
         with changing:
-            held = self._held
-            self._held = Held(held.config._replace(**flags), held.panels, held.gpu)
+            self._held = self._held.but(config=self._config._replace(**flags))
 
     @property
     def _gpu(self) -> Any:
@@ -262,7 +261,7 @@ class LSTM(Module):
             return
         gpu = _cuda().Runner() if on_cuda else None
         with changing:
-            self._held = Held(self._held.config, self._held.panels, gpu)
+            self._held = self._held.but(gpu=gpu)
 
     @property
     def device(self) -> str:

@@ -65,6 +65,10 @@ class Held:
         self.order = int(config.batch_first)  # as `engine.Memory` counts
         self.drops = config.dropout > 0
 
+    def but(self, **parts: Any) -> Held:
+        """The same with some parts replaced."""
+        return Held(**{"config": self.config, "panels": self.panels, "gpu": self.gpu} | parts)
+
 
 class Module:
     """Parameters by name, over panels; the base of `LSTM` and `LSTMCell`.
@@ -133,7 +137,7 @@ class Module:
     @_panels.setter
     def _panels(self, panels: Panels) -> None:
         with changing:
-            self._held = Held(self._held.config, panels, self._held.gpu)
+            self._held = self._held.but(panels=panels)
 
     def _own(self, name: str) -> str:
         """The name here of a parameter of the panels."""

@@ -267,7 +267,7 @@ class Worker:
         self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
-        self.steered: list[set[int]] = []  # those that it is to use, after those before where that is not sure yet
+        self.steered: list[set[int]] = []  # those that it is to use, after those that it had where that is not sure yet
         self.off = -1  # the core that it keeps off
         self.within: set[int] = set()  # those that the thread which calls may use
 
@@ -287,7 +287,7 @@ class Worker:
                 self.cores = now
             usable = (self.cores & within) or self.cores or within
             steered = (usable - {core}) or usable
-            self.steered = [*self.steered, steered]
+            self.steered = [now, steered]
             if steered != now:
                 os.sched_setaffinity(self.thread.native_id or 0, steered)
             self.steered = [steered]

@@ -80,14 +80,8 @@ def strided(name, value, dtype, stream):
 def place(array, dtype):
     """Where the array lies, as one of NumPy's whose numbers no one may touch: they are not in the host's memory."""
     pointer = device.interface(array.flat)["data"][0] or 0
-    interface = {
-        "data": (pointer + array.at * dtype.itemsize, True),
-        "shape": array.shape,
-        "strides": tuple(stride * dtype.itemsize for stride in array.strides),
-        "typestr": dtype.str,
-        "version": 3,
-    }
-    return np.asarray(type("Place", (), {"__array_interface__": interface})())
+    strides = tuple(stride * dtype.itemsize for stride in array.strides)
+    return device.addressed(pointer + array.at * dtype.itemsize, array.shape, strides, dtype)
 
 
 def caller_stream(value):

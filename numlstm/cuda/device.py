@@ -63,9 +63,7 @@ def memory_at(pointer, count, dtype, owner):
     if SIMULATED:
         from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 
-        interface = {"shape": (count,), "typestr": dtype.str, "data": (pointer, False), "version": 3}
-        holder = type("Holder", (), {"__array_interface__": interface, "owner": owner})()
-        return FakeCUDAArray(np.asarray(holder))
+        return FakeCUDAArray(addressed(pointer, (count,), None, dtype, owner))
     interface = {
         "shape": (count,),
         "typestr": dtype.str,
@@ -74,6 +72,12 @@ def memory_at(pointer, count, dtype, owner):
         "version": 3,
     }
     return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+
+
+def addressed(pointer, shape, strides, dtype, owner=None):
+    """An array of NumPy's at an address, strides in bytes; whether its numbers may be touched the caller knows."""
+    interface = {"shape": shape, "strides": strides, "typestr": dtype.str, "data": (pointer, False), "version": 3}
+    return np.asarray(type("Holder", (), {"__array_interface__": interface, "owner": owner})())
 
 
 def lacks_memory(error):

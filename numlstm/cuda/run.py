@@ -6,7 +6,6 @@ or, by the planner's choice, a launch or two a step. States are settled into h_n
 
 import threading
 from collections import OrderedDict
-from threading import get_ident
 
 import numpy as np
 
@@ -104,7 +103,9 @@ class Runner:
             seen = checks.lstm_states(call, seen, dtype)
         arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, masks, stream, handle)
         runner = self
-        if self.holder == get_ident():  # a signal handler in the midst of a call, say; to wait would be for ever
+        if (
+            self.holder == threading.get_ident()
+        ):  # a signal handler in the midst of a call, say; to wait would be for ever
             runner = Runner()
             runner.dtype, runner.weights = self.dtype, self.weights
         work = runner._on_device if there else runner._on_host
@@ -115,7 +116,7 @@ class Runner:
 
     def _in_turn(self, dtype, work, *given):
         """Do a call of this dtype while no other thread has the workspaces; the one before may have had another."""
-        own = get_ident()
+        own = threading.get_ident()
         with self.busy:
             self.holder = own  # nothing is called in between, so that no signal finds the lock without its holder
             try:
