@@ -1,6 +1,5 @@
 """The benchmarks for asv of call overhead and of growth with the sizes: they run, and notice what they are for."""
 
-import importlib.util
 import itertools
 import threading
 import time
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from needs import leave_out, need
+from scripts import benchmark
 
 from numlstm import cli
 from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
@@ -18,14 +18,6 @@ from numlstm.pool import Pool
 from numlstm.threads import get_num_threads
 
 ROOT = Path(__file__).parents[1]
-
-
-def benchmark(name):
-    """A module of ``benchmarks/``, which is no package of this project."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cases(timed):

@@ -1,6 +1,5 @@
 """examples/audio_effect.py: the compiled loop has the bits of one forward call, and a person hears an amplifier."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from judge import same_bits
 from needs import need
+from scripts import script
 
 import numlstm
 
@@ -22,10 +22,7 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def example():
     need("numba")
-    spec = importlib.util.spec_from_file_location("audio_effect", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import sys
 
 import numpy as np
 import pytest
-from judge import same_bits
+from judge import equal
 from needs import leave_out
+from samples import data, make
 
 import numlstm
 from numlstm import engine, plan
@@ -49,10 +50,6 @@ def alone():
         yield
 
 
-def make(hidden, proj, dtype, **flags):
-    return numlstm.LSTM(5, hidden, proj_size=proj, dtype=dtype, seed=hidden, **flags).eval()
-
-
 def run(lstm, x, hx=None, **settings):
     """Results and the kernel's counters."""
     with plan.override(**settings):
@@ -62,18 +59,6 @@ def run(lstm, x, hx=None, **settings):
         output, (h_n, c_n) = lstm(x, hx)
         counts = lstm._panels.memo.idle[-1].slots[: Header.LENGTH].copy()
     return (output, h_n, c_n), counts
-
-
-def equal(got, want):
-    return all(same_bits(a, b) for a, b in zip(got, want, strict=True))
-
-
-def data(lstm, steps, batch, seed=0):
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(lstm.dtype)  # noqa: E731
-    cells = lstm.num_layers * (2 if lstm.bidirectional else 1)
-    size = lstm.proj_size or lstm.hidden_size
-    return draw(steps, batch, lstm.input_size), (draw(cells, batch, size), draw(cells, batch, lstm.hidden_size))
 
 
 def every_path(lstm, steps=5, batch=11):

@@ -8,25 +8,13 @@ import sys
 from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner
+from commands import invoke, process
 from needs import need
 
 import numlstm
 from numlstm.bench import grid, measure, peers
 from numlstm.bench.results import Entry, LineResult, Report
 from numlstm.cli import main
-
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
-
-
-def invoke(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def process(*args, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=300, check=False, **options
-    )
 
 
 class TestStart:

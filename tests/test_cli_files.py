@@ -13,23 +13,17 @@ import zipfile
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import COMMAND, invoke, process
 from judge import flip_one_bit, same_bits
 from needs import leave_out, need
 from safetensors.numpy import save_file
 
 import numlstm
 from numlstm import atomic, batch, certificate, reference, series, stored, terminal
-from numlstm.cli import main
 from numlstm.panels import Panels
 
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
 LINUX = sys.platform == "linux"
 MB = 1 << 20
-
-
-def invoke(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def done(*args):
@@ -48,12 +42,6 @@ def refused(*args):
     assert line.startswith("Error: ")
     assert line.isprintable()
     return line
-
-
-def process(*args, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=120, check=False, **options
-    )
 
 
 @pytest.fixture

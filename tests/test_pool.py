@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from judge import DTYPES, same_bits
 from needs import leave_out
+from samples import make
 from test_threads import Gathered, within
 
 import numlstm
@@ -33,10 +34,6 @@ def as_before():
     before = numlstm.get_num_threads()
     yield
     numlstm.set_num_threads(before)
-
-
-def make(inputs=5, hidden=37, **flags):
-    return numlstm.LSTM(inputs, hidden, seed=hidden, **flags).eval()
 
 
 def draw(lstm, *shape, seed=0):
