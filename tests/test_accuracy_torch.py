@@ -19,6 +19,8 @@ from needs import need
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 torch = need("torch")
 torch.set_num_threads(1)  # its idle threads would spin beside NumPy's
 
@@ -140,6 +142,7 @@ def report(title, lines):
     assert not over, "\n".join([f"{title}: {len(over)} of {len(lines)} are over", *over[:20]])
 
 
+@pytest.mark.slow
 def test_the_grid(dtype):
     lines = []
     for name, (inputs, hidden, layers, directions, steps, batch) in GRID.items():
@@ -172,6 +175,7 @@ def random_configuration(seed, few):
     return (inputs, hidden, steps, batch), flags, bool(rng.integers(0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_200_random_configurations(dtype):
     lines, seen = [], []
@@ -189,6 +193,7 @@ def test_200_random_configurations(dtype):
     report(f"200 random configurations in {dtype}", lines)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_near_zero_in_whole_networks(dtype):
     deepest = -25 if dtype == np.float32 else -290

@@ -14,6 +14,8 @@ from scripts import script
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = EXAMPLES / "audio_effect.py"
 RATE = 16_000
@@ -42,6 +44,7 @@ def partials(sound, pitch, rate=RATE):
     return spectrum[[int(pitch * k / 2) for k in range(6)]]
 
 
+@pytest.mark.slow
 def test_the_loop_has_the_bits_of_one_call(example, built):
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (3000, 2)).astype(np.float32)
@@ -157,6 +160,7 @@ def test_wav_files_of_every_width(example, tmp_path, width, channels):
     assert np.abs(example.read_wav(tmp_path / "loud.wav")[0]).max() <= 0.981
 
 
+@pytest.mark.slow
 def test_the_command(example, tmp_path):
     out = tmp_path / "out.wav"
     done = subprocess.run(

@@ -23,6 +23,8 @@ from numlstm.bench.results import Entry, LineResult, Report, Turn
 from numlstm.config import Config
 from numlstm.kernels import levels, store
 
+pytestmark = pytest.mark.cpu_level
+
 TINY = Line("tiny", 3, 5, 2, 2, 4, 3)
 ROOT = Path(__file__).parents[1]
 
@@ -737,6 +739,7 @@ class TestAsv:
                 assert getattr(scale, name)(found, threads) > 0
             assert getattr(scale, name).unit in ("GF/s", "GB/s")
 
+    @pytest.mark.slow
     def test_memory_keeps_its_promise(self, monkeypatch):
         monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
         module = benchmark("memory")

@@ -11,6 +11,8 @@ from numlstm.bench.peers import LeftOutError
 from numlstm.bench.startup import Start, Startup
 from numlstm.cli import main
 
+pytestmark = pytest.mark.cpu_level
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

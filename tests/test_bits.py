@@ -23,6 +23,8 @@ from numlstm.kernels.abi import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.simd import FROM_ZERO, Simd
 
+pytestmark = pytest.mark.cpu_level
+
 # (hidden_size, proj_size): below, at and beyond one register, and in tails of every kind
 SIZES = [(1, 0), (3, 2), (13, 0), (37, 5), (64, 0), (130, 70)]
 FORCED = {
@@ -228,6 +230,7 @@ def put_in_place(monkeypatch, simd):
     monkeypatch.setitem(store._loaded, "float32", kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("lower", "upper"), ("upper", "lower")])
 def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
     """Rows that are finished two by two, with one gate where the other belongs."""
@@ -272,6 +275,7 @@ def planted(monkeypatch):
     put_in_place(monkeypatch, Reordered)
 
 
+@pytest.mark.slow
 def test_a_planted_reordered_chain_is_noticed(planted):
     lstm = make(37, 0, "float32", num_layers=2)
     assert {"tiles of at most 2", "run after run, tiles of at most 2"} <= set(every_path(lstm))
@@ -304,6 +308,7 @@ def digest():
     return total.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(levels.this_machine().name != "x86-64-v4", reason="needs a CPU with AVX-512 to compare with")
 def test_another_level_of_the_cpu_gives_the_same_bits():
     environment = {**os.environ, "NUMLSTM_CPU": "x86-64-v3"}

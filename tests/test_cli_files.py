@@ -799,6 +799,7 @@ def without_date(output):
     return [line for line in output.splitlines() if not line.startswith("date")]
 
 
+@pytest.mark.cpu_level
 class TestCheck:
     @pytest.mark.parametrize("case", CASES)
     def test_a_right_engine_passes(self, folder, case):
@@ -832,6 +833,7 @@ class TestCheck:
         assert without_date(done("check", "m.npz", "--seed", 3)) == without_date(first)
         assert without_date(done("check", "m.npz", "--seed", 4)) != without_date(first)
 
+    @pytest.mark.slow
     def test_another_kernel_gives_the_same_bits(self, folder):
         from numlstm.kernels import levels, store
 
@@ -855,6 +857,7 @@ class TestCheck:
         rows = [line.split() for line in done("check", "m.npz", "--steps", 7, "--batch", 3).splitlines()]
         assert [row[3:5] for row in rows if row and row[0] in ("ordinary", "long")] == [["7", "3"], ["56", "1"]]
 
+    @pytest.mark.slow
     def test_a_large_model_takes_few_steps(self, folder):
         save("m.npz", input_size=300, hidden_size=600, num_layers=2)
         rows = [line.split() for line in done("check", "m.npz").splitlines()]

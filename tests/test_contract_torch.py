@@ -21,7 +21,10 @@ need("expecttest")  # what torch's own module samples import
 modules = need("torch.testing._internal.common_modules")
 rnn = need("torch.nn.modules.rnn")
 
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+pytestmark = [
+    pytest.mark.cpu_level,
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
+]
 
 DIFFERENCES = Path(__file__).parent.parent / "docs" / "differences.md"
 

@@ -31,6 +31,7 @@ def child(*arguments, limit, **environment):
 # ---------------------------------------------------------------- in the simulator
 
 
+@pytest.mark.cuda_sim
 def test_the_suite_in_the_simulator():
     said = child("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda_simulated.py",
                  limit=900, NUMBA_ENABLE_CUDASIM="1")  # fmt: skip
@@ -39,6 +40,7 @@ def test_the_suite_in_the_simulator():
     assert int(re.search(r"(\d+) passed", said)[1]) >= at_least > 20, said
 
 
+@pytest.mark.cuda_sim
 def test_no_barrier_and_no_guard_is_idle():
     said = child("tests/cuda_mutants.py", limit=900, NUMBA_ENABLE_CUDASIM="1")
     counts = ast.literal_eval(said.splitlines()[0])
@@ -54,6 +56,7 @@ def test_no_barrier_and_no_guard_is_idle():
 # ---------------------------------------------------------------- what the compilers say
 
 
+@pytest.mark.cuda_sim
 def test_the_compilers_leave_nothing_to_be_desired():
     need_files("numba_cuda")
     printed = child("-m", "numlstm.cuda.gate", limit=1800, NUMBA_ENABLE_CUDASIM="0").splitlines()
@@ -84,6 +87,7 @@ def versions_of_the_page():
     return named[1] == version("numba-cuda") and named[2] == version("nvidia-cuda-nvcc-cu12")
 
 
+@pytest.mark.cuda_sim
 def test_planted_faults_are_found_by_the_gate():
     need_files("numba_cuda")
     said = json.loads(child("tests/cuda_planted.py", limit=600, NUMBA_ENABLE_CUDASIM="0").splitlines()[-1])

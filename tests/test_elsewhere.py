@@ -6,6 +6,8 @@ import stat
 import pytest
 from commands import child
 
+pytestmark = pytest.mark.slow
+
 # What a system lacks of modules and of os, before anything of numlstm is imported
 LACKS = """
 import ctypes, json, os, pathlib, sys, threading

@@ -16,6 +16,8 @@ from needs import need
 
 import numlstm
 
+pytestmark = pytest.mark.fuzz
+
 COUNT = 2000  # mutants of each format, at least
 FUZZ = Path(__file__).with_name("fuzz.py")
 FIXTURES = Path(__file__).with_name("fixtures")

@@ -15,6 +15,8 @@ from needs import need
 import numlstm
 from numlstm import reference
 
+pytestmark = pytest.mark.cpu_level
+
 CASES = make_golden.load()
 KINDS = sorted({(case.name.partition("/")[0], case.dtype.name) for case in CASES})
 

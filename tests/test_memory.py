@@ -12,6 +12,8 @@ import pytest
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 MB = 1 << 20
 CALLS = 100_000
 

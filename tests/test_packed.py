@@ -24,6 +24,8 @@ from numlstm import packed as packed_calls
 from numlstm.config import Config
 from numlstm.kernels.abi import Header, Segment, Way
 
+pytestmark = pytest.mark.cpu_level
+
 CI = os.environ.get("NUMLSTM_CI") == "1"
 many = settings(max_examples=60, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.too_slow])
 

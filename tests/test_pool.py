@@ -25,6 +25,8 @@ from numlstm.kernels.abi import Header, Way
 from numlstm.pool import Pool, Session
 from numlstm.split import Forced
 
+pytestmark = pytest.mark.cpu_level
+
 FOR_EVER = 60.0  # seconds
 
 

@@ -18,6 +18,8 @@ from judge import counted, equal, same_bits
 import numlstm
 from numlstm import boxes, engine
 
+pytestmark = pytest.mark.cpu_level
+
 
 @pytest.fixture(params=["built-in", "ctypes"])
 def taken(monkeypatch, request):

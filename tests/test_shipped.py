@@ -11,6 +11,8 @@ from shipping import NUMBERS, computed, ship
 import numlstm
 from numlstm.kernels import cached, levels, library, shipped, sources, store
 
+pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
+
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):

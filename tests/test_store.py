@@ -10,6 +10,8 @@ from commands import child
 
 from numlstm.kernels import cached, levels, linked, made, store
 
+pytestmark = pytest.mark.cpu_level
+
 RUN = """
 import logging, sys
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
@@ -39,11 +41,13 @@ def only_file(folder):
     return path
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing_and_imports_no_numba(folder):
     said = computed(NUMLSTM_CACHE_DIR=str(folder))
     assert "compiling" not in said and "NUMBA False" in said
 
 
+@pytest.mark.slow
 def test_the_cache_is_private_and_whole(folder):
     path = only_file(folder)
     assert folder.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o077 == 0
@@ -72,6 +76,7 @@ def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
         levels.this_machine()
 
 
+@pytest.mark.slow
 def test_without_fused_multiply_add_the_results_are_other_bits_but_close():
     """The level for old CPUs runs here too: right within rounding, and documented as other bits."""
     if store.level().name.startswith("aarch64"):
@@ -98,6 +103,7 @@ print(code.count("rsp"), config.OPT, config.LOOP_VECTORIZE, config.DISABLE_JIT)
 """
 
 
+@pytest.mark.slow
 def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
     """Counted: the stack accesses of a function compiled in a process that built kernels, and in one that did not."""
     said = []
@@ -111,6 +117,7 @@ def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_kernels_are_built_where_numbas_jit_is_switched_off(tmp_path):
     said = computed(NUMBA_DISABLE_JIT="1", NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert "compiling" in said and "SUM" in said
@@ -137,6 +144,7 @@ print("WANT", want)
 """
 
 
+@pytest.mark.slow
 def test_a_built_in_function_may_be_called_until_python_has_ended(folder):
     """Its code stays where it is, whoever has let go of the kernel."""
     want, got = child("-c", LATE, NUMLSTM_CACHE_DIR=str(folder)).split()[1::2]

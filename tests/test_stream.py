@@ -19,6 +19,8 @@ from numlstm import stream as streams
 from numlstm.bench import memory
 from numlstm.kernels.abi import Live
 
+pytestmark = pytest.mark.cpu_level
+
 SIZES = {
     "small": {"input_size": 3, "hidden_size": 5},
     "layers": {"input_size": 4, "hidden_size": 9, "num_layers": 3},

@@ -26,6 +26,8 @@ from numlstm.kernels import store
 from numlstm.kernels.abi import Live
 from numlstm.stream import Stream
 
+pytestmark = pytest.mark.cpu_level
+
 IN_USE = "the stream is in use by another thread, and nothing was done"
 
 

@@ -30,6 +30,8 @@ from numlstm.kernels.loaded import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
 
+pytestmark = pytest.mark.cpu_level
+
 FOR_EVER = 120.0  # seconds
 WAYS = {
     "rows": Forced(Way.ROWS),
@@ -1096,6 +1098,7 @@ def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
     assert phantom.waits() and phantom.offered
 
 
+@pytest.mark.slow
 def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
     def hasty(wait):
         spread = tickets.together(wait)
@@ -1113,6 +1116,7 @@ def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
         assert not phantom.waits() and not phantom.offered
 
 
+@pytest.mark.slow
 def test_every_ticket_is_claimed_once(gathered, monkeypatch):
     """And a planted claim that two threads can get is noticed: then there are more claims than tickets."""
 

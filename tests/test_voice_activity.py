@@ -14,6 +14,8 @@ from scripts import script
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT, WAV = EXAMPLES / "voice_activity.py", EXAMPLES / "speech.wav"
 SAID = ((0.60, 2.12), (3.86, 5.42), (5.87, 6.81))  # seconds; make_speech.py prints them

@@ -17,6 +17,8 @@ from shipping import NUMBERS, RUN, computed
 import numlstm
 from numlstm.kernels import library, shipped, sources, store
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[1]
 
 
