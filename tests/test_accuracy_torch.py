@@ -19,8 +19,6 @@ from needs import need
 
 import numlstm
 
-pytestmark = pytest.mark.cpu_level
-
 torch = need("torch")
 torch.set_num_threads(1)  # its idle threads would spin beside NumPy's
 

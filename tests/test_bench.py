@@ -171,6 +171,7 @@ class TestOnnxModel:
 
 
 class TestEngines:
+    @pytest.mark.slow
     @pytest.mark.parametrize("style", peers.STYLES)
     @pytest.mark.parametrize("name", peers.ENGINES)
     def test_every_setting_is_right(self, name, style):

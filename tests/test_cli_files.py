@@ -713,6 +713,7 @@ class TestMemory:
         code = SMALL.format(inputs=inputs, headroom=self.HEADROOM, chunk=chunk)
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not LINUX, reason="the limit is Linux's")
     @pytest.mark.parametrize(
         ("shape", "flags"),
@@ -949,6 +950,7 @@ class TestCheck:
         assert verdict(result.output).startswith("undefined: NaN or infinity in weight_hh_l0")
         assert verdict((folder / "certificate.txt").read_text()).startswith("undefined")
 
+    @pytest.mark.slow
     def test_a_model_that_tells_nothing_is_undecided(self, folder):
         parameters = numlstm.LSTM(6, 64, num_layers=8, seed=0).state_dict()
         np.savez("m.npz", **{name: array * 30 for name, array in parameters.items()})

@@ -22,8 +22,6 @@ from numlstm import checks, engine, module
 from numlstm import lstm as lstm_module
 from numlstm.panels import Panels
 
-pytestmark = pytest.mark.cpu_level
-
 SMALL = np.random.default_rng(7).integers(0, 5, (4, 3, 6))  # small whole numbers: exact in every dtype
 
 

@@ -21,10 +21,7 @@ need("expecttest")  # what torch's own module samples import
 modules = need("torch.testing._internal.common_modules")
 rnn = need("torch.nn.modules.rnn")
 
-pytestmark = [
-    pytest.mark.cpu_level,
-    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
 DIFFERENCES = Path(__file__).parent.parent / "docs" / "differences.md"
 
@@ -113,6 +110,7 @@ def test_every_combination_of_flags(options, batch, given):
     assert repr(ours) == repr(theirs)
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_justified_and_not_loose():
     """PyTorch against its own float64 needs a quarter of it; one part in 10,000 of one bias exceeds it."""
     worst, caught = 0.0, 0

@@ -103,6 +103,7 @@ def test_training_does_not_read_the_unseen_years(script, record, monkeypatch):
     assert not same(weights_after(script, record), weights_after(script, spoilt))
 
 
+@pytest.mark.slow
 def test_choice_of_recipe_does_not_read_the_unseen_years(script, record, monkeypatch, capsys):
     spoilt = forecast.Record(record.months, record.ppm.copy())
     spoilt.ppm[record.months >= np.datetime64(script.UNSEEN_FROM, "M")] = 1e6

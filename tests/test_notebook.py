@@ -60,6 +60,7 @@ def test_a_changed_tutorial_makes_another_notebook(maker, committed):
         maker.from_tutorial(text.replace("as a notebook", "as another thing"))
 
 
+@pytest.mark.slow
 def test_outputs_are_todays(maker, committed):
     fresh = maker.executed(committed)
     assert shown(fresh) == shown(committed)

@@ -474,6 +474,7 @@ def planted_in_place(self, input):
     return output
 
 
+@pytest.mark.slow
 def test_signals_in_the_midst_of_chunks(monkeypatch):
     stopped, finished, found = signalled(lambda stopped, finished, found: stopped >= 60 and finished >= 10)
     assert found == [] and stopped >= 10 and finished >= 1
