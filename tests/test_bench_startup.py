@@ -11,7 +11,7 @@ from numlstm.bench.peers import LeftOutError
 from numlstm.bench.startup import Start, Startup
 from numlstm.cli import main
 
-pytestmark = pytest.mark.cpu_level
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
 
 
 @pytest.fixture(scope="module")

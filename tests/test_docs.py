@@ -55,6 +55,7 @@ def test_a_page_that_no_list_has_and_a_dead_link_are_warnings(sphinx, tmp_path):
     assert "stray.md" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_drawing_is_of_the_present_panels(tmp_path):
     need("matplotlib")
     command = [sys.executable, str(DOCS / "draw_panels.py"), str(tmp_path / "panels.svg")]
@@ -68,6 +69,7 @@ def test_the_drawing_is_of_the_present_panels(tmp_path):
     assert texts(drawn) == texts(kept)
 
 
+@pytest.mark.slow
 def test_a_packing_code_with_another_order_is_noticed():
     need("matplotlib")
     code = (

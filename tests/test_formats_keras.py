@@ -609,6 +609,7 @@ np.savez(os.path.join(sys.argv[1], "out.npz"), x=x, **{k: keras.ops.convert_to_n
 """
 
 
+@pytest.mark.slow
 def test_the_installed_keras_agrees(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # TensorFlow otherwise
     need("keras")

@@ -559,6 +559,7 @@ def held_after(call, count):
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["step", "without the GIL", "step_function"])
 def test_a_million_steps_allocate_nothing(monkeypatch, dtype, kind):
@@ -590,6 +591,7 @@ def test_the_count_notices_what_is_kept_and_what_passes():
 # ------------------------------------------------------------ from compiled code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_steps_inside_numba(dtype):
     """The loop is compiled, and no Python runs in it; what is in use is refused there too."""
@@ -631,6 +633,7 @@ print(sum(run.stats.cache_hits.values()), stream.output.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_a_function_that_numba_has_cached_takes_the_step_as_an_argument(tmp_path):
     """The second process finds it, and calls the step where that now is."""
     need("numba")
