@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-from judge import same_bits
+from judge import equal, flat
+from samples import data
 
 import numlstm
 from numlstm.cuda import device, kernels, planner
@@ -59,21 +60,6 @@ def forced(settings):
     return patch.multiple(planner, **settings) if settings else nullcontext()
 
 
-def data(net, steps, batch, seed=0):
-    """Input and states for an LSTM, steps first."""
-    rng = np.random.default_rng(seed)
-    cells = net.num_layers * (2 if net.bidirectional else 1)
-    draw = lambda *shape: rng.standard_normal(shape).astype(net.dtype)  # noqa: E731
-    return draw(steps, batch, net.input_size), (
-        draw(cells, batch, net.proj_size or net.hidden_size),
-        draw(cells, batch, net.hidden_size),
-    )
-
-
-def flat(result):
-    return result[0], *result[1]
-
-
 def on_both(case, dtype):
     """Results on the CPU and on CUDA, and how often each kernel was launched."""
     net = numlstm.LSTM(**case.sizes, dtype=dtype, seed=1).eval()
@@ -99,4 +85,4 @@ def differs(case, dtype="float32"):
         want, got, _ = on_both(case, dtype)
     except Exception:
         return True
-    return not all(same_bits(a, b) for a, b in zip(got, want, strict=True))
+    return not equal(got, want)

@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from cuda_cases import BOTH, SMALLEST, Case, data, differs, flat, forced, on_both, stepped, streamed
-from judge import UNIT, error, exact, flip_one_bit, need_longdouble, same_bits
+from cuda_cases import BOTH, SMALLEST, Case, differs, forced, on_both, stepped, streamed
+from judge import UNIT, error, exact, flat, flip_one_bit, need_longdouble, same_bits
 from needs import need
 from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+from samples import data
 
 import numlstm
 from numlstm.cuda import device, kernels, live, planner, run, streams

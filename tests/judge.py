@@ -42,12 +42,21 @@ def error(got: Result, want: Result) -> float:
 
 def bits(array: np.ndarray) -> np.ndarray:
     """The numbers as unsigned integers of their size."""
-    return np.ascontiguousarray(array).view({4: np.uint32, 8: np.uint64}[array.dtype.itemsize])
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
 
 
 def same_bits(got: np.ndarray, want: np.ndarray) -> bool:
     """Whether shape, dtype and every bit agree."""
     return got.shape == want.shape and got.dtype == want.dtype and bool((bits(got) == bits(want)).all())
+
+
+def equal(got: Any, want: Any) -> bool:
+    """Whether two results, of arrays in tuples in whatever way, are the same to the bit."""
+    return all(same_bits(g, w) for g, w in zip(_arrays(got), _arrays(want), strict=True))
+
+
+def _arrays(result: Any) -> list[np.ndarray]:
+    return [result] if isinstance(result, np.ndarray) else [array for part in result for array in _arrays(part)]
 
 
 def flip_one_bit(array: np.ndarray) -> np.ndarray:

@@ -1,10 +1,9 @@
 """Copies of the package that ship kernels, as a wheel does, and fresh processes that run them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from commands import child
 
 from numlstm.kernels import library, made
 
@@ -37,21 +36,10 @@ print(json.dumps({
 """
 
 
-def child(package, hidden=(), numbers=NUMBERS, **environment):
+def computed(package, hidden=(), numbers=NUMBERS, **environment):
     """What a fresh process says that runs this copy of the package, with other packages hidden from it."""
     code = RUN.replace("HIDDEN", repr(hidden)).replace("NUMBERS", repr(numbers))
-    path = os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": path, **environment},
-        cwd=package.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    said = json.loads(child("-c", code, cwd=package.parent, path=[package.parent], **environment))
     assert Path(said["where"]).parent == package
     return said
 

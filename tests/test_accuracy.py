@@ -7,6 +7,8 @@ from judge import DTYPES, EDGE, UNIT, drive, driven, error, exact, flat, flip_on
 import numlstm
 from numlstm import reference
 
+pytestmark = pytest.mark.cpu_level
+
 UNITS = 5  # of a driven LSTM: no multiple of any register
 STEEP = 16.8  # roundings; 1e-6 in float32
 

@@ -140,6 +140,7 @@ def report(title, lines):
     assert not over, "\n".join([f"{title}: {len(over)} of {len(lines)} are over", *over[:20]])
 
 
+@pytest.mark.slow
 def test_the_grid(dtype):
     lines = []
     for name, (inputs, hidden, layers, directions, steps, batch) in GRID.items():
@@ -172,6 +173,7 @@ def random_configuration(seed, few):
     return (inputs, hidden, steps, batch), flags, bool(rng.integers(0, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_200_random_configurations(dtype):
     lines, seen = [], []
@@ -189,6 +191,7 @@ def test_200_random_configurations(dtype):
     report(f"200 random configurations in {dtype}", lines)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_near_zero_in_whole_networks(dtype):
     deepest = -25 if dtype == np.float32 else -290

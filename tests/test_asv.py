@@ -1,6 +1,5 @@
 """The benchmarks for asv of call overhead and of growth with the sizes: they run, and notice what they are for."""
 
-import importlib.util
 import itertools
 import threading
 import time
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from needs import leave_out, need
+from scripts import benchmark
 
 from numlstm import cli
 from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
@@ -17,15 +17,9 @@ from numlstm.kernels import store
 from numlstm.pool import Pool
 from numlstm.threads import get_num_threads
 
+pytestmark = pytest.mark.cpu_level
+
 ROOT = Path(__file__).parents[1]
-
-
-def benchmark(name):
-    """A module of ``benchmarks/``, which is no package of this project."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def cases(timed):
@@ -136,6 +130,7 @@ class TestScaling:
         assert np.isfinite(module.Growth().track_exponent("B"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_calls(monkeypatch):
     """Ten calls, and ten that keep their results, which is the planted fault."""
     monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
@@ -201,6 +196,7 @@ class TestCallers:
 class TestStreaming:
     line = grid.Line.parse("2,3,1,1,1,1")
 
+    @pytest.mark.slow
     def test_all_run(self, monkeypatch):
         monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
         module = benchmark("stream")
@@ -406,6 +402,7 @@ class TestPacked:
         assert (padded[1:, -1] == 0).all() and (ways["padded to the longest"]()[0][1:, -1] != 0).any()
         assert ways["lengths=, in any order"]()[0].shape == padded.shape
 
+    @pytest.mark.slow
     def test_the_benchmark_runs(self, monkeypatch):
         monkeypatch.setattr(benchmark_packed := benchmark("packed"), "QUICK", True)
         for case in cases(benchmark_packed.Packed):

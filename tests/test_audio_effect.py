@@ -1,6 +1,5 @@
 """examples/audio_effect.py: the compiled loop has the bits of one forward call, and a person hears an amplifier."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,8 +10,11 @@ import numpy as np
 import pytest
 from judge import same_bits
 from needs import need
+from scripts import script
 
 import numlstm
+
+pytestmark = pytest.mark.cpu_level
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT = EXAMPLES / "audio_effect.py"
@@ -22,10 +24,7 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def example():
     need("numba")
-    spec = importlib.util.spec_from_file_location("audio_effect", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(SCRIPT)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +44,7 @@ def partials(sound, pitch, rate=RATE):
     return spectrum[[int(pitch * k / 2) for k in range(6)]]
 
 
+@pytest.mark.slow
 def test_the_loop_has_the_bits_of_one_call(example, built):
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, (3000, 2)).astype(np.float32)
@@ -160,6 +160,7 @@ def test_wav_files_of_every_width(example, tmp_path, width, channels):
     assert np.abs(example.read_wav(tmp_path / "loud.wav")[0]).max() <= 0.981
 
 
+@pytest.mark.slow
 def test_the_command(example, tmp_path):
     out = tmp_path / "out.wav"
     done = subprocess.run(

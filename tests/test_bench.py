@@ -1,6 +1,5 @@
 """numlstm.bench: its arithmetic, its order of turns, its judgement of results, and that it notices what is wrong."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from needs import leave_out, need
+from scripts import benchmark
 
 from numlstm import reference
 from numlstm.bench import grid, limits, machine, measure, memory, peers, probes, streaming, table, worker
@@ -21,6 +21,9 @@ from numlstm.bench.grid import GRID, Line
 from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, LineResult, Report, Turn
 from numlstm.config import Config
+from numlstm.kernels import levels, store
+
+pytestmark = pytest.mark.cpu_level
 
 TINY = Line("tiny", 3, 5, 2, 2, 4, 3)
 ROOT = Path(__file__).parents[1]
@@ -168,6 +171,7 @@ class TestOnnxModel:
 
 
 class TestEngines:
+    @pytest.mark.slow
     @pytest.mark.parametrize("style", peers.STYLES)
     @pytest.mark.parametrize("name", peers.ENGINES)
     def test_every_setting_is_right(self, name, style):
@@ -624,35 +628,30 @@ class TestLimits:
         with pytest.raises(AssertionError, match="touches memory"):  # the planted fault: more chains than registers
             check_peak_loop(probes.fma_kernel("float32", widths[0] // 4, 2 * count, fused), 2 * count, widths[0])
 
-    def test_the_widest_registers_are_asked_for(self):
-        widths, _, _ = probes.registers()
-        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-        if " avx512f " in flags and " avx512vl " in flags:
-            assert widths == [64, 32]
-        elif " avx2 " in flags:
-            assert widths == [32]
-        assert sorted(widths, reverse=True) == widths
+    def test_the_registers_are_those_of_the_kernels(self):
+        widths, count, fused = probes.registers()
+        assert (widths[0], count, fused) == (store.level().register_bytes, store.level().registers, store.level().fused)
+        assert widths == ([64, 32] if store.level().name == "x86-64-v4" else widths[:1])
 
-    def test_every_fma_and_every_byte_counts(self):
+    @pytest.mark.parametrize("level", levels.supported(), ids=lambda level: level.name)
+    def test_every_fma_and_every_byte_counts(self, level, monkeypatch):
         """What the kernels compute, so that no pass can have been left out."""
+        monkeypatch.setattr(store, "level", lambda: level)
         measured = limits.Limits(1, seconds=1e-5, caches={"L1": 1 << 14, "L2": 1 << 15, "L3": 1 << 16})
         for name, probe in measured.probes.items():
             probe.plans[0][0] = 3
             probe.run(0)
             numbers, result = probe.data[0], probe.results[0]
             if name.startswith("read"):
+                assert result.nbytes == level.register_bytes
                 assert result.sum(dtype=np.float64) == 3 * numbers.size
                 assert probe.worth == numbers.nbytes
             else:
-                lanes = (
-                    result.size
-                    if f"_{result.nbytes * 8}" in name
-                    else int(name.rsplit("_", 1)[1]) // 8 // result.itemsize
-                )
-                starts = numbers[2 * lanes :].reshape(-1, lanes).astype(np.float64)
+                assert name.endswith(f"_{result.nbytes * 8}")
+                starts = numbers[2 * result.size :].reshape(-1, result.size).astype(np.float64)
                 for _ in range(3):
                     starts = starts * 0.5 + 0.5
-                np.testing.assert_allclose(result[:lanes], starts.sum(0), rtol=1e-5)
+                np.testing.assert_allclose(result, starts.sum(0), rtol=1e-5)
                 assert probe.worth == 2 * starts.size
 
     @pytest.mark.parametrize("threads", [1, 2])
@@ -710,14 +709,6 @@ class TestMemory:
         assert both == memory.WORKSPACE + 2 * 1000 * 32 * 64 * 8
 
 
-def benchmark(name):
-    """A module of ``benchmarks/``, which is no package of this project."""
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class TestAsv:
     """The benchmarks run, so that nobody finds them broken when two commits are to be compared."""
 
@@ -749,6 +740,7 @@ class TestAsv:
                 assert getattr(scale, name)(found, threads) > 0
             assert getattr(scale, name).unit in ("GF/s", "GB/s")
 
+    @pytest.mark.slow
     def test_memory_keeps_its_promise(self, monkeypatch):
         monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
         module = benchmark("memory")

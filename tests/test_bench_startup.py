@@ -1,19 +1,17 @@
 """Figures of cold processes: of the right processes, checked, and in a table."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from needs import need
+from scripts import benchmark
 
 from numlstm.bench import startup
 from numlstm.bench.peers import LeftOutError
 from numlstm.bench.startup import Start, Startup
 from numlstm.cli import main
 
-ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +124,7 @@ class TestCommand:
 
 
 def test_the_benchmark_for_asv(monkeypatch, tmp_path):
-    spec = importlib.util.spec_from_file_location("benchmarks_startup", ROOT / "benchmarks" / "startup.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark("startup")
     starts = {"numlstm": [Start(0.1, 0.2, 3), Start(0.3, 0.4, 5), Start(0.2, 0.9, 4)]}
     left_out = {"torch": "it is not there", "openvino": "wrong result: planted"}
     monkeypatch.setattr(startup, "measure", lambda *given: Startup(starts, {"numlstm": 7}, left_out))

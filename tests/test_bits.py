@@ -12,8 +12,9 @@ import sys
 
 import numpy as np
 import pytest
-from judge import same_bits
+from judge import equal
 from needs import leave_out
+from samples import data, make
 
 import numlstm
 from numlstm import engine, plan
@@ -21,6 +22,8 @@ from numlstm.kernels import build, layer, levels, linked, project, store
 from numlstm.kernels.abi import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.simd import FROM_ZERO, Simd
+
+pytestmark = pytest.mark.cpu_level
 
 # (hidden_size, proj_size): below, at and beyond one register, and in tails of every kind
 SIZES = [(1, 0), (3, 2), (13, 0), (37, 5), (64, 0), (130, 70)]
@@ -49,10 +52,6 @@ def alone():
         yield
 
 
-def make(hidden, proj, dtype, **flags):
-    return numlstm.LSTM(5, hidden, proj_size=proj, dtype=dtype, seed=hidden, **flags).eval()
-
-
 def run(lstm, x, hx=None, **settings):
     """Results and the kernel's counters."""
     with plan.override(**settings):
@@ -62,18 +61,6 @@ def run(lstm, x, hx=None, **settings):
         output, (h_n, c_n) = lstm(x, hx)
         counts = lstm._panels.memo.idle[-1].slots[: Header.LENGTH].copy()
     return (output, h_n, c_n), counts
-
-
-def equal(got, want):
-    return all(same_bits(a, b) for a, b in zip(got, want, strict=True))
-
-
-def data(lstm, steps, batch, seed=0):
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(lstm.dtype)  # noqa: E731
-    cells = lstm.num_layers * (2 if lstm.bidirectional else 1)
-    size = lstm.proj_size or lstm.hidden_size
-    return draw(steps, batch, lstm.input_size), (draw(cells, batch, size), draw(cells, batch, lstm.hidden_size))
 
 
 def every_path(lstm, steps=5, batch=11):
@@ -243,6 +230,7 @@ def put_in_place(monkeypatch, simd):
     monkeypatch.setitem(store._loaded, "float32", kernel)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("lower", "upper"), ("upper", "lower")])
 def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
     """Rows that are finished two by two, with one gate where the other belongs."""
@@ -287,6 +275,7 @@ def planted(monkeypatch):
     put_in_place(monkeypatch, Reordered)
 
 
+@pytest.mark.slow
 def test_a_planted_reordered_chain_is_noticed(planted):
     lstm = make(37, 0, "float32", num_layers=2)
     assert {"tiles of at most 2", "run after run, tiles of at most 2"} <= set(every_path(lstm))
@@ -319,6 +308,7 @@ def digest():
     return total.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(levels.this_machine().name != "x86-64-v4", reason="needs a CPU with AVX-512 to compare with")
 def test_another_level_of_the_cpu_gives_the_same_bits():
     environment = {**os.environ, "NUMLSTM_CPU": "x86-64-v3"}

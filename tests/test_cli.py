@@ -8,25 +8,13 @@ import sys
 from typing import NamedTuple
 
 import pytest
-from click.testing import CliRunner
+from commands import invoke, process
 from needs import need
 
 import numlstm
 from numlstm.bench import grid, measure, peers
 from numlstm.bench.results import Entry, LineResult, Report
 from numlstm.cli import main
-
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
-
-
-def invoke(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
-
-
-def process(*args, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=300, check=False, **options
-    )
 
 
 class TestStart:
@@ -124,6 +112,7 @@ class TestErrors:
         assert "Error: numlstm on seed at 1 thread: wrong result: output differs" in result.output
 
 
+@pytest.mark.cpu_level
 class TestBench:
     def test_what_is_asked_for_is_measured(self, monkeypatch):
         """Options on their way to `measure.run`."""
@@ -150,6 +139,7 @@ class TestBench:
         assert asked["engines"] == ["numlstm"]
         assert (asked["rounds"], asked["seconds"]) == (3, 0.005)
 
+    @pytest.mark.slow
     def test_end_to_end_without_peers(self, tmp_path):
         """A real process, one round of one line; the saved samples give the same table again."""
         saved = tmp_path / "results.json"
@@ -169,6 +159,7 @@ class TestBench:
         again = process("bench", "--show", saved)
         assert again.stdout == done.stdout
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("threads", [1, 2])
     def test_end_to_end_with_peers(self, tmp_path, threads):
         for package in ("torch", "onnxruntime", "onnx", "openvino"):
@@ -213,6 +204,7 @@ class TestInfo:
 
 
 class TestWarmup:
+    @pytest.mark.slow
     def test_a_second_process_finds_what_the_first_made(self, tmp_path):
         environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(tmp_path / "cache")}
         first, second = (process("warmup", env=environment) for _ in range(2))
@@ -222,6 +214,7 @@ class TestWarmup:
             assert [line.split()[0] for line in lines] == ["float32", "float64"]
             assert all(said in line and str(tmp_path) in line for line in lines)
 
+    @pytest.mark.slow
     def test_where_nothing_can_be_kept_a_sentence_says_so(self, tmp_path, monkeypatch):
         """A folder that others can write to; the kernels of this process take their place in the meantime."""
         from numlstm.kernels import build, made, store
@@ -248,6 +241,7 @@ class TestWarmup:
         assert result.output.count(": shipped: /there") == 2
 
 
+@pytest.mark.slow
 class TestTelling:
     """A line on a terminal for work of many seconds, which a log would tell of; elsewhere nothing."""
 

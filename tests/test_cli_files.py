@@ -13,23 +13,17 @@ import zipfile
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import COMMAND, invoke, process
 from judge import flip_one_bit, same_bits
 from needs import leave_out, need
 from safetensors.numpy import save_file
 
 import numlstm
 from numlstm import atomic, batch, certificate, reference, series, stored, terminal
-from numlstm.cli import main
 from numlstm.panels import Panels
 
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
 LINUX = sys.platform == "linux"
 MB = 1 << 20
-
-
-def invoke(*args):
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def done(*args):
@@ -48,12 +42,6 @@ def refused(*args):
     assert line.startswith("Error: ")
     assert line.isprintable()
     return line
-
-
-def process(*args, **options):
-    return subprocess.run(
-        [*COMMAND, *map(str, args)], capture_output=True, text=True, timeout=120, check=False, **options
-    )
 
 
 @pytest.fixture
@@ -725,6 +713,7 @@ class TestMemory:
         code = SMALL.format(inputs=inputs, headroom=self.HEADROOM, chunk=chunk)
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
+    @pytest.mark.slow
     @pytest.mark.skipif(not LINUX, reason="the limit is Linux's")
     @pytest.mark.parametrize(
         ("shape", "flags"),
@@ -811,6 +800,7 @@ def without_date(output):
     return [line for line in output.splitlines() if not line.startswith("date")]
 
 
+@pytest.mark.cpu_level
 class TestCheck:
     @pytest.mark.parametrize("case", CASES)
     def test_a_right_engine_passes(self, folder, case):
@@ -844,6 +834,7 @@ class TestCheck:
         assert without_date(done("check", "m.npz", "--seed", 3)) == without_date(first)
         assert without_date(done("check", "m.npz", "--seed", 4)) != without_date(first)
 
+    @pytest.mark.slow
     def test_another_kernel_gives_the_same_bits(self, folder):
         from numlstm.kernels import levels, store
 
@@ -867,6 +858,7 @@ class TestCheck:
         rows = [line.split() for line in done("check", "m.npz", "--steps", 7, "--batch", 3).splitlines()]
         assert [row[3:5] for row in rows if row and row[0] in ("ordinary", "long")] == [["7", "3"], ["56", "1"]]
 
+    @pytest.mark.slow
     def test_a_large_model_takes_few_steps(self, folder):
         save("m.npz", input_size=300, hidden_size=600, num_layers=2)
         rows = [line.split() for line in done("check", "m.npz").splitlines()]
@@ -958,6 +950,7 @@ class TestCheck:
         assert verdict(result.output).startswith("undefined: NaN or infinity in weight_hh_l0")
         assert verdict((folder / "certificate.txt").read_text()).startswith("undefined")
 
+    @pytest.mark.slow
     def test_a_model_that_tells_nothing_is_undecided(self, folder):
         parameters = numlstm.LSTM(6, 64, num_layers=8, seed=0).state_dict()
         np.savez("m.npz", **{name: array * 30 for name, array in parameters.items()})

@@ -110,6 +110,7 @@ def test_every_combination_of_flags(options, batch, given):
     assert repr(ours) == repr(theirs)
 
 
+@pytest.mark.slow
 def test_the_tolerance_is_justified_and_not_loose():
     """PyTorch against its own float64 needs a quarter of it; one part in 10,000 of one bias exceeds it."""
     worst, caught = 0.0, 0

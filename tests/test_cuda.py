@@ -5,12 +5,10 @@ The simulator and the compilers are set up when Numba is imported, so each runs 
 
 import ast
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 from click.testing import CliRunner
 from needs import need_files
@@ -25,24 +23,15 @@ CAPABILITIES = [(5, 0), (7, 5), (8, 0), (8, 6), (9, 0), (10, 0), (12, 0)]
 
 
 def child(*arguments, limit, **environment):
-    """What a fresh process prints; it must succeed."""
-    paths = os.pathsep.join([str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        cwd=TESTS.parent,
-        env=os.environ | environment | {"PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    return done.stdout
+    """What a fresh process prints, whatever it warns of."""
+    root = TESTS.parent
+    return commands.child("-W", "ignore", *arguments, timeout=limit, cwd=root, path=[root, TESTS], **environment)
 
 
 # ---------------------------------------------------------------- in the simulator
 
 
+@pytest.mark.cuda_sim
 def test_the_suite_in_the_simulator():
     said = child("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/cuda_simulated.py",
                  limit=900, NUMBA_ENABLE_CUDASIM="1")  # fmt: skip
@@ -51,6 +40,7 @@ def test_the_suite_in_the_simulator():
     assert int(re.search(r"(\d+) passed", said)[1]) >= at_least > 20, said
 
 
+@pytest.mark.cuda_sim
 def test_no_barrier_and_no_guard_is_idle():
     said = child("tests/cuda_mutants.py", limit=900, NUMBA_ENABLE_CUDASIM="1")
     counts = ast.literal_eval(said.splitlines()[0])
@@ -66,6 +56,7 @@ def test_no_barrier_and_no_guard_is_idle():
 # ---------------------------------------------------------------- what the compilers say
 
 
+@pytest.mark.cuda_sim
 def test_the_compilers_leave_nothing_to_be_desired():
     need_files("numba_cuda")
     printed = child("-m", "numlstm.cuda.gate", limit=1800, NUMBA_ENABLE_CUDASIM="0").splitlines()
@@ -96,6 +87,7 @@ def versions_of_the_page():
     return named[1] == version("numba-cuda") and named[2] == version("nvidia-cuda-nvcc-cu12")
 
 
+@pytest.mark.cuda_sim
 def test_planted_faults_are_found_by_the_gate():
     need_files("numba_cuda")
     said = json.loads(child("tests/cuda_planted.py", limit=600, NUMBA_ENABLE_CUDASIM="0").splitlines()[-1])

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from judge import same_bits
+from judge import flat, same_bits
+from samples import data
 
 import numlstm
 from numlstm.cuda import presence
@@ -23,20 +24,6 @@ SIZES = [
     {"input_size": 33, "hidden_size": 130, "proj_size": 50, "bidirectional": True},
     {"input_size": 16, "hidden_size": 1100},
 ]
-
-
-def flat(result):
-    return result[0], *result[1]
-
-
-def data(net, steps, batch):
-    rng = np.random.default_rng(0)
-    cells = net.num_layers * (2 if net.bidirectional else 1)
-    draw = lambda *shape: rng.standard_normal(shape).astype(net.dtype)  # noqa: E731
-    return draw(steps, batch, net.input_size), (
-        draw(cells, batch, net.proj_size or net.hidden_size),
-        draw(cells, batch, net.hidden_size),
-    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

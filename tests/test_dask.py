@@ -283,6 +283,7 @@ def test_what_the_user_said_about_threads_stays(monkeypatch):
     assert numlstm.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_half_way_takes_nothing_along(cluster, tmp_path):
     lstm = numlstm.LSTM(5, 7, seed=1).eval()
     x = inputs(lstm, 40, 24)
@@ -316,6 +317,7 @@ def test_a_model_is_the_same_task_for_the_same_parameters():
     assert model.sent(lstm).key != model.sent(numlstm.LSTM(5, 7, seed=2).eval()).key
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_while_the_data_is_ten_times_the_limit(cluster):
     """Every worker makes its chunks itself, and lets go of what was summed."""
     import resource

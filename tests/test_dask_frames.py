@@ -13,6 +13,8 @@ from needs import need
 
 import numlstm
 
+pytestmark = pytest.mark.slow
+
 need("dask")
 need("distributed")
 need("pyarrow")

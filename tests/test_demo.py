@@ -1,7 +1,6 @@
 """`numlstm demo`: honest years, PyTorch's forecasts, a smaller error than the seasonal-naive forecast's."""
 
 import ast
-import importlib.util
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 from needs import need
 
 from numlstm import atomic, demo, reference
@@ -33,12 +33,7 @@ def forecaster():
 def script():
     """The training script as a module; it needs torch."""
     need("torch")
-    spec = importlib.util.spec_from_file_location("train_co2", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_co2"] = module  # where dataclasses looks for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_co2"]
+    return scripts.script(SCRIPT)
 
 
 def unseen(forecaster, record):
@@ -108,6 +103,7 @@ def test_training_does_not_read_the_unseen_years(script, record, monkeypatch):
     assert not same(weights_after(script, record), weights_after(script, spoilt))
 
 
+@pytest.mark.slow
 def test_choice_of_recipe_does_not_read_the_unseen_years(script, record, monkeypatch, capsys):
     spoilt = forecast.Record(record.months, record.ppm.copy())
     spoilt.ppm[record.months >= np.datetime64(script.UNSEEN_FROM, "M")] = 1e6

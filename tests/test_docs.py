@@ -24,6 +24,7 @@ def sphinx():
         need(package)
 
 
+@pytest.mark.docs
 def test_the_site_is_built_without_a_warning(sphinx, tmp_path):
     done = build(DOCS, tmp_path / "site")
     assert done.returncode == 0, done.stderr
@@ -41,6 +42,7 @@ def test_the_page_of_examples_names_every_one_and_nothing_else():
     assert named == {name for name in there if not name.startswith("make_")}
 
 
+@pytest.mark.docs
 def test_a_page_that_no_list_has_and_a_dead_link_are_warnings(sphinx, tmp_path):
     source = tmp_path / "docs"
     source.mkdir()
@@ -53,6 +55,7 @@ def test_a_page_that_no_list_has_and_a_dead_link_are_warnings(sphinx, tmp_path):
     assert "stray.md" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_drawing_is_of_the_present_panels(tmp_path):
     need("matplotlib")
     command = [sys.executable, str(DOCS / "draw_panels.py"), str(tmp_path / "panels.svg")]
@@ -66,6 +69,7 @@ def test_the_drawing_is_of_the_present_panels(tmp_path):
     assert texts(drawn) == texts(kept)
 
 
+@pytest.mark.slow
 def test_a_packing_code_with_another_order_is_noticed():
     need("matplotlib")
     code = (

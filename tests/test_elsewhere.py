@@ -1,12 +1,12 @@
 """Python without what only Linux, or only POSIX, has: as on macOS and on Windows, as far as Linux can play them."""
 
 import json
-import os
 import stat
-import subprocess
-import sys
 
 import pytest
+from commands import child
+
+pytestmark = pytest.mark.slow
 
 # What a system lacks of modules and of os, before anything of numlstm is imported
 LACKS = """
@@ -68,14 +68,9 @@ print(json.dumps([out, info.exit_code, info.output, said, sorted(touched), "reso
 """
 
 
-def child(program, *arguments, cache):
-    environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(cache)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def said(program, *arguments, cache):
+    """The last line that a program prints in a fresh process, as JSON."""
+    return json.loads(child("-c", program, *arguments, timeout=600, NUMLSTM_CACHE_DIR=str(cache)).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +78,7 @@ def here(tmp_path_factory):
     """What this system gives, and its cache."""
     cache = tmp_path_factory.mktemp("cache") / "numlstm"
     plain = "import json, sys\nsystem, folder = sys.argv[1:]\ntouched = set()\n" + USE
-    return child(plain, "linux", tmp_path_factory.mktemp("here"), cache=cache)[0], cache
+    return said(plain, "linux", tmp_path_factory.mktemp("here"), cache=cache)[0], cache
 
 
 @pytest.mark.parametrize("system", ["macos", "windows"])
@@ -93,13 +88,13 @@ def test_the_same_bits_without_what_linux_has(system, here, tmp_path):
     if system == "windows" and mode is not None:
         cache.chmod(0o777)  # what os.stat says of every folder there
     try:
-        got, code, info, said, touched, _ = child(LACKS + USE, system, tmp_path, cache=cache)
+        got, code, info, told, touched, _ = said(LACKS + USE, system, tmp_path, cache=cache)
     finally:
         if mode is not None:
             cache.chmod(mode)
     assert got == want
     assert code == 0 and "versions" in info and "threads" in info, info
-    assert not [text for text in said if "not cached" in text], said
+    assert not [text for text in told if "not cached" in text], told
     assert touched, "nothing asked for what is missing: this test would not see it"
 
 
@@ -112,5 +107,5 @@ def test_what_is_missing_would_be_seen(tmp_path):
         "try:\n    ctypes.CDLL(None)\nexcept TypeError:\n    lost.append(True)\n"
         "print(json.dumps(lost))"
     )
-    lost = child(program, "windows", tmp_path, cache=tmp_path)
+    lost = said(program, "windows", tmp_path, cache=tmp_path)
     assert all(lost) and len(lost) == 13 + 3

@@ -16,6 +16,8 @@ from needs import need_files
 from numlstm.export import MODEL, export, link
 from numlstm.kernels.embed_abi import VERSION
 
+pytestmark = pytest.mark.system
+
 DTYPES = ("float32", "float64")
 HOST = "host"
 ARM, WINDOWS = "aarch64-linux", "x86_64-windows"
@@ -53,6 +55,7 @@ def check(program, before, folder, dtype, sizes, target=HOST, level=None, most_s
     return len(some)
 
 
+@pytest.mark.cpu_level
 @pytest.mark.parametrize("names", [("gcc", "cc"), ("g++", "c++")], ids=["C", "C++"])
 def test_a_program_gives_the_bits_of_python(names, dtype, folders):
     folder = folders(dtype)

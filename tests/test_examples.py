@@ -1,26 +1,17 @@
 """The examples with models of their own: text character by character, and sensors in a pool."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import script
 
 import numlstm
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-
-
-def example(name):
-    """The module of an example, which is no package of this project."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # for the dataclasses in it
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(name, *arguments):
@@ -31,7 +22,7 @@ def run(name, *arguments):
 class TestText:
     @pytest.fixture
     def writer(self):
-        return example("text").Writer()
+        return script(EXAMPLES / "text.py").Writer()
 
     def test_scores_are_those_of_pytorch(self, writer):
         with np.load(ROOT / "training" / "text_torch.npz") as known:
@@ -69,7 +60,7 @@ class TestText:
 class TestSensors:
     @pytest.fixture
     def sensors(self):
-        return example("sensors")
+        return script(EXAMPLES / "sensors.py")
 
     def watched(self, sensors, readings):
         """The hour of the first report of each sensor, or -1."""

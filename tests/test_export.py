@@ -22,6 +22,8 @@ from numlstm.kernels.abi import Cell, Header
 from numlstm.kernels.embed_abi import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.panels import Panels, aligned_empty
 
+pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
+
 ADDRESSES = range(Header.INPUT, Header.HIDDEN + 1)
 HERE = targets.find("host")
 

@@ -18,7 +18,7 @@ from needs import leave_out
 
 from numlstm.kernels import cached, levels, library, made, store
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")
+pytestmark = [pytest.mark.system, pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")]
 ALONE = "compiled for this process alone: "
 # Guards of the cache switched off, in a process that begins with one of these
 TRUSTING = """

@@ -67,6 +67,7 @@ def test_the_commands_print_what_the_page_says(folder):
         assert machine_apart(printed(folder, command)) == machine_apart(shown), command
 
 
+@pytest.mark.slow
 def test_a_page_that_says_another_thing_is_noticed(folder):
     wrong = {"layers": "lairs", "(2, 4)": "(2, 5)", "passed": "failed", "3 other": "2 other", "float64": "float32"}
     noticed = set()

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from needs import need
+from samples import quietly as load
 
 import numlstm
 from numlstm.formats import keras, keras_config, keras_weights
@@ -25,13 +26,6 @@ ZOOS = [f"keras{version}_zoo.{suffix}" for version in (2, 3) for suffix in ("ker
 STACKS = [f"keras{version}_stack.{suffix}" for version in (2, 3) for suffix in ("keras", "h5")]
 ALONE = ["keras2_stack_weights.h5", "keras2_stack.weights.h5", "keras3_stack.weights.h5"]
 CLOSE = 3e-7  # of float32; the outputs are below 1
-
-
-def load(path, name=None):
-    """The LSTM, whatever it warns of."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return numlstm.load(path, name)
 
 
 def found(path, name):
@@ -615,6 +609,7 @@ np.savez(os.path.join(sys.argv[1], "out.npz"), x=x, **{k: keras.ops.convert_to_n
 """
 
 
+@pytest.mark.slow
 def test_the_installed_keras_agrees(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # TensorFlow otherwise
     need("keras")

@@ -38,13 +38,6 @@ def close(got, want):
     return got.shape == want.shape and bool(np.abs(got - want).max() < 1e-6)
 
 
-def quietly(path, name=None):
-    """Load it where a warning is no part of the test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return numlstm.load(path, name)
-
-
 # ---------------------------------------------------------------- what others wrote
 
 FOUND = {

@@ -354,6 +354,7 @@ def hostile_child(folder, *plant):
     )
 
 
+@pytest.mark.slow
 def test_hostile_pickles_do_nothing(tmp_path):
     """One process, 256 MB, 10 s of work a file: all are refused, none is run, and the process is alive."""
     for number, data in enumerate(HOSTILE.values()):

@@ -16,6 +16,8 @@ from needs import need
 
 import numlstm
 
+pytestmark = pytest.mark.fuzz
+
 COUNT = 2000  # mutants of each format, at least
 FUZZ = Path(__file__).with_name("fuzz.py")
 FIXTURES = Path(__file__).with_name("fixtures")
@@ -41,7 +43,7 @@ def valid(form, folder):
     return FIXTURES / SOURCES[form]
 
 
-def child(form, folder, count, plant="", first=0):
+def fuzzed(form, folder, count, plant="", first=0):
     done = subprocess.run(
         [sys.executable, FUZZ, form, valid(form, folder), folder, str(first), str(count), *filter(None, [plant])],
         capture_output=True,
@@ -54,7 +56,7 @@ def child(form, folder, count, plant="", first=0):
 
 @pytest.mark.parametrize("form", READERS)
 def test_no_mutant_does_harm(form, tmp_path, capsys):
-    code, lines, stderr = child(form, tmp_path, COUNT)
+    code, lines, stderr = fuzzed(form, tmp_path, COUNT)
     assert code == 0, f"mutant {lines[-1:]} of {form} ended the child with {code}:\n{stderr[-3000:]}"
     counts = json.loads(lines[-1])
     share = counts["reached"] / counts["mutants"]
@@ -73,7 +75,7 @@ def test_no_mutant_does_harm(form, tmp_path, capsys):
     [("allocate", 1, "MemoryError"), ("crash", -11, ""), ("hang", -14, ""), ("trip", 1, "ends the process")],
 )
 def test_the_child_notices_a_planted_fault(plant, code, says, tmp_path):
-    got, lines, stderr = child("npz", tmp_path, 60, plant)
+    got, lines, stderr = fuzzed("npz", tmp_path, 60, plant)
     assert got == code and says in stderr
     assert lines[-1].isdigit() and int(lines[-1]) < 60  # it names the mutant
 

@@ -15,6 +15,8 @@ from needs import need
 import numlstm
 from numlstm import reference
 
+pytestmark = pytest.mark.cpu_level
+
 CASES = make_golden.load()
 KINDS = sorted({(case.name.partition("/")[0], case.dtype.name) for case in CASES})
 
@@ -177,6 +179,7 @@ def test_the_generator_knows_nothing_of_numlstm():
     assert not [name for name in names if name.startswith(("numlstm", "judge", "needs"))]
 
 
+@pytest.mark.slow
 def test_check_regenerates_and_says_what_differs(tmp_path, capsys):
     """With torch: the committed file is what this torch computes, and a planted change of it is found."""
     need("torch")

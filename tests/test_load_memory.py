@@ -20,6 +20,7 @@ def pages():
         leave_out("needs a system that tells the high-water mark of resident memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", load.SUFFIXES)
 def test_a_large_file_is_held_about_twice(suffix, tmp_path):
     for package in {".pt": ["torch"], ".onnx": ["onnx"], ".h5": ["h5py"]}.get(suffix, []):

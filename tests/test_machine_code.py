@@ -14,6 +14,8 @@ from numlstm.kernels.build import assembly
 from numlstm.kernels.levels import LEVELS
 from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32, Shapes
 
+pytestmark = pytest.mark.slow
+
 SHAPES = {"x86-64-v3": REGISTERS_16, "x86-64-v4": REGISTERS_32}
 NUMBERS = ("float32", "float64")
 

@@ -12,6 +12,8 @@ import pytest
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 MB = 1 << 20
 CALLS = 100_000
 
@@ -171,6 +173,7 @@ def growth(form):
     return int(subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["results", "out", "converted", "states", "refused", "cell"])
 def test_a_hundred_thousand_calls_leave_nothing_behind(form):
     assert growth(form) < MB
@@ -180,6 +183,7 @@ def test_the_measure_notices_a_leak():
     assert growth("leak") > 10 * MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["results", "converted", "states"])
 def test_nothing_is_held_between_calls(form):
     lstm = numlstm.LSTM(3, 8, num_layers=2, seed=0).eval()
@@ -197,6 +201,7 @@ def test_nothing_is_held_between_calls(form):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_workspaces_of_threads_that_are_gone_are_let_go():
     lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
     x = np.zeros((5000, 64, 16), np.float32)

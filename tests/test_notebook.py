@@ -1,12 +1,12 @@
 """examples/multilayer_lstm.ipynb: made of the tutorial, executed, and showing what it shows today."""
 
-import importlib.util
 import json
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 from needs import need
+from scripts import script
 
 for name in ("nbformat", "nbclient", "ipykernel"):
     need(name)
@@ -16,10 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 @pytest.fixture(scope="module")
 def maker():
-    spec = importlib.util.spec_from_file_location("make_notebook", EXAMPLES / "make_notebook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(EXAMPLES / "make_notebook.py")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +60,7 @@ def test_a_changed_tutorial_makes_another_notebook(maker, committed):
         maker.from_tutorial(text.replace("as a notebook", "as another thing"))
 
 
+@pytest.mark.slow
 def test_outputs_are_todays(maker, committed):
     fresh = maker.executed(committed)
     assert shown(fresh) == shown(committed)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from judge import DTYPES, UNIT, bits, error, exact, flat, need_longdouble, same_bits
+from judge import DTYPES, UNIT, bits, equal, error, exact, flat, need_longdouble, same_bits
+from samples import data, make
 from test_bits import FORCED, SIZES
 from test_threads import FLAGS, OTHERS, WAYS, Gathered
 
@@ -22,6 +23,8 @@ from numlstm import engine, plan, split
 from numlstm import packed as packed_calls
 from numlstm.config import Config
 from numlstm.kernels.abi import Header, Segment, Way
+
+pytestmark = pytest.mark.cpu_level
 
 CI = os.environ.get("NUMLSTM_CI") == "1"
 many = settings(max_examples=60, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.too_slow])
@@ -46,20 +49,12 @@ def alone():
         yield
 
 
-def make(hidden=37, proj=5, dtype="float32", **flags):
-    return numlstm.LSTM(5, hidden, proj_size=proj, dtype=dtype, seed=hidden, **flags).eval()
-
-
-def data(net, lengths, seed=0, steps=7):
+def ragged(net, lengths, seed=0, steps=7):
     """A padded batch, steps first, whose padding is NaN, and states."""
-    rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(net.dtype)  # noqa: E731
-    cells = net.num_layers * (2 if net.bidirectional else 1)
-    x = draw(steps, len(lengths), net.input_size)
+    x, hx = data(net, steps, len(lengths), seed)
     for row, length in enumerate(lengths):
         x[length:, row] = np.nan
-    h_0 = draw(cells, len(lengths), net.proj_size or net.hidden_size)
-    return x, (h_0, draw(cells, len(lengths), net.hidden_size))
+    return x, hx
 
 
 def by_rows(net, x, hx, lengths):
@@ -71,10 +66,6 @@ def by_rows(net, x, hx, lengths):
         output[:length, row], state = net(x[:length, row], given)
         states.append(state)
     return output, tuple(np.stack([state[n] for state in states], axis=1) for n in (0, 1))
-
-
-def equal(got, want):
-    return all(same_bits(g, w) for g, w in zip(flat(got), flat(want), strict=True))
 
 
 def run(net, x, hx, lengths, **forced):
@@ -95,7 +86,7 @@ def run(net, x, hx, lengths, **forced):
 def test_every_path_gives_each_row_what_it_is_alone(kind, hidden, proj, dtype):
     net = make(hidden, proj, dtype, num_layers=2, bidirectional=True)
     lengths = LENGTHS[kind]
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     want = by_rows(net, x, hx, lengths)
     assert not np.isnan(want[0]).any()
     for name, forced in {"default": {}, **FORCED}.items():
@@ -108,15 +99,15 @@ def test_every_path_gives_each_row_what_it_is_alone(kind, hidden, proj, dtype):
 @pytest.mark.parametrize("kind", LENGTHS)
 def test_any_lengths(kind, flags):
     net, lengths = numlstm.LSTM(5, 24, seed=1, **flags).eval(), LENGTHS[kind]
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     for states in (hx, None):
         assert equal(net(x, states, lengths=lengths), by_rows(net, x, states, lengths))
 
 
 @pytest.mark.parametrize("kind", LENGTHS)
 def test_packed_and_padded_are_the_same(kind):
-    net, lengths = make(num_layers=2, bidirectional=True), LENGTHS[kind]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2, bidirectional=True), LENGTHS[kind]
+    x, hx = ragged(net, lengths)
     first = numlstm.LSTM(5, 37, 2, proj_size=5, bidirectional=True, batch_first=True, seed=37).eval()
     want = by_rows(net, x, hx, lengths)
     output, states = first(x.swapaxes(0, 1), hx, lengths=lengths)
@@ -144,7 +135,7 @@ def test_rows_by_length_are_read_and_written_where_they_are(monkeypatch):
         keep = lambda *both, copies=copies, gathered=gathered: (copies.append(1), gathered(*both))[1]  # noqa: E731
         monkeypatch.setattr(packed_calls, "gathered", keep)
         lengths = LENGTHS["by length"]
-        x, hx = data(net, lengths, steps=9)
+        x, hx = ragged(net, lengths, steps=9)
         want = by_rows(net, x, hx, lengths)
         rows_outside, backwards = np.ascontiguousarray(x.swapaxes(0, 1)), np.ascontiguousarray(x[::-1])
         for laid_out in (x, rows_outside.swapaxes(0, 1), np.repeat(x, 2, axis=1)[:, ::2], backwards[::-1]):
@@ -160,14 +151,14 @@ def test_rows_by_length_are_read_and_written_where_they_are(monkeypatch):
 
 
 def test_whole_lengths_are_the_call_without():
-    net = make(num_layers=2, bidirectional=True)
-    x, hx = data(net, [7] * 6)
+    net = make(proj_size=5, num_layers=2, bidirectional=True)
+    x, hx = ragged(net, [7] * 6)
     assert equal(net(x, hx, lengths=[7] * 6), net(x, hx))
 
 
 def test_every_path_is_taken_and_counted():
-    net, lengths = make(num_layers=2), LENGTHS["in any order"]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2), LENGTHS["in any order"]
+    x, hx = ragged(net, lengths)
     counts = {name: run(net, x, hx, lengths, **forced)[1] for name, forced in FORCED.items()}
     cells, segments, steps = 2, len(set(lengths)), 7
     assert counts["hoisted, long chunks"][Header.HOISTED] == cells * segments
@@ -192,7 +183,7 @@ def test_few_rows_at_the_end_are_hoisted():
     """A batch too large to hoist still hoists the steps that few rows take."""
     net = numlstm.LSTM(40, 256, seed=0).eval()
     lengths = [4] * 40 + [12] * 10
-    x, hx = data(net, lengths, steps=12)
+    x, hx = ragged(net, lengths, steps=12)
     got, count = run(net, x, hx, lengths)
     assert count[Header.HOISTED] >= 1 and equal(got, by_rows(net, x, hx, lengths))
     assert run(net, x, hx, [12] * 50)[1][Header.HOISTED] == 0
@@ -201,7 +192,7 @@ def test_few_rows_at_the_end_are_hoisted():
 def test_more_rows_than_a_group():
     net = make(13, 0, num_layers=2, bidirectional=True)
     lengths = np.random.default_rng(0).integers(1, 8, 200).tolist()
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     want = by_rows(net, x, hx, lengths)
     for group in (0, 1, 7, 96, 199, 200):
         got, count = run(net, x, hx, lengths, group=group)
@@ -229,7 +220,7 @@ class Padded:
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags, dtype):
     gathered, lengths = Gathered(monkeypatch), LENGTHS[kind]
     net = numlstm.LSTM(5, 37, dtype=dtype, seed=37, **flags).eval()
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     call, want = Padded(net, lengths), by_rows(net, x, hx, lengths)
     for other in OTHERS:
         got, counts = gathered(call, x, hx, 1, **other)
@@ -271,7 +262,7 @@ def test_long_calls_use_workers(monkeypatch):
     gathered = Gathered(monkeypatch)
     net = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
     lengths = np.random.default_rng(0).integers(1, 60, 48).tolist()
-    x, hx = data(net, lengths, steps=60)
+    x, hx = ragged(net, lengths, steps=60)
     packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     want = net(packed, hx)
     got, counts = gathered(net, packed, hx, 2)
@@ -280,10 +271,10 @@ def test_long_calls_use_workers(monkeypatch):
 
 
 def test_many_callers_at_once():
-    net = make(num_layers=2, bidirectional=True)
+    net = make(proj_size=5, num_layers=2, bidirectional=True)
     cases = []
     for kind, lengths in LENGTHS.items():
-        x, hx = data(net, lengths, seed=len(kind))
+        x, hx = ragged(net, lengths, seed=len(kind))
         cases.append((x, hx, lengths, by_rows(net, x, hx, lengths)))
     wrong, barrier = [], threading.Barrier(len(cases))
 
@@ -318,7 +309,7 @@ def calls(draw):
     }
     net = numlstm.LSTM(5, hidden, seed=draw(st.integers(0, 99)), **flags).eval()
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=9))
-    x, hx = data(net, lengths, seed=draw(st.integers(0, 99)), steps=max(lengths) + draw(st.integers(0, 2)))
+    x, hx = ragged(net, lengths, seed=draw(st.integers(0, 99)), steps=max(lengths) + draw(st.integers(0, 2)))
     return net, x, hx if draw(st.booleans()) else None, lengths
 
 
@@ -355,7 +346,7 @@ def test_near_the_reference_and_each_row_alone(call):
 def test_the_bound_would_see_a_fault():
     """One bias of 24 that is off by 2**-12, and a sequence that ends a step too early."""
     net, lengths = numlstm.LSTM(5, 6, seed=0).eval(), [3, 7, 2]
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     want = judged(net, x, hx, lengths)
     assert error(net(x, hx, lengths=lengths), want) <= 64 * UNIT[net.dtype]
     assert error(net(x, hx, lengths=[3, 6, 2]), want) > 64 * UNIT[net.dtype]
@@ -368,8 +359,8 @@ def test_the_bound_would_see_a_fault():
 
 def test_nothing_else_is_read_or_written():
     """The data lie among NaN, and the results among numbers that must stay."""
-    net, lengths = make(num_layers=2, bidirectional=True), LENGTHS["in any order"]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2, bidirectional=True), LENGTHS["in any order"]
+    x, hx = ragged(net, lengths)
     packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     want = net(packed, hx)
     around = np.full((len(packed.data) + 40, 5), np.nan, "f4")
@@ -384,8 +375,8 @@ def test_nothing_else_is_read_or_written():
 
 
 def test_results_share_memory_with_nothing_and_inputs_stay():
-    net, lengths = make(num_layers=2), LENGTHS["in any order"]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2), LENGTHS["in any order"]
+    x, hx = ragged(net, lengths)
     packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     arrays = [x, *hx, *packed]
     before = [array.tobytes() for array in arrays]
@@ -400,14 +391,14 @@ def test_results_share_memory_with_nothing_and_inputs_stay():
 
 
 def test_out_for_padded_ones():
-    net, lengths = make(num_layers=2, bidirectional=True), LENGTHS["in any order"]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2, bidirectional=True), LENGTHS["in any order"]
+    x, hx = ragged(net, lengths)
     want = net(x, hx, lengths=lengths)
     out = tuple(np.full(array.shape, np.nan, "f4") for array in flat(want))
     got = net(x, hx, lengths=lengths, out=out)
     assert got[0] is out[0] and got[1][0] is out[1] and got[1][1] is out[2] and equal(got, want)
     for kind in ("in any order", "by length"):
-        given_ = data(net, LENGTHS[kind])[0]
+        given_ = ragged(net, LENGTHS[kind])[0]
         held = tuple(state.copy() for state in hx)  # continued in place
         wanted = net(given_, hx, lengths=LENGTHS[kind])
         assert equal(net(given_, held, lengths=LENGTHS[kind], out=(out[0], *held)), wanted)
@@ -419,9 +410,9 @@ def test_out_for_padded_ones():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_any_dtype_and_layout(dtype):
-    net, lengths = make(dtype=dtype, num_layers=2, bidirectional=True), LENGTHS["in any order"]
+    net, lengths = make(proj_size=5, dtype=dtype, num_layers=2, bidirectional=True), LENGTHS["in any order"]
     x = np.random.default_rng(0).integers(-9, 9, (7, len(lengths), 5))
-    hx = data(net, lengths)[1]
+    hx = ragged(net, lengths)[1]
     want = by_rows(net, x.astype(dtype), hx, lengths)
     wide = tuple(state.astype("longdouble") for state in hx)
     for other in ("i1", "i8", ">i4", "f2", "f4", "f8", ">f8", "longdouble"):
@@ -438,18 +429,18 @@ def test_any_dtype_and_layout(dtype):
 
 
 def test_no_plan_is_kept():
-    net = make(num_layers=2)
+    net = make(proj_size=5, num_layers=2)
     net(np.zeros((3, 2, 5), "f4"))
     kept = net._panels.memo
     before = len(kept.plans.by_shape), len(kept.routes[0])
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(1, 8, 6)
-        net(data(net, lengths)[0], lengths=lengths)
+        net(ragged(net, lengths)[0], lengths=lengths)
     assert (len(kept.plans.by_shape), len(kept.routes[0])) == before and len(kept.idle) == 1
 
 
 def test_an_empty_batch():
-    net = make(num_layers=2, batch_first=True)
+    net = make(proj_size=5, num_layers=2, batch_first=True)
     output, (h_n, c_n) = net(np.zeros((0, 4, 5)), lengths=[])
     assert output.shape == (0, 4, 5) and h_n.shape == (2, 0, 5) and c_n.shape == (2, 0, 37)
 
@@ -461,7 +452,7 @@ def test_an_empty_batch():
 def test_dropout_between_layers(layers):
     net = numlstm.LSTM(5, 16, layers, dropout=0.5, bidirectional=True, seed=0)
     lengths = LENGTHS["in any order"]
-    x, hx = data(net, lengths)
+    x, hx = ragged(net, lengths)
     packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     evaluated = flat(net.eval()(x, hx, lengths=lengths))
     net.train()
@@ -536,8 +527,8 @@ PLANTED = [
 @pytest.mark.parametrize(("fault", "lengths"), PLANTED, ids=lambda case: getattr(case, "__name__", str(case)))
 @pytest.mark.parametrize("flags", [{}, {"bidirectional": True}], ids=["one direction", "both"])
 def test_a_planted_fault_in_the_table_is_noticed(monkeypatch, fault, lengths, flags):
-    net = make(num_layers=1, **flags)
-    x, hx = data(net, lengths, steps=9)
+    net = make(proj_size=5, num_layers=1, **flags)
+    x, hx = ragged(net, lengths, steps=9)
     want = by_rows(net, x, hx, lengths)
     assert equal(net(x, hx, lengths=lengths), want)
     segments_with(monkeypatch, fault)
@@ -546,8 +537,8 @@ def test_a_planted_fault_in_the_table_is_noticed(monkeypatch, fault, lengths, fl
 
 def test_states_that_are_not_handed_on_are_noticed(monkeypatch):
     """Segments that all begin from h_0 and c_0, as sequences of their own."""
-    net, lengths = make(), [3, 5]
-    x, hx = data(net, lengths, steps=5)
+    net, lengths = make(proj_size=5), [3, 5]
+    x, hx = ragged(net, lengths, steps=5)
     want = by_rows(net, x, hx, lengths)
 
     def forgetful(panels, x, sizes, hx, output, h_n, c_n, dropout=None):
@@ -563,8 +554,8 @@ def test_states_that_are_not_handed_on_are_noticed(monkeypatch):
 
 
 def test_the_comparison_sees_one_bit():
-    net, lengths = make(), [3, 2]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5), [3, 2]
+    x, hx = ragged(net, lengths)
     got, want = net(x, hx, lengths=lengths), by_rows(net, x, hx, lengths)
     assert equal(got, want)
     bits(got[0])[0, 1, 2] ^= 1
@@ -573,8 +564,8 @@ def test_the_comparison_sees_one_bit():
 
 def test_kernels_are_called_with_plans_of_their_own(monkeypatch):
     """The way over the table is the kernel's: a batch is one call of it, however many lengths there are."""
-    net, lengths = make(num_layers=2, bidirectional=True), LENGTHS["all different"]
-    x, hx = data(net, lengths)
+    net, lengths = make(proj_size=5, num_layers=2, bidirectional=True), LENGTHS["all different"]
+    x, hx = ragged(net, lengths)
     net(x, hx, lengths=lengths)
     kept, calls = net._panels.memo, []
     run, call = kept.run, kept.call

@@ -191,6 +191,7 @@ class TestPicture:
         (panel,) = axes_of(report_of([result_of(line, numlstm=None) for line in GRID]))
         assert "GF/s" in panel.get_ylabel()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_the_same_report_gives_the_same_bytes(self, grid_report, tmp_path, suffix):
         need("matplotlib")
@@ -256,6 +257,7 @@ class TestCommand:
         assert f"Below 1.0: {len(compared)} of 7 configurations:" in done.output  # onnxruntime is planted ahead
         assert all(f"- {line.name}: 0.800" in done.output for line in compared)
 
+    @pytest.mark.slow
     def test_a_real_one(self, tmp_path):
         need("matplotlib")
         args = ["--sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "1", "--peers", "none"]

@@ -339,6 +339,7 @@ class TestRefused:
             plot.plot_trace(trace_of())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", plot.SUFFIXES)
 def test_the_same_trace_gives_the_same_bytes(suffix, tmp_path):
     need("matplotlib")

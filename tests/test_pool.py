@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from judge import DTYPES, same_bits
 from needs import leave_out
+from samples import make
 from test_threads import Gathered, within
 
 import numlstm
@@ -23,6 +24,8 @@ from numlstm import engine, plan, threads
 from numlstm.kernels.abi import Header, Way
 from numlstm.pool import Pool, Session
 from numlstm.split import Forced
+
+pytestmark = pytest.mark.cpu_level
 
 FOR_EVER = 60.0  # seconds
 
@@ -33,10 +36,6 @@ def as_before():
     before = numlstm.get_num_threads()
     yield
     numlstm.set_num_threads(before)
-
-
-def make(inputs=5, hidden=37, **flags):
-    return numlstm.LSTM(inputs, hidden, seed=hidden, **flags).eval()
 
 
 def draw(lstm, *shape, seed=0):

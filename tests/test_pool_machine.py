@@ -25,6 +25,8 @@ import numlstm
 from numlstm import engine
 from numlstm.pool import Pool
 
+pytestmark = pytest.mark.cpu_level
+
 CI = os.environ.get("NUMLSTM_CI") == "1"
 SETTINGS = settings(
     max_examples=250,
@@ -213,6 +215,11 @@ class Sessions(RuleBasedStateMachine):
 
 
 def test_a_pool_is_many_solos():
+    run_state_machine_as_test(Sessions, settings=settings(SETTINGS, max_examples=10))
+
+
+@pytest.mark.slow
+def test_a_pool_is_many_solos_in_every_way():
     done.clear()
     run_state_machine_as_test(Sessions, settings=SETTINGS)
     ways = {"slots, with gaps", "slots, in order", "slots, in another order", "dict"}
@@ -292,6 +299,7 @@ class CellsInOne(Pool):
 FAULTS = [Ahead, NotZeroed, GrownEmpty, TwiceAllowed, NotInOrder, AdoptsAtOnce, KeptStale, CellsInOne]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_faults_are_seen(fault):
     class Planted(Sessions):

@@ -12,6 +12,8 @@ from judge import DTYPES, UNIT, error, exact, flat, flip_one_bit, need_longdoubl
 
 import numlstm
 
+pytestmark = pytest.mark.cpu_level
+
 CI = os.environ.get("NUMLSTM_CI") == "1"
 many = settings(max_examples=80, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.too_slow])
 

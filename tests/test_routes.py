@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from judge import counted, same_bits
+from judge import counted, equal, same_bits
 
 import numlstm
 from numlstm import boxes, engine
+
+pytestmark = pytest.mark.cpu_level
 
 
 @pytest.fixture(params=["built-in", "ctypes"])
@@ -39,11 +41,6 @@ def taken(monkeypatch, request):
 
     monkeypatch.setattr(engine, "short_way", counting)
     return counted
-
-
-def equal(got, want):
-    (y, (h, c)), (y_want, (h_want, c_want)) = got, want
-    return same_bits(y, y_want) and same_bits(h, h_want) and same_bits(c, c_want)
 
 
 def long_way(lstm, x, hx=None):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from judge import equal
 
 import numlstm
 from numlstm import sequence
@@ -26,14 +27,6 @@ def several(draw):
     shape = draw(st.lists(st.integers(1, 3), max_size=2))
     lengths = draw(st.lists(st.integers(1, 9), min_size=1, max_size=8))
     return [draw(hnp.arrays(dtype, (length, *shape), elements=hnp.from_dtype(dtype))) for length in lengths]
-
-
-def equal(got, want):
-    """The same numbers, NaN included, in the same dtype."""
-    return all(
-        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == np.ascontiguousarray(b).tobytes()
-        for a, b in zip(got, want, strict=True)
-    )
 
 
 @many

@@ -4,7 +4,6 @@ Limits on time are limits against a hang.
 """
 
 import asyncio
-import importlib.util
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from judge import same_bits
 from needs import need
+from scripts import script
 
 import numlstm
 from numlstm import engine
@@ -31,12 +31,7 @@ INPUTS = 6
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("serve", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["serve"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["serve"]
+    return script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

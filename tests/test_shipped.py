@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from shipping import NUMBERS, child, ship
+from shipping import NUMBERS, computed, ship
 
 import numlstm
 from numlstm.kernels import cached, levels, library, shipped, sources, store
+
+pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def package(tmp_path_factory):
 @pytest.fixture(scope="module")
 def here():
     """What this checkout says."""
-    return child(Path(numlstm.__file__).parent)
+    return computed(Path(numlstm.__file__).parent)
 
 
 def test_shipped_kernels_need_no_numba_and_give_the_same_bits(package, here, tmp_path):
-    said = child(package, hidden=("numba", "llvmlite"), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(package, hidden=("numba", "llvmlite"), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["error"] is None and said["told"] == []
     assert {number: origin.split(":")[0] for number, origin in said["origins"].items()} == dict.fromkeys(
         NUMBERS, "shipped"
@@ -38,14 +40,14 @@ def test_shipped_kernels_need_no_numba_and_give_the_same_bits(package, here, tmp
 
 
 def test_nothing_is_imported_for_them_that_could_make_them(package):
-    assert child(package)["imported"] == []
-    assert child(package)["bits"]
+    assert computed(package)["imported"] == []
+    assert computed(package)["bits"]
 
 
 @pytest.mark.parametrize("hidden", [("numba",), ("numba", "llvmlite")])
 def test_where_none_fits_and_none_can_be_made_a_sentence_says_so(tmp_path, hidden):
     """The cache is empty, so that Numba or llvmlite is really missed."""
-    said = child(library.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(library.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["bits"] == {}
     assert f"numlstm has no float32 kernels for this CPU, whose level is {store.level().name}" in said["error"]
     assert "none came with this installation" in said["error"]
@@ -64,9 +66,9 @@ def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_pa
     text = path.read_text("utf-8")
     path.write_text(f"{text}\n# edited\n", "utf-8")
     hidden = ("numba", "llvmlite")
-    said = child(edited, hidden, numbers=("float32",))
+    said = computed(edited, hidden, numbers=("float32",))
     assert "were built from other sources" in said["error"]
-    said = child(edited, numbers=("float32",), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(edited, numbers=("float32",), NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["told"][0] == (
         "numlstm: no shipped float32 kernels are used: those that came with this installation were built from other "
         "sources"
@@ -75,14 +77,14 @@ def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_pa
     assert said["origins"]["float32"].startswith(f"compiled in this process, and cached: {tmp_path}")
     assert said["bits"]["float32"] == here["bits"]["float32"]
     path.write_text(text, "utf-8")
-    assert child(edited, hidden, numbers=("float32",))["error"] is None
+    assert computed(edited, hidden, numbers=("float32",))["error"] is None
 
 
 def test_an_edited_loader_does_not_cost_the_shipped_kernels(package, tmp_path):
     edited = other_copy(package, tmp_path)
     path = edited / "kernels" / "store.py"
     path.write_text(path.read_text("utf-8") + "\n# edited\n", "utf-8")
-    assert child(edited, numbers=("float32",))["origins"]["float32"].startswith("shipped")
+    assert computed(edited, numbers=("float32",))["origins"]["float32"].startswith("shipped")
 
 
 def test_without_sources_the_shipped_kernels_are_used(package, tmp_path):
@@ -91,7 +93,7 @@ def test_without_sources_the_shipped_kernels_are_used(package, tmp_path):
     subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", stripped], check=True, timeout=300)
     for path in stripped.rglob("*.py"):
         path.unlink()
-    assert child(stripped, hidden=("numba", "llvmlite"))["error"] is None
+    assert computed(stripped, hidden=("numba", "llvmlite"))["error"] is None
 
 
 def test_cached_kernels_of_bytecode_alone_follow_the_bytecode(monkeypatch, tmp_path):
@@ -114,7 +116,7 @@ def test_a_library_for_another_level_is_left_alone(package, tmp_path):
     for number in NUMBERS:
         own = moved / "kernels" / "shipped" / shipped.file_name(number, store.level(), sources.name(store.level()))
         own.rename(own.with_name(shipped.file_name(number, other, sources.name(other))))
-    said = child(moved, hidden=("numba", "llvmlite"))
+    said = computed(moved, hidden=("numba", "llvmlite"))
     assert f"none came with this installation for {store.level().name}" in said["error"]
 
 
@@ -145,7 +147,7 @@ def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
         if fault == "unreadable"
         else "is damaged"
     )
-    said = child(damaged, numbers=("float32",))
+    said = computed(damaged, numbers=("float32",))
     assert said["origins"]["float32"].startswith(("cache: ", "compiled in this process"))
     assert told in said["told"][0]
 

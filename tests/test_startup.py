@@ -13,6 +13,8 @@ from shipping import NUMBERS, ship
 import numlstm
 from numlstm.kernels import library, store
 
+pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
+
 # Beyond what NumPy itself imports. What is not here was measured: numpy.random takes 14 ms, importlib.metadata 29,
 # hashlib 3, tempfile 5.
 NEEDED = {

@@ -6,8 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from commands import child
 
 from numlstm.kernels import cached, levels, linked, made, store
+
+pytestmark = pytest.mark.cpu_level
 
 RUN = """
 import logging, sys
@@ -19,23 +22,16 @@ print("NUMBA", "numba" in sys.modules)
 """
 
 
-def child(**environment):
-    """A fresh process that computes something; what it printed."""
-    given = {**os.environ, **{k: v for k, v in environment.items() if v is not None}}
-    for name in [k for k, v in environment.items() if v is None]:
-        given.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-c", RUN], env=given, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def computed(**environment):
+    """What a fresh process prints that computes something."""
+    return child("-c", RUN, **environment)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A cache folder that one process has filled."""
     folder = tmp_path_factory.mktemp("cache") / "numlstm"
-    said = child(NUMLSTM_CACHE_DIR=str(folder))
+    said = computed(NUMLSTM_CACHE_DIR=str(folder))
     assert "compiling the float32 kernels" in said and "NUMBA True" in said
     return folder
 
@@ -45,11 +41,13 @@ def only_file(folder):
     return path
 
 
+@pytest.mark.slow
 def test_the_second_process_compiles_nothing_and_imports_no_numba(folder):
-    said = child(NUMLSTM_CACHE_DIR=str(folder))
+    said = computed(NUMLSTM_CACHE_DIR=str(folder))
     assert "compiling" not in said and "NUMBA False" in said
 
 
+@pytest.mark.slow
 def test_the_cache_is_private_and_whole(folder):
     path = only_file(folder)
     assert folder.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o077 == 0
@@ -78,11 +76,12 @@ def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
         levels.this_machine()
 
 
+@pytest.mark.slow
 def test_without_fused_multiply_add_the_results_are_other_bits_but_close():
     """The level for old CPUs runs here too: right within rounding, and documented as other bits."""
     if store.level().name.startswith("aarch64"):
         pytest.skip("needs an x86-64 CPU")
-    sums = [float(child(NUMLSTM_CPU=name).split("SUM ")[1].split()[0]) for name in ("x86-64", store.level().name)]
+    sums = [float(computed(NUMLSTM_CPU=name).split("SUM ")[1].split()[0]) for name in ("x86-64", store.level().name)]
     assert np.isclose(*sums, rtol=1e-5, atol=0)
 
 
@@ -104,6 +103,7 @@ print(code.count("rsp"), config.OPT, config.LOOP_VECTORIZE, config.DISABLE_JIT)
 """
 
 
+@pytest.mark.slow
 def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
     """Counted: the stack accesses of a function compiled in a process that built kernels, and in one that did not."""
     said = []
@@ -117,8 +117,9 @@ def test_building_leaves_the_users_own_numba_functions_as_they_were(tmp_path):
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_kernels_are_built_where_numbas_jit_is_switched_off(tmp_path):
-    said = child(NUMBA_DISABLE_JIT="1", NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(NUMBA_DISABLE_JIT="1", NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert "compiling" in said and "SUM" in said
 
 
@@ -143,13 +144,10 @@ print("WANT", want)
 """
 
 
+@pytest.mark.slow
 def test_a_built_in_function_may_be_called_until_python_has_ended(folder):
     """Its code stays where it is, whoever has let go of the kernel."""
-    environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", LATE], env=environment, capture_output=True, text=True, timeout=300, check=True
-    )
-    want, got = done.stdout.split()[1::2]
+    want, got = child("-c", LATE, NUMLSTM_CACHE_DIR=str(folder)).split()[1::2]
     assert want == got
 
 

@@ -11,13 +11,15 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from judge import DTYPES, counted, exact, flip_one_bit, same_bits
+from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 
 import numlstm
 from numlstm import boxes, engine
 from numlstm import stream as streams
 from numlstm.bench import memory
 from numlstm.kernels.abi import Live
+
+pytestmark = pytest.mark.cpu_level
 
 SIZES = {
     "small": {"input_size": 3, "hidden_size": 5},
@@ -48,10 +50,6 @@ def whole(lstm, x, hx=None):
         return lstm(x, hx)
     output, states = lstm(np.ascontiguousarray(x.swapaxes(0, 1)), hx)
     return output.swapaxes(0, 1), states
-
-
-def same_states(got, want):
-    return all(same_bits(a, b) for a, b in zip(got, want, strict=True))
 
 
 @pytest.fixture(params=["built-in", "built-in without the GIL", "ctypes"])
@@ -90,7 +88,7 @@ def test_steps_and_chunks_have_the_bits_of_one_call(way, name, dtype, rows):
         stream.step()
         got.append(stream.output[None].copy())
     assert same_bits(np.concatenate(got), want)
-    assert same_states(stream.state, states)
+    assert equal(stream.state, states)
     assert not same_bits(flip_one_bit(np.concatenate(got)), want)
 
 
@@ -184,7 +182,7 @@ def test_a_loop_through_the_lstm_itself_has_the_same_bits():
     for k in range(10):
         y, states = lstm(x[k : k + 1], states)
         assert same_bits(stream(x[k]), y[0])
-    assert same_states(stream.state, states)
+    assert equal(stream.state, states)
 
 
 def test_what_one_row_may_leave_out():
@@ -198,9 +196,9 @@ def test_what_one_row_may_leave_out():
     assert same_bits(stream(x[4]), want[4])
     assert same_bits(stream(x[5:7]), want[5:7])
     assert same_bits(stream(x[7:8]), want[7:8])
-    assert same_states(stream.state, states)
+    assert equal(stream.state, states)
     stream.state = states[0][:, 0] * 2, states[1][:, 0]
-    assert same_states(stream.state, (states[0] * 2, states[1]))
+    assert equal(stream.state, (states[0] * 2, states[1]))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +268,7 @@ def test_large_calls_go_to_threads_and_have_the_same_bits():
             stream = lstm.stream(4)
             got = np.concatenate([stream(x[:30]), stream(x[30])[None], stream(x[31:])])
             assert stream._call is streams._nothing
-            assert same_bits(got, want) and same_states(stream.state, states)
+            assert same_bits(got, want) and equal(stream.state, states)
 
 
 def test_nothing_is_left_of_a_loud_signal():
@@ -296,7 +294,7 @@ def test_nothing_is_left_of_a_loud_signal():
     assert not np.any((got != 0) & (np.abs(got) < faintest))
     assert not h.any() and not c.any() and not got[-1].any()
     assert not stream.output.any() and not any(state.any() for state in stream.state)
-    assert same_states(stream.state, lstm(x[:, None])[1])
+    assert equal(stream.state, lstm(x[:, None])[1])
 
 
 # ------------------------------------------------------------ the state
@@ -312,9 +310,9 @@ def test_the_state_is_copies_and_may_be_set():
     h[:] = 5
     assert not stream.state[0].any()
     stream.state = states
-    assert same_states(stream.state, states) and not np.shares_memory(stream.state[0], states[0])
+    assert equal(stream.state, states) and not np.shares_memory(stream.state[0], states[0])
     stream.state = states[0].astype(np.float64), states[1].tolist()
-    assert same_states(stream.state, states)
+    assert equal(stream.state, states)
     want, _ = lstm(x, states)
     assert same_bits(stream(x), want)
 
@@ -330,7 +328,7 @@ def test_reset_clears_the_rows_that_are_asked_for():
             h[:], c[:] = 0, 0
         elif rows not in ([],) if isinstance(rows, list) else True:
             h[:, rows], c[:, rows] = 0, 0
-        assert same_states(stream.state, (h, c)), rows
+        assert equal(stream.state, (h, c)), rows
 
 
 def test_nan_stays_in_its_row_until_it_is_reset():
@@ -397,9 +395,9 @@ def test_a_wrong_snapshot_changes_nothing(case):
     before = stream.state
     with pytest.raises(error, match=says):
         stream.restore(change(snapshot))
-    assert same_states(stream.state, before)
+    assert equal(stream.state, before)
     stream.restore(snapshot)
-    assert not same_states(stream.state, before)
+    assert not equal(stream.state, before)
 
 
 def test_a_fork_is_independent():
@@ -413,7 +411,7 @@ def test_a_fork_is_independent():
         assert (fork.input == 3).all() and (fork.output == 4).all() and fork.address != stream.address
         assert same_bits(fork(x[5:]), want[5:])
         fork.reset()
-    assert same_bits(stream(x[5:]), want[5:]) and same_states(stream.state, states)
+    assert same_bits(stream(x[5:]), want[5:]) and equal(stream.state, states)
 
 
 def test_weights_are_those_of_the_beginning_until_refresh():
@@ -439,7 +437,7 @@ def test_weights_are_those_of_the_beginning_until_refresh():
     state = stream.state
     with pytest.raises(RuntimeError, match="the LSTM has become float64, and the stream is float32"):
         stream.refresh()
-    assert same_states(stream.state, state) and stream.dtype == np.float32
+    assert equal(stream.state, state) and stream.dtype == np.float32
     lstm.float()
     lstm.reset_parameters()  # panels of other kin
     stream.refresh()
@@ -530,7 +528,7 @@ def test_wrong_input_changes_nothing(way, rows):
     for name, (x, error, says) in cases.items():
         with pytest.raises(error, match=says) as raised:
             stream(x)
-        assert same_states(stream.state, before), name
+        assert equal(stream.state, before), name
         if "received" not in str(raised.value):
             assert error is TypeError or name == "ragged", raised.value
     y = stream(steps(lstm, 1, rows)[0])
@@ -574,11 +572,11 @@ def test_wrong_states_and_rows_change_nothing():
     ):
         with pytest.raises(error, match=says):
             stream.state = wrong
-        assert same_states(stream.state, before)
+        assert equal(stream.state, before)
     for wrong in (2, -3, [0, 2], 1.5, "a", [True], np.ones((2, 2), bool), {}, slice("a", None)):
         with pytest.raises(IndexError, match="rows must pick from the 2 rows of the stream"):
             stream.reset(wrong)
-        assert same_states(stream.state, before)
+        assert equal(stream.state, before)
 
 
 @every_dtype

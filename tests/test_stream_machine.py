@@ -26,9 +26,10 @@ import numlstm
 from numlstm.kernels.abi import Live
 from numlstm.stream import Stream
 
+pytestmark = pytest.mark.cpu_level
+
 CI = os.environ.get("NUMLSTM_CI") == "1"
 usual = settings(
-    max_examples=150,
     stateful_step_count=25,
     deadline=None,
     derandomize=CI,
@@ -223,8 +224,9 @@ class Streams(RuleBasedStateMachine):
                 self.compare(got, want)
 
 
-def test_any_course_of_events():
-    run_state_machine_as_test(Streams, settings=usual)
+@pytest.mark.parametrize("courses", [10, pytest.param(150, marks=pytest.mark.slow)])
+def test_any_course_of_events(courses):
+    run_state_machine_as_test(Streams, settings=settings(usual, max_examples=courses))
 
 
 def reset_everything(self, rows=None):
@@ -251,6 +253,7 @@ def chunk_from_zeros(self, input):
     return self._piece(input) if output is None else output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attribute", "fault"),
     [

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from judge import same_bits
+from judge import equal, same_bits
 from needs import leave_out, need
 
 import numlstm
@@ -25,6 +25,8 @@ from numlstm.bench import memory
 from numlstm.kernels import store
 from numlstm.kernels.abi import Live
 from numlstm.stream import Stream
+
+pytestmark = pytest.mark.cpu_level
 
 IN_USE = "the stream is in use by another thread, and nothing was done"
 
@@ -41,10 +43,6 @@ def way(request, monkeypatch):
 
 def model(seed=0, **flags):
     return numlstm.LSTM(3, 20, 2, proj_size=6, seed=seed, **flags).eval()
-
-
-def same_states(got, want):
-    return all(same_bits(a, b) for a, b in zip(got, want, strict=True))
 
 
 def actions(lstm, stream):
@@ -88,7 +86,7 @@ def test_a_stream_in_use_refuses_everything_and_stays_what_it_was(way):
     assert (stream.output == 7).all()
     stream._record[Live.BUSY] = 0
     assert abs(sys.getrefcount(np.dtype(np.float32)) - references) < 3
-    assert same_states(stream.state, before) and stream._panels is panels
+    assert equal(stream.state, before) and stream._panels is panels
     for act in tried.values():  # now that it is free, all of them work
         act()
         assert stream._record[Live.BUSY] == 0
@@ -138,7 +136,7 @@ def test_a_chunk_keeps_a_stream_to_itself(monkeypatch):
             for piece in order:
                 orders(piece)
             wanted.append(orders.state)
-        return any(same_states(stream.state, want) for want in wanted), steps_done
+        return any(equal(stream.state, want) for want in wanted), steps_done
 
     assert one_order(flag=True) == (True, 0)
     assert one_order(flag=False) == (False, 1)
@@ -175,7 +173,7 @@ def test_a_step_keeps_a_stream_to_itself():
         deadline, found = time.monotonic() + 120, []
         while len(found) < seen and time.monotonic() < deadline:
             met, done, state = tried(flag)
-            right = same_states(state, once if done == 1 else states)
+            right = equal(state, once if done == 1 else states)
             if flag:
                 assert right
             if met and (done == 1 if flag else done == 2 and not right):
@@ -221,8 +219,8 @@ def test_many_threads_on_one_stream(way):
     done = sum(count for count, _ in counts)
     assert stream._record[Live.BUSY] == 0
     _, want = lstm(np.full((done, 2, 3), 0.5, np.float32))
-    assert done > 0 and same_states(stream.state, want)
-    assert not same_states(stream.state, lstm(np.full((1, 2, 3), 0.5, np.float32))[1])
+    assert done > 0 and equal(stream.state, want)
+    assert not equal(stream.state, lstm(np.full((1, 2, 3), 0.5, np.float32))[1])
 
 
 def test_eight_threads_with_a_stream_each_while_the_weights_change(way):
@@ -251,7 +249,7 @@ def test_eight_threads_with_a_stream_each_while_the_weights_change(way):
             stream.refresh()
             output = np.concatenate([*[stream(step)[None] for step in x[:20]], stream(x[20:])])
             matches = [k for k in range(4) if same_bits(output, wanted[k][1][0])]
-            assert len(matches) == 1 and same_states(stream.state, wanted[matches[0]][1][1])
+            assert len(matches) == 1 and equal(stream.state, wanted[matches[0]][1][1])
             seen.update(matches)
         return seen
 
@@ -346,7 +344,7 @@ def faults(name, way_of_making):
             found.append(f"line {at}: in use for ever")
             stream._record[Live.BUSY] = 0
         state = stream.state
-        if not same_states(state, after) and not (interrupted and same_states(state, before)):
+        if not equal(state, after) and not (interrupted and equal(state, before)):
             found.append(f"line {at}: torn")
         kept = [panels, new_panels]
         slot = stream._record[Live.LENGTH + streams.Header.PANELS]
@@ -448,7 +446,7 @@ def signalled(enough):
                     found.append("in use for ever")
                     stream._record[Live.BUSY] = 0
                 after = stream.state
-                if not same_states(after, want) and (done or not same_states(after, before)):
+                if not equal(after, want) and (done or not equal(after, before)):
                     found.append("torn")
                 finished, stopped = finished + done, stopped + (not done)
     finally:
@@ -476,6 +474,7 @@ def planted_in_place(self, input):
     return output
 
 
+@pytest.mark.slow
 def test_signals_in_the_midst_of_chunks(monkeypatch):
     stopped, finished, found = signalled(lambda stopped, finished, found: stopped >= 60 and finished >= 10)
     assert found == [] and stopped >= 10 and finished >= 1
@@ -560,6 +559,7 @@ def held_after(call, count):
         gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", ["step", "without the GIL", "step_function"])
 def test_a_million_steps_allocate_nothing(monkeypatch, dtype, kind):
@@ -591,6 +591,7 @@ def test_the_count_notices_what_is_kept_and_what_passes():
 # ------------------------------------------------------------ from compiled code
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_steps_inside_numba(dtype):
     """The loop is compiled, and no Python runs in it; what is in use is refused there too."""
@@ -611,11 +612,11 @@ def test_steps_inside_numba(dtype):
     y = np.zeros((500, 12), dtype)
     assert run(x, y, stream.input, stream.output, stream.address) == 500
     want, states = lstm(x[:, None])
-    assert same_bits(y, want[:, 0]) and same_states(stream.state, states)
+    assert same_bits(y, want[:, 0]) and equal(stream.state, states)
     stream._record[Live.BUSY] = 1
     assert run(x, y, stream.input, stream.output, stream.address) == 0
     stream._record[Live.BUSY] = 0
-    assert same_states(stream.state, states)
+    assert equal(stream.state, states)
 
 
 IN_A_CACHE = """
@@ -632,6 +633,7 @@ print(sum(run.stats.cache_hits.values()), stream.output.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_a_function_that_numba_has_cached_takes_the_step_as_an_argument(tmp_path):
     """The second process finds it, and calls the step where that now is."""
     need("numba")

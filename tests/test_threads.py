@@ -8,7 +8,6 @@ import ctypes
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,7 +17,9 @@ from math import inf
 
 import numpy as np
 import pytest
-from judge import same_bits
+from commands import child
+from judge import equal, same_bits
+from samples import data, make
 
 import numlstm
 from numlstm import engine, plan, split, threads
@@ -28,6 +29,8 @@ from numlstm.kernels.abi import Header, Share, Way
 from numlstm.kernels.loaded import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
+
+pytestmark = pytest.mark.cpu_level
 
 FOR_EVER = 120.0  # seconds
 WAYS = {
@@ -51,27 +54,6 @@ def as_before(monkeypatch):
     before = numlstm.get_num_threads()
     yield
     numlstm.set_num_threads(before)
-
-
-def make(dtype="float32", hidden=37, **flags):
-    return numlstm.LSTM(5, hidden, dtype=dtype, seed=hidden, **flags).eval()
-
-
-def data(lstm, steps=9, batch=7, seed=0):
-    rng = np.random.default_rng(seed)
-    cells = lstm.num_layers * (2 if lstm.bidirectional else 1)
-    sizes = (
-        (steps, batch, lstm.input_size),
-        (cells, batch, lstm.proj_size or lstm.hidden_size),
-        (cells, batch, lstm.hidden_size),
-    )
-    x, h_0, c_0 = (rng.standard_normal(size).astype(lstm.dtype) for size in sizes)
-    return x, (h_0, c_0)
-
-
-def equal(got, want):
-    (y, (h, c)), (y_want, (h_want, c_want)) = got, want
-    return same_bits(y, y_want) and same_bits(h, h_want) and same_bits(c, c_want)
 
 
 class Gathered:
@@ -129,7 +111,7 @@ FLAGS = (
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
 @pytest.mark.parametrize("way", WAYS)
 def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
-    lstm = make(dtype, **flags)
+    lstm = make(dtype=dtype, **flags)
     for batch, other in ((7, {}), (1, {"hoist": True, "hoist_steps": 2}), *((7, other) for other in OTHERS[1:])):
         x, hx = data(lstm, batch=batch)
         want, alone = gathered(lstm, x, hx, 1, **other)
@@ -322,13 +304,13 @@ def test_eight_callers_at_once():
 ON_ONE_CORE = """
 import os, sys, threading
 os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
-sys.path.insert(0, PATH)
 import numlstm
 assert numlstm.get_num_threads() == 1, numlstm.get_num_threads()
 from numlstm import plan
 from numlstm.kernels.abi import Way
 from numlstm.split import Forced
-from test_threads import data, equal
+from judge import equal
+from samples import data
 lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
 x, hx = data(lstm, steps=60, batch=8)
 want = lstm(x, hx)
@@ -348,26 +330,13 @@ print(len(ended))
 """
 
 
-def child(code, **environment):
-    """What a fresh process prints."""
-    code = code.replace("PATH", repr(os.path.dirname(__file__)))
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=FOR_EVER,
-        check=True,
-    ).stdout.strip()
-
-
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 
 
 @needs_affinity
 def test_eight_callers_on_one_core():
     """Spinning threads let each other run: eight callers of eight threads each end, on a single core."""
-    assert child(ON_ONE_CORE) == "24"
+    assert child("-c", ON_ONE_CORE) == "24"
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no interval timer")
@@ -559,6 +528,7 @@ def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
 def test_a_call_while_python_ends_has_no_workers():
     """A thread that is started there may never begin, and whoever starts it then waits for ever."""
     said = child(
+        "-c",
         """
 import numlstm, numpy as np
 from numlstm import plan
@@ -570,7 +540,7 @@ class Last:
     def __del__(self):
         print(lstm(x)[0].tobytes() == want, flush=True)
 last = Last()
-"""
+""",
     )
     assert said == "True"
 
@@ -735,23 +705,25 @@ def test_states_that_a_fork_has_left_half_replaced_are_an_error(monkeypatch):
 
 def test_a_process_ends_at_once_and_sleeping_workers_take_no_time():
     said = child(
-        "import sys, time\nsys.path.insert(0, PATH)\n"
-        "import numlstm\nfrom test_threads import long_enough, equal\n"
+        "-c",
+        "import time\n"
+        "import numlstm\nfrom judge import equal\nfrom test_threads import long_enough\n"
         "lstm, x, hx, want = long_enough()\n"
         "numlstm.set_num_threads(2)\n"
         "assert equal(lstm(x, hx), want)\n"
-        "begin = time.process_time(); time.sleep(0.5); print(time.process_time() - begin)\n"
+        "begin = time.process_time(); time.sleep(0.5); print(time.process_time() - begin)\n",
     )
     assert float(said) < 0.1
 
 
 def test_one_thread_starts_none():
     said = child(
-        "import sys, threading\nsys.path.insert(0, PATH)\n"
+        "-c",
+        "import threading\n"
         "import numlstm\nfrom test_threads import long_enough\n"
         "long_enough(); import numpy as np; numlstm.set_num_threads(8)\n"
         "numlstm.LSTM(3, 4)(np.zeros((2, 1, 3)))\n"
-        "print(threading.active_count())\n"
+        "print(threading.active_count())\n",
     )
     assert said == "1"
 
@@ -781,7 +753,7 @@ def test_a_worker_rests_until_the_next_call_and_not_for_ever():
 
 def default(**environment):
     unset = {"NUMLSTM_NUM_THREADS": "", "OMP_NUM_THREADS": ""}
-    return child("import numlstm\nprint(numlstm.get_num_threads())", **{**unset, **environment})
+    return child("-c", "import numlstm\nprint(numlstm.get_num_threads())", **{**unset, **environment})
 
 
 def test_the_number_of_threads_is_the_environment_s():
@@ -859,7 +831,7 @@ def test_the_context_nests_and_restores():
 
 @needs_affinity
 def test_affinity_is_respected():
-    assert child("import os\nos.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})\n"
+    assert child("-c", "import os\nos.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})\n"
                  "import numlstm\nprint(numlstm.get_num_threads())",
                  NUMLSTM_NUM_THREADS="", OMP_NUM_THREADS="") == "1"  # fmt: skip
 
@@ -952,6 +924,7 @@ def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
 def test_cores_that_become_fewer_are_respected(asked):
     """By the workers that there are; and unless so many threads were asked for, a caller of one core has none."""
     said = child(
+        "-c",
         """
 import os, numlstm, numpy as np
 from numlstm import threads
@@ -1125,6 +1098,7 @@ def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
     assert phantom.waits() and phantom.offered
 
 
+@pytest.mark.slow
 def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
     def hasty(wait):
         spread = tickets.together(wait)
@@ -1142,6 +1116,7 @@ def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
         assert not phantom.waits() and not phantom.offered
 
 
+@pytest.mark.slow
 def test_every_ticket_is_claimed_once(gathered, monkeypatch):
     """And a planted claim that two threads can get is noticed: then there are more claims than tickets."""
 

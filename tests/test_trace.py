@@ -17,6 +17,8 @@ import numlstm
 from numlstm import plan, recording, reference
 from numlstm.trace import GATES, CellTrace
 
+pytestmark = pytest.mark.cpu_level
+
 MB = 1 << 20
 CASES = {
     "one layer": ({}, (7, 3)),

@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 
 import numlstm
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs" / "trace.md").read_text(encoding="utf-8")

@@ -1,12 +1,12 @@
 """docs/tutorial.md runs as a doctest; here: that it says what it must, and that its stored numbers are PyTorch's."""
 
 import doctest
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
 from needs import need
+from scripts import script
 
 import numlstm
 
@@ -93,9 +93,7 @@ def test_stored_file_has_the_shapes_it_should():
 
 def test_stored_numbers_are_pytorchs(tmp_path, monkeypatch):
     need("torch")
-    spec = importlib.util.spec_from_file_location("make_multilayer_lstm", ROOT / "examples" / "make_multilayer_lstm.py")
-    maker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(maker)
+    maker = script(ROOT / "examples" / "make_multilayer_lstm.py")
     monkeypatch.setattr(maker, "NPZ", tmp_path / "again.npz")
     maker.main()
     with np.load(maker.NPZ) as again, np.load(STORED) as stored:

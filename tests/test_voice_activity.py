@@ -1,6 +1,5 @@
 """examples/voice_activity.py: the probabilities of onnxruntime running the original, and what a person sees of them."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,8 +10,11 @@ import numpy as np
 import pytest
 from judge import flip_one_bit, same_bits
 from needs import need, need_files
+from scripts import script
 
 import numlstm
+
+pytestmark = pytest.mark.cpu_level
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT, WAV = EXAMPLES / "voice_activity.py", EXAMPLES / "speech.wav"
@@ -29,12 +31,7 @@ OTHER_NAMES = {  # of silero_vad_16k.safetensors, for those of silero_vad.onnx
 
 @pytest.fixture(scope="module")
 def example():
-    spec = importlib.util.spec_from_file_location("voice_activity", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["voice_activity"] = module  # where dataclasses looks for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["voice_activity"]
+    return script(SCRIPT)
 
 
 @pytest.fixture(scope="module")

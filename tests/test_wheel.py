@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from needs import leave_out, need
-from shipping import NUMBERS, RUN, child
+from shipping import NUMBERS, RUN, computed
 
 import numlstm
 from numlstm.kernels import library, shipped, sources, store
+
+pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,7 +114,7 @@ def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_pa
         NUMBERS, "shipped"
     )
     assert said["error"] is None and said["told"] == []
-    assert said["bits"] == child(Path(numlstm.__file__).parent)["bits"]
+    assert said["bits"] == computed(Path(numlstm.__file__).parent)["bits"]
     lower = json.loads(run(python, "-c", code, cwd=tmp_path, NUMLSTM_CPU="x86-64-v3"))
     assert all("x86-64-v3" in origin for origin in lower["origins"].values())
     assert lower["bits"] == said["bits"]

@@ -27,11 +27,11 @@ def aligned(size: int, dtype: str) -> Array:
 
 
 class _Probe:
-    """One limit: a kernel, its data for each thread, and how much a pass is worth."""
+    """One limit: a kernel of registers of `width` bytes, its data for each thread, and how much a pass is worth."""
 
-    def __init__(self, kernel: Kernel, data: list[Array], worth: int) -> None:
+    def __init__(self, kernel: Kernel, width: int, data: list[Array], worth: int) -> None:
         self.kernel, self.data, self.worth = kernel, data, worth
-        self.results = [aligned(64 // d.itemsize, d.dtype.name) for d in data]
+        self.results = [aligned(width // d.itemsize, d.dtype.name) for d in data]  # the register that a kernel writes
         plans = zip(data, self.results, strict=True)
         self.plans = [np.array([1, d.ctypes.data, r.ctypes.data, d.size], np.int64) for d, r in plans]
 
@@ -90,7 +90,7 @@ class Limits:
                 numbers[: 2 * lanes] = 0.5  # s * 0.5 + 0.5 goes to 1 from anywhere
                 numbers[2 * lanes :] = np.linspace(0, 1, chains * lanes)
                 kernel = fma_kernel(dtype, lanes, chains, fused)
-                probes[f"fma_{dtype}_{width * 8}"] = _Probe(kernel, [numbers] * self.threads, 2 * chains * lanes)
+                probes[f"fma_{dtype}_{width * 8}"] = _Probe(kernel, width, [numbers] * self.threads, 2 * chains * lanes)
         return probes
 
     def _bandwidths(self, caches: dict[str, int]) -> dict[str, _Probe]:
@@ -107,7 +107,7 @@ class Limits:
         for level, wanted in sizes.items():
             size = max(1, wanted // pace) * pace
             data = [aligned(size // 4, "float32") for _ in range(self.threads)]
-            probes[f"read_{level}"] = _Probe(kernel, data, size)
+            probes[f"read_{level}"] = _Probe(kernel, width, data, size)
         return probes
 
     def sample(self) -> dict[str, float]:

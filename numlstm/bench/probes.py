@@ -10,7 +10,6 @@ additions, each of which reads one register from memory.
 from __future__ import annotations
 
 import ctypes
-import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import types
 
+from numlstm.kernels import store
 from numlstm.kernels.build import bare_module, optimise
 from numlstm.kernels.compiler import standalone
 from numlstm.kernels.simd import PLAN, Simd, get, instruction
@@ -61,15 +61,13 @@ def _host() -> llvm.TargetMachine:
 
 
 def registers() -> tuple[list[int], int, bool]:
-    """Widths in bytes of this CPU's registers, widest first; how many there are; whether it has fused multiply-add."""
-    if platform.machine().lower() in ("aarch64", "arm64"):
-        return [16], 32, True
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f") and features.get("avx512vl"):
-        return [64, 32], 32, True
-    if features.get("avx2") and features.get("fma"):
-        return [32], 16, True
-    return [16], 16, False
+    """Widths in bytes of the registers, widest first; how many there are; whether there is a fused multiply-add.
+
+    They are those of the level that the kernels of this process are for.
+    """
+    level = store.level()
+    narrower = [32] if level.register_bytes == 64 else []  # some CPUs slow down for the wide ones
+    return [level.register_bytes, *narrower], level.registers, level.fused
 
 
 def fma_kernel(dtype: str, lanes: int, chains: int, fused: bool) -> Kernel:

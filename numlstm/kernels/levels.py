@@ -114,13 +114,13 @@ def _x86_flags() -> set[str]:
     return {renamed.get(name, name) for name, there in llvm.get_host_cpu_features().items() if there}
 
 
-def this_machine() -> Level:
-    """The highest level that this CPU has, or the one that the environment variable NUMLSTM_CPU names.
+def supported() -> list[Level]:
+    """The levels that this CPU has, highest first.
 
     Raises
     ------
     RuntimeError
-        For an unknown name in NUMLSTM_CPU, one that this CPU lacks, or a CPU that there are no kernels for.
+        For a CPU that there are no kernels for.
     """
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
@@ -130,10 +130,22 @@ def this_machine() -> Level:
         able = ["aarch64"]
     else:
         raise RuntimeError(f"there are no kernels for the CPU {machine!r}; there are some for {', '.join(LEVELS)}")
-    asked = os.environ.get("NUMLSTM_CPU") or able[0]
+    return [LEVELS[name] for name in able]
+
+
+def this_machine() -> Level:
+    """The highest level that this CPU has, or the one that the environment variable NUMLSTM_CPU names.
+
+    Raises
+    ------
+    RuntimeError
+        For an unknown name in NUMLSTM_CPU, one that this CPU lacks, or a CPU that there are no kernels for.
+    """
+    able = {level.name: level for level in supported()}
+    asked = os.environ.get("NUMLSTM_CPU") or next(iter(able))
     if asked not in able:
         raise RuntimeError(
             f"NUMLSTM_CPU={asked!r} is not a level that this CPU has; it has {', '.join(able)}. "
             "Unset NUMLSTM_CPU to let numlstm choose."
         )
-    return LEVELS[asked]
+    return able[asked]

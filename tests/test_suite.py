@@ -1,0 +1,81 @@
+"""The suite itself: README's command and the one for the rest are, together, all tests; and no helper stands twice."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+RUN = (ROOT / ".ci" / "run").read_text("utf-8")
+OPTIONS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["pytest"]["ini_options"]
+PLACES = {"gpu", "cpu_level"}  # they say where a test runs, not when
+
+
+def left_out():
+    """The expression of what README's command leaves out."""
+    return re.search(r"-m 'not \((.+)\)'", OPTIONS["addopts"])[1]
+
+
+def test_the_rest_is_what_the_command_of_readme_leaves_out():
+    assert re.findall(r"pytest -v -m '(.+)'", RUN) == [left_out()]
+    assert f'python -m pytest -m "{left_out()}"' in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+
+
+def test_every_marker_is_registered_and_leaves_out_or_says_where():
+    registered = {line.partition(":")[0] for line in OPTIONS["markers"]}
+    assert set(left_out().split(" or ")) == registered - PLACES
+    assert "--strict-markers" in OPTIONS["addopts"]
+
+
+def test_ci_runs_readme_s_command_first_and_ends_with_pytest():
+    assert RUN.index("-m pytest$") < RUN.index("eval ") < RUN.index("pytest -v -m '")
+    assert RUN.rstrip().splitlines()[-1].startswith(".venv/bin/python -m pytest ")
+
+
+def test_ci_repeats_at_the_lower_level_what_depends_on_it():
+    assert re.search(r"NUMLSTM_CPU=\$lower \S+ -m pytest -m 'cpu_level and not \(.+\)'", RUN)
+    marked = {path.name for path in TESTS.glob("test_*.py") if "pytest.mark.cpu_level" in path.read_text("utf-8")}
+    assert marked >= {"test_bits.py", "test_threads.py", "test_export.py", "test_bench.py"}
+
+
+def collected(*options, folder=ROOT):
+    """The tests that a command would run."""
+    command = [sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-q", "-p", "no:cacheprovider", *options]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+@pytest.mark.slow
+def test_the_two_commands_are_the_whole_collection():
+    first, rest, whole = collected(), collected("-m", left_out()), collected("-m", "")
+    assert sorted(first + rest) == sorted(whole)
+    assert len(set(whole)) == len(whole) and len(first) > len(rest) > 0
+
+
+def test_a_test_that_neither_runs_would_be_seen(tmp_path):
+    """In a suite of three tests, whose second command knows one marker less."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -m 'not (slow or fuzz)'\nmarkers =\n    slow\n    fuzz\n")
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\ndef test_a(): pass\n"
+        "@pytest.mark.slow\ndef test_b(): pass\n@pytest.mark.fuzz\ndef test_c(): pass\n"
+    )
+    first, rest, whole = (collected(*options, folder=tmp_path) for options in ([], ["-m", "slow"], ["-m", ""]))
+    assert (len(first), len(rest), len(whole)) == (1, 1, 3) and sorted(first + rest) != sorted(whole)
+
+
+def test_no_helper_stands_in_two_files():
+    """A function without a test's name whose statements are those of another file's."""
+    found = defaultdict(set)
+    for path in TESTS.glob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+                body = node.body[ast.get_docstring(node) is not None :]
+                found[ast.dump(node.args), *map(ast.dump, body)].add(f"{path.name}: {node.name}")
+    assert [sorted(places) for places in found.values() if len(places) > 1] == []
