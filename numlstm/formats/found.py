@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numlstm.config import Config
 from numlstm.formats.tensor import Tensor
 
 Kind = Literal["LSTM", "LSTMCell"]
+UNSTATED = (
+    "the file does not say whether the batch comes first; batch_first=False is assumed unless you pass it"  # a note
+)
 
 
 class Found(NamedTuple):
@@ -45,6 +48,15 @@ class Found(NamedTuple):
     problem: str = ""
     warning: str = ""
     parameters: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def batch_first(self) -> bool | None:
+        """Whether the batch comes first in its input; None where the file does not say, and for an LSTMCell."""
+        stated = self.config is not None and self.kind == "LSTM" and UNSTATED not in self.notes
+        return self.config.batch_first if stated and self.config else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Found, (*self[:-1], dict(self.parameters))  # a read-only view of a dict cannot be pickled
 
     def __repr__(self) -> str:
         told = zip(self._fields[:-1], self, strict=False)  # parameters are as many as they are
