@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from numlstm import atomic
+from numlstm.checks import counted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -93,6 +94,12 @@ class Trace:
     c_n: Array
     batch_first: bool = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"cells": dict(self.cells)}  # a read-only view of a dict cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"cells": MappingProxyType(state["cells"])})
+
     def __getitem__(self, name: str) -> CellTrace:
         if name not in self.cells:
             raise KeyError(f"there is no {name!r} in this trace; it has {', '.join(self.cells)}")
@@ -130,11 +137,7 @@ class Trace:
         return int(self.h_n.shape[-1])
 
     def __repr__(self) -> str:
-        units, rows = (
-            f"{count} {word}{'s' if count != 1 else ''}"
-            for count, word in ((self.hidden_size, "unit"), (self.rows, "row"))
-        )
-        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        units, steps, rows = counted(self.hidden_size, "unit"), counted(self.steps, "step"), counted(self.rows, "row")
         return f"Trace({', '.join(self.cells)}: {units}; {steps}, {rows}, {self.output.dtype})"
 
     def steps_first(self, array: Array) -> Array:
@@ -267,7 +270,7 @@ class Trace:
     def _check(self) -> None:
         """Raise ValueError where arrays do not belong to each other."""
         if self.input.ndim not in (2, 3):
-            raise ValueError(f"input has {self.input.ndim} axes; 2 or 3 are expected")
+            raise ValueError(f"input has {counted(self.input.ndim, 'axis', 'axes')}; 2 or 3 are expected")
         if self.h_n.ndim != self.input.ndim or self.c_n.ndim != self.input.ndim:
             raise ValueError(f"h_n and c_n have {self.h_n.ndim} and {self.c_n.ndim} axes; input has {self.input.ndim}")
         directions = 2 if "l0_reverse" in self.cells else 1
