@@ -37,6 +37,8 @@ class Found(NamedTuple):
         where nothing.
     parameters : mapping of str to Tensor
         By the names of the state dict of its kind; empty where there is a problem.
+    batch_first : bool or None
+        Whether the batch comes first in its input; None where the file does not say, and for an LSTMCell.
     """
 
     name: str
@@ -51,9 +53,9 @@ class Found(NamedTuple):
 
     @property
     def batch_first(self) -> bool | None:
-        """Whether the batch comes first in its input; None where the file does not say, and for an LSTMCell."""
-        stated = self.config is not None and self.kind == "LSTM" and UNSTATED not in self.notes
-        return self.config.batch_first if stated and self.config else None
+        if self.config is None or self.kind == "LSTMCell" or UNSTATED in self.notes:
+            return None
+        return self.config.batch_first
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Found, (*self[:-1], dict(self.parameters))  # a read-only view of a dict cannot be pickled
