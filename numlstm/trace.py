@@ -7,7 +7,6 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +46,25 @@ class CellTrace:
     o: Array
     c: Array
     h: Array
+
+
+class Cells(Mapping[str, CellTrace]):
+    """The cells of a trace by name: read-only, and unlike a ``MappingProxyType`` pickled and copied."""
+
+    def __init__(self, cells: Mapping[str, CellTrace]) -> None:
+        self._cells = dict(cells)
+
+    def __getitem__(self, name: str) -> CellTrace:
+        return self._cells[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __repr__(self) -> str:
+        return f"Cells({self._cells!r})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,12 +111,6 @@ class Trace:
     h_n: Array
     c_n: Array
     batch_first: bool = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"cells": dict(self.cells)}  # a read-only view of a dict cannot be pickled
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"cells": MappingProxyType(state["cells"])})
 
     def __getitem__(self, name: str) -> CellTrace:
         if name not in self.cells:
@@ -263,7 +275,7 @@ class Trace:
             cells[name] = CellTrace(*(_taken(arrays, f"{field.name}_{name}") for field in fields(CellTrace)))
         if batch_first.dtype != bool or batch_first.shape != ():
             raise ValueError(f"batch_first must be True or False, but it is {batch_first.dtype} of {batch_first.shape}")
-        trace = cls(MappingProxyType(cells), **call, batch_first=bool(batch_first))
+        trace = cls(Cells(cells), **call, batch_first=bool(batch_first))
         trace._check()
         return trace
 

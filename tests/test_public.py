@@ -1,6 +1,7 @@
 """What holds for everything public: its names, type hints, pickles and copies, and what type checkers see of it."""
 
 import copy
+import dataclasses
 import importlib
 import inspect
 import pickle
@@ -284,6 +285,8 @@ def test_a_copied_trace_is_as_good(tmp_path):
     assert list(twin) == list(trace) and twin.batch_first is trace.batch_first
     with pytest.raises(TypeError):
         twin.cells["l0"] = trace["l0"]
+    plain = dataclasses.asdict(trace)
+    np.testing.assert_array_equal(plain["cells"]["l0"].f, trace["l0"].f)
     twin.save(tmp_path / "trace.npz")
     np.testing.assert_array_equal(numlstm.Trace.load(tmp_path / "trace.npz").output, trace.output)
 
