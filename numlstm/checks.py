@@ -165,10 +165,11 @@ def device(value: Any) -> str:
         raise TypeError(f"device must be None, 'cpu' or 'cuda', not {_show(value)}, a {type(value).__name__}")
     if name in ("cuda", "cuda:0", 0):
         return "cuda"
-    raise NotImplementedError(
-        f"device must be None, 'cpu' or 'cuda', not {_show(value)}\n"
-        "Of several CUDA devices the first is used; CUDA_VISIBLE_DEVICES says which that is."
-    )
+    if isinstance(name, int) or name.startswith("cuda:"):
+        advice = "Of several CUDA devices the first is used; CUDA_VISIBLE_DEVICES says which that is."
+    else:
+        advice = "An LSTM runs on the CPU, or on an NVIDIA GPU by CUDA."
+    raise NotImplementedError(f"device must be None, 'cpu' or 'cuda', not {_show(value)}\n{advice}")
 
 
 def cpu_only(value: Any, kind: str) -> None:
@@ -389,7 +390,7 @@ def lstm_call(config: Config, shape: Shape, hx: Any) -> Call:
     if shape[-1] != config.input_size:
         raise RuntimeError(
             f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[-1]}\n"
-            f"input has shape {shape}; its last axis must hold the {config.input_size} features of a step."
+            f"input has shape {shape}; its last axis must hold the {counted(config.input_size, 'feature')} of a step."
         )
     if steps == 0:
         if hx is not None:
@@ -427,7 +428,9 @@ def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
                 f"{'' if call.unbatched else 'batch, '}features); batch_first does not touch it."
             )
     if len(hx) != 2:
-        raise RuntimeError(f"lstm expects two hidden states\nhx must be (h_0, c_0), but it has {len(hx)} items.")
+        raise RuntimeError(
+            f"lstm expects two hidden states\nhx must be (h_0, c_0), but it has {counted(len(hx), 'item')}."
+        )
     return h_0, c_0
 
 
@@ -459,7 +462,7 @@ def two_states(hx: Any) -> tuple[Any, Any]:
     if len(hx) < 2:
         raise IndexError(
             f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
-            f"hx must be (h_0, c_0), but it has {len(hx)} items."
+            f"hx must be (h_0, c_0), but it has {counted(len(hx), 'item')}."
         )
     return hx[0], hx[1]
 
@@ -485,7 +488,7 @@ def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
     if shape[-1] != config.input_size:
         raise RuntimeError(
             f"input has inconsistent input_size: got {shape[-1]} expected {config.input_size}\n"
-            f"input has shape {shape}; its last axis must hold {config.input_size} features."
+            f"input has shape {shape}; its last axis must hold {counted(config.input_size, 'feature')}."
         )
     return call
 
@@ -520,7 +523,7 @@ def _cell_state_dims(call: Call, hx: Any) -> list[Array]:
     if call.unbatched and len(states) < 2:
         raise IndexError(
             f"{'tuple' if isinstance(hx, tuple) else 'list'} index out of range\n"
-            f"hx must be (h_0, c_0), but it has {len(states)} items."
+            f"hx must be (h_0, c_0), but it has {counted(len(states), 'item')}."
         )
     if len(states) != 2:
         raise RuntimeError(f"lstm_cell expects two hidden states\nhx must be (h_0, c_0), but it has {len(states)}.")
@@ -591,7 +594,7 @@ def no_lengths(lengths: Any) -> None:
 def out_arrays(out: Any, call: Call, dtype: np.dtype[Any], input: Array, hx: States | None) -> tuple[Array, ...]:
     """The three arrays of ``out=`` as plain ones, fit to be written: nothing else of the call overlaps them."""
     if not isinstance(out, tuple | list) or len(out) != 3:
-        what = f"{len(out)} items" if isinstance(out, tuple | list) else type(out).__name__
+        what = counted(len(out), "item") if isinstance(out, tuple | list) else type(out).__name__
         raise TypeError(f"out must be a tuple (output, h_n, c_n), not {what}")
     plain = []
     for name, given, shape in zip(("output", "h_n", "c_n"), out, (call.output, call.hidden, call.cell), strict=True):
@@ -695,6 +698,17 @@ def _same_place(array: Array, other: Array) -> bool:
         and array.strides == other.strides
         and array.__array_interface__["data"][0] == other.__array_interface__["data"][0]
     )
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, for a message.
+
+    Examples
+    --------
+    >>> counted(1, "part"), counted(2, "part"), counted(0, "axis", "axes")
+    ('1 part', '2 parts', '0 axes')
+    """
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def _show(value: Any) -> str:
@@ -804,7 +818,8 @@ def stream_piece(config: Config, rows: int, shape: Shape) -> Piece:
         )
     if batch != rows:
         raise RuntimeError(
-            f"input has {batch} rows, but the stream has {rows}\n" + _wanted_piece(outer, rows, features, shape)
+            f"input has {counted(batch, 'row')}, but the stream has {rows}\n"
+            + _wanted_piece(outer, rows, features, shape)
         )
     if steps == 0:
         raise RuntimeError(
@@ -838,7 +853,7 @@ def stream_rows(rows: Any, batch_size: int) -> np.ndarray[Any, np.dtype[np.intp]
         picked = np.arange(batch_size)[np.asarray([], np.intp) if _is_empty(rows) else rows]
     except (IndexError, TypeError, ValueError) as error:
         raise IndexError(
-            f"rows must pick from the {batch_size} rows of the stream: {error}\n"
+            f"rows must pick from the {counted(batch_size, 'row')} of the stream: {error}\n"
             f"It is {_show(rows)}; an int, a slice, a list of ints or of {batch_size} bools is expected, or None for "
             "all. The state is what it was."
         ) from None
