@@ -11,12 +11,14 @@ from numlstm import checks, engine
 from numlstm.module import Module
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numlstm.parameter_types import CellParameters
+else:
+    CellParameters = Module
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class LSTMCell(Module):
+class LSTMCell(CellParameters):
     """One step of one LSTM layer, with the interface and the conventions of ``torch.nn.LSTMCell``.
 
     It is an `LSTM` of one layer over one step, to the bit.
@@ -65,6 +67,7 @@ class LSTMCell(Module):
 
     _suffix = "_l0"
     _kind = "LSTMCell"
+    _closed = True
 
     def __init__(
         self,
@@ -80,16 +83,16 @@ class LSTMCell(Module):
         checks.cpu_only(device, "LSTMCell")
         self._start(config, checks.parameter_dtype(dtype), seed)
 
-    def __getattr__(self, name: str) -> Any:
+    def _found(self, name: str) -> Any:
         if name in ("bias_ih", "bias_hh") and "_held" in self.__dict__ and not self.bias:
             return None
-        return super().__getattr__(name)
+        return super()._found(name)
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
 
-    def forward(self, input: ArrayLike, hx: Any = None) -> tuple[Array, Array]:
+    def forward(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[Array, Array]:
         """Run one step.
 
         Parameters

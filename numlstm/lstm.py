@@ -8,22 +8,18 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import checks, engine
+from numlstm import checks, engine, lazy
 from numlstm.config import Config
 from numlstm.module import Held, Module, changing
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from numlstm.pool import Pool
-    from numlstm.sequence import PackedSequence
-    from numlstm.stream import Stream
-    from numlstm.trace import Trace
-
-    Packed = tuple[PackedSequence, tuple["Array", "Array"]]
+    from numlstm.parameter_types import LSTMParameters
+else:
+    LSTMParameters = Module
 
 Array = np.ndarray[Any, np.dtype[Any]]
-Result = tuple[Array, tuple[Array, Array]]
+States = tuple[Array, Array]
+Result = tuple[Array, States]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
 
@@ -38,7 +34,7 @@ def _cuda() -> Any:
     return run
 
 
-class LSTM(Module):
+class LSTM(LSTMParameters):
     """A stack of long short-term memory layers, with the interface and the conventions of ``torch.nn.LSTM``.
 
     For each step t of the input, each layer computes::
@@ -123,6 +119,7 @@ class LSTM(Module):
     """
 
     mode = "LSTM"
+    _closed = True
     _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
 
     def __init__(
@@ -222,7 +219,7 @@ class LSTM(Module):
     def flatten_parameters(self) -> None:
         """Do nothing: parameters are always packed. It is there because PyTorch's is."""
 
-    def pool(self, capacity: int | None = None) -> Pool:
+    def pool(self, capacity: int | None = None) -> lazy.Pool:
         """Return a pool: many live sequences, each with a state of its own, of which those present are one batch.
 
         It has the weights of now, until its `Pool.refresh`, and runs without dropout.
@@ -249,9 +246,7 @@ class LSTM(Module):
         (3,)
         """
         self._cpu_only("pool")
-        from numlstm.pool import Pool
-
-        return Pool(self._config, self._panels, capacity, lambda: self._panels)
+        return lazy.Pool(self._config, self._panels, capacity, lambda: self._panels)
 
     # ------------------------------------------------------------ the device
 
@@ -283,12 +278,18 @@ class LSTM(Module):
     # ------------------------------------------------------------ a call
 
     @overload
-    def forward(self, input: PackedSequence, hx: Any = None, *, lengths: None = None, out: Any = None) -> Packed: ...
+    def forward(
+        self, input: lazy.PackedSequence, hx: Any = None, *, lengths: None = None, out: Any = None
+    ) -> tuple[lazy.PackedSequence, States]: ...
 
     @overload
-    def forward(self, input: ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result: ...
+    def forward(
+        self, input: np.typing.ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None
+    ) -> Result: ...
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, out: Any = None) -> Result | Packed:
+    def forward(
+        self, input: Any, hx: Any = None, *, lengths: Any = None, out: Any = None
+    ) -> Result | tuple[lazy.PackedSequence, States]:
         """Run the LSTM over whole sequences.
 
         Parameters
@@ -370,7 +371,9 @@ class LSTM(Module):
 
     __call__ = forward
 
-    def _run(self, held: Held, input: Any, hx: Any, lengths: Any, out: Any) -> Result | Packed:
+    def _run(
+        self, held: Held, input: Any, hx: Any, lengths: Any, out: Any
+    ) -> Result | tuple[lazy.PackedSequence, States]:
         """`forward` where no short way is known. Apart, since a function with closures makes a cell for every call."""
         config, panels, gpu = held.config, held.panels, held.gpu
         if gpu is not None:
@@ -418,7 +421,7 @@ class LSTM(Module):
         engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
         return output, (h_n, c_n)
 
-    def stream(self, batch_size: int = 1) -> Stream:
+    def stream(self, batch_size: int = 1) -> lazy.Stream:
         """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
 
         It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout. That of an
@@ -446,13 +449,11 @@ class LSTM(Module):
             from numlstm.cuda import live
 
             make: Any = live.Stream
-            stream: Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
+            stream: lazy.Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
             return stream
-        from numlstm.stream import Stream
+        return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels)
 
-        return Stream(self._config, self._panels, batch_size, lambda: self._panels)
-
-    def trace(self, input: ArrayLike, hx: Any = None) -> Trace:
+    def trace(self, input: np.typing.ArrayLike, hx: Any = None) -> lazy.Trace:
         """Run the LSTM as `forward` does, and keep the gates and states of every layer and direction at every step.
 
         Parameters

@@ -22,9 +22,6 @@ from numlstm.config import Config
 from numlstm.locks import fork_safe
 from numlstm.panels import Panels
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
@@ -80,6 +77,7 @@ class Module:
     _suffix = ""
     _kind = "LSTM"  # what a file calls it
     _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype", "device"})
+    _closed = False  # whether objects of this very class, not of subclasses, take no attributes but those it has
 
     training: bool
     _held: Held
@@ -196,12 +194,21 @@ class Module:
 
     # ------------------------------------------------------------ parameters
 
-    def __getattr__(self, name: str) -> Any:
+    if not TYPE_CHECKING:  # a type checker that saw these would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            return self._found(name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            self._assign(name, value)
+
+    def _found(self, name: str) -> Any:
+        """What an attribute is that nothing else holds: a parameter."""
         if name in self.__dict__.get("_shapes", ()):
             return self._parameter(name)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def _assign(self, name: str, value: Any) -> None:
         shapes = self.__dict__.get("_shapes", {})
         if name in shapes:
             with changing:
@@ -225,7 +232,34 @@ class Module:
                 f"{self!r} has no parameter '{name}'\nIts parameters are {', '.join(shapes)}.", name=name, obj=self
             )
         else:
+            if vars(type(self)).get("_closed"):
+                self._check_known(name, value)
             object.__setattr__(self, name, value)
+
+    def _check_known(self, name: str, value: Any) -> None:
+        """Refuse an attribute that this class does not have, which would be a misspelt one as a rule."""
+        kind = type(self)
+        if name[:2] == name[-2:] == "__":  # what tools leave on any object
+            return
+        if not hasattr(kind, name) and name not in Module.__annotations__:
+            from difflib import get_close_matches
+
+            public = [known for known in dir(self) if known[0] != "_"]
+            close = get_close_matches(name, public, 1)
+            raise AttributeError(
+                f"'{kind.__name__}' object has no attribute '{name}', and takes no new one\n"
+                + (f"Did you mean {close[0]}? " if close else "")
+                + f"A subclass of {kind.__name__} may have attributes of its own."
+            )
+        if callable(getattr(kind, name, None)) and not callable(value):
+            from reprlib import repr as shown
+
+            raise AttributeError(
+                f"{name} of '{kind.__name__}' object is a method, which {shown(value)} cannot replace\n"
+                f"Call it: {name}(...).",
+                name=name,
+                obj=self,
+            )
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__.get("_shapes", ()):
@@ -283,13 +317,17 @@ class Module:
         OrderedDict of str to ndarray
             In the order and with the names of PyTorch's ``state_dict``.
         """
-        panels = self._panels
         into: OrderedDict[str, Array] = OrderedDict() if destination is None else destination
-        for name in self._shapes:
-            into[prefix + name] = np.array(panels.parameter(name + self._suffix))
+        for name, array in self._parameters().items():
+            into[prefix + name] = array
         return into
 
-    def load_state_dict(self, state_dict: Mapping[str, ArrayLike], strict: bool = True) -> IncompatibleKeys:
+    def _parameters(self) -> dict[str, Array]:
+        """Writable copies by name, whatever a subclass has made of `state_dict`."""
+        panels = self._panels
+        return {name: np.array(panels.parameter(name + self._suffix)) for name in self._shapes}
+
+    def load_state_dict(self, state_dict: Mapping[str, np.typing.ArrayLike], strict: bool = True) -> IncompatibleKeys:
         """Take parameters from a state dict: all of them or, on an error, none.
 
         Parameters
@@ -340,7 +378,7 @@ class Module:
         from numlstm import formats
 
         kind: Any = type(self)._kind
-        formats.written(path, kind, self._config, self.state_dict())
+        formats.written(path, kind, self._config, self._parameters())
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""
@@ -439,7 +477,7 @@ class Module:
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:
-        held = {"_config": self._config, "_parameters": dict(self.state_dict()), "_dtype": self.dtype.name}
+        held = {"_config": self._config, "_parameters": self._parameters(), "_dtype": self.dtype.name}
         return self._apart() | {"_rng": self._rng} | held
 
     def __setstate__(self, state: dict[str, Any]) -> None:

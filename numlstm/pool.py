@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from threading import get_ident
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from typing import Any, NoReturn, Self, TypeVar, overload
 from weakref import ref
 
 import numpy as np
@@ -21,9 +21,6 @@ from numpy import empty, ndarray
 from numlstm import checks, engine
 from numlstm.config import Config
 from numlstm.panels import Panels, aligned_empty
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
@@ -250,7 +247,7 @@ class Pool:
         if not self._free and self._unused == self.capacity:
             if self._bound is not None:
                 raise RuntimeError(
-                    f"the pool is full: its capacity is {self._bound}, and {self._bound} sessions are open\n"
+                    f"the pool is full: its capacity is {checks.counted(self._bound, 'session')}\n"
                     "Close one, or make a pool with a larger capacity, or with none, which grows."
                 )
             self._make_room(2 * self.capacity)
@@ -297,7 +294,9 @@ class Pool:
             )
             is_open, places = np.zeros(capacity, np.bool_), empty(capacity, np.intp)
         except (MemoryError, ValueError, OverflowError) as error:  # or larger than any array may be
-            raise MemoryError(f"there is no memory for the states of {capacity} sessions: {error}") from None
+            raise MemoryError(
+                f"there is no memory for the states of {checks.counted(capacity, 'session')}: {error}"
+            ) from None
         if have:
             h[:, :have], c[:, :have], is_open[:have] = self._h, self._c, self._is_open
         self._h, self._c, self._batch_h, self._batch_c = h, c, batch_h, batch_c
@@ -307,10 +306,12 @@ class Pool:
     # ------------------------------------------------------------ steps
 
     @overload
-    def step(self, slots: Mapping[Session, ArrayLike]) -> dict[Session, Array]: ...
+    def step(self, slots: Mapping[Session, np.typing.ArrayLike]) -> dict[Session, Array]: ...
 
     @overload
-    def step(self, slots: Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]], input: ArrayLike) -> Array: ...
+    def step(
+        self, slots: Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]], input: np.typing.ArrayLike
+    ) -> Array: ...
 
     def step(self, slots: Any, input: Any = None) -> Any:
         """Run the step that comes next of each session that is present, or several; the others stay as they are.
@@ -436,7 +437,7 @@ class Pool:
         if shape[-1] != size:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {size}, got {shape[-1]}\n"
-                f"{name} has shape {shape}; its last axis must hold the {size} features of a step."
+                f"{name} has shape {shape}; its last axis must hold the {checks.counted(size, 'feature')} of a step."
             )
 
     def _check_steps(self, steps: int, shape: checks.Shape) -> None:
@@ -454,8 +455,8 @@ class Pool:
         if x.ndim not in (2, 3) or x.shape[0 if swap else -2] != count:
             chunk = f"({count}, steps, {size})" if self._config.batch_first else f"(steps, {count}, {size})"
             raise ValueError(
-                f"input must have shape ({count}, {size}) or {chunk}, for {count} slots; received {x.shape}\n"
-                "The states are what they were."
+                f"input must have shape ({count}, {size}) or {chunk}, for {checks.counted(count, 'slot')}; "
+                f"received {x.shape}\nThe states are what they were."
             )
         self._check_features("input", x.shape)
         if swap:

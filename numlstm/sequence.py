@@ -10,14 +10,11 @@ import operator
 from collections.abc import Iterable
 from numbers import Complex
 from reprlib import repr as show
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from numlstm import checks
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
@@ -184,7 +181,7 @@ class PackedSequence(_Fields):
 
 
 def pack_padded_sequence(
-    input: ArrayLike, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
+    input: np.typing.ArrayLike, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
 ) -> PackedSequence:
     """Pack a padded batch.
 
@@ -301,7 +298,7 @@ def pad_packed_sequence(
     return padded.reshape(*shape, *data.shape[1:]), lengths if back is None else lengths[back]
 
 
-def pack_sequence(sequences: Iterable[ArrayLike], enforce_sorted: bool = True) -> PackedSequence:
+def pack_sequence(sequences: Iterable[np.typing.ArrayLike], enforce_sorted: bool = True) -> PackedSequence:
     """Pack sequences of several lengths.
 
     Parameters
@@ -364,7 +361,7 @@ def unpack_sequence(packed_sequences: PackedSequence) -> list[Array]:
 
 
 def pad_sequence(
-    sequences: Iterable[ArrayLike],
+    sequences: Iterable[np.typing.ArrayLike],
     batch_first: bool = False,
     padding_value: complex = 0.0,
     padding_side: str = "right",
@@ -432,7 +429,7 @@ def pad_sequence(
     return padded
 
 
-def unpad_sequence(padded_sequences: ArrayLike, lengths: Any, batch_first: bool = False) -> list[Array]:
+def unpad_sequence(padded_sequences: np.typing.ArrayLike, lengths: Any, batch_first: bool = False) -> list[Array]:
     """Cut a padded batch into one array a sequence: the inverse of `pad_sequence`.
 
     Parameters
@@ -480,7 +477,8 @@ def unpad_sequence(padded_sequences: ArrayLike, lengths: Any, batch_first: bool 
     if each.ndim != 1 or len(each) != len(rows):
         raise ValueError(
             f"zip() argument 2 is {'shorter' if each.size < len(rows) else 'longer'} than argument 1\n"
-            f"There must be one length for each of {len(rows)} sequences; lengths has shape {each.shape}."
+            f"There must be one length for each of {checks.counted(len(rows), 'sequence')}; "
+            f"lengths has shape {each.shape}."
         )
     _within(each, 0, rows.shape[1])
     return [row[:length].copy() for row, length in zip(rows, each.tolist(), strict=True)]

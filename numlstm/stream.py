@@ -17,9 +17,6 @@ from numlstm.kernels.abi import SELF_DATA, Header, Live
 from numlstm.panels import LINE, Panels, aligned_empty
 from numlstm.plan import CACHE_L1, Plan, checked, make_plan
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
 T = TypeVar("T")
@@ -34,6 +31,12 @@ class _Slots(np.ndarray[Any, Any]):
     """The stream's record, which built-in functions are bound to: it keeps what its addresses point to."""
 
     held: Any
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(checks.STREAM_PICKLED)
+
+
+_Slots.__name__ = _Slots.__qualname__ = "Stream"  # what Python's messages call the owner of ``step``
 
 
 class Stream:
@@ -114,9 +117,11 @@ class Stream:
         except (MemoryError, OverflowError, ValueError) as error:  # NumPy's words for what is too large
             raise checks.no_room(rows, error) from None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        checks.once(self, name)
-        object.__setattr__(self, name, value)
+    if not TYPE_CHECKING:  # a type checker that saw this would take any name
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            checks.once(self, name)
+            object.__setattr__(self, name, value)
 
     def _lay_out(self) -> None:
         """Take one piece of memory for all that a step touches but the weights, and fill in the slots."""
@@ -215,7 +220,7 @@ class Stream:
         # where threads may share the work of a single step, the engine has it
         self._call = _nothing if plan.long else kernel.live_call(slots)
 
-    def __call__(self, input: ArrayLike) -> Array:
+    def __call__(self, input: np.typing.ArrayLike) -> Array:
         """Run the steps that come next.
 
         Parameters
@@ -480,10 +485,12 @@ def _function(name: str) -> int:
 def _by_ctypes(run: Callable[[int], int], slots: _Slots, at: int) -> Callable[[], None]:
     """``step`` where no machine code may be called as a built-in function."""
 
-    def step(_: Any = slots) -> None:  # which it keeps
+    def step() -> None:
         if run(at):
             raise RuntimeError(BUSY)
 
+    step.__qualname__ = "Stream.step"
+    step.__dict__["record"] = slots  # which it keeps
     return step
 
 

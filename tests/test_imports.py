@@ -33,8 +33,10 @@ ORDER = (
     "interop",
     "files",
     "lstm",
+    "lazy",
     "packed",
     "cell",
+    "parameter_types",
     "pool",
     "stream",
     "module",
@@ -56,6 +58,7 @@ ORDER = (
     "kernels",
     "locks",
     "log",
+    "requirements",
 )
 ALONE = {"reference"}
 FOREIGN = {"torch": {"numlstm.bench.peers"}}  # whom the bench times, imported when it does and nowhere else

@@ -25,8 +25,8 @@ LEFT_ALONE = {
     "numlstm.dask",
     "numlstm.demo", "numlstm.interop", "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library",
     "numlstm.kernels.linked", "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed",
-    "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.series", "numlstm.stored", "numlstm.stream",
-    "numlstm.terminal",
+    "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.requirements", "numlstm.sequence",
+    "numlstm.series", "numlstm.stored", "numlstm.stream", "numlstm.terminal", "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}

@@ -15,21 +15,31 @@ dask.array<numlstm-output, shape=(20, 1000, 4), dtype=float32, chunksize=(10, 25
 (1, 2, 4)
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from numlstm.requirements import install
 
 try:
     import dask.array  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"numlstm.dask needs Dask ({error}); install it with: pip install 'numlstm[dask]'") from error
+    raise ImportError(f"numlstm.dask needs Dask ({error}); install it with: {install('dask')}") from error
 
 from numlstm.dask.arrays import forward
 
 __all__ = ["forward", "forward_frame"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "forward_frame":  # needs pandas and pyarrow besides, which arrays do without
-        from numlstm.dask.frames import forward_frame
+if TYPE_CHECKING:
+    from numlstm.dask.frames import forward_frame
+else:  # a type checker that saw this would take any name
 
-        return forward_frame
-    raise AttributeError(f"module 'numlstm.dask' has no attribute '{name}'")
+    def __getattr__(name: str) -> Any:
+        if name == "forward_frame":  # needs pandas and pyarrow besides, which arrays do without
+            from numlstm.dask.frames import forward_frame
+
+            return forward_frame
+        raise AttributeError(f"module 'numlstm.dask' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name[:2] == name[-2:] == "__")})

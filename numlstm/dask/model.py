@@ -28,7 +28,7 @@ def sent(lstm: LSTM) -> Delayed:
 
     The scheduler sees bytes alone; a worker that needs the LSTM gets it from another that has it.
     """
-    token = tokenize(lstm._config, lstm.dtype.name, lstm.training, dict(lstm.state_dict()))
+    token = tokenize(lstm._config, lstm.dtype.name, lstm.training, lstm._parameters())
     content = pickle.dumps(lstm, pickle.HIGHEST_PROTOCOL)
     return delayed(received, pure=True)(content, dask_key_name=f"numlstm-model-{token}")
 

@@ -1,0 +1,31 @@
+"""Classes that an LSTM hands out but does not need to run: imported when they are first asked for.
+
+So a start is spared their modules, and annotations that name them can still be resolved: ``lazy.Stream``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+MODULES = {
+    "LSTMCell": "cell",
+    "PackedSequence": "sequence",
+    "Pool": "pool",
+    "Stream": "stream",
+    "Trace": "trace",
+}
+
+# ruff: noqa: PLC0414
+if TYPE_CHECKING:
+    from numlstm.cell import LSTMCell as LSTMCell
+    from numlstm.pool import Pool as Pool
+    from numlstm.sequence import PackedSequence as PackedSequence
+    from numlstm.stream import Stream as Stream
+    from numlstm.trace import Trace as Trace
+else:  # a type checker that saw this would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name not in MODULES:
+            raise AttributeError(f"module 'numlstm.lazy' has no attribute '{name}'")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"numlstm.{MODULES[name]}"), name)
+        return value
