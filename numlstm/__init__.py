@@ -10,12 +10,14 @@ Examples
 """
 
 import gc
+import sys
 from typing import TYPE_CHECKING, Any
 
 _collecting = gc.isenabled()
 gc.disable()  # what is imported stays: to look for garbage meanwhile, NumPy's too, takes 4 ms of a start and finds none
 try:
-    from numlstm.files import find, load, tensors
+    from numlstm import lazy
+    from numlstm.files import find, load, load_cell, tensors
     from numlstm.lstm import LSTM
     from numlstm.threads import get_num_threads, num_threads, set_num_threads
 finally:
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from numlstm.stream import Stream, step_function
     from numlstm.trace import Trace
 
+    __version__: str
+
 __all__ = [
     "LSTM",
     "LSTMCell",
@@ -51,6 +55,7 @@ __all__ = [
     "from_torch",
     "get_num_threads",
     "load",
+    "load_cell",
     "num_threads",
     "pack_padded_sequence",
     "pack_sequence",
@@ -65,19 +70,15 @@ __all__ = [
 ]
 
 
-# What a program may never ask for, by the module that is imported when it does.
+# Modules that a program may never need, by the names that import them.
 _LATER = {
-    "LSTMCell": "cell",
-    "Pool": "pool",
+    **lazy.MODULES,
     "Session": "pool",
-    "Stream": "stream",
-    "Trace": "trace",
     "from_torch": "interop",
     "plot_trace": "plot",
     "step_function": "stream",
 } | dict.fromkeys(
     (
-        "PackedSequence",
         "pack_padded_sequence",
         "pack_sequence",
         "pad_packed_sequence",
@@ -88,21 +89,22 @@ _LATER = {
     "sequence",
 )
 
+if not TYPE_CHECKING:  # a type checker that saw this would take any name
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":  # reads the installed package's metadata
-        from importlib.metadata import version
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":  # reads the installed package's metadata
+            from importlib.metadata import version
 
-        value: Any = version("numlstm")
-    elif name in _LATER:
-        from importlib import import_module
+            value: Any = version("numlstm")
+        elif name in _LATER:
+            from importlib import import_module
 
-        value = getattr(import_module(f"numlstm.{_LATER[name]}"), name)
-    else:
-        raise AttributeError(f"module 'numlstm' has no attribute '{name}'")
-    globals()[name] = value
-    return value
+            value = getattr(import_module(f"numlstm.{_LATER[name]}"), name)
+        else:
+            raise AttributeError(f"module 'numlstm' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*__all__, "__version__", *(name for name in globals() if name[:2] == name[-2:] == "__")})

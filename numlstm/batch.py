@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic, checks, files, formats, series
+from numlstm import atomic, checks, files, series
 from numlstm.config import Config
-from numlstm.formats.state_dict import UNSTATED
 from numlstm.lstm import LSTM
 from numlstm.stored import Stored
 
@@ -62,7 +61,8 @@ def run(
     name : str, optional
         Which LSTM, where the model file holds several.
     batch_first : bool, optional
-        Whether input and output are (batch, steps, features); what the model file states if left out.
+        Whether input and output are (batch, steps, features); what the model file states if left out, and not to be
+        contradicted.
     chunk : int
         Bytes that a piece takes in memory. A bidirectional LSTM takes no less than a whole row.
     progress : callable
@@ -105,9 +105,10 @@ def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
 ) -> Iterator[tuple[LSTM, series.Series, checks.States | None, checks.Call]]:
     """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
-    lstm = files.as_lstm(files.load(model, name))
+    module, found = files.read(model, name, batch_first)
+    lstm = files.as_lstm(module)
     if batch_first is not None:
-        lstm.batch_first = batch_first
+        lstm.batch_first = batch_first  # of a cell over all steps as well
     with series.opened(input) as given:
         hx = given.states
         if state is not None:
@@ -118,19 +119,14 @@ def prepared(
         call = checks.lstm_call(lstm._config, given.shape, hx)
         if hx is not None:
             hx = checks.lstm_states(call, hx, lstm.dtype)
-        if batch_first is None and not call.unbatched and _unstated(model, name):
+        unstated = found.kind == "LSTM" and found.batch_first is None
+        if unstated and batch_first is None and not call.unbatched:
             warnings.warn(
                 f"{os.fspath(model)} does not say whether the batch comes first; input {given.shape} is taken as "
                 "(steps, batch, features): --batch-first or --steps-first says which it is",
                 stacklevel=2,
             )
         yield lstm, given, hx, call
-
-
-def _unstated(model: Path, name: str | None) -> bool:
-    """Whether the file leaves open which axis comes first."""
-    with formats.opened(model) as contents:
-        return UNSTATED in files.pick(contents, name).notes
 
 
 def _run(

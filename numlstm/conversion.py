@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
-from typing import Any
 
 from numlstm import atomic, files, formats, listing
-from numlstm.lstm import LSTM
+from numlstm.checks import counted
 from numlstm.terminal import size
 
 Path = str | os.PathLike[str]
@@ -36,32 +36,39 @@ def convert(
     dtype : "float32" or "float64", optional
         Of the parameters in `target`; as loaded if left out.
     batch_first : bool, optional
-        What `target` is to state; what `source` states if left out.
+        What `target` is to state where `source` does not say; what `source` states is not to be contradicted.
     echo : callable
         What a line of text is given to.
 
     Raises
     ------
     OSError, ValueError, ImportError
-        As `numlstm.load` and `LSTM.save` raise them; or both paths are the same file, or `batch_first` is given for
-        an LSTMCell.
+        As `numlstm.load` and `LSTM.save` raise them; or both paths are the same file.
+
+    Warns
+    -----
+    UserWarning
+        As `numlstm.load` does; or `source` does not say whether the batch comes first, and `batch_first` is left out.
     """
     formats.suffix_written(target)  # said before a large file is read for nothing
     atomic.ready(target)
     atomic.apart("OUT", target, "IN", source)
-    module: Any = files.load(source, name)
-    if batch_first is not None:
-        if not isinstance(module, LSTM):
-            raise ValueError(f"{os.fspath(source)} holds an LSTMCell, which takes one step and has no batch_first")
-        module.batch_first = batch_first
+    module = files.load(source, name, batch_first=batch_first)
     if dtype is not None:
         module.to(dtype=dtype)
     module.save(target)
     echo(f"{os.fspath(target)}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
     with formats.opened(source) as contents:
+        found = files.pick(contents, name)
         rest, told = listing.others(contents)
         more = len(contents.lstms) - 1
+    if found.kind == "LSTM" and found.batch_first is None and batch_first is None:
+        warnings.warn(
+            f"{os.fspath(source)} does not say whether the batch comes first, and {os.fspath(target)} states "
+            "batch_first=False now: --batch-first or --steps-first says which it is",
+            stacklevel=2,
+        )
     if more:
-        echo(f"{more} more LSTM{'s' if more > 1 else ''} of {os.fspath(source)} stayed behind")
+        echo(f"{counted(more, 'more LSTM')} of {os.fspath(source)} stayed behind")
     if rest and told:
-        echo(f"{len(rest)} other tensor{'s' if len(rest) > 1 else ''} of {os.fspath(source)} stayed behind")
+        echo(f"{counted(len(rest), 'other tensor')} of {os.fspath(source)} stayed behind")

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from numlstm import formats
+from numlstm import checks, formats, lazy
 from numlstm.checks import FLOAT32, FLOAT64
 from numlstm.formats import Found, Tensor
+from numlstm.formats.found import UNSTATED
 from numlstm.lstm import LSTM
-
-if TYPE_CHECKING:
-    from numlstm.cell import LSTMCell
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | os.PathLike[str]
 
 
-def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
+def load(path: Path, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:
     """Return the LSTM that a model file holds, in eval mode.
+
+    A PyTorch state dict does not say whether the batch comes first in the input: pass ``batch_first=True`` if the model
+    was made with it. If it is left out, ``batch_first=False`` is assumed, and a batch laid out the other way gives
+    wrong results without an error. `find` and ``numlstm inspect`` say where a file leaves it open.
 
     Parameters
     ----------
@@ -32,13 +34,15 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
         holds decides, not its name; nothing in it is run.
     name : str, optional
         Which one, where there are several: a name that `find` gives.
+    batch_first : bool, optional
+        Whether input and output are (batch, steps, features), for a file that does not say. A file that does is not
+        contradicted; assign ``lstm.batch_first`` to use another layout than the model was made with.
 
     Returns
     -------
     LSTM or LSTMCell
-        A cell where the file holds the parameters of a ``torch.nn.LSTMCell``. In float64 if one of its parameters is,
-        else in float32, which holds float16 and bfloat16 exactly. A state dict does not say whether the batch came
-        first: ``lstm.batch_first = True`` says so.
+        A cell where the file holds the parameters of a ``torch.nn.LSTMCell``; `load_cell` is typed for it. In float64
+        if one of its parameters is, else in float32, which holds float16 and bfloat16 exactly.
 
     Raises
     ------
@@ -46,7 +50,10 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
         The file cannot be opened.
     ValueError
         It is damaged or of no format that is known; it holds no LSTM, none of that name, or several and no name
-        was given; or the LSTM computes something that is not supported. The message says which.
+        was given; or the LSTM computes something that is not supported; or `batch_first` contradicts the file or is
+        given for a cell. The message says which.
+    TypeError
+        `batch_first` is no bool.
     ImportError
         The extra for its format is not installed.
 
@@ -65,36 +72,101 @@ def load(path: Path, name: str | None = None) -> LSTM | LSTMCell:
     >>> load(path)
     LSTM(6, 4, num_layers=2, batch_first=True)
     """
-    with formats.opened(path) as contents:
-        found = pick(contents, name)
-        module, suspects = built(found)
-    if found.warning:
-        warnings.warn(f"{os.fspath(path)}: {found.warning}", stacklevel=2)
-    if suspects:
-        warnings.warn(
-            f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=2
+    # Typed as "LSTM | Any": an LSTM to a type checker, without a cast, and with no name of its own misspelt.
+    module, found = read(path, name, batch_first)
+    if batch_first is not None and found.kind == "LSTMCell":
+        raise ValueError(
+            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTMCell, which takes one step and has no "
+            "batch_first"
         )
     return module
 
 
-def built(found: Found) -> tuple[LSTM | LSTMCell, list[str]]:
+def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
+    """Return the LSTMCell that a model file holds, in eval mode.
+
+    Parameters
+    ----------
+    path, name
+        As for `load`, which gives the same cell.
+
+    Returns
+    -------
+    LSTMCell
+
+    Raises
+    ------
+    OSError, ValueError, ImportError
+        As `load` raises them; ValueError also where it is an LSTM.
+
+    Warns
+    -----
+    UserWarning
+        As for `load`.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> from numlstm import LSTMCell
+    >>> path = os.path.join(tempfile.mkdtemp(), "cell.npz")
+    >>> LSTMCell(6, 4).save(path)
+    >>> load_cell(path)
+    LSTMCell(6, 4)
+    """
+    module, found = read(path, name)
+    if isinstance(module, LSTM):
+        raise ValueError(
+            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTM, not an LSTMCell\nnumlstm.load returns it."
+        )
+    return module
+
+
+def read(path: Path, name: str | None, batch_first: bool | None = None) -> tuple[LSTM | lazy.LSTMCell, Found]:
+    """Load for a function that the user has called, and give what was found as well. See `load`."""
+    if batch_first is not None:
+        checks.flag("batch_first", batch_first)
+    with formats.opened(path) as contents:
+        found = pick(contents, name)
+        if batch_first is not None:
+            found = ordered(found, batch_first)
+        module, suspects = built(found)
+    if found.warning:
+        warnings.warn(f"{os.fspath(path)}: {found.warning}", stacklevel=3)
+    if suspects:
+        warnings.warn(
+            f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=3
+        )
+    return module, found
+
+
+def ordered(found: Found, batch_first: bool) -> Found:
+    """What was found, with the order that the caller states; ValueError where the file states the other one."""
+    if found.config is None or found.kind == "LSTMCell":
+        return found
+    if found.batch_first is (not batch_first):
+        raise ValueError(
+            f"the file states batch_first={found.batch_first}{f' for {found.name}' if found.name else ''}, but "
+            f"batch_first={batch_first} was asked for\n"
+            "Leave it out, and lay the input out as the file says."
+        )
+    notes = tuple(note for note in found.notes if note != UNSTATED)
+    return found._replace(config=found.config._replace(batch_first=batch_first), notes=notes)
+
+
+def built(found: Found) -> tuple[LSTM | lazy.LSTMCell, list[str]]:
     """What was found, loaded in eval mode while its file is open; and which parameters hold NaN or infinity."""
     dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
     assert found.config is not None, "a problem was raised"
     suspects: list[str] = []
-    kind: type[LSTM | LSTMCell] = LSTM
-    if found.kind == "LSTMCell":
-        from numlstm.cell import LSTMCell
-
-        kind = LSTMCell
+    kind: type[LSTM | lazy.LSTMCell] = lazy.LSTMCell if found.kind == "LSTMCell" else LSTM
     return kind._from_parameters(found.config, dtype, Read(found.parameters, suspects)), suspects
 
 
-def as_lstm(module: LSTM | LSTMCell) -> LSTM:
+def as_lstm(module: LSTM | lazy.LSTMCell) -> LSTM:
     """The module itself, or the LSTM of one layer that a cell is, to the bit."""
     if isinstance(module, LSTM):
         return module
-    parameters = {f"{name}_l0": array for name, array in module.named_parameters()}
+    parameters = {f"{name}_l0": array for name, array in module._parameters().items()}
     return LSTM._from_parameters(module._config, module.dtype, parameters)
 
 
@@ -152,8 +224,8 @@ def find(path: Path) -> list[Found]:
     -------
     list of Found
         In the order of the file, each with ``name``, ``kind``, ``config`` (sizes and flags), ``dtype``, ``where`` in
-        the file, ``notes``, ``problem``, which says why it cannot be loaded where it cannot, and ``warning``, which
-        `load` warns with. Empty where there is none.
+        the file, ``batch_first``, which is None where the file does not say it, ``notes``, ``problem``, which says why
+        it cannot be loaded where it cannot, and ``warning``, which `load` warns with. Empty where there is none.
 
     Raises
     ------

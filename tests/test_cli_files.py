@@ -104,6 +104,36 @@ def test_run_says_where_a_file_leaves_open_what_comes_first(folder):
         assert (says in ran.stderr) is warned and bool(ran.stderr) is warned
 
 
+@pytest.mark.parametrize("command", ["run", "trace", "convert"])
+def test_what_a_file_states_of_its_order_is_not_contradicted(folder, command):
+    x = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    np.save("x.npy", x)
+    for first in (False, True):
+        lstm = numlstm.LSTM(3, 2, seed=0, batch_first=first).eval()
+        lstm.save("m.npz")
+        args = ["m.npz", "out.npz"] if command == "convert" else ["m.npz", "x.npy", "-o", "out.npz"]
+        wrong, right = ("--steps-first", "--batch-first")[:: 1 if first else -1]
+        line = refused(command, *args, wrong)
+        assert f"m.npz: the file states batch_first={first}, but batch_first={not first} was asked for" in line
+        assert not os.path.exists("out.npz")
+        done(command, *args, right)
+        if command == "convert":
+            assert numlstm.load("out.npz").batch_first is first
+        else:
+            assert same_bits(np.load("out.npz")["output"], lstm(x)[0])
+        os.remove("out.npz")
+
+
+def test_a_cell_runs_in_the_order_that_is_asked_for(folder):
+    numlstm.LSTMCell(3, 2, seed=0).save("cell.npz")
+    x = np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32)
+    np.save("x.npy", x)
+    np.save("swapped.npy", x.swapaxes(0, 1))
+    done("run", "cell.npz", "x.npy", "-o", "steps.npz")
+    done("run", "cell.npz", "swapped.npy", "-o", "rows.npz", "--batch-first")
+    assert same_bits(np.load("rows.npz")["output"].swapaxes(0, 1), np.load("steps.npz")["output"])
+
+
 class TestInspect:
     def test_the_table(self, folder):
         tagger()
@@ -203,14 +233,24 @@ class TestConvert:
         assert isinstance(numlstm.load("out.npz"), numlstm.LSTMCell)
 
     def test_dtype_and_batch_first_are_stated(self, folder):
-        save("in.npz")
-        done("convert", "in.npz", "out.safetensors", "--dtype", "float64", "--batch-first")
+        save_file(numlstm.LSTM(6, 4, seed=0).state_dict(), "in.safetensors")
+        done("convert", "in.safetensors", "out.safetensors", "--dtype", "float64", "--batch-first")
         lstm = numlstm.load("out.safetensors")
         assert (lstm.dtype, lstm.batch_first) == (np.float64, True)
-        done("convert", "out.safetensors", "back.npz", "--steps-first", "--dtype", "float32")
-        assert (numlstm.load("back.npz").dtype, numlstm.load("back.npz").batch_first) == (np.float32, False)
+        done("convert", "out.safetensors", "back.npz", "--batch-first", "--dtype", "float32")
+        assert (numlstm.load("back.npz").dtype, numlstm.load("back.npz").batch_first) == (np.float32, True)
         numlstm.LSTMCell(3, 2).save("cell.npz")
         assert "has no batch_first" in refused("convert", "cell.npz", "out.npz", "--batch-first")
+
+    def test_an_assumption_that_becomes_a_statement_is_told(self, folder):
+        save_file(numlstm.LSTM(6, 4, seed=0).state_dict(), "in.safetensors")
+        says = (
+            "Warning: in.safetensors does not say whether the batch comes first, and out.npz states batch_first=False"
+        )
+        for options, warned in ([], True), (["--steps-first"], False):
+            ran = process("convert", "in.safetensors", "out.npz", *options)
+            assert ran.returncode == 0 and (says in ran.stderr) is warned and bool(ran.stderr) is warned
+            assert numlstm.find("out.npz")[0].batch_first is False
 
     def test_the_file_itself_is_never_overwritten(self, folder):
         tagger("in.safetensors")
@@ -1041,7 +1081,11 @@ def test_a_folder_that_is_gone_and_a_link_to_itself_are_sentences(folder):
 def test_names_that_the_terminal_cannot_show(folder, encoding):
     save_file({f"größe温.{name}": value for name, value in numlstm.LSTM(3, 2).state_dict().items()}, "温.safetensors")
     options = {"env": os.environ | {"PYTHONIOENCODING": encoding}, "encoding": "latin-1"}
-    for args in (["inspect", "温.safetensors"], ["check", "温.safetensors"], ["convert", "温.safetensors", "度.npz"]):
+    for args in (
+        ["inspect", "温.safetensors"],
+        ["check", "温.safetensors"],
+        ["convert", "温.safetensors", "度.npz", "--steps-first"],
+    ):
         ran = process(*args, **options)
         assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
         if encoding == "latin-1":

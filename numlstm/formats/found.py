@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from numlstm.config import Config
 from numlstm.formats.tensor import Tensor
 
 Kind = Literal["LSTM", "LSTMCell"]
+UNSTATED = (
+    "the file does not say whether the batch comes first; batch_first=False is assumed unless you pass it"  # a note
+)
 
 
 class Found(NamedTuple):
@@ -34,6 +37,8 @@ class Found(NamedTuple):
         where nothing.
     parameters : mapping of str to Tensor
         By the names of the state dict of its kind; empty where there is a problem.
+    batch_first : bool or None
+        Whether the batch comes first in its input; None where the file does not say, and for an LSTMCell.
     """
 
     name: str
@@ -45,6 +50,15 @@ class Found(NamedTuple):
     problem: str = ""
     warning: str = ""
     parameters: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def batch_first(self) -> bool | None:
+        if self.config is None or self.kind == "LSTMCell" or UNSTATED in self.notes:
+            return None
+        return self.config.batch_first
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Found, (*self[:-1], dict(self.parameters))  # a read-only view of a dict cannot be pickled
 
     def __repr__(self) -> str:
         told = zip(self._fields[:-1], self, strict=False)  # parameters are as many as they are

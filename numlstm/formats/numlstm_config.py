@@ -6,8 +6,7 @@ import json
 from collections.abc import Mapping
 
 from numlstm.config import Config
-from numlstm.formats import state_dict
-from numlstm.formats.found import Contents, Found, Kind
+from numlstm.formats.found import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"
@@ -58,4 +57,4 @@ def _stated(found: Found, text: str) -> Found:
             config=None,
             problem=f"its metadata {KEY} is {text[:200]!r}, which does not fit its tensors: {found.sizes()}",
         )
-    return found._replace(config=config, notes=tuple(note for note in found.notes if note != state_dict.UNSTATED))
+    return found._replace(config=config, notes=tuple(note for note in found.notes if note != UNSTATED))

@@ -11,8 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from numlstm.checks import counted
 from numlstm.config import Config
-from numlstm.formats.found import Found, Kind
+from numlstm.formats.found import UNSTATED, Found, Kind
 from numlstm.formats.tensor import FLOATS, Tensor
 
 NAME = re.compile(
@@ -24,7 +25,6 @@ LAYERS = 256  # more than anyone trains; what is done a layer may look at every 
 GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
 
 FLAGS = ("batch_first", "dropout")  # what tensors do not say
-UNSTATED = "the file does not say whether the batch comes first in its input; batch_first=False is assumed"
 Group = dict[str, Tensor]  # by own name
 
 
@@ -183,5 +183,5 @@ def _misfits(prefix: str, kind: Kind, config: Config, own: Group) -> list[str]:
             )
     said += [f"{shown(key)} has no place in an LSTM of these sizes" for key in own if key not in shapes]
     if len(said) > 4:
-        said[4:] = [f"{len(said) - 4} more tensors do not fit"]
+        said[4:] = [f"{counted(len(said) - 4, 'more tensor')} of another shape or place"]
     return said

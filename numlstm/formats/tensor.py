@@ -31,6 +31,9 @@ class Tensor(NamedTuple):
     dtype: str
     read: Callable[[], Array]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tensor, (self.shape, self.dtype, _left_behind)
+
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
 
@@ -43,6 +46,13 @@ class Tensor(NamedTuple):
     def of(cls, array: Array) -> "Tensor":
         """One whose numbers are already in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
+
+
+def _left_behind() -> Array:
+    """What reads the numbers of a pickle or a copy."""
+    raise ValueError(
+        "a tensor that was pickled or copied left its numbers in the file\nnumlstm.tensors reads them there."
+    )
 
 
 def width(dtype: str) -> int:
