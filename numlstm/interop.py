@@ -18,14 +18,14 @@ LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", 
 WIDENED = ("torch.float16", "torch.bfloat16")  # to float32, which holds every number of theirs
 
 
-def from_torch(module: Any) -> LSTM | LSTMCell:
+def from_torch(module: Any) -> LSTM | Any:
     """Return an LSTM or LSTMCell with the sizes, flags and parameters of PyTorch's, in eval mode.
 
     Parameters
     ----------
-    module : torch.nn.LSTM or torch.nn.LSTMCell
+    module : torch.nn.LSTM, torch.nn.LSTMCell, or a torch.nn.Module that holds exactly one of them
         On any device; its parameters are copied. Subclasses will do if they keep the forward of their base, and so
-        do parametrised modules, with the parameters' present values.
+        do parametrised modules, with the parameters' present values. Of a module around it nothing else is taken.
 
     Returns
     -------
@@ -35,7 +35,8 @@ def from_torch(module: Any) -> LSTM | LSTMCell:
     Raises
     ------
     TypeError
-        The module is something else, computes something else, or has parameters of another dtype.
+        The module is something else, holds several of them, computes something else, or has parameters of another
+        dtype.
     ValueError
         Its parameters do not have the shapes that its sizes say.
 
@@ -46,9 +47,8 @@ def from_torch(module: Any) -> LSTM | LSTMCell:
         ...
     TypeError: from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not str
     """
+    module = _only_one(module)
     base = _base(module)
-    if base is None:
-        raise _refusal(module)
     kind = base.__name__
     if type(module).forward is not base.forward or "forward" in vars(module):
         raise TypeError(
@@ -78,14 +78,20 @@ def _base(module: Any) -> Any:
     return None
 
 
-def _refusal(module: Any) -> TypeError:
-    inside = []
+def _only_one(module: Any) -> Any:
+    """The LSTM or LSTMCell that a module is or holds; TypeError where it holds none or several."""
+    if _base(module) is not None:
+        return module
+    inside = {}
     if hasattr(module, "named_modules") and not isinstance(module, type):
-        inside = [name for name, child in module.named_modules() if _base(child) is not None]
-    return TypeError(
-        f"from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not {type(module).__name__}"
-        + (f"\nIt holds some: pass one of {', '.join(inside)}." if inside else "")
-    )
+        inside = {name: child for name, child in module.named_modules() if _base(child) is not None}
+    if len(inside) == 1:
+        return next(iter(inside.values()))
+    said = f"from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not {type(module).__name__}"
+    if inside:
+        calls = "\n".join(f"  from_torch(module.get_submodule({name!r}))" for name in inside)
+        said += f", which holds {len(inside)} of them\nPass one:\n{calls}"
+    raise TypeError(said)
 
 
 def _parameters(module: Any, shapes: Mapping[str, checks.Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:

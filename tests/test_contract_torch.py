@@ -743,6 +743,12 @@ def torch_has_writable_parameters():
     assert outcome(setattr, net, "weight_hh_l0", None) is None and outcome(delattr, net, "bias_hh_l0") is None
 
 
+def torch_takes_any_attribute():
+    theirs = torch.nn.LSTM(3, 4)
+    theirs.batch_frist, theirs.train = True, False
+    assert not theirs.batch_first
+
+
 def torch_changes_anything():
     net = torch.nn.LSTM(3, 4, 2)
     for name, value in (("hidden_size", 5), ("dropout", 2), ("batch_first", 1), ("bidirectional", "x")):
@@ -837,6 +843,7 @@ CONFIRMED = {
     "Batched states for an unbatched cell have their own message": torch_adds_batched_states,
     "Parameters are read-only arrays, changed by assignment": torch_has_writable_parameters,
     "Sizes and flags are fixed, and what may change is checked": torch_changes_anything,
+    "An LSTM takes no attributes that it does not have": torch_takes_any_attribute,
     "`state_dict()` gives copies": torch_shares_its_state_dict,
     "`load_state_dict()` loads everything or nothing": torch_loads_what_fits,
     "A shallow copy is independent": torch_copies_share,
@@ -951,10 +958,26 @@ def resized():
     return theirs
 
 
+def pair():
+    return torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.ModuleDict({"rnn": torch.nn.LSTMCell(3, 4)}))
+
+
 def scripted():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.script(torch.nn.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
+def test_from_torch_takes_the_only_one_of_a_net(kind):
+    theirs = getattr(torch.nn, kind)(3, 4)
+    net = torch.nn.ModuleDict(
+        {"embed": torch.nn.Embedding(5, 3), "body": torch.nn.Sequential(theirs, torch.nn.GRU(4, 4))}
+    )
+    net["again"] = theirs  # shared: still one
+    ours = numlstm.from_torch(net)
+    assert type(ours) is getattr(numlstm, kind)
+    assert all(np.array_equal(ours.state_dict()[name], array) for name, array in arrays_of(theirs).items())
 
 
 @pytest.mark.parametrize(
@@ -964,7 +987,9 @@ def scripted():
         (lambda: torch.nn.RNNCell(3, 4), TypeError, "not RNNCell"),
         (lambda: torch.nn.LSTM, TypeError, "not type"),
         (lambda: torch.nn.LSTM(3, 4).state_dict(), TypeError, "not OrderedDict"),
-        (lambda: torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.ReLU()), TypeError, "It holds some: pass one of 0"),
+        (lambda: torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU()), TypeError, "not Sequential$"),
+        (pair, TypeError, r"holds 2 of them\nPass one:\n  from_torch\(module.get_submodule\('0'\)\)\n.*'1.rnn'"),
+        (lambda: torch.nn.Sequential(Doubled(3, 4)), TypeError, "Doubled has a forward of its own"),
         (scripted, TypeError, "not RecursiveScriptModule"),
         (lambda: torch.ao.nn.quantized.dynamic.LSTM(3, 4), TypeError, "from_torch takes"),
         (lambda: torch.ao.nn.quantizable.LSTM(3, 4), TypeError, "from_torch takes"),
