@@ -9,7 +9,6 @@ are computed here, in NumPy, from the very x and h that the kernel read.
 from __future__ import annotations
 
 import math
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from .boxes import address
 from .checks import Call
 from .kernels.abi import Header
 from .panels import Array, Panels
-from .trace import CellTrace, Trace
+from .trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
 CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
@@ -54,7 +53,7 @@ def record(
     for _, _, suffix in config.cells():
         sizes = [config.hidden_size] * 5 + [config.output_size]
         cells[suffix[1:]] = CellTrace(*(np.empty((*lead, size), dtype) for size in sizes))
-    trace = Trace(MappingProxyType(cells), **arrays, batch_first=call.swap)
+    trace = Trace(Cells(cells), **arrays, batch_first=call.swap)
     if call.batch > 0:
         _fill(panels, trace, dropout)
     return trace

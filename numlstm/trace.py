@@ -7,12 +7,12 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
 
 from numlstm import atomic
+from numlstm.checks import counted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,6 +46,25 @@ class CellTrace:
     o: Array
     c: Array
     h: Array
+
+
+class Cells(Mapping[str, CellTrace]):
+    """The cells of a trace by name: read-only, and unlike a ``MappingProxyType`` pickled and copied."""
+
+    def __init__(self, cells: Mapping[str, CellTrace]) -> None:
+        self._cells = dict(cells)
+
+    def __getitem__(self, name: str) -> CellTrace:
+        return self._cells[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cells)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def __repr__(self) -> str:
+        return f"Cells({self._cells!r})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,11 +149,7 @@ class Trace:
         return int(self.h_n.shape[-1])
 
     def __repr__(self) -> str:
-        units, rows = (
-            f"{count} {word}{'s' if count != 1 else ''}"
-            for count, word in ((self.hidden_size, "unit"), (self.rows, "row"))
-        )
-        steps = f"{self.steps} step{'s' if self.steps != 1 else ''}"
+        units, steps, rows = counted(self.hidden_size, "unit"), counted(self.steps, "step"), counted(self.rows, "row")
         return f"Trace({', '.join(self.cells)}: {units}; {steps}, {rows}, {self.output.dtype})"
 
     def steps_first(self, array: Array) -> Array:
@@ -260,14 +275,14 @@ class Trace:
             cells[name] = CellTrace(*(_taken(arrays, f"{field.name}_{name}") for field in fields(CellTrace)))
         if batch_first.dtype != bool or batch_first.shape != ():
             raise ValueError(f"batch_first must be True or False, but it is {batch_first.dtype} of {batch_first.shape}")
-        trace = cls(MappingProxyType(cells), **call, batch_first=bool(batch_first))
+        trace = cls(Cells(cells), **call, batch_first=bool(batch_first))
         trace._check()
         return trace
 
     def _check(self) -> None:
         """Raise ValueError where arrays do not belong to each other."""
         if self.input.ndim not in (2, 3):
-            raise ValueError(f"input has {self.input.ndim} axes; 2 or 3 are expected")
+            raise ValueError(f"input has {counted(self.input.ndim, 'axis', 'axes')}; 2 or 3 are expected")
         if self.h_n.ndim != self.input.ndim or self.c_n.ndim != self.input.ndim:
             raise ValueError(f"h_n and c_n have {self.h_n.ndim} and {self.c_n.ndim} axes; input has {self.input.ndim}")
         directions = 2 if "l0_reverse" in self.cells else 1
