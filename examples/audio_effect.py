@@ -1,6 +1,6 @@
 """A guitar amplifier on a WAV file, sample by sample: a stream's step inside a loop that Numba compiles.
 
-pip install numlstm
+pip install -e .
 python examples/audio_effect.py amplified.wav                       # a riff of plucked strings, amplified
 python examples/audio_effect.py amplified.wav --input guitar.wav    # a recording of your own
 python examples/audio_effect.py amplified.wav --input guitar.wav --model amp.json

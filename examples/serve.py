@@ -1,6 +1,6 @@
 """A model that many clients stream to at once: each WebSocket connection is a session, steps are computed in batches.
 
-pip install 'numlstm[serve]'
+pip install -e '.[serve]'
 python examples/serve.py model.safetensors --port 8765
 
 A client sends a step as one binary message of float32 numbers (input_size of them, little-endian) and gets h of the

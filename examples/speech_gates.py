@@ -1,6 +1,6 @@
 """What the gates of a trained model do while somebody speaks: the picture of docs/trace.md.
 
-pip install 'numlstm[onnx,plot]'
+pip install -e '.[onnx,plot]'
 pip install --no-deps silero-vad
 python examples/speech_gates.py examples/speech.wav --plot gates.png
 

@@ -1,6 +1,6 @@
 """Speech and silence in a WAV file, by a trained model: numlstm runs its LSTM, NumPy the rest.
 
-pip install 'numlstm[onnx,plot]'
+pip install -e '.[onnx,plot]'
 pip install --no-deps silero-vad
 python examples/voice_activity.py examples/speech.wav --plot voice_activity.png
 
@@ -263,7 +263,7 @@ class Detection:
             from matplotlib.backends.backend_agg import FigureCanvasAgg
             from matplotlib.figure import Figure
         except ImportError:
-            raise ImportError("--plot needs matplotlib: pip install 'numlstm[plot]'") from None
+            raise ImportError("--plot needs matplotlib: pip install 'matplotlib>=3.8'") from None
 
         figure = Figure(figsize=(9.6, 4.6), layout="constrained")
         FigureCanvasAgg(figure)  # no window, no global state

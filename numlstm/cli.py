@@ -455,6 +455,7 @@ def bench(
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
+    from numlstm.checks import counted
     from numlstm.plot import drawable
     from numlstm.threads import usable_cores
 
@@ -506,8 +507,8 @@ def bench(
         lines = doubled(dtype) if scaling else _lines(names, sizes, dtype)
     if threads and max(threads) > usable_cores():
         click.echo(
-            f"Warning: {max(threads)} threads take turns on {usable_cores()} cores here; the machine's limits, which "
-            "are sums over threads, are then too high",
+            f"Warning: {max(threads)} threads take turns on {counted(usable_cores(), 'core')} here; the machine's "
+            "limits, which are sums over threads, are then too high",
             err=True,
         )
     report = measure.run(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import prod
 
 from numlstm import formats
+from numlstm.checks import counted
 from numlstm.formats import Contents, Found, Tensor
 from numlstm.terminal import printable, shortened, size, table
 
@@ -58,7 +59,7 @@ def _lines(path: str | os.PathLike[str], contents: Contents, tensors: bool) -> l
         return lines
     bytes_ = size(sum(tensor.nbytes for tensor in rest.values()))
     lines.append(
-        f"{len(rest)} {what}{'s' if len(rest) > 1 else ''}, {bytes_}"
+        f"{counted(len(rest), what)}, {bytes_}"
         + ("" if tensors else f"; --tensors lists {'them' if len(rest) > 1 else 'it'}")
     )
     if tensors:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from numlstm import atomic
+from numlstm.requirements import install
 from numlstm.trace import CLOSED, OPEN, Trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -108,7 +109,7 @@ def plot_trace(
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError("plot_trace needs matplotlib: pip install 'numlstm[plot]'") from None
+        raise ImportError(f"plot_trace needs matplotlib: {install('plot')}") from None
 
     with matplotlib.rc_context(TEXT):
         panels = _Panels.of(trace, names, row % trace.rows, order)
@@ -133,7 +134,7 @@ def drawable(path: Path) -> None:
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
-        raise ImportError("--plot needs matplotlib: pip install 'numlstm[plot]'") from None
+        raise ImportError(f"--plot needs matplotlib: {install('plot')}") from None
 
 
 def save(figure: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats import npz, zips
 from numlstm.stored import Stored
 
@@ -181,7 +182,9 @@ def _of_csv(path: str | os.PathLike[str]) -> Array:
                     if not any(_is_number(cell) for cell in cells):
                         continue  # names of the columns
                 if len(cells) != width:
-                    raise ValueError(f"line {line} has {len(cells)} columns; the lines before it have {width}")
+                    raise ValueError(
+                        f"line {line} has {counted(len(cells), 'column')}; the lines before it have {width}"
+                    )
                 try:
                     numbers.extend(map(float, cells))
                 except ValueError:

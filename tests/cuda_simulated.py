@@ -515,10 +515,10 @@ def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
     stream = net.stream(2)
     stream.state = hx
     for wrong, kind, says in (
-        (x[:, :1], RuntimeError, "1 rows, but the stream has 2"),
+        (x[:, :1], RuntimeError, "1 row, but the stream has 2"),
         (x[..., :2], RuntimeError, "must be equal to input_size"),
         (x[0, 0], ValueError, "2D or 3D"),
-        (device.upload(x[:, :1].copy()), RuntimeError, "1 rows, but the stream has 2"),
+        (device.upload(x[:, :1].copy()), RuntimeError, "1 row, but the stream has 2"),
         (device.upload(x.astype(np.float64)), TypeError, "must have dtype float32"),
         (["no"], TypeError, "real numbers"),
     ):

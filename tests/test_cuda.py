@@ -152,7 +152,10 @@ def test_what_the_planner_prefers():
 
 
 MISSING = {
-    "extra": ({"_extra": lambda: None}, r"needs the extra cuda12.*pip install 'numlstm\[cuda12\]'"),
+    "extra": (
+        {"_extra": lambda: None},
+        r"needs the package numba-cuda.*pip install 'numba-cuda\[cu12\]>=0\.30,<0\.31'",
+    ),
     "driver": (
         {"_extra": lambda: "numba-cuda 0.30.4", "_driver": lambda: (None, None)},
         r"Found no NVIDIA driver on your system\..*sudo ubuntu-drivers install",

@@ -151,8 +151,8 @@ def test_a_pandas_frame_is_refused(table):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"machine": None}, "the column 'machine' lacks a value in 1 rows"),
-        ({"hour": None}, "the column 'hour' lacks a value in 1 rows"),
+        ({"machine": None}, "the column 'machine' lacks a value in 1 row"),
+        ({"hour": None}, "the column 'hour' lacks a value in 1 row"),
         ({"hour": 7.0, "machine": "twin"}, "two rows have machine twin and hour 7.0: which step comes first?"),
     ],
 )

@@ -138,7 +138,7 @@ def test_views_strides_and_offsets(tmp_path):
         (tensor((-1,), (1,)), r"a tensor of shape \(-1,\)"),
         (tensor((2,), (-1,), 3), r"strides \(-1,\)"),
         (tensor((2,), (1,), -1), "a tensor of shape"),
-        (tensor((2, 2), (1,)), "2 axes and 1 strides"),
+        (tensor((2, 2), (1,)), "2 axes and 1 stride"),
         (tensor((2,), (1,), count=2**50), r"its storage '0' holds 64 bytes, not"),
         (tensor((2,), (1,), count=-1), "no storage of PyTorch's"),
         (tensor((2,), (1,), key="1"), r"its storage '1' is missing: there is no entry 'archive/data/1'"),

@@ -211,7 +211,7 @@ class TestPicture:
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
         done = CliRunner().invoke(main, ["bench", "--show", str(saved), "--plot", str(tmp_path / "a.svg")])
         assert done.exit_code == 1
-        assert done.output == "Error: --plot needs matplotlib: pip install 'numlstm[plot]'\n"
+        assert done.output == "Error: --plot needs matplotlib: pip install 'matplotlib>=3.8'\n"
         assert CliRunner().invoke(main, ["bench", "--show", str(saved)]).exit_code == 0  # not needed for the table
 
     def test_the_picture_in_readme_is_there(self):

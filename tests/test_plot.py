@@ -335,7 +335,7 @@ class TestRefused:
     def test_without_matplotlib(self, monkeypatch):
         for name in ("matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
             monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(ImportError, match=r"plot_trace needs matplotlib: pip install 'numlstm\[plot\]'"):
+        with pytest.raises(ImportError, match=r"plot_trace needs matplotlib: pip install 'matplotlib>=3\.8'"):
             plot.plot_trace(trace_of())
 
 
@@ -472,7 +472,7 @@ def test_without_matplotlib_the_numbers_are_there(folder):
             [sys.executable, "-c", code, arguments], capture_output=True, text=True, timeout=120, check=False
         )
         assert ran.returncode == returned, ran.stderr
-    assert ran.stderr == "Error: --plot needs matplotlib: pip install 'numlstm[plot]'\n"
+    assert ran.stderr == "Error: --plot needs matplotlib: pip install 'matplotlib>=3.8'\n"
 
 
 def test_the_table_knows_no_number(folder):

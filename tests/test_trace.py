@@ -454,7 +454,7 @@ class TestFile:
             ({"f_lx": 1.0}, "there is no layer and direction named 'lx'"),
             ({"c_l1": np.ones((4, 3), np.float32)}, r"c_l1 has shape \(4, 3\); \(4, 11\) is expected"),
             ({"h_l0": np.ones((4, 11))}, "h_l0 is of float64; float32 or float64 is expected, one for all"),
-            ({"input": np.ones(4, np.float32)}, "input has 1 axes; 2 or 3 are expected"),
+            ({"input": np.ones(4, np.float32)}, "input has 1 axis; 2 or 3 are expected"),
             ({"h_n": np.ones((2, 1, 11), np.float32)}, "h_n and c_n have 3 and 2 axes; input has 2"),
             ({"batch_first": 1.0}, r"batch_first must be True or False, but it is float64 of \(\)"),
             ({"i_l0": np.array([object()])}, "is no sound .npy file: it is an array of Python objects"),

@@ -473,4 +473,4 @@ def test_missing_packages_are_named(data):
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "voice_activity: --plot needs matplotlib: pip install 'numlstm[plot]'\n"
+    assert done.stderr == "voice_activity: --plot needs matplotlib: pip install 'matplotlib>=3.8'\n"

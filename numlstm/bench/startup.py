@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.reference import lstm as reference
 
 from .grid import Array, Line, find
@@ -291,7 +292,8 @@ def text(found: Startup) -> str:
     rounds = max((len(starts) for starts in found.starts.values()), default=0)
     parts = [
         f"cold processes: import, load {LINE.name} ({LINE.input_size}, {LINE.hidden_size}, {LINE.num_layers} layers), "
-        f"one call of {STEPS} steps; medians of {rounds} interleaved rounds; numlstm's kernels {found.kernels}",
+        f"one call of {STEPS} steps; medians of {counted(rounds, 'interleaved round')}; "
+        f"numlstm's kernels {found.kernels}",
         markdown(head, rows),
     ]
     if OURS in found.starts:

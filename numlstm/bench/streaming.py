@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.lstm import LSTM
 from numlstm.reference import lstm as reference
 from numlstm.stream import step_function
@@ -250,7 +251,7 @@ def text(peers: Sequence[str] = PEERS, quick: bool = False, progress: Callable[[
     rounds, steps = (3, 5_000) if quick else (15, 100_000)
     written = []
     for name, line in LINES.items():
-        progress(f"{name}, {rounds} rounds in turns")
+        progress(f"{name}, {counted(rounds, 'round')} in turns")
         beside = beside_peers(line, peers, rounds, 0.005 if quick else 0.02)
         calls = ways(line)
         written += [f"{name} ({line.sizes})"]

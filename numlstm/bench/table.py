@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Sized
 
+from numlstm.checks import counted
+
 from .machine import in_words
 from .results import LEVELS, OURS, LineResult, Report, pooled
 from .scaling import AT_MOST, exponents
@@ -100,9 +102,10 @@ def heading(report: Report) -> str:
     load = "" if machine["load"] is None else f", load average {machine['load']:.1f} before"
     style = "buffers kept" if any(result.style == "reuse" for result in report.results) else "new arrays at every call"
     return (
-        f"{cpu}, {machine['cores']} cores, {in_words(machine['caches'])}\n"
+        f"{cpu}, {counted(machine['cores'], 'core')}, {in_words(machine['caches'])}\n"
         f"{machine['system']}, Python {machine['python']}\n{versions}\n"
-        f"{report.date}{load}, {report.rounds} rounds, {style}; microseconds a call: median over rounds (fastest round)"
+        f"{report.date}{load}, {counted(report.rounds, 'round')}, {style}; "
+        "microseconds a call: median over rounds (fastest round)"
     )
 
 
@@ -164,7 +167,7 @@ def geometric_mean(results: Sequence[LineResult]) -> str:
     if len(compared) < 2:
         return ""
     mean = math.exp(sum(map(math.log, compared)) / len(compared))
-    return f"Geometric mean of the speed-ups over {len(compared)} lines: {mean:.2f}."
+    return f"Geometric mean of the speed-ups over {counted(len(compared), 'line')}: {mean:.2f}."
 
 
 def notes(results: Sequence[LineResult]) -> str:
@@ -194,4 +197,4 @@ def _where(names: Sequence[str], results: Sequence[LineResult], kinds: Sized) ->
 
 
 def _these(names: Sequence[str], results: Sequence[LineResult]) -> str:
-    return f" ({', '.join(names)})" if len(names) <= NAMED else f" ({len(names)} of {len(results)} lines)"
+    return f" ({', '.join(names)})" if len(names) <= NAMED else f" ({len(names)} of {counted(len(results), 'line')})"

@@ -8,10 +8,12 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
+from ..requirements import install
+
 DRIVERS = ("nvcuda.dll",) if os.name == "nt" else ("libcuda.so.1", "libcuda.so")
 NO_EXTRA = (
-    "device 'cuda' needs the extra cuda12, or cuda13 for a driver of CUDA 13, and the package numba-cuda of it is not "
-    "installed\nInstall it: pip install 'numlstm[cuda12]'"
+    "device 'cuda' needs the package numba-cuda, which is not installed\n"
+    f"For a driver of CUDA 12: {install('cuda12')}. For one of CUDA 13: {install('cuda13')}."
 )
 NO_DRIVER = (
     "Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU and installed a driver from "

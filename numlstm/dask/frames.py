@@ -9,6 +9,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
+from numlstm.checks import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
 from numlstm.sequence import PackedSequence
@@ -124,7 +125,7 @@ def frame_piece(frame: Any, lstm: Any, *, group: str, order: str, features: list
     model.share_cores()
     for name in (group, order):
         if frame[name].isna().any():
-            raise ValueError(f"the column {name!r} lacks a value in {int(frame[name].isna().sum())} rows")
+            raise ValueError(f"the column {name!r} lacks a value in {counted(int(frame[name].isna().sum()), 'row')}")
     frame = frame.sort_values([group, order], kind="stable", ignore_index=True)
     keys = frame[group].to_numpy()
     new = np.ones(len(frame), bool)  # where a sequence begins

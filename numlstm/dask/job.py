@@ -18,6 +18,7 @@ import dask.dataframe as dd
 from distributed import Client, LocalCluster, progress
 
 from numlstm import atomic, files
+from numlstm.checks import counted
 from numlstm.dask.frames import Per, forward_frame
 from numlstm.terminal import watched
 
@@ -89,7 +90,7 @@ def run(
     parts = [out.absolute() / f"part-{n:05}.parquet" for n in range(results.npartitions)]
     missing = [n for n, path in enumerate(parts) if not path.exists()]
     if len(missing) < len(parts):
-        echo(f"{out}: {len(parts) - len(missing)} of {len(parts)} parts are there already")
+        echo(f"{out}: {len(parts) - len(missing)} of {counted(len(parts), 'part')} are there already")
     if missing:
         pieces = results.to_delayed()
         writing = [dask.delayed(write)(pieces[n], str(parts[n])) for n in missing]
@@ -105,7 +106,7 @@ def run(
                 except Exception as error:  # of Dask or pandas: a file that lacks a column of the first one, say
                     raise RuntimeError(f"{parts[n].name}: {type(error).__name__}: {error}") from error
     rows = "sequence" if per == "sequence" else "step"
-    echo(f"{out}: {len(parts)} parts, a row for each {rows}")
+    echo(f"{out}: {counted(len(parts), 'part')}, a row for each {rows}")
 
 
 def write(piece: Any, path: str) -> None:

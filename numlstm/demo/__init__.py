@@ -20,6 +20,7 @@ from numlstm.demo.forecast import (
     root_mean_square,
     simple_forecasts,
 )
+from numlstm.requirements import install
 from numlstm.terminal import printable
 
 __all__ = ["Forecaster", "Record", "run"]
@@ -60,7 +61,7 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
     except ImportError:
         for line in text_chart(record, forecasts["LSTM"], unseen):
             echo(line)
-        echo('matplotlib is not installed, so this is text; pip install "numlstm[plot]" for a picture.')
+        echo(f"matplotlib is not installed, so this is text; {install('plot')} for a picture.")
     except OSError as error:
         reason = f"{shown} cannot be written ({error.strerror})" if error.strerror else printable(str(error))
         echo(f"no plot: {reason}; --plot PATH puts it elsewhere.")

@@ -15,6 +15,7 @@ from numlstm.kernels import cached, sources
 from numlstm.kernels.embed_abi import Tuning
 from numlstm.kernels.levels import Level
 from numlstm.log import lengthy
+from numlstm.requirements import install
 
 TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
 log = logging.getLogger("numlstm")
@@ -78,7 +79,7 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
     except PackageNotFoundError as error:
         raise ImportError(
             f"an exported library is made by Numba and llvmlite, and the package {error.name} is not installed\n"
-            "Install both: pip install numba"
+            f"Install both: {install('numba')}"
         ) from error
     path = None
     try:

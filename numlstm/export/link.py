@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from numlstm.export.targets import Target, host
+from numlstm.requirements import install
 
 ZIG = {  # what zig calls the targets
     "x86_64-linux": "x86_64-linux-gnu",
@@ -43,7 +44,7 @@ def find(target: Target) -> list[str]:
             return [path, "-shared"]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", ZIG[target.name], "-shared"]
-    tried = ", ".join([*names, "ziglang (pip install ziglang)"])
+    tried = ", ".join([*names, f"ziglang ({install('link')})"])
     raise RuntimeError(
         f"there is no linker for a shared library for {target.name}; {tried} would do. "
         "The static library needs none: leave out --shared"

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats.tensor import Array, Order, Tensor, decoded
 from numlstm.formats.zips import ALWAYS, RATIO
 
@@ -231,7 +232,7 @@ def _message(source: _Source, header: _Header, kind: int, flags: int, body: byte
 def _shape(body: bytes, path: str) -> tuple[int, ...]:
     version, rank, _, kind = struct.unpack_from("<4B", body)
     if version not in (1, 2) or rank > 32:
-        raise ValueError(f"{path!r} has a shape of {rank} axes in version {version} of the format")
+        raise ValueError(f"{path!r} has a shape of {counted(rank, 'axis', 'axes')} in version {version} of the format")
     if version == 2 and kind == 2:
         return (0,)  # an empty attribute
     return struct.unpack_from(f"<{rank}Q", body, 8 if version == 1 else 4)
@@ -479,7 +480,7 @@ def _chunks(
             raise ValueError(f"the dataset {path!r} of shape {shape} has a chunk at {begin} that has no place in it")
         found[begin] = (begin, address, size, left_out)
     if len(found) != count:
-        raise ValueError(f"the dataset {path!r} of shape {shape} has {len(found)} of its {count} chunks")
+        raise ValueError(f"the dataset {path!r} of shape {shape} has {len(found)} of its {counted(count, 'chunk')}")
     return list(found.values())
 
 

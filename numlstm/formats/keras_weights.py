@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats.hdf5 import Hdf5, Text
 from numlstm.formats.keras_config import Cell, Layer
 from numlstm.formats.tensor import FLOATS, Array, Tensor
@@ -130,7 +131,9 @@ def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters
             want in (have, "features") for have, want in zip(shape, expected, strict=True)
         )
         if (not fits and (own, shape) != ("bias", (2 * wide,))) or 0 in shape:
-            asks = f"{cell.units} units" + (f" after {features} features" if features and own == "kernel" else "")
+            asks = counted(cell.units, "unit") + (
+                f" after {counted(features, 'feature')}" if features and own == "kernel" else ""
+            )
             return f"{path} has shape {shape}; {asks} ask for ({', '.join(map(str, expected))}{',' * (own == 'bias')})"
     if cell.bias != ("bias" in weights.tensors):
         said = "has a bias, which the file lacks" if cell.bias else "has no bias, but the file holds one"

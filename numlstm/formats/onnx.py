@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.config import Config
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.found import Contents, Found, Kind
@@ -25,6 +26,7 @@ from numlstm.formats.onnx_gates import gates_ifgo
 from numlstm.formats.onnx_graph import Graph, Node, Value
 from numlstm.formats.onnx_tensors import Beside, count_fields, tensor_of
 from numlstm.formats.tensor import FLOATS, Array, Tensor
+from numlstm.requirements import install
 
 IR_VERSION = 0x08  # tag of ModelProto's first field
 NEXT = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # tags of those that may follow
@@ -56,9 +58,7 @@ def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError:
-        raise ImportError(
-            f"{os.fspath(path)} is an ONNX model; reading it takes: pip install 'numlstm[onnx]'"
-        ) from None
+        raise ImportError(f"{os.fspath(path)} is an ONNX model; reading it takes: {install('onnx')}") from None
     if size > LONGEST:
         raise ValueError(f"it has {size} bytes; an ONNX file has at most {LONGEST}, and its tensors in files beside it")
     data = file.read()
@@ -357,7 +357,7 @@ def _flags(node: Node) -> tuple[str, int, bool]:
     if unknown:
         raise Refused(f"its attribute {unknown[0]} is not known")
     if len(node.inputs) > 8 or len(node.inputs) < 3:
-        raise Refused(f"it has {len(node.inputs)} inputs; an LSTM node has 3 to 8")
+        raise Refused(f"it has {counted(len(node.inputs), 'input')}; an LSTM node has 3 to 8")
     direction = attributes["direction"].s.decode("ascii", "replace") if "direction" in attributes else "forward"
     if direction not in DIRECTIONS:
         raise Refused(f"its direction is {direction!r}; it must be one of {', '.join(DIRECTIONS)}")

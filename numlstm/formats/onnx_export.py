@@ -15,6 +15,7 @@ import numpy as np
 from numlstm.config import Config
 from numlstm.formats.found import Kind
 from numlstm.formats.onnx_gates import gates_iofc
+from numlstm.requirements import install
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -53,7 +54,7 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
         import onnx
         from onnx import helper
     except ImportError:
-        raise ImportError("an ONNX model is written with the package onnx; pip install 'numlstm[onnx]'") from None
+        raise ImportError(f"an ONNX model is written with the package onnx: {install('onnx')}") from None
     arrays = {name: np.asarray(array) for name, array in parameters.items()}
     nbytes = sum(array.nbytes for array in arrays.values())
     if nbytes > LONGEST - (1 << 20):

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats.onnx_graph import MAIN, Graph, Node, Value
 from numlstm.formats.onnx_tensors import DTYPES
 from numlstm.formats.tensor import Array, Tensor
@@ -51,7 +52,7 @@ def _gather(arrays: list[Any], node: Node) -> int:
     data, indices = arrays[0], arrays[1]
     axis = node.attributes()["axis"].i if "axis" in node.attributes() else 0
     if not -data.ndim <= axis < data.ndim:
-        raise ValueError(f"{node} has axis {axis} for {data.ndim} axes")
+        raise ValueError(f"{node} has axis {axis} for {counted(data.ndim, 'axis', 'axes')}")
     others = prod(data.shape[:axis]) * prod(data.shape[axis:][1:])
     return int(indices.size) * int(others) * int(data.itemsize)
 

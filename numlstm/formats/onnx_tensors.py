@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
 
 DTYPES = {
@@ -156,7 +157,7 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
     field = FIELDS.get(dtype, "int32_data")
     have, asked = len(getattr(proto, field)), count * (2 if dtype.startswith("complex") else 1)
     if have != asked:
-        raise ValueError(f"its tensor {shown!r} has shape {shape}, but {have} numbers in {field}")
+        raise ValueError(f"its tensor {shown!r} has shape {shape}, but {counted(have, 'number')} in {field}")
     return Tensor(shape, dtype, partial(_listed, proto, field, dtype, shape))
 
 

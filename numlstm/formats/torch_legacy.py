@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats import torch_tree
 from numlstm.formats.found import Contents
 from numlstm.formats.tensor import Array, Order, width
@@ -44,7 +45,9 @@ def read(file: BinaryIO, size: int) -> Contents:
             raise ValueError(f"its storage {whole.key!r} of no number type has a part")
         _, start, count = part
         if start + count > whole.count:
-            raise ValueError(f"its storage {whole.key!r} of {whole.count} numbers has a part up to {start + count}")
+            raise ValueError(
+                f"its storage {whole.key!r} of {counted(whole.count, 'number')} has a part up to {start + count}"
+            )
         return replace(whole, start=start, count=count)
 
     first = Machine(source).load()
@@ -75,7 +78,7 @@ def read(file: BinaryIO, size: int) -> Contents:
         count = int.from_bytes(stated, "little" if little else "big")
         begin, at = at + COUNT, at + COUNT + count * widths[key]
         if len(stated) < COUNT or at > size:
-            raise ValueError(f"it is cut short: its storage {key!r} states {count} numbers")
+            raise ValueError(f"it is cut short: its storage {key!r} states {counted(count, 'number')}")
         places[key] = (begin, count)
 
     def numbers(of: Storage, dtype: str) -> Array:

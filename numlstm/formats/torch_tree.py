@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from numlstm.checks import counted
 from numlstm.formats import state_dict
 from numlstm.formats.found import Contents, Found
 from numlstm.formats.tensor import Array, Tensor, widened, width
@@ -382,7 +383,7 @@ def _repeats(view: View) -> str:
     """What a tensor is that strides of 0 make larger than its file has room for, or ""."""
     if 0 in view.shape or prod(view.shape) <= max(view.storage.count, REPEATED):
         return ""
-    return f"a tensor of shape {view.shape} that repeats the {view.storage.count} numbers of its storage"
+    return f"a tensor of shape {view.shape} that repeats the {counted(view.storage.count, 'number')} of its storage"
 
 
 def _tensor(view: View, read: Read) -> Tensor:
@@ -401,7 +402,9 @@ def _tensor(view: View, read: Read) -> Tensor:
         if not count:
             return np.zeros(view.shape, whole.dtype if view.dtype != "bfloat16" else np.float32)
         if storage.start + reach >= whole.size:  # beyond it lies memory that is not the file's
-            raise ValueError(f"a tensor of shape {view.shape} reaches beyond the {whole.size} numbers that were read")
+            raise ValueError(
+                f"a tensor of shape {view.shape} reaches beyond the {counted(whole.size, 'number')} that were read"
+            )
         strides = tuple(stride * whole.itemsize for stride in view.strides)
         first = storage.start + view.offset
         part: Array = np.lib.stride_tricks.as_strided(whole[first:], view.shape, strides, writeable=False)

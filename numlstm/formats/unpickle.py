@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+from numlstm.checks import counted
+
 LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
 OPCODES = 2_000_000  # of any pickle; a checkpoint of 10,000 tensors has about 500,000
 BYTES = 4  # an opcode where there are more; an entry of a vocabulary has about 6
@@ -129,7 +131,9 @@ def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = No
     if not (isinstance(shape, tuple | list) and isinstance(strides, tuple | list)):
         raise ValueError("its pickle has a tensor without a shape")
     if len(shape) != len(strides) or len(shape) > 64:
-        raise ValueError(f"its pickle has a tensor of {len(shape)} axes and {len(strides)} strides")
+        raise ValueError(
+            f"its pickle has a tensor of {counted(len(shape), 'axis', 'axes')} and {counted(len(strides), 'stride')}"
+        )
     numbers = (offset, *shape, *strides)
     if not isinstance(of, Storage) or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
         raise ValueError(f"its pickle has a tensor of shape {_short(shape)} and strides {_short(strides)}")
@@ -218,7 +222,7 @@ def _reduced(function: Any, arguments: Any) -> Any:
     if known is None:
         return Object(function.name, arguments)
     if len(arguments) > ARGUMENTS:
-        raise ValueError(f"its pickle gives {function.name} {len(arguments)} arguments")
+        raise ValueError(f"its pickle gives {function.name} {counted(len(arguments), 'argument')}")
     try:
         return known(*arguments)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from ..locks import fork_safe
 from ..log import lengthy, log
+from ..requirements import install
 from . import cached
 from .levels import Level
 from .loaded import Kernel
@@ -40,7 +41,7 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
         raise ImportError(
             f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"
             f"Shipped kernels: {reason}. To make some it needs numba and llvmlite: {error}.\n"
-            "Install both (pip install numba) or a wheel of numlstm for this system; a limit of memory may be why."
+            f"Install both ({install('numba')}) or a wheel of numlstm for this system; a limit of memory may be why."
         ) from error
 
 
