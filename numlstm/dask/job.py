@@ -35,6 +35,7 @@ from numlstm.terminal import watched
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 CHECKSUM = "sha256"  # of the manifest's other entries
 SHOWN = 5  # files that a line names at most
+PATIENCE = 30  # seconds in which a scheduler must answer
 
 Compute = Callable[[list[Any]], list[Any]]
 
@@ -282,7 +283,7 @@ def _computing(scheduler: str) -> Iterator[Compute]:
         return
     from distributed import Client, progress
 
-    with Client(scheduler, timeout=30) as client:
+    with Client(scheduler, timeout=PATIENCE) as client:
 
         def compute(tasks: list[Any]) -> list[Any]:
             futures = client.compute(tasks)
