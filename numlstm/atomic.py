@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all: written under another name beside it, then moved."""
+"""A file that appears whole or not at all: written under another name beside it, synced to the disk, then renamed."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import errno
 import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}  # no room for it, whatever is written
+NOT_ABLE = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}  # of a file system that cannot sync
+PART = ".part"  # the end of a temporary file's name
+LONGEST = 200  # bytes of a file's name that its temporary file repeats: a name has 255 at most
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the context ends well.
 
-    Until then, and for good on any failure, `path` is what it was. Nobody sees half a file. A link stays one: what it
-    leads to is replaced. What is no file, a device or a pipe, is written to and never replaced.
+    Until then, and for good on any failure, `path` is what it was. Nobody sees half a file, and a power cut leaves the
+    old one or the new one. A link stays a link: its target is replaced. A device or a pipe is written to, not replaced.
+    The file's mode is what the umask leaves, as for any new file.
 
     Parameters
     ----------
@@ -42,37 +46,103 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     >>> (folder / "a").read_bytes(), len(list(folder.iterdir()))
     (b'whole', 1)
     """
-    import tempfile  # with shutil and its archives: much for whoever only loads
     from pathlib import Path
 
     path = Path(path)
     ready(path)
     if path.exists() and not path.is_file():
         try:
-            with io.BufferedWriter(_Through(path, "wb")) as file:
-                yield file
+            with io.BufferedWriter(_Through(path, "wb")) as through:
+                yield through
         except OSError as error:
             if error.errno in FULL:
                 raise OSError(f"{path} cannot be written: {error.strerror}") from error
             raise
         return
     target = _led_to(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, target)
-    except BaseException as error:
-        os.unlink(temporary)
-        if isinstance(error, OSError) and error.errno in FULL:
+    temporary = _beside(target)
+    with _removed(temporary), _removed(temporary):  # the second, should an interrupt strike amid the first
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115  (closed below; the kernel applies the umask to its mode)
+        except OSError as error:
             raise _unwritable(path, error) from error
-        raise
+        complete = False
+        try:
+            yield file
+            complete = True
+            file.flush()
+            _sync(file.fileno())
+            file.close()
+            os.replace(temporary, target)
+        except BaseException as error:
+            with suppress(OSError):
+                file.raw.close()  # what is buffered is not wanted, and writing it could fail in place of this error
+            if isinstance(error, OSError) and (complete or error.errno in FULL):
+                raise _unwritable(path, error) from error
+            raise
+    sync_folder(target.parent)
+
+
+def _beside(target: Path) -> Path:
+    """A new name in the same folder, which tells whose temporary file it is."""
+    name = target.name if len(os.fsencode(target.name)) <= LONGEST else "numlstm"
+    return target.with_name(f".{name}.{os.urandom(8).hex()}{PART}")
+
+
+def is_temporary(name: str, target: str) -> bool:
+    """Whether a file of that name was to become `target`: a process that was killed leaves one behind.
+
+    Examples
+    --------
+    >>> is_temporary(".a.npz.0123456789abcdef.part", "a.npz"), is_temporary("a.npz", "a.npz")
+    (True, False)
+    """
+    return name.startswith(f".{target}.") and name.endswith(PART)
+
+
+@contextmanager
+def _removed(temporary: Path) -> Iterator[None]:
+    """Let there be no such file afterwards. What went wrong before counts for more than a failure to remove it."""
+    try:
+        yield
+    finally:
+        try:  # noqa: SIM105  (a call more is a place more for an interrupt)
+            os.unlink(temporary)
+        except OSError:
+            pass  # it was renamed, or never made
+
+
+def _sync(handle: int) -> None:
+    """Wait until the disk has what was written, where the file system can do that."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_ABLE:
+            raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names in a folder: files that were renamed, made or removed.
+
+    Raises
+    ------
+    OSError
+        The disk failed.
+    """
+    if os.name == "nt":  # which opens no folder
+        return
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _sync(handle)
+        finally:
+            os.close(handle)
+    except PermissionError:
+        pass  # a folder that may be written to and not read
+    except OSError as error:
+        raise OSError(
+            f"{folder} cannot be synced: {error.strerror}\nWhat was written is whole, but a power cut may undo it."
+        ) from error
 
 
 def ready(path: str | os.PathLike[str]) -> None:
@@ -135,7 +205,10 @@ def folder(path: str | os.PathLike[str]) -> None:
             raise NotADirectoryError(
                 f"{fact}\nThe name of a folder is expected, one that is there or a new one: give another name."
             )
+    missing = [place for place in (path, *path.parents) if not place.is_dir()]
     path.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        sync_folder(place.parent)
 
 
 def apart(name: str, path: str | os.PathLike[str], other_name: str, other: str | os.PathLike[str]) -> None:

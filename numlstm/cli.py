@@ -40,13 +40,13 @@ def sentences(command: Callable[P, None]) -> Callable[P, None]:
     """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback.
 
     What the library warns of is a line as well, and on a terminal what it compiles. None of them holds control
-    characters that came with a file.
+    characters that came with a file. A signal that ends the command leaves no unfinished file.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with warnings.catch_warnings(), encodable(), telling():
+            with tidy(), warnings.catch_warnings(), encodable(), telling():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
@@ -222,18 +222,17 @@ def run(
         raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
     from numlstm import batch
 
-    with tidy():
-        batch.run(
-            model,
-            input,
-            out,
-            state=state,
-            name=name,
-            batch_first=batch_first,
-            chunk=int(min(chunk * 1e6, 1e18)),
-            progress=progress,
-            echo=_say,
-        )
+    batch.run(
+        model,
+        input,
+        out,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        chunk=int(min(chunk * 1e6, 1e18)),
+        progress=progress,
+        echo=_say,
+    )
 
 
 @main.command()

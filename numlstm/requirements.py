@@ -8,7 +8,7 @@ REQUIREMENTS = {
     "numba": ("numba>=0.68",),
     "plot": ("matplotlib>=3.8",),
     "onnx": ("onnx>=1.16",),
-    "dask": ("dask[array,dataframe]>=2025.1", "distributed>=2025.1", "pyarrow>=16"),
+    "dask": ("dask[array,dataframe]>=2026.1", "distributed>=2026.1", "pyarrow>=16"),
     "cuda12": ("numba-cuda[cu12]>=0.30,<0.31",),
     "cuda13": ("numba-cuda[cu13]>=0.30,<0.31", "nvidia-cuda-nvcc>=13"),
     "link": ("ziglang>=0.13",),

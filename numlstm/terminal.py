@@ -107,29 +107,30 @@ def tidy() -> Iterator[None]:
     Left to the system they end it on the spot, and what a long piece of work has written by then stays on the disk
     under a name that nobody looks for. Who has set them otherwise keeps that: ``nohup``, say.
     """
-    begun = -math.inf
+    begun, ended, live = -math.inf, 0, True
 
     def end(number: int, frame: object) -> None:
-        nonlocal begun
+        nonlocal begun, ended
+        ended = ended or number
         now = time.monotonic()
-        if now - begun > AGAIN:  # a terminal that is closed tells of it twice; the second must not stop the tidying
+        if live and now - begun > AGAIN:  # a closed terminal sends it twice; the second must not stop the tidying
             begun = now
             raise _Ended(number)
 
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in ENDING if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in ours:
-        signal.signal(number, end)
-    ended = None
     try:
+        for number in ours:
+            signal.signal(number, end)
         yield
-    except _Ended as error:
-        ended = error.args[0]
+    except _Ended:
+        pass
     finally:
+        live = False
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-        if ended is not None:
-            os.kill(os.getpid(), ended)  # so that whoever waits for the process sees what ended it
+        if ended:  # even if the exception got lost: whoever waits for the process sees what ended it
+            os.kill(os.getpid(), ended)
 
 
 @contextmanager

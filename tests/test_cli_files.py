@@ -729,6 +729,73 @@ class TestRun:
         assert sorted(os.listdir()) == ["m.npz", "x.npy"]
 
 
+ENDED = """
+import os, signal, sys
+import numpy as np
+from numlstm import atomic, cli
+numbers, commands = {numbers}, {commands}
+if {planted}:
+    import contextlib
+    cli.tidy = contextlib.nullcontext
+for number in numbers:
+    for command in commands:
+        child = os.fork()
+        if not child:
+            signal.signal(number, signal.SIG_DFL)
+            atomic._sync = lambda handle: os.kill(os.getpid(), number)
+            cli.main([str(part) for part in command])
+        _, status = os.waitpid(child, 0)
+        assert status == number, (command, status)
+        assert sorted(os.listdir()) == ["m.npz", "x.npy"], (number, command, os.listdir())
+"""
+
+
+class TestEndedBySignals:
+    """At the moment when the file is complete and has not its name yet."""
+
+    COMMANDS = (
+        ("convert", "m.npz", "out.safetensors"),
+        ("run", "m.npz", "x.npy", "-o", "out.npz"),
+        ("trace", "m.npz", "x.npy", "-o", "out.npz"),
+        ("check", "m.npz", "-o", "out.txt"),
+    )
+
+    def ended(self, commands, planted=False):
+        lstm = save("m.npz")
+        np.save("x.npy", sequences(lstm))
+        code = ENDED.format(numbers=[int(signal.SIGTERM)], commands=commands, planted=planted)
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+
+    def test_every_command_that_writes_leaves_nothing(self, folder):
+        need("fcntl")
+        ran = self.ended(self.COMMANDS)
+        assert ran.returncode == 0, ran.stderr
+
+    def test_the_guard_is_one(self, folder):
+        """Planted: without it the file stays."""
+        need("fcntl")
+        ran = self.ended(self.COMMANDS[:1], planted=True)
+        assert "AssertionError" in ran.stderr and ".part" in ran.stderr
+
+    def test_it_is_around_every_command(self):
+        assert all(hasattr(command.callback, "__wrapped__") for command in main.commands.values())
+
+
+def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same():
+    """As in a finalizer, whose exceptions Python only prints."""
+    code = """if True:
+        import os, signal
+        from numlstm import terminal
+        with terminal.tidy():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except BaseException:
+                pass
+    """
+    ran = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (-signal.SIGTERM, "")
+
+
 SMALL = """
 import resource, sys
 import numpy as np

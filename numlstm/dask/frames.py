@@ -83,7 +83,7 @@ def forward_frame(
         )
     if per not in ("sequence", "step"):
         raise ValueError(f'per must be "sequence" or "step", not {per!r}')
-    chosen = _columns(lstm, frame.dtypes, group, order, features)
+    chosen = chosen_columns(lstm, frame.dtypes, group, order, features)
     if not whole and frame.npartitions > 1:
         frame = frame.shuffle(on=group)
     arguments = {"group": group, "order": order, "features": chosen, "per": per}
@@ -97,7 +97,7 @@ def forward_frame(
     return frame.map_partitions(frame_piece, model.sent(lstm), **arguments, meta=meta)
 
 
-def _columns(lstm: LSTM, dtypes: Any, group: str, order: str, features: Sequence[str] | None) -> list[str]:
+def chosen_columns(lstm: LSTM, dtypes: Any, group: str, order: str, features: Sequence[str] | None) -> list[str]:
     """The feature columns, all found right."""
     keys = [group, order]
     chosen = [name for name in dtypes.index if name not in keys] if features is None else list(features)

@@ -1,28 +1,44 @@
-"""``numlstm run`` over Parquet files: a job that Dask's workers share, and that goes on where it was stopped."""
+"""``numlstm run`` over Parquet files: a job that workers share, and that goes on where it was stopped.
+
+A part is computed again if it is missing or unsound, or if an input that it depends on has changed: with `whole` that
+is one file, else every file, since rows are shuffled.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import json
-import logging
 import os
-from collections.abc import Callable, Sequence
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.dataframe as dd
-from distributed import Client, LocalCluster, progress
+from dask.diagnostics import ProgressBar
 
-from numlstm import atomic, files
+from numlstm import atomic, files, threads
 from numlstm.checks import counted
-from numlstm.dask.frames import Per, forward_frame
+from numlstm.dask import inputs, parts
+from numlstm.dask.frames import Per, forward_frame, frame_piece
+from numlstm.dask.inputs import Input, Wanted
+from numlstm.dask.model import check, sent
+from numlstm.lstm import LSTM
 from numlstm.terminal import watched
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
+CHECKSUM = "sha256"  # of the manifest's other entries
+SHOWN = 5  # files that a line names at most
+PATIENCE = 30  # seconds in which a scheduler must answer
+
+Compute = Callable[[list[Any]], list[Any]]
 
 
 def run(
@@ -49,9 +65,9 @@ def run(
         The input: a file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read them by these paths.
     out : path
         A folder for ``part-00000.parquet`` and so on, written by the workers. Each file appears whole or not at all.
-        If it holds parts of the same job, these are not computed again.
+        If it holds sound parts of the same job, these are not computed again.
     scheduler : str
-        The address of a Dask scheduler, or "local" for workers on this machine, as many as suit its cores.
+        The address of a Dask scheduler, or "local" for threads of this process, one a core, which listen on no port.
     group, order, features, per, whole
         As for `forward_frame`.
     name : str, optional
@@ -64,94 +80,248 @@ def run(
     OSError
         A file cannot be read or written, or no scheduler answers.
     RuntimeError
-        A part cannot be computed for another reason.
+        A part cannot be computed for another reason, or another run is at work in `out`.
     ValueError
-        There is no input; or `out` holds parts of another job. And what `forward_frame` raises.
+        There is no input, or one is damaged: the message names the file, and the row group where there is one; or
+        `out` holds parts of another job. And what `forward_frame` raises.
     """
-    inputs = _inputs(pattern)
+    paths = _inputs(pattern, out)
     lstm = files.as_lstm(files.load(model, name))
-    frame = dd.read_parquet(inputs)
-    results = forward_frame(lstm, frame, group=group, order=order, features=features, per=per, whole=whole)
-    atomic.folder(out)
-    _same_job(
-        out / MANIFEST,
-        {
-            "numlstm": version("numlstm"),
-            "model": hashlib.sha256(model.read_bytes()).hexdigest(),
-            "name": name,
-            "input": [[path, os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in inputs],
-            "group": group,
-            "order": order,
-            "features": None if features is None else list(features),
-            "per": per,
-            "whole": whole,
-        },
-    )
-    parts = [out.absolute() / f"part-{n:05}.parquet" for n in range(results.npartitions)]
-    missing = [n for n, path in enumerate(parts) if not path.exists()]
-    if len(missing) < len(parts):
-        echo(f"{out}: {len(parts) - len(missing)} of {counted(len(parts), 'part')} are there already")
-    if missing:
-        pieces = results.to_delayed()
-        writing = [dask.delayed(write)(pieces[n], str(parts[n])) for n in missing]
-        with _client(scheduler) as client:
-            futures = client.compute(writing)
-            if watched():
-                progress(futures, notebook=False)
-            for n, future in zip(missing, futures, strict=True):
-                try:
-                    future.result()
-                except (OSError, RuntimeError, TypeError, ValueError):
-                    raise
-                except Exception as error:  # of Dask or pandas: a file that lacks a column of the first one, say
-                    raise RuntimeError(f"{parts[n].name}: {type(error).__name__}: {error}") from error
+    check(lstm)
+    wanted = inputs.wanted(lstm, paths[0], group, order, features)
+    job = {
+        "numlstm": version("numlstm"),
+        "model": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "name": name,
+        "group": group,
+        "order": order,
+        "features": None if features is None else list(features),
+        "per": per,
+        "whole": whole,
+    }
+    if (out / MANIFEST).exists():
+        _check_same(out, _read_manifest(out) or job, job)  # before work that may be long
+    with _computing(scheduler) as compute:
+        given = compute([dask.delayed(inputs.looked_at)(path, wanted) for path in paths])
+        _check_sound(given)
+        cut = [(one, range(len(one.groups))) for one in given] if whole else list(inputs.pieces(given))
+        sources = _sources(job, wanted, given, whole, len(cut))
+        atomic.folder(out)
+        with _alone(out):
+            found = _found(out, compute)
+            _prepare(out, job, given, sources, found, echo)
+            missing = [n for n, source in enumerate(sources) if found.get(n) != source]
+            if missing:
+                targets = [(str(out.absolute() / parts.name(n)), sources[n]) for n in missing]
+                arranged = {"group": group, "order": order, "per": per}
+                if whole:
+                    shared = (wanted, sent(lstm), arranged)
+                    tasks = [
+                        dask.delayed(_write_file)(*cut[n], *shared, *into)
+                        for n, into in zip(missing, targets, strict=True)
+                    ]
+                else:
+                    pieces = _shuffled(lstm, cut, wanted, arranged, missing)
+                    tasks = [
+                        dask.delayed(parts.write)(piece, *into) for piece, into in zip(pieces, targets, strict=True)
+                    ]
+                compute(tasks)
     rows = "sequence" if per == "sequence" else "step"
-    echo(f"{out}: {counted(len(parts), 'part')}, a row for each {rows}")
+    echo(f"{out}: {counted(len(sources), 'part')}, a row for each {rows}")
 
 
-def write(piece: Any, path: str) -> None:
-    """Write a part, on a worker."""
-    content = io.BytesIO()
-    piece.to_parquet(content, index=False)
-    with atomic.replacing(path) as file:
-        file.write(content.getbuffer())
-
-
-def _inputs(pattern: str) -> list[str]:
+def _inputs(pattern: str, out: Path) -> list[str]:
     """The files that a pattern stands for, by absolute paths."""
+    shown = pattern
     if Path(pattern).is_dir():
         pattern = str(Path(glob.escape(pattern)) / "*.parquet")
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
+    found = sorted(str(Path(path).absolute()) for path in glob.glob(pattern, recursive=True) if Path(path).is_file())
     if not found:
-        raise ValueError(f"{pattern}: there is no such file\nINPUT is a Parquet file, a folder of them, or a pattern.")
-    return [str(Path(path).absolute()) for path in found]
+        raise ValueError(f"{shown}: there is no such file\nINPUT is a Parquet file, a folder of them, or a pattern.")
+    if any(Path(path).resolve().parent == out.resolve() for path in found):
+        raise ValueError(f"{shown} takes in files of {out}, where the results go: name another folder or pattern")
+    return found
 
 
-def _same_job(manifest: Path, job: dict[str, Any]) -> None:
-    """Leave a note of the job in its folder, or hold it against the one that is there."""
-    if not manifest.exists():
-        if any(manifest.parent.iterdir()):
-            raise ValueError(f"{manifest.parent} is not empty, and no job began there: name another folder")
-        with atomic.replacing(manifest) as file:
-            file.write(json.dumps(job, indent=1).encode())
-        return
-    try:
-        before = json.loads(manifest.read_bytes())
-    except ValueError:
-        before = None
-    if not isinstance(before, dict):
-        raise ValueError(f"{manifest} is damaged, so that nothing says whose parts these are: name another folder")
-    changed = sorted(key for key in before.keys() | job.keys() if before.get(key) != job.get(key))
-    if changed:
+def _check_sound(given: list[Input]) -> None:
+    broken = [f"{one.path}: {one.fault}" for one in given if one.fault]
+    if broken:
+        more = f"\n{counted(len(broken) - SHOWN, 'more file')} cannot be read." if len(broken) > SHOWN else ""
+        raise ValueError("\n".join(broken[:SHOWN]) + more)
+
+
+def _sources(job: dict[str, Any], wanted: Wanted, given: list[Input], whole: bool, many: int) -> list[str]:
+    """For each part a digest of what it is made of."""
+    known = [[one.size, one.sha256] for one in given]
+    job = job | {"keys": [str(field) for field in wanted.keys], "features": wanted.features}
+    # Dask and pandas decide which rows meet in a part, and no part of another division goes with these
+    everything = _digest([known, many, version("dask"), version("pandas")])
+    return [_digest([job, known[n] if whole else [everything, n]]) for n in range(many)]
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _found(out: Path, compute: Compute) -> dict[int, str | None]:
+    """The parts that are there, and what each is made of: None for one that is damaged."""
+    there = {int(match[1]): path for path in out.iterdir() if (match := parts.NAME.fullmatch(path.name))}
+    sources = compute([dask.delayed(parts.source)(str(path.absolute())) for path in there.values()])
+    return dict(zip(there, sources, strict=True))
+
+
+def _prepare(
+    out: Path,
+    job: dict[str, Any],
+    given: list[Input],
+    sources: list[str],
+    found: dict[int, str | None],
+    echo: Callable[[str], None],
+) -> None:
+    """Leave in the folder a note of this job and those parts that are its own; or raise, and leave everything."""
+    manifest = out / MANIFEST
+    before = _read_manifest(out) if manifest.exists() else None
+    wrong = {n: source for n, source in found.items() if n >= len(sources) or source != sources[n]}
+    left = [path for path in out.iterdir() if _is_left(path.name)]
+    if before is not None:
+        _check_same(out, before, job)
+        _check_shared(out, before["input"], given)
+    elif manifest.exists() and found:
         raise ValueError(
-            f"{manifest.parent} holds parts of another job, with another {', '.join(changed)}\n"
-            "Name another folder, or remove this one to begin again."
+            f"{manifest} is damaged, and says no more whose parts these are: name another folder\n"
+            "Or remove this file: the job goes on if all parts are its own."
         )
+    elif wrong or len(left) + len(found) + manifest.exists() < len(list(out.iterdir())):
+        raise ValueError(f"{out} is not empty, and no job began there: name another folder")
+    if good := len(found) - len(wrong):
+        echo(f"{out}: {good} of {counted(len(sources), 'part')} {'is' if good == 1 else 'are'} there already")
+    for why, some in (
+        ("damaged", [n for n, source in wrong.items() if source is None]),
+        ("of an input that has changed", [n for n, source in wrong.items() if source is not None]),
+    ):
+        if some:
+            names = ", ".join(parts.name(n) for n in sorted(some)[:SHOWN]) + (", ..." if len(some) > SHOWN else "")
+            echo(f"{out}: {why}, and computed again: {names}")
+    for path in (*left, *(out / parts.name(n) for n in wrong)):
+        path.unlink()  # before a part of the new input comes: no two belong to different ones
+    note = job | {"input": [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in given]}
+    if before != note:
+        with atomic.replacing(manifest) as file:
+            file.write(json.dumps(note | {CHECKSUM: _digest(note)}, indent=1).encode())
+    atomic.sync_folder(out)
 
 
-def _client(scheduler: str) -> Client:
-    """A connection that takes its workers with it when it is closed, if they are its own."""
-    if scheduler != "local":
-        return Client(scheduler, timeout=30)
-    # a worker's own account of a failure, a traceback, stays out: the failure itself comes back, and is one line
-    return Client(LocalCluster(dashboard_address=None, silence_logs=logging.CRITICAL))
+def _is_left(name: str) -> bool:
+    """Whether it is a temporary file of a job that was killed."""
+    return atomic.is_temporary(name, MANIFEST) or re.match(r"\.part-\d{5,}\.parquet\..*\.part", name) is not None
+
+
+def _read_manifest(out: Path) -> dict[str, Any] | None:
+    """The note of a job in its folder, or None if it is damaged."""
+    try:
+        note: dict[str, Any] = json.loads((out / MANIFEST).read_bytes())
+        if note.pop(CHECKSUM) == _digest(note):
+            return note
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    return None
+
+
+def _check_same(out: Path, before: dict[str, Any], job: dict[str, Any]) -> None:
+    changed = sorted(key for key in job.keys() | before.keys() - {"input"} if before.get(key) != job.get(key))
+    if changed:
+        raise _another(out, changed)
+
+
+def _check_shared(out: Path, before: list[dict[str, Any]], given: list[Input]) -> None:
+    """Raise if no file is the same by path or by content: that is no input that was mended or grew."""
+    known = {one[key] for one in before for key in ("path", "sha256")}
+    if known.isdisjoint([fact for one in given for fact in (one.path, one.sha256)]):
+        raise _another(out, ["input"])
+
+
+def _another(out: Path, changed: list[str]) -> ValueError:
+    return ValueError(
+        f"{out} holds parts of another job, with another {', '.join(changed)}\n"
+        "Name another folder, or remove this one to begin again."
+    )
+
+
+def _write_file(
+    given: Input, groups: range, wanted: Wanted, lstm: LSTM, arranged: dict[str, Any], path: str, source: str
+) -> None:
+    """Write the part of one file whose sequences are whole, on a worker."""
+    frame = inputs.read(given, groups, wanted)
+    try:
+        piece = frame_piece(frame, lstm, features=list(wanted.features), **arranged)
+    except ValueError as error:
+        raise ValueError(f"{given.path}: {error}") from error
+    parts.write(piece, path, source)
+
+
+def _shuffled(
+    lstm: LSTM, cut: list[tuple[Input, range]], wanted: Wanted, arranged: dict[str, Any], missing: list[int]
+) -> list[Any]:
+    """Tasks that give the frames of the missing parts, each sequence in one of them."""
+    given, groups = zip(*cut, strict=True)
+    frame = dd.from_map(inputs.read, given, groups, wanted=wanted, meta=wanted.empty())
+    results = forward_frame(lstm, frame, features=list(wanted.features), **arranged)
+    tasks: list[Any] = results.partitions[missing].to_delayed()
+    return tasks
+
+
+@contextmanager
+def _computing(scheduler: str) -> Iterator[Compute]:
+    """A function that computes tasks. While it lasts, frames are shuffled by a method of that scheduler's."""
+    if scheduler == "local":
+        with (
+            tempfile.TemporaryDirectory(prefix="numlstm-") as folder,
+            ThreadPoolExecutor(threads.usable_cores()) as pool,
+            dask.config.set({"temporary_directory": folder, "dataframe.shuffle.method": "disk"}),
+            ProgressBar(minimum=1, out=sys.stderr) if watched() else nullcontext(),
+        ):
+            yield lambda tasks: list(_told(lambda: dask.compute(*tasks, scheduler="threads", pool=pool)))
+        return
+    from distributed import Client, progress
+
+    with Client(scheduler, timeout=PATIENCE) as client:
+
+        def compute(tasks: list[Any]) -> list[Any]:
+            futures = client.compute(tasks)
+            if watched():
+                progress(futures, notebook=False)
+            return [_told(future.result) for future in futures]
+
+        yield compute
+
+
+def _told(result: Callable[[], Any]) -> Any:
+    """A result, or the error of its task as one that can be told in a sentence."""
+    try:
+        return result()
+    except (OSError, RuntimeError, TypeError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # of Dask or pandas: a worker that was killed, say
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raise if another run is at work in the folder. The system takes the lock from a process that dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise RuntimeError(f"another run is at work in {folder}: wait until it has ended") from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)

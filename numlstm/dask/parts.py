@@ -1,0 +1,97 @@
+"""The parts of a job's output: Parquet files, each of which says what it was made of and carries its own checksum.
+
+Both stand in the file's key-value metadata, which readers of Parquet pass over. The checksum is that of the whole file
+with zeros in its own place, so a part that was cut, emptied or changed does not pass for one that is done, and no other
+file has to be kept in step with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from numlstm import atomic
+
+SOURCE, CHECKSUM = b"numlstm.source", b"numlstm.sha256"  # keys of the metadata
+BLANK = b"0" * 64
+TRAILER = 8  # bytes at the end of a Parquet file: the footer's size, and a magic number
+BLOCK = 1 << 20
+NAME = re.compile(r"part-(\d{5,})\.parquet")
+
+
+def name(number: int) -> str:
+    """The file name of a part."""
+    return f"part-{number:05}.parquet"
+
+
+def write(piece: Any, path: str, source: str) -> None:
+    """Write a part, on a worker.
+
+    Parameters
+    ----------
+    piece : pandas.DataFrame
+    path : str
+        Where to: it appears whole or not at all.
+    source : str
+        What says of which job and input it was made.
+    """
+    table = pa.Table.from_pandas(piece, preserve_index=False)
+    metadata = {**(table.schema.metadata or {}), SOURCE: source.encode(), CHECKSUM: BLANK}
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), content)
+    view = content.getbuffer()
+    begin = _footer_begin(bytes(view[-TRAILER:]), len(view))
+    at = begin + _place(bytes(view[begin:]), BLANK)
+    view[at : at + len(BLANK)] = hashlib.sha256(view).hexdigest().encode()
+    with atomic.replacing(path) as file:
+        file.write(view)
+
+
+def source(path: str) -> str | None:
+    """What a part was made of, or None if the file is not what `write` wrote.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    """
+    with open(path, "rb") as file:
+        try:
+            metadata = pq.read_metadata(file).metadata or {}
+            digest = metadata[CHECKSUM]
+            if _digest(file, digest) == digest:
+                return str(metadata[SOURCE], "utf-8")
+        except (pa.ArrowException, OSError, ValueError, KeyError):  # of what is in the file; it could be opened
+            pass
+    return None
+
+
+def _footer_begin(trailer: bytes, size: int) -> int:
+    return size - TRAILER - int.from_bytes(trailer[:4], "little")
+
+
+def _place(footer: bytes, digest: bytes) -> int:
+    """Where the checksum stands in a footer."""
+    return footer.index(digest, footer.rindex(CHECKSUM))
+
+
+def _digest(file: BinaryIO, digest: bytes) -> bytes:
+    """The checksum that a part should have, whose footer holds `digest`."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(size - TRAILER)
+    begin = _footer_begin(file.read(TRAILER), size)
+    file.seek(0)
+    computed, left = hashlib.sha256(), begin
+    while block := file.read(min(left, BLOCK)):
+        computed.update(block)
+        left -= len(block)
+    footer = bytearray(file.read())
+    at = _place(bytes(footer), digest)
+    footer[at : at + len(BLANK)] = BLANK
+    computed.update(footer)
+    return computed.hexdigest().encode()
