@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 import numlstm
 from numlstm import atomic, batch, certificate, reference, series, stored, terminal
+from numlstm.cli import main
 from numlstm.panels import Panels
 
 LINUX = sys.platform == "linux"

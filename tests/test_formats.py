@@ -125,54 +125,6 @@ def test_a_warning_points_at_the_caller(tmp_path, load):
     assert caught[0].filename == __file__
 
 
-def test_the_order_that_a_file_leaves_open_is_passed(tmp_path):
-    lstm = numlstm.LSTM(3, 4, seed=0, batch_first=True).eval()
-    np.savez(tmp_path / "open.npz", **lstm.state_dict())
-    (found,) = numlstm.find(tmp_path / "open.npz")
-    assert found.batch_first is None and "does not say whether the batch comes first" in found.notes[0]
-    assert not numlstm.load(tmp_path / "open.npz").batch_first
-    assert not numlstm.load(tmp_path / "open.npz", batch_first=False).batch_first
-    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
-    assert same_bits(numlstm.load(tmp_path / "open.npz", batch_first=True)(x)[0], lstm(x)[0])
-    with pytest.raises(TypeError, match="batch_first should be of type bool, got: int"):
-        numlstm.load(tmp_path / "open.npz", batch_first=1)
-
-
-@pytest.mark.parametrize("stated", [False, True])
-def test_the_order_that_a_file_states_is_not_contradicted(tmp_path, stated):
-    path = tmp_path / "stated.npz"
-    numlstm.LSTM(3, 4, batch_first=stated).save(path)
-    assert numlstm.find(path)[0].batch_first is stated
-    for order in (None, stated):
-        assert numlstm.load(path, batch_first=order).batch_first is stated
-    with pytest.raises(
-        ValueError, match=rf"stated\.npz: the file states batch_first={stated}, but .*={not stated} was"
-    ):
-        numlstm.load(path, batch_first=not stated)
-
-
-def test_a_cell_has_no_order_and_a_function_of_its_own(tmp_path):
-    numlstm.LSTMCell(3, 4, seed=0).save(tmp_path / "cell.npz")
-    numlstm.LSTM(3, 4).save(tmp_path / "lstm.npz")
-    assert numlstm.find(tmp_path / "cell.npz")[0].batch_first is None
-    for order in (False, True):
-        with pytest.raises(ValueError, match=r"cell\.npz: what it holds is an LSTMCell.*no batch_first"):
-            numlstm.load(tmp_path / "cell.npz", batch_first=order)
-    assert type(numlstm.load_cell(tmp_path / "cell.npz")) is numlstm.LSTMCell
-    with pytest.raises(ValueError, match=r"lstm\.npz: what it holds is an LSTM, not an LSTMCell"):
-        numlstm.load_cell(tmp_path / "lstm.npz")
-
-
-@pytest.mark.parametrize("load", [numlstm.load, numlstm.load_cell])
-def test_a_warning_points_at_the_caller(tmp_path, load):
-    cell = numlstm.LSTMCell(3, 4)
-    cell.bias_ih = np.full(16, np.nan)
-    cell.save(tmp_path / "cell.npz")
-    with pytest.warns(UserWarning, match="NaN or infinity in bias_ih") as caught:
-        load(tmp_path / "cell.npz")
-    assert caught[0].filename == __file__
-
-
 def test_an_unknown_suffix_is_refused_and_writes_nothing(tmp_path):
     for name in ("model.h5", "model", "model.pt"):
         with pytest.raises(ValueError, match=r"suffix must be one of \.safetensors, \.npz, \.onnx, not"):
