@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.terminal import encodable, printable, progress, telling, tidy, watched
+from numlstm.log import watched
+from numlstm.terminal import encodable, printable, progress, tidy
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -39,14 +40,13 @@ class Finite(click.FloatRange):
 def sentences(command: Callable[P, None]) -> Callable[P, None]:
     """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback.
 
-    What the library warns of is a line as well, and on a terminal what it compiles. None of them holds control
-    characters that came with a file.
+    What the library warns of is a line as well. Neither holds control characters that came with a file.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with warnings.catch_warnings(), encodable(), telling():
+            with warnings.catch_warnings(), encodable():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
@@ -630,7 +630,3 @@ def warmup() -> None:
     from numlstm import warmup
 
     warmup.warm(_say)
-
-
-if __name__ == "__main__":
-    main()

@@ -23,7 +23,7 @@ from numlstm import atomic, batch, certificate, reference, series, stored, termi
 from numlstm.cli import main
 from numlstm.panels import Panels
 
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
+COMMAND = [sys.executable, "-m", "numlstm"]
 LINUX = sys.platform == "linux"
 MB = 1 << 20
 

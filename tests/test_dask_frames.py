@@ -181,7 +181,7 @@ def data(table, tmp_path):
 
 
 def numlstm_run(folder, *arguments):
-    command = [sys.executable, "-m", "numlstm.cli", "run", "model.safetensors", *arguments]
+    command = [sys.executable, "-m", "numlstm", "run", "model.safetensors", *arguments]
     return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=300)
 
 

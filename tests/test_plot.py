@@ -16,7 +16,7 @@ import numlstm
 from numlstm import plot, tracing
 from numlstm.cli import main
 
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
+COMMAND = [sys.executable, "-m", "numlstm"]
 GATES = ("f", "i", "o")
 
 

@@ -118,7 +118,7 @@ def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_pa
     assert lower["bits"] == said["bits"]
     missing = run(python, "-c", "import importlib.util as u; print(u.find_spec('numba'))", cwd=tmp_path)
     assert missing.strip() == "None"
-    assert "float32 kernels  shipped: " in run(python, "-m", "numlstm.cli", "info", cwd=tmp_path)
+    assert "float32 kernels  shipped: " in run(python, "-m", "numlstm", "info", cwd=tmp_path)
 
 
 def test_the_sdist_is_whole(unpacked):

@@ -19,7 +19,7 @@ from distributed import Client, LocalCluster, progress
 
 from numlstm import atomic, files
 from numlstm.dask.frames import Per, forward_frame
-from numlstm.terminal import watched
+from numlstm.log import watched
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 

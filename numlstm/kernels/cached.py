@@ -213,11 +213,7 @@ def turn(path: Path) -> Iterator[None]:
                     log().warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
                     break
                 if not waits:
-                    lengthy(
-                        "waiting for another process, which is compiling the same kernels",
-                        "numlstm: waiting for another process, which is compiling %s",
-                        path,
-                    )
+                    lengthy("numlstm: waiting for another process, which is compiling the same kernels")
                 waits = True
                 time.sleep(0.05)
             except OSError as error:
