@@ -38,13 +38,16 @@ print(json.dumps({
 
 
 def child(package, hidden=(), numbers=NUMBERS, **environment):
-    """What a fresh process says that runs this copy of the package, with other packages hidden from it."""
+    """What a fresh process says that runs this copy of the package, with other packages hidden from it.
+
+    The copy may stand in an archive.
+    """
     code = RUN.replace("HIDDEN", repr(hidden)).replace("NUMBERS", repr(numbers))
     path = os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": path, **environment},
-        cwd=package.parent,
+        cwd=package.parent if package.parent.is_dir() else package.parent.parent,
         capture_output=True,
         text=True,
         timeout=300,

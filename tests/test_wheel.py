@@ -85,12 +85,12 @@ def contents(path):
 def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
     assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
     held = contents(built)
-    wanted = {
-        f"numlstm/kernels/shipped/{shipped.file_name(number, level, sources.name(level))}"
-        for number in NUMBERS
-        for level in library.SHIPPED
+    libraries = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
+    wanted = {(number, level, sources.name(level)) for number in NUMBERS for level in library.SHIPPED}
+    assert set(libraries) == {
+        f"numlstm/kernels/shipped/{shipped.file_name(*parts, shipped.checksum(content))}"
+        for parts, content in zip(sorted(wanted), (libraries[name] for name in sorted(libraries)), strict=True)
     }
-    assert {name for name in held if name.startswith("numlstm/kernels/shipped/")} == wanted
     (tags,) = (held[name].decode() for name in held if name.endswith("/WHEEL"))
     assert "Root-Is-Purelib: false" in tags and "Tag: py3-none-manylinux_2_17_x86_64" in tags
 

@@ -45,12 +45,23 @@ def cache_folder() -> Path:
 
 
 def fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type."""
+    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type.
+
+    Raises
+    ------
+    OSError
+        If there are neither sources nor bytecode to read, as in an application that has them in an archive of its own.
+    """
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    for name in sources.deciding() or sources.deciding(ending=".pyc"):
-        digest.update(name.encode() + Path(sources.FOLDER, name).read_bytes())
+    names = sources.deciding() or sources.deciding(ending=".pyc")
+    if not names:
+        raise FileNotFoundError(
+            f"the kernels' sources are not in {sources.FOLDER}, and other versions have other kernels"
+        )
+    for name in names:
+        digest.update(name.encode() + sources.read(os.path.join(sources.FOLDER, name)))
     return digest.hexdigest()[:24]
 
 
