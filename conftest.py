@@ -5,6 +5,7 @@ import os
 
 NEEDS = {"dask": ["numlstm/dask/*", "docs/scale.md"], "matplotlib": ["docs/draw_panels.py"]}
 
+collect_ignore = ["numlstm/__pyinstaller"]  # hooks, which PyInstaller runs
 missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore_glob = [] if os.environ.get("NUMLSTM_CI") == "1" else [glob for name in missing for glob in NEEDS[name]]
 

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "numlstm"
 ORDER = (
     "__init__",
     "__main__",
+    "__pyinstaller",
     "cli",
     "demo",
     "bench",
