@@ -239,7 +239,7 @@ def run(
 @main.command()
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
-@click.option("-o", "--out", type=FILE, help="Where to write the gates and states of every step: a .npz file.")
+@click.option("-o", "--out", type=FILE, help="Write the gates and states of every step to this .npz file.")
 @click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
 @click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
 @click.option(
@@ -609,11 +609,8 @@ def info() -> None:
     except OSError as error:
         say("cache folder", f"none: {error}")
     cuda = presence.look()
-    say("CUDA device", cuda.device or "none")
-    say("CUDA driver", cuda.driver or "none")
-    say("CUDA extra", cuda.extra or "none")
-    if cuda.missing is not None:
-        say("CUDA", _line(cuda.missing))
+    there = ", ".join(filter(None, (cuda.device, cuda.driver, cuda.extra)))
+    say("CUDA", _line(f"none: {cuda.missing}") if cuda.missing is not None else there)
     for number in ("float32", "float64"):
         kernel = store.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
