@@ -354,12 +354,14 @@ def _say(text: str) -> None:
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the forecast into this .png or .svg file; without matplotlib it is drawn as text.  "
-    "[default: numlstm_demo.png]",
+    help="Draw the forecast into this .png or .svg file, with matplotlib.  [default: a chart in text]",
 )
 @sentences
 def demo(plot: Path | None) -> None:
-    """Forecast measurements that the model has not seen, and compare."""
+    """Time a small model, check its bits, and forecast what it has not seen.
+
+    Where PyTorch is installed, its times and results stand beside the engine's.
+    """
     from numlstm.demo import run
 
     run(plot)
