@@ -86,8 +86,8 @@ def said(python, folder, *options):
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--collect-data", "numlstm", "--collect-binaries", "numlstm"), ("--strip",)],
-    ids=["default", "collect", "strip"],
+    [(), ("--collect-data", "numlstm", "--collect-binaries", "numlstm")],
+    ids=["default", "collect"],
 )
 def test_an_application_has_the_kernels_of_the_wheel(python, tmp_path, options):
     app = said(python, tmp_path, *options)

@@ -7,6 +7,7 @@ import zipapp
 from pathlib import Path
 
 import pytest
+from needs import leave_out
 from shipping import NUMBERS, child, ship
 
 import numlstm
@@ -77,6 +78,17 @@ def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_pa
     assert said["bits"]["float32"] == here["bits"]["float32"]
     path.write_text(text, "utf-8")
     assert child(edited, hidden, numbers=("float32",))["error"] is None
+
+
+def test_a_library_is_whole_after_strip(package, tmp_path):
+    """Which tools that bundle applications run on libraries: what it removes was never there."""
+    if (strip := shutil.which("strip")) is None:
+        leave_out("needs strip, of binutils")
+    (path,) = (package / "kernels" / "shipped").glob("*-float32-*")
+    copy = Path(shutil.copy(path, tmp_path))
+    subprocess.run([strip, copy], check=True, timeout=60)
+    found, content = shipped.find("float32", store.level(), str(tmp_path))
+    assert found == str(copy) and content == copy.read_bytes()
 
 
 def test_an_edited_loader_does_not_cost_the_shipped_kernels(package, tmp_path):
