@@ -7,6 +7,7 @@ import pytest
 
 NEEDS = {"dask": ["numlstm/dask/*", "docs/scale.md"], "matplotlib": ["docs/draw_panels.py"]}
 
+collect_ignore = ["numlstm/__pyinstaller"]  # hooks, which PyInstaller runs
 missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore_glob = [] if os.environ.get("NUMLSTM_CI") == "1" else [glob for name in missing for glob in NEEDS[name]]
 SLOW = ["numlstm/export/__init__.py", "docs/streaming.md", "docs/scale.md"]  # doctests of several seconds

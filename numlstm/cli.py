@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.terminal import encodable, printable, progress, telling, tidy, watched
+from numlstm.log import watched
+from numlstm.terminal import encodable, printable, progress, tidy
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -39,14 +40,14 @@ class Finite(click.FloatRange):
 def sentences(command: Callable[P, None]) -> Callable[P, None]:
     """What goes wrong for a reason the user can mend is one line and exit code 1, never a traceback.
 
-    What the library warns of is a line as well, and on a terminal what it compiles. None of them holds control
-    characters that came with a file. A signal that ends the command leaves no unfinished file.
+    What the library warns of is a line as well. Neither holds control characters that came with a file. A signal that
+    ends the command leaves no unfinished file.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            with tidy(), warnings.catch_warnings(), encodable(), telling():
+            with tidy(), warnings.catch_warnings(), encodable():
                 warnings.showwarning = _warn  # type: ignore[assignment]
                 command(*args, **kwargs)
         except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
@@ -238,7 +239,7 @@ def run(
 @main.command()
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
-@click.option("-o", "--out", type=FILE, help="Where to write the gates and states of every step: a .npz file.")
+@click.option("-o", "--out", type=FILE, help="Write the gates and states of every step to this .npz file.")
 @click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
 @click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
 @click.option(
@@ -353,12 +354,14 @@ def _say(text: str) -> None:
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the forecast into this .png or .svg file; without matplotlib it is drawn as text.  "
-    "[default: numlstm_demo.png]",
+    help="Draw the forecast into this .png or .svg file, with matplotlib.  [default: a chart in text]",
 )
 @sentences
 def demo(plot: Path | None) -> None:
-    """Forecast measurements that the model has not seen, and compare."""
+    """Time a small model, check its bits, and forecast what it has not seen.
+
+    Where PyTorch is installed, its times and results stand beside the engine's.
+    """
     from numlstm.demo import run
 
     run(plot)
@@ -609,11 +612,8 @@ def info() -> None:
     except OSError as error:
         say("cache folder", f"none: {error}")
     cuda = presence.look()
-    say("CUDA device", cuda.device or "none")
-    say("CUDA driver", cuda.driver or "none")
-    say("CUDA extra", cuda.extra or "none")
-    if cuda.missing is not None:
-        say("CUDA", _line(cuda.missing))
+    there = ", ".join(filter(None, (cuda.device, cuda.driver, cuda.extra)))
+    say("CUDA", _line(f"none: {cuda.missing}") if cuda.missing is not None else there)
     for number in ("float32", "float64"):
         kernel = store.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
@@ -630,7 +630,3 @@ def warmup() -> None:
     from numlstm import warmup
 
     warmup.warm(_say)
-
-
-if __name__ == "__main__":
-    main()

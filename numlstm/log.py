@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from logging import Logger
-
-# attribute of a record that tells of work of many seconds: the line for whoever waits at a terminal
-LENGTHY = "lengthy"
 
 
 def log() -> Logger:
@@ -23,6 +22,38 @@ def log() -> Logger:
     return logging.getLogger("numlstm")
 
 
-def lengthy(line: str, message: str, *values: object) -> None:
-    """Log, at INFO, that work of many seconds begins; the command line shows ``line`` of it (`terminal.telling`)."""
-    log().info(message, *values, extra={LENGTHY: line})
+def watched() -> bool:
+    """Whether stderr is a terminal. A process may have no stderr, a closed one, or another object in its place."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError, OSError):
+        return False
+
+
+def lengthy(message: str, *values: object) -> None:
+    """Log at INFO that work of many seconds begins, and print it on stderr if that is a terminal.
+
+    Where a handler of the log shows the record on a terminal already, nothing is printed.
+    """
+    logger = log()
+    logger.info(message, *values)
+    if watched() and not _shows_info(logger):
+        with suppress(OSError):  # the terminal may have gone
+            print(message % values, file=sys.stderr, flush=True)
+
+
+def _shows_info(logger: Logger) -> bool:
+    """Whether a record of level INFO reaches a handler that may write to a terminal: any but a file's or a buffer's."""
+    import logging
+
+    at: Logger | None = logger if logger.isEnabledFor(logging.INFO) else None
+    while at is not None:
+        for handler in at.handlers:
+            stream = getattr(handler, "stream", None)
+            elsewhere = isinstance(handler, logging.NullHandler | logging.FileHandler) or (
+                stream is not None and not (hasattr(stream, "isatty") and stream.isatty())
+            )
+            if handler.level <= logging.INFO and not elsewhere:
+                return True
+        at = at.parent if at.propagate else None
+    return False

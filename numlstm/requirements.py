@@ -5,7 +5,7 @@ requirements; a test compares them.
 """
 
 REQUIREMENTS = {
-    "numba": ("numba>=0.68",),
+    "numba": ("numba>=0.62",),
     "plot": ("matplotlib>=3.8",),
     "onnx": ("onnx>=1.16",),
     "dask": ("dask[array,dataframe]>=2026.1", "distributed>=2026.1", "pyarrow>=16"),

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
+from numlstm.log import watched
+
 PATIENCE = 1.0  # seconds before a bar appears
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 AGAIN = 5.0  # seconds in which a signal that is told again is the same
@@ -77,11 +79,6 @@ def size(count: int) -> str:
     return f"{count:,} bytes" if count < 100_000 else f"{count / 1e6:,.1f} MB"
 
 
-def watched() -> bool:
-    """Whether stderr is a terminal; a process may have none at all."""
-    return sys.stderr is not None and sys.stderr.isatty()
-
-
 @contextmanager
 def encodable() -> Iterator[None]:
     """While it lasts, a character that stdout's encoding lacks is printed as its escape, as stderr does by itself."""
@@ -131,35 +128,6 @@ def tidy() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
         if ended:  # even if the exception got lost: whoever waits for the process sees what ended it
             os.kill(os.getpid(), ended)
-
-
-@contextmanager
-def telling() -> Iterator[None]:
-    """While it lasts, what the library logs of work of many seconds is a line on stderr, if that is a terminal."""
-    if not watched():
-        yield
-        return
-    import logging
-
-    import click
-
-    from numlstm.log import LENGTHY, log
-
-    def tell(record: logging.LogRecord) -> bool:
-        if line := getattr(record, LENGTHY, None):
-            click.echo(printable(line), err=True)
-        return True
-
-    logger = log()
-    level = logger.level
-    if not logger.isEnabledFor(logging.INFO):
-        logger.setLevel(logging.INFO)
-    logger.addFilter(tell)  # beside a handler Python would no longer print the library's warnings by itself
-    try:
-        yield
-    finally:
-        logger.removeFilter(tell)
-        logger.setLevel(level)
 
 
 @contextmanager

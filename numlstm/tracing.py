@@ -46,12 +46,10 @@ def trace(
     Raises
     ------
     OSError, ValueError, RuntimeError, TypeError
-        As for `batch.run`; ValueError also if there is no such row or cell, or neither `out` nor `picture` is given.
+        As for `batch.run`; ValueError also if there is no such row or cell.
     ImportError
         `picture` is given, and matplotlib is not installed.
     """
-    if out is None and picture is None:
-        raise ValueError("nothing is to be written: give -o FILE.npz, --plot FILE.png or both")
     if out is not None:
         writable(out)
     if picture is not None:
@@ -72,7 +70,9 @@ def trace(
             raise ValueError(f"there is no row {row} in {os.fspath(input)}; it has {call.batch}, counted from 0")
         whole = given.read(slice(0, given.shape[0]), slice(0, 1 if call.unbatched else given.shape[1]))
         traced = lstm.trace(whole[:, 0] if call.unbatched else whole, hx)
-    if out is not None:
+    if out is None:
+        echo(printable(f"{os.fspath(model)} over {os.fspath(input)}: {traced!r}"))
+    else:
         traced.save(out)
         echo(printable(f"{os.fspath(out)}: {traced!r}, {size(os.path.getsize(out))}"))
     if picture is not None:

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from numlstm.cli import main
 
 TESTS = Path(__file__).parent
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
+COMMAND = [sys.executable, "-m", "numlstm"]
 
 
 def child(

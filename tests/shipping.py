@@ -37,9 +37,20 @@ print(json.dumps({
 
 
 def computed(package, hidden=(), numbers=NUMBERS, **environment):
-    """What a fresh process says that runs this copy of the package, with other packages hidden from it."""
+    """What a fresh process says that runs this copy of the package, with other packages hidden from it.
+
+    The copy may stand in an archive.
+    """
     code = RUN.replace("HIDDEN", repr(hidden)).replace("NUMBERS", repr(numbers))
-    said = json.loads(child("-c", code, cwd=package.parent, path=[package.parent], **environment))
+    said = json.loads(
+        child(
+            "-c",
+            code,
+            cwd=next(folder for folder in package.parents if folder.is_dir()),
+            path=[package.parent],
+            **environment,
+        )
+    )
     assert Path(said["where"]).parent == package
     return said
 

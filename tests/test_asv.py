@@ -1,6 +1,7 @@
 """The benchmarks for asv of call overhead and of growth with the sizes: they run, and notice what they are for."""
 
 import itertools
+import sys
 import threading
 import time
 from pathlib import Path
@@ -27,6 +28,19 @@ def cases(timed):
     params = timed.params if isinstance(timed.params[0], list | tuple) else (timed.params,)
     assert len(params) == len(timed.param_names)
     return list(itertools.product(*params))
+
+
+def test_asv_builds_for_this_machine_alone():
+    """By the Python that runs it, and the kernels of one level."""
+    need("asv")
+    from asv.config import Config
+    from asv.util import interpolate_command
+
+    config = Config.load(str(ROOT / "asv.conf.json"))
+    assert config.pythons == [f"{sys.version_info[0]}.{sys.version_info[1]}"]
+    (build,) = config.build_command
+    _, environment, _, _ = interpolate_command(build, {"build_cache_dir": "cache", "build_dir": "."})
+    assert environment == {"NUMLSTM_BUILD_LEVELS": "native"}
 
 
 class TestClock:

@@ -183,11 +183,10 @@ class TestInfo:
         result = invoke("info")
         assert result.exit_code == 0, result.output
         rows = {line[:16].strip(): line[17:] for line in result.output.splitlines()}
-        assert [name for name in rows if name != "CUDA"] == [
-            "versions", "Python", "CPU", "cores", "threads", "caches", "kernels for", "cache folder", "CUDA device",
-            "CUDA driver", "CUDA extra", "float32 kernels", "float64 kernels",
+        assert list(rows) == [
+            "versions", "Python", "CPU", "cores", "threads", "caches", "kernels for", "cache folder", "CUDA",
+            "float32 kernels", "float64 kernels",
         ]  # fmt: skip
-        assert ("CUDA" in rows) == (rows["CUDA device"] == "none")  # what is missing, and the remedy
         assert all(rows.values())
         assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
 
@@ -243,16 +242,21 @@ class TestWarmup:
 
 @pytest.mark.slow
 class TestTelling:
-    """A line on a terminal for work of many seconds, which a log would tell of; elsewhere nothing."""
+    """A line on a terminal for work of many seconds; elsewhere the log alone tells of it."""
 
     KERNELS = (
-        "import os, sys\n"
-        "from numlstm import cli\n"
-        "from numlstm.kernels import build, made, store\n"
+        "import os, sys, types\n"
+        "from numlstm.kernels import made, store\n"
         "code = {number: made.object_code(number, store.level())[0] for number in ('float32', 'float64')}\n"
-        "build.object_code = lambda number, level: code[number]\n"  # no test needs to wait for what is made here
+        "build = types.SimpleNamespace(object_code=lambda number, level: code[number])\n"
+        "sys.modules['numlstm.kernels.build'] = build\n"  # no test needs to wait for what is made here
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
-        "cli.main(['warmup'])"
+    )
+    WARMUP = KERNELS + "from numlstm import cli\ncli.main(['warmup'])"
+    LIBRARY = KERNELS + (
+        "import numlstm\n"
+        "for dtype in ('float32', 'float64', 'float32'):\n"
+        "    numlstm.LSTM(2, 3, dtype=dtype)([[0.0, 1.0]])\n"
     )
     EXPORT = (
         "import os, sys\n"
@@ -262,6 +266,15 @@ class TestTelling:
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
         "cli.main(['export', sys.argv[2], '-o', sys.argv[3], '--target', 'aarch64-linux'])"
     )
+
+    @staticmethod
+    def compiling(once="once"):
+        from numlstm.kernels import store
+
+        return [
+            f"numlstm: compiling the {number} kernels for {store.level().name}, {once}; some 15 seconds"
+            for number in ("float32", "float64")
+        ]
 
     def shown(self, code, *args):
         """What stderr gets that is a terminal, as lines; and one that is none."""
@@ -283,62 +296,70 @@ class TestTelling:
         command = [sys.executable, "-c", code, *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False).stderr
 
-    def test_kernels(self, tmp_path):
-        assert self.shown(self.KERNELS, tmp_path / "cache") == [
-            "compiling kernels for float32, once; some 15 seconds",
-            "compiling kernels for float64, once; some 15 seconds",
-        ]
-        assert self.shown(self.KERNELS, tmp_path / "cache") == []  # they are there
-        assert self.elsewhere(self.KERNELS, tmp_path / "other") == ""
+    @pytest.mark.parametrize("code", [WARMUP, LIBRARY], ids=["command", "library"])
+    def test_kernels(self, tmp_path, code):
+        assert self.shown(code, tmp_path / "cache") == self.compiling()
+        assert self.shown(code, tmp_path / "cache") == []  # they are there
+        assert self.elsewhere(code, tmp_path / "other") == ""
+
+    @pytest.mark.parametrize(
+        ("configured", "printed", "logged"),
+        [
+            ("logging.basicConfig(level=logging.INFO, format='%(message)s')", False, True),
+            ("logging.getLogger('numlstm').addHandler(logging.NullHandler())", True, False),
+            ("logging.basicConfig(level=logging.WARNING, format='%(message)s')", True, False),
+            ("logging.basicConfig(level=logging.INFO, filename=sys.argv[2])", True, False),
+            ("logging.basicConfig(level=logging.INFO, stream=io.StringIO())", True, False),
+        ],
+        ids=["terminal", "null", "warnings", "file", "buffer"],
+    )
+    def test_nobody_reads_it_twice(self, tmp_path, configured, printed, logged):
+        """Nor never: a record that reaches no terminal is printed."""
+        code = f"import io, logging, sys\n{configured}\n" + self.LIBRARY
+        lines = self.shown(code, tmp_path / "cache", tmp_path / "log")
+        assert printed != logged
+        assert [line for line in lines if "compiling" in line] == self.compiling()
+        assert len([line for line in lines if "compiling" not in line]) == (2 if logged else 0)  # why none is shipped
+
+    @pytest.mark.parametrize("stderr", ["None", "types.SimpleNamespace(flush=print)", "closed"])
+    def test_a_process_without_a_stderr_calls_all_the_same(self, tmp_path, stderr):
+        code = f"import io, sys, types\nclosed = io.StringIO()\nclosed.close()\nsys.stderr = {stderr}\n" + self.LIBRARY
+        command = [sys.executable, "-c", code + "print('done')", str(tmp_path / "cache")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert (done.stdout.strip(), done.stderr, done.returncode) == ("done", "", 0)
 
     def test_kernels_that_cannot_be_kept(self, tmp_path):
         """What is logged as a warning is printed by Python as before, on a terminal and elsewhere."""
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
         warned = "numlstm: kernels are not cached, since others can write to"
-        lines = self.shown(self.KERNELS, tmp_path / "cache")
+        lines = self.shown(self.WARMUP, tmp_path / "cache")
         assert [line.startswith(warned) for line in lines] == [True, False, True, False, False]
-        assert lines[1::2] == [
-            f"compiling kernels for {number}, for this process alone; some 15 seconds"
-            for number in ("float32", "float64")
-        ]
+        assert lines[1:4:2] == self.compiling("for this process alone")
         assert lines[-1].startswith("Error: the next process has to compile again")
-        lines = self.elsewhere(self.KERNELS, tmp_path / "cache").splitlines()
+        lines = self.elsewhere(self.WARMUP, tmp_path / "cache").splitlines()
         assert [line.startswith(warned) for line in lines] == [True, True, False]
 
     def test_another_process_is_waited_for(self, tmp_path, monkeypatch, caplog):
-        """One line, however long it takes; here until patience ends."""
+        """One record, however long it takes; here until patience ends."""
         from numlstm.kernels import cached
-        from numlstm.log import LENGTHY
 
         monkeypatch.setattr(cached, "PATIENCE", 0.2)
         caplog.set_level("INFO", "numlstm")
         with cached.turn(tmp_path / "a.o"), cached.turn(tmp_path / "a.o"):
             pass
-        said = [getattr(record, LENGTHY, record.levelname) for record in caplog.records]
-        assert said == ["waiting for another process, which is compiling the same kernels", "WARNING"]
+        assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
+        assert caplog.messages[0] == "numlstm: waiting for another process, which is compiling the same kernels"
 
     def test_an_export(self, tmp_path):
         numlstm.LSTM(3, 4, seed=0).save(tmp_path / "m.npz")
         arguments = (tmp_path / "m.npz", tmp_path / "out")
         assert self.shown(self.EXPORT, tmp_path / "cache", *arguments) == [
-            "compiling the library for float32 and aarch64, once; some 20 seconds"
+            "numlstm: compiling the library for float32 and aarch64, once; some 20 seconds"
         ]
         assert len(list((tmp_path / "out").iterdir())) == 4
         assert self.shown(self.EXPORT, tmp_path / "cache", *arguments) == []
         assert self.elsewhere(self.EXPORT, tmp_path / "other", *arguments) == ""
-
-    def test_the_library_is_as_it_was_afterwards(self, monkeypatch, capsys):
-        from numlstm import terminal
-        from numlstm.log import lengthy, log
-
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-        level = log().level
-        with terminal.telling():
-            lengthy("a \x1b[2J line", "numlstm: %s", "a message")
-        lengthy("another", "numlstm: %s", "another")
-        assert (log().level, log().filters) == (level, [])
-        assert capsys.readouterr().err == "a \\x1b[2J line\n"
 
 
 class Shipped(NamedTuple):

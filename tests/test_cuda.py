@@ -183,9 +183,8 @@ def test_one_error_says_which_is_missing(what, monkeypatch):
     assert net.device == "cpu" and net.dtype == "float32" and (net.weight_ih_l0 == before).all()
     told = CliRunner().invoke(cli.main, ["info"]).output
     assert re.search(says, told), told
-    shown = {line[:16].strip(): line[17:] for line in told.splitlines()}
-    assert [shown[f"CUDA {name}"] == "none" for name in ("extra", "driver", "device")] == [
-        what == "extra", what in ("extra", "driver"), True]  # fmt: skip
+    (line,) = (line for line in told.splitlines() if line.startswith("CUDA"))
+    assert line.startswith("CUDA             none: ")
 
 
 def test_a_library_that_is_no_driver_is_none(monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import scripts
 from needs import need
 
 from numlstm import atomic, demo, reference
-from numlstm.demo import chart, forecast
+from numlstm.bench import peers
+from numlstm.demo import chart, engine, forecast
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "training" / "train_co2.py"
@@ -264,6 +266,7 @@ def test_run_tells_everything_and_draws(tmp_path, forecaster, record, capsys):
         "1994-01 to 2001-12",
     ):
         assert fact in text
+    assert lines[0] == "numlstm.LSTM(8, 16), float32, one thread; medians"
     assert lines[-1] == f"plot: {path}"
 
     years = unseen(forecaster, record)
@@ -284,34 +287,100 @@ def test_run_tells_everything_and_draws(tmp_path, forecaster, record, capsys):
         assert [float(row[1]), float(row[2])] == pytest.approx(
             [record.measured()[last, h], everything["LSTM"][last, h]], abs=0.0051
         )
-    for call in ("forward call over 429 months", "single step"):
+    for call in ("one call over 429 steps", "one step, its state handed on", "a step of that call"):
         assert float(re.search(rf"{call}.*? ([\d.]+) us", text)[1]) > 0
-    assert "429 single steps give the same bits as the one call." in lines
+    assert "OTHER" not in text
+    assert lines.index("429 single steps give the same bits as the one call,") < lines.index(
+        "CO2 in the air at Mauna Loa, Hawaii: twelve months ahead"
+    )
 
 
-def test_draws_into_the_current_directory(tmp_path, monkeypatch):
-    need("matplotlib")
+@pytest.fixture
+def few_calls(monkeypatch):
+    monkeypatch.setattr(engine, "CALLS", 2)
+    monkeypatch.setattr(engine, "STEPS", 2)
+
+
+def shown(forecaster, record):
+    return list(engine.shown(forecaster.lstm, forecaster.input(record)))
+
+
+def test_pytorchs_times_and_results_stand_beside(forecaster, record, few_calls):
+    need("torch")
+    lines = shown(forecaster, record)
+    assert lines[2].split()[:2] == ["numlstm", "PyTorch"]
+    assert all(re.search(r"[\d.]+ us +[\d.]+ us +[\d.]+ times as long$", line) for line in lines[3:5])
+    assert float(lines[6].removeprefix("Largest difference between the two outputs: ")) < 1e-6
+
+
+def test_pytorch_gets_its_threads_back(forecaster, record, few_calls):
+    torch = need("torch")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        shown(forecaster, record)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_difference_from_pytorch_is_told(forecaster, record, few_calls, monkeypatch):
+    need("torch")
+    real = peers.torch
+
+    def other(task):
+        first = next(iter(task.parameters))
+        return real(replace(task, parameters=task.parameters | {first: task.parameters[first] + np.float32(0.1)}))
+
+    monkeypatch.setattr(peers, "torch", other)
+    lines = shown(forecaster, record)
+    assert float(lines[6].removeprefix("Largest difference between the two outputs: ")) > 1e-3
+
+
+def test_without_pytorch_it_says_how_to_have_it(forecaster, record, few_calls, monkeypatch):
+    def missing(name):
+        raise peers.LeftOutError(f"{name} is not installed (pip install {name})")
+
+    monkeypatch.setattr(peers, "package_version", missing)
+    lines = shown(forecaster, record)
+    assert "Not compared with PyTorch: torch is not installed (pip install torch)." in lines
+    assert [line.split(" us")[0].split()[0] for line in lines[2:5]] == ["one", "one", "a"]
+
+
+def test_other_bits_are_told(forecaster, record):
+    class Spoilt:
+        """An LSTM whose single steps differ from its calls, and whose batches from their rows."""
+
+        def __call__(self, x, hx=None):
+            output, state = forecaster.lstm(x, hx)
+            return (np.nextafter(output, 2) if x.shape[:2] != (429, 1) else output), state
+
+    told = " ".join(engine.same_bits(Spoilt(), forecaster.input(record)))
+    assert told.count("OTHER BITS THAN") == 2 and "threads give the same bits" in told
+
+
+def test_nothing_is_written_that_is_not_asked_for(tmp_path, monkeypatch, few_calls):
     monkeypatch.chdir(tmp_path)
-    assert lines_of(None)[-1] == "plot: numlstm_demo.png"
-    assert (tmp_path / "numlstm_demo.png").stat().st_size > 10_000
+    assert lines_of(None)[-1] == "As a picture, with matplotlib: numlstm demo --plot forecast.png"
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_the_suffix_says_what_is_drawn(tmp_path):
+def test_the_suffix_says_what_is_drawn(tmp_path, few_calls):
     need("matplotlib")
     path = tmp_path / "plot.SVG"
     assert lines_of(path)[-1] == f"plot: {path}"
     assert path.read_text("utf-8").rstrip().endswith("</svg>")
 
 
-def test_a_plot_that_cannot_be_written_is_one_line(tmp_path):
+def test_a_plot_that_cannot_be_written_is_one_line(tmp_path, few_calls):
     need("matplotlib")
     path = tmp_path / "missing" / "plot.png"
     lines = lines_of(path)
     assert lines[-1].startswith(f"no plot: {path} cannot be written: there is no folder ")
-    assert sum("plot" in line for line in lines) == 1
+    assert sum("plot" in line for line in lines) == 1 and not any(line.startswith("ppm ") for line in lines)
 
 
-def test_a_plot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_plot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch, few_calls):
     need("matplotlib")
     path = tmp_path / "\x1b[2J.png"
     path.write_bytes(b"old")
@@ -329,14 +398,14 @@ def test_a_plot_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.stat().st_size > 10_000
 
 
-def test_without_matplotlib_the_chart_is_text(tmp_path, monkeypatch):
+def test_without_matplotlib_the_chart_is_text(tmp_path, monkeypatch, few_calls):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
     monkeypatch.chdir(tmp_path)
-    lines = lines_of(None)
+    lines = lines_of("plot.png")
     assert not list(tmp_path.iterdir())
-    assert "matplotlib is not installed" in lines[-1]
+    assert lines[-1] == "matplotlib is not installed, so this is text. Install it: pip install matplotlib"
     assert lines[-2].split() == ["1999", "2000", "2001"]
     rows = [line.split("|", 1)[1] for line in lines if re.match(r"[ \d.]{6} \|", line)]
     assert len(rows) == chart.ROWS

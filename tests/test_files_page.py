@@ -49,7 +49,7 @@ def printed(folder, command):
         return (folder / args[0]).read_text()
     assert name == "numlstm"
     ran = subprocess.run(
-        [sys.executable, "-m", "numlstm.cli", *args],
+        [sys.executable, "-m", "numlstm", *args],
         cwd=folder,
         capture_output=True,
         text=True,

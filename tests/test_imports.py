@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "numlstm"
 # From what a user sees down to machine code. A name is a module or a folder; inside a folder there is no cycle.
 ORDER = (
     "__init__",
+    "__main__",
+    "__pyinstaller",
     "cli",
     "demo",
     "bench",

@@ -16,7 +16,7 @@ import numlstm
 from numlstm import plot, tracing
 from numlstm.cli import main
 
-COMMAND = [sys.executable, "-m", "numlstm.cli"]
+COMMAND = [sys.executable, "-m", "numlstm"]
 GATES = ("f", "i", "o")
 
 
@@ -409,6 +409,16 @@ def test_the_command(folder):
         assert np.quantile(life, 0.4) <= float(row[2]) * 1.005 and float(row[2]) <= np.quantile(life, 0.6) * 1.005
 
 
+def test_the_table_needs_no_file(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ran = run(folder, "m.npz", "x.npy")
+    assert ran.returncode == 0 and ran.stderr == "", ran.stderr
+    first, empty, *table = ran.stdout.splitlines()
+    assert first == "m.npz over x.npy: Trace(l0, l0_reverse, l1, l1_reverse: 4 units; 20 steps, 3 rows, float32)"
+    assert empty == "" and table == tracing.summary(numlstm.load("m.npz").trace(np.load("x.npy")))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 def test_it_reads_what_run_reads(folder):
     """A .csv, states of an earlier run, and a trace's own file as input and as state."""
     assert run(folder, "m.npz", "x.csv", "-o", "a.npz").returncode == 0
@@ -430,7 +440,6 @@ def test_it_refuses_before_it_computes(folder, monkeypatch):
     monkeypatch.setattr(numlstm.LSTM, "trace", lambda *_: pytest.fail("it computed"))
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     for arguments, says in (
-        (("m.npz", "x.npy"), "Error: nothing is to be written: give -o FILE.npz, --plot FILE.png or both"),
         (("m.npz", "x.npy", "-o", "t.npy"), "Error: t.npy: a trace is many arrays, so its name must end in .npz"),
         (("m.npz", "x.npy", "-o", "m.npz"), "Error: OUT is the same file as MODEL, m.npz; give OUT another name"),
         (("m.npz", "x.npy", "-o", "no/t.npz"), "Error: no/t.npz cannot be written: there is no folder no"),

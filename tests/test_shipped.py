@@ -3,13 +3,15 @@
 import shutil
 import subprocess
 import sys
+import zipapp
 from pathlib import Path
 
 import pytest
+from needs import leave_out
 from shipping import NUMBERS, computed, ship
 
 import numlstm
-from numlstm.kernels import cached, levels, library, shipped, sources, store
+from numlstm.kernels import build, cached, levels, library, made, shipped, sources, store
 
 pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 
@@ -80,6 +82,17 @@ def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_pa
     assert computed(edited, hidden, numbers=("float32",))["error"] is None
 
 
+def test_a_library_is_whole_after_strip(package, tmp_path):
+    """Which tools that bundle applications run on libraries: what it removes was never there."""
+    if (strip := shutil.which("strip")) is None:
+        leave_out("needs strip, of binutils")
+    (path,) = (package / "kernels" / "shipped").glob("*-float32-*")
+    copy = Path(shutil.copy(path, tmp_path))
+    subprocess.run([strip, copy], check=True, timeout=60)
+    found, content = shipped.find("float32", store.level(), str(tmp_path))
+    assert found == str(copy) and content == copy.read_bytes()
+
+
 def test_an_edited_loader_does_not_cost_the_shipped_kernels(package, tmp_path):
     edited = other_copy(package, tmp_path)
     path = edited / "kernels" / "store.py"
@@ -94,6 +107,57 @@ def test_without_sources_the_shipped_kernels_are_used(package, tmp_path):
     for path in stripped.rglob("*.py"):
         path.unlink()
     assert computed(stripped, hidden=("numba", "llvmlite"))["error"] is None
+
+
+def archive(package, folder):
+    """A zipapp that holds this copy of the package; the package in it."""
+    path = folder / "app" / "app.pyz"
+    path.parent.mkdir()
+    zipapp.create_archive(package.parent, path, main="numlstm.cli:main", filter=lambda name: name.parts[0] == "numlstm")
+    return path / "numlstm"
+
+
+def test_a_zipapp_uses_the_kernels_that_it_holds(package, here, tmp_path):
+    """The system loads files alone; that of a library is gone again when it has."""
+    (tmp_path / "tmp").mkdir()
+    inside = archive(package, tmp_path)
+    folders = {"TMPDIR": str(tmp_path / "tmp"), "NUMLSTM_CACHE_DIR": str(tmp_path / "cache")}
+    said = computed(inside, ("numba", "llvmlite"), **folders)
+    assert said["error"] is None and said["told"] == [] and said["bits"] == here["bits"]
+    folder = inside / "kernels" / "shipped"
+    assert all(origin.startswith(f"shipped: {folder}") for origin in said["origins"].values())
+    assert list((tmp_path / "tmp").iterdir()) == []
+    command = [sys.executable, str(inside.parent), "info"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, cwd=tmp_path).stdout
+    assert f"float32 kernels  shipped: {folder}" in told
+
+
+def test_a_damaged_library_in_a_zipapp_is_not_loaded(package, tmp_path):
+    damaged = other_copy(package, tmp_path)
+    (path,) = (damaged / "kernels" / "shipped").glob("*-float32-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    inside = archive(damaged, tmp_path)
+    said = computed(inside, ("numba", "llvmlite"), numbers=("float32",), NUMLSTM_CACHE_DIR="/nowhere")
+    assert "is damaged" in said["error"]
+
+
+def test_a_zipapp_without_kernels_finds_those_in_the_cache(tmp_path):
+    """Which are those of the same sources, wherever these stand; no others are taken for them."""
+    said = computed(archive(library.copy_of_package(tmp_path), tmp_path), numbers=("float32",))
+    assert said["told"] == [
+        f"numlstm: no shipped float32 kernels are used: none came with this installation for {store.level().name}"
+    ]
+    assert said["origins"]["float32"].startswith("cache: ")
+
+
+def test_without_sources_or_bytecode_nothing_is_cached(monkeypatch, tmp_path):
+    """As in a bundled application: another version's kernels would go by the same name."""
+    monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "object_code", lambda number, level: b"code")
+    assert made.object_code("float32", store.level())[1].startswith("compiled in this process, and cached: ")
+    monkeypatch.setattr(sources, "listed", lambda folder: [])
+    code, origin = made.object_code("float32", store.level())
+    assert code == b"code" and origin.startswith("compiled for this process alone: the kernels' sources are not in ")
 
 
 def test_cached_kernels_of_bytecode_alone_follow_the_bytecode(monkeypatch, tmp_path):
@@ -114,19 +178,20 @@ def test_a_library_for_another_level_is_left_alone(package, tmp_path):
     other = next(level for level in levels.LEVELS.values() if level != store.level())
     moved = other_copy(package, tmp_path)
     for number in NUMBERS:
-        own = moved / "kernels" / "shipped" / shipped.file_name(number, store.level(), sources.name(store.level()))
-        own.rename(own.with_name(shipped.file_name(number, other, sources.name(other))))
+        (own,) = (moved / "kernels" / "shipped").glob(f"*-{number}-*")
+        check = shipped.checksum(own.read_bytes())
+        own.rename(own.with_name(shipped.file_name(number, other, sources.name(other), check)))
     said = computed(moved, hidden=("numba", "llvmlite"))
     assert f"none came with this installation for {store.level().name}" in said["error"]
 
 
-@pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "unsealed", "no library", "unreadable"])
+@pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "longer", "no library", "unreadable"])
 def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
     """Half a library would end the process with a signal; what can be refused is refused before."""
     damaged = other_copy(package, tmp_path)
-    (path,) = (damaged / "kernels" / "shipped").glob("float32-*")
+    (path,) = (damaged / "kernels" / "shipped").glob("*-float32-*")
     content, half = path.read_bytes(), path.stat().st_size // 2
-    assert shipped.find("float32", store.level(), str(path.parent)) == str(path)
+    assert shipped.find("float32", store.level(), str(path.parent)) == (str(path), content)
     if fault == "unreadable":
         path.unlink()
         path.mkdir()
@@ -136,10 +201,12 @@ def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
                 "empty": b"",
                 "truncated": content[:half],
                 "flipped": content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :],
-                "unsealed": content[: -len(shipped.SEAL) - 4],
-                "no library": shipped.sealed(b"\x7fELF" + bytes(2000)),
+                "longer": content + b"\0",
+                "no library": (nothing := b"\x7fELF" + bytes(2000)),
             }[fault]
         )
+        if fault == "no library":  # under its own checksum
+            path.rename(str(path).replace(shipped.checksum(content), shipped.checksum(nothing)))
     told = (
         "the system does not load one"
         if fault == "no library"
@@ -192,6 +259,29 @@ def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):
     assert library.linker() == [sys.executable, "-m", "ziglang", "ld.lld"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        (None, ("x86-64-v3", "x86-64-v4")),
+        ("", ("x86-64-v3", "x86-64-v4")),
+        ("native", (store.level().name,)),
+        ("x86-64-v3, x86-64", ("x86-64-v3", "x86-64")),
+        (f"native,{store.level().name}", (store.level().name,)),
+    ],
+)
+def test_a_build_may_ask_for_fewer_levels(monkeypatch, asked, names):
+    monkeypatch.delenv("NUMLSTM_BUILD_LEVELS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", asked)
+    assert tuple(level.name for level in library.wanted()) == names
+
+
+def test_a_level_that_there_is_none_of_is_no_level_of_a_build(monkeypatch):
+    monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", "x86-64-v3,host")
+    with pytest.raises(ValueError, match=r"NUMLSTM_BUILD_LEVELS names 'host'; it may name x86-64-v4, .*, or native"):
+        library.wanted()
+
+
 def test_a_library_that_needs_something_is_refused_by_the_linker():
     """An object that calls what nothing provides: a shipped library needs no C library."""
     import llvmlite.binding as llvm
@@ -210,7 +300,7 @@ def test_a_library_that_needs_something_is_refused_by_the_linker():
 def test_a_library_of_another_level_whose_name_begins_alike_is_none(monkeypatch, tmp_path, without_sources):
     """x86-64 begins x86-64-v3: without sources to compare, a CPU without AVX2 would be given code that needs it."""
     for name in ("x86-64-v3", "x86-64-v4"):
-        (tmp_path / shipped.file_name("float32", levels.LEVELS[name], "0123456789abcd")).write_bytes(b"")
+        (tmp_path / shipped.file_name("float32", levels.LEVELS[name], "0123456789abcd", "00000000")).write_bytes(b"")
     if without_sources:
         monkeypatch.setattr(sources, "name", lambda level: None)
     with pytest.raises(shipped.Unfit, match=r"none came with this installation for x86-64$"):

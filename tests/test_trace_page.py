@@ -108,7 +108,7 @@ def test_the_command_prints_what_the_page_says(tmp_path):
     np.save(tmp_path / "steps.npy", np.random.default_rng(0).standard_normal((40, 2, 5)))
     ((command, shown),) = re.findall(r"^```console\n\$ numlstm ([^\n]*)\n(.*?)^```$", PAGE, re.M | re.S)
     ran = subprocess.run(
-        [sys.executable, "-m", "numlstm.cli", *command.split()],
+        [sys.executable, "-m", "numlstm", *command.split()],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert ran.stderr == ""

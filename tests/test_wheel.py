@@ -87,12 +87,12 @@ def contents(path):
 def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
     assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
     held = contents(built)
-    wanted = {
-        f"numlstm/kernels/shipped/{shipped.file_name(number, level, sources.name(level))}"
-        for number in NUMBERS
-        for level in library.SHIPPED
+    libraries = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
+    wanted = {(number, level, sources.name(level)) for number in NUMBERS for level in library.SHIPPED}
+    assert set(libraries) == {
+        f"numlstm/kernels/shipped/{shipped.file_name(*parts, shipped.checksum(content))}"
+        for parts, content in zip(sorted(wanted), (libraries[name] for name in sorted(libraries)), strict=True)
     }
-    assert {name for name in held if name.startswith("numlstm/kernels/shipped/")} == wanted
     (tags,) = (held[name].decode() for name in held if name.endswith("/WHEEL"))
     assert "Root-Is-Purelib: false" in tags and "Tag: py3-none-manylinux_2_17_x86_64" in tags
 
@@ -120,7 +120,7 @@ def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_pa
     assert lower["bits"] == said["bits"]
     missing = run(python, "-c", "import importlib.util as u; print(u.find_spec('numba'))", cwd=tmp_path)
     assert missing.strip() == "None"
-    assert "float32 kernels  shipped: " in run(python, "-m", "numlstm.cli", "info", cwd=tmp_path)
+    assert "float32 kernels  shipped: " in run(python, "-m", "numlstm", "info", cwd=tmp_path)
 
 
 def test_the_sdist_is_whole(unpacked):

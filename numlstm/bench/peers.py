@@ -107,13 +107,12 @@ def torch(task: Task) -> dict[str, Setting]:
     """PyTorch in inference mode, tensors made beforehand over the memory of the arrays.
 
     Its LSTM has two implementations: oneDNN, which packs the weights anew at every call, and its own, which is ahead
-    for single steps. The switch between them is global, so it is set for a round and put back.
+    for single steps. The switch between them is global, and so are the threads: both are set for a round and put back.
     ``torch.compile`` does not look into an LSTM; it was measured and only adds its own call.
     """
     package_version("torch")
     import torch
 
-    torch.set_num_threads(task.threads)
     config = task.line.config
     lstm = torch.nn.LSTM(
         config.input_size,
@@ -139,10 +138,13 @@ def torch(task: Task) -> dict[str, Setting]:
             warnings.simplefilter("ignore")  # the switch also sets TF32, and warns that there is no GPU for it
             switch = backends.mkldnn.flags(enabled=onednn)
             switch.__enter__()
+        threads = torch.get_num_threads()
+        torch.set_num_threads(task.threads)
         try:
             with torch.inference_mode():
                 yield
         finally:
+            torch.set_num_threads(threads)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 switch.__exit__(None, None, None)

@@ -30,8 +30,8 @@ from numlstm.dask import inputs, parts
 from numlstm.dask.frames import Per, forward_frame, frame_piece
 from numlstm.dask.inputs import Input, Wanted
 from numlstm.dask.model import check, sent
+from numlstm.log import watched
 from numlstm.lstm import LSTM
-from numlstm.terminal import watched
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 CHECKSUM = "sha256"  # of the manifest's other entries

@@ -1,15 +1,14 @@
-"""``numlstm demo``: an LSTM trained with PyTorch forecasts measurements that it has not seen, without PyTorch."""
+"""``numlstm demo``: what the engine does, and a forecast of measurements by an LSTM that was trained with PyTorch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from numlstm.demo import engine
 from numlstm.demo.chart import draw, text_chart
 from numlstm.demo.forecast import (
     FEATURES,
@@ -27,21 +26,23 @@ __all__ = ["Forecaster", "Record", "run"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-PLOT = "numlstm_demo.png"
+PICTURE = "forecast.png"  # the name that is suggested for it
 
 
 def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] = print) -> None:
-    """Forecast the unseen years of the CO2 record, and tell how well and how fast.
+    """Tell what the engine does, then forecast the unseen years of the CO2 record, and tell how well.
 
     Parameters
     ----------
     plot : path, optional
-        Where to draw the plot, an SVG where it ends so and else a PNG; ``numlstm_demo.png`` in the current directory
-        if left out. Without matplotlib a chart in text is shown instead.
+        Where to draw the forecast, an SVG where it ends so and else a PNG. Left out, or without matplotlib, it is a
+        chart in text.
     echo : callable
         What a line of text is given to.
     """
     record, forecaster = Record.load(), Forecaster.load()
+    for line in engine.shown(forecaster.lstm, forecaster.input(record)):
+        echo(line)
     known = forecaster.metadata
     forecasts = {"LSTM": forecaster.forecast(record)} | simple_forecasts(record, known["train_to"])
     unseen = record.between(known["unseen_from"], known["unseen_to"])
@@ -51,20 +52,25 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
         echo(line)
     for line in one_origin(record, forecasts, int(np.flatnonzero(unseen)[-1])):
         echo(line)
-    for line in speed(record, forecaster):
+    path = None if plot is None else os.fspath(plot)
+    if path is not None:
+        shown = printable(path)
+        try:
+            draw(record, forecasts, unseen, path)
+            echo(f"plot: {shown}")
+            return
+        except OSError as error:
+            reason = f"{shown} cannot be written ({error.strerror})" if error.strerror else printable(str(error))
+            echo(f"no plot: {reason}; --plot PATH puts it elsewhere.")
+            return
+        except ImportError:
+            pass
+    for line in text_chart(record, forecasts["LSTM"], unseen):
         echo(line)
-    path = os.fspath(plot if plot is not None else PLOT)
-    shown = printable(path)
-    try:
-        draw(record, forecasts, unseen, path)
-        echo(f"plot: {shown}")
-    except ImportError:
-        for line in text_chart(record, forecasts["LSTM"], unseen):
-            echo(line)
+    if path is not None:
         echo(f"matplotlib is not installed, so this is text; {install('plot')} for a picture.")
-    except OSError as error:
-        reason = f"{shown} cannot be written ({error.strerror})" if error.strerror else printable(str(error))
-        echo(f"no plot: {reason}; --plot PATH puts it elsewhere.")
+    else:
+        echo(f"As a picture, with matplotlib: numlstm demo --plot {PICTURE}")
 
 
 def description(record: Record, forecaster: Forecaster) -> Iterator[str]:
@@ -130,31 +136,3 @@ def one_origin(record: Record, forecasts: dict[str, Array], at: int) -> Iterator
         row = f"{own:7.2f}   {own - truth:+6.2f}          {plain:7.2f}   {plain - truth:+6.2f}"
         yield f"{month}    {truth:7.2f}    {row}"
     yield ""
-
-
-def speed(record: Record, forecaster: Forecaster) -> Iterator[str]:
-    """How long a call over the whole record and a call of one step take, and whether they agree."""
-    lstm, x = forecaster.lstm, forecaster.input(record)
-    whole, _ = lstm(x)
-    state, steps = None, []
-    for t in range(len(x)):
-        output, state = lstm(x[t : t + 1], state)
-        steps.append(output)
-    same = np.array_equal(np.concatenate(steps).view(np.uint32), whole.view(np.uint32))
-    forward = median_microseconds(lambda: lstm(x), 200)
-    one = x[-1:]
-    step = median_microseconds(lambda: lstm(one, state), 2000)
-    yield f"a forward call over {len(x)} months    {forward:8.1f} us    (median of 200)"
-    yield f"a single step, the state handed on {step:8.1f} us    (median of 2000)"
-    yield f"{len(x)} single steps give {'the same bits as' if same else 'OTHER BITS THAN'} the one call."
-    yield ""
-
-
-def median_microseconds(call: Callable[[], object], times: int) -> float:
-    """Median duration of a call in microseconds."""
-    durations = []
-    for _ in range(times):
-        start = perf_counter()
-        call()
-        durations.append(perf_counter() - start)
-    return median(durations) * 1e6

@@ -94,12 +94,7 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
     code: bytes
     if part == "kernel":
         once = "once" if path is not None else "each time"
-        lengthy(
-            f"compiling the library for {number} and {level.name}, {once}; some 20 seconds",
-            "numlstm: compiling the exported library for %s and %s",
-            number,
-            level.name,
-        )
+        lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
         code = embed.kernel_object(number, level, prefix)
     else:
         code = embed.glue_object(number, level, prefix, TUNING)

@@ -20,11 +20,11 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from .abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
 from .call import boxed
+from .compiler import STANDALONE
 from .layer import forward_kernel
 from .levels import Level
 from .live import streamed
 from .shapes import REGISTERS_16, REGISTERS_32, Shapes
-from .simd import STANDALONE
 
 
 @global_compiler_lock
@@ -69,7 +69,6 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
             function.linkage = llvm.Linkage.internal
             if known := re.search(rf"{STANDALONE}(\w+?)B\d", function.name):
                 function.name = known[1]
-                function.add_function_attribute("noinline")
     for variable in module.global_variables:  # Numba's environments, which nothing here reads
         if not variable.is_declaration:
             variable.linkage = llvm.Linkage.internal

@@ -45,12 +45,23 @@ def cache_folder() -> Path:
 
 
 def fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type."""
+    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type.
+
+    Raises
+    ------
+    OSError
+        If there are neither sources nor bytecode to read, as in an application that has them in an archive of its own.
+    """
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    for name in sources.deciding() or sources.deciding(ending=".pyc"):
-        digest.update(name.encode() + Path(sources.FOLDER, name).read_bytes())
+    names = sources.deciding() or sources.deciding(ending=".pyc")
+    if not names:
+        raise FileNotFoundError(
+            f"the kernels' sources are not in {sources.FOLDER}, and other versions have other kernels"
+        )
+    for name in names:
+        digest.update(name.encode() + sources.read(os.path.join(sources.FOLDER, name)))
     return digest.hexdigest()[:24]
 
 
@@ -213,11 +224,7 @@ def turn(path: Path) -> Iterator[None]:
                     log().warning("numlstm: another process has been compiling %s for %.0f s", path, PATIENCE)
                     break
                 if not waits:
-                    lengthy(
-                        "waiting for another process, which is compiling the same kernels",
-                        "numlstm: waiting for another process, which is compiling %s",
-                        path,
-                    )
+                    lengthy("numlstm: waiting for another process, which is compiling the same kernels")
                 waits = True
                 time.sleep(0.05)
             except OSError as error:

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from . import shipped, sources
-from .levels import LEVELS, Level
+from .levels import LEVELS, Level, this_machine
 
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
 NUMBERS = "float32", "float64"
@@ -63,13 +63,13 @@ def build(number: str, level: Level, folder: Path) -> Path:
 
 
 def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
-    """Write a library into a folder, sealed, and under the name by which it is found."""
+    """Write a library into a folder under the name by which it is found."""
     source = sources.name(level)
     if source is None:
         raise RuntimeError("kernels are not built without their sources")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / shipped.file_name(number, level, source)
-    path.write_bytes(shipped.sealed(library))
+    path = folder / shipped.file_name(number, level, source, shipped.checksum(library))
+    path.write_bytes(library)
     return path
 
 
@@ -80,10 +80,28 @@ def copy_of_package(folder: Path) -> Path:
     return package
 
 
+def wanted() -> tuple[Level, ...]:
+    """The levels that a wheel ships: those that NUMLSTM_BUILD_LEVELS names, "native" for this machine's, or `SHIPPED`.
+
+    Raises
+    ------
+    ValueError
+        For a name that is none.
+    """
+    names = [name.strip() for name in os.environ.get("NUMLSTM_BUILD_LEVELS", "").split(",") if name.strip()]
+    if unknown := [name for name in names if name != "native" and name not in LEVELS]:
+        raise ValueError(
+            f"NUMLSTM_BUILD_LEVELS names {', '.join(map(repr, unknown))}; it may name {', '.join(LEVELS)}, or native, "
+            "with commas between"
+        )
+    return tuple(dict.fromkeys(this_machine() if name == "native" else LEVELS[name] for name in names)) or SHIPPED
+
+
 def build_all(folder: Path) -> None:
     """All that a wheel ships, on all cores."""
+    levels = wanted()
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn")) as pool:
-        for made in [pool.submit(build, number, level, folder) for level in SHIPPED for number in NUMBERS]:
+        for made in [pool.submit(build, number, level, folder) for level in levels for number in NUMBERS]:
             print(made.result().name)
 
 

@@ -80,14 +80,7 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
             return code, f"cache: {path}"
         _check_room()
         once = "for this process alone" if unkept else "once"
-        kept = "the next process has to do so again" if unkept else f"the next process finds them in {path}"
-        lengthy(
-            f"compiling kernels for {number}, {once}; some 15 seconds",
-            "numlstm: compiling the %s kernels for %s; %s",
-            number,
-            level.name,
-            kept,
-        )
+        lengthy("numlstm: compiling the %s kernels for %s, %s; some 15 seconds", number, level.name, once)
         from . import build
 
         code = build.object_code(number, level)

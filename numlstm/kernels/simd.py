@@ -18,7 +18,7 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 from numba.np.numpy_support import from_dtype
 
-from .compiler import inline, standalone
+from .compiler import STANDALONE, inline, standalone
 from .gates import FAINTEST
 
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
@@ -28,7 +28,6 @@ FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how a run of terms whose sums are in m
 INT64 = ir.IntType(64)
 LINE = 64  # bytes of a cache line
 PLAN = types.CPointer(types.int64)
-STANDALONE = "loop_"  # what the names of functions begin with that ``build`` keeps from being inlined
 
 
 class Register(types.Type):

@@ -8,17 +8,36 @@ import zlib
 from .levels import Level
 
 # They bring code into memory and have no part in what it is.
-LOADERS = {"store", "shipped", "cached", "linked", "loaded", "library", "sources", "__init__"}
+LOADERS = {"store", "shipped", "cached", "made", "linked", "loaded", "library", "sources", "__init__"}
 EXPORTS = {"embed", "embed_abi"}  # they are for libraries of ``numlstm export``
 FOLDER = os.path.dirname(os.path.abspath(__file__))
+
+
+def listed(folder: str) -> list[str]:
+    """The names in a folder of this package, which may stand in a zip archive that Python imports from."""
+    try:
+        return os.listdir(folder)
+    except NotADirectoryError:
+        archive = getattr(__loader__, "archive", None)
+        if archive is None:
+            raise
+        from zipfile import ZipFile
+
+        with ZipFile(archive) as file:
+            paths = [os.path.join(archive, name) for name in file.namelist()]
+        return [os.path.basename(path) for path in paths if os.path.dirname(path) == folder]
+
+
+def read(path: str) -> bytes:
+    """The content of a file of this package, which may stand in such an archive."""
+    content: bytes = __loader__.get_data(path)
+    return content
 
 
 def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
     """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
     return sorted(
-        name
-        for name in os.listdir(folder)
-        if name.endswith(ending) and name.removesuffix(ending) not in LOADERS | EXPORTS
+        name for name in listed(folder) if name.endswith(ending) and name.removesuffix(ending) not in LOADERS | EXPORTS
     )
 
 
@@ -33,8 +52,7 @@ def name(level: Level, folder: str = FOLDER) -> str | None:
         return None
     sum, length = zlib.crc32(repr(level).encode()), 0
     for file in names:
-        with open(os.path.join(folder, file), "rb") as opened:
-            content = opened.read()
+        content = read(os.path.join(folder, file))
         sum = zlib.crc32(content, zlib.crc32(file.encode(), sum))
         length += len(content)
     return f"{sum:08x}{length:06x}"
