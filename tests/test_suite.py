@@ -67,6 +67,7 @@ def test_the_two_commands_are_the_whole_collection():
     assert together(first, rest) and len(first[0]) > len(rest[0]) > 0
 
 
+@pytest.mark.slow
 def test_a_test_that_neither_runs_or_both_would_be_seen(tmp_path):
     """In a suite of three tests, whose second command knows one marker less, or is no other."""
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -m 'not (slow or fuzz)'\nmarkers =\n    slow\n    fuzz\n")
