@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -76,18 +77,24 @@ def modules(package):
     return found
 
 
+@cache
+def statements(text):
+    """(what can import, whether at the top level) in a file of that text. Many copies of the package are looked at."""
+    tree = ast.parse(text)
+    outer = set(tree.body)
+    return [(n, n in outer) for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom | ast.Call)]
+
+
 def imported(name, path, known):
     """(line, name, whether at the top level) of every import in a file; those of the package as modules of it."""
-    tree = ast.parse(path.read_text("utf-8"), str(path))
     within = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    outer = set(tree.body)
 
     def of_package(dotted):
         while dotted not in known and "." in dotted:
             dotted = dotted.rpartition(".")[0]
         return dotted
 
-    for node in ast.walk(tree):
+    for node, outer in statements(path.read_text("utf-8")):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -101,7 +108,7 @@ def imported(name, path, known):
                 names = [within + node.args[0].value if node.args[0].value[:1] == "." else node.args[0].value]
         for dotted in names:
             is_ours = dotted.split(".")[0] == path_root(known)
-            yield node.lineno, of_package(dotted) if is_ours else dotted, node in outer
+            yield node.lineno, of_package(dotted) if is_ours else dotted, outer
 
 
 def path_root(known):
