@@ -900,8 +900,14 @@ def ring(length=50):
 
 
 HOSTILE = {
-    "five million empty nodes": (lambda: with_graph(b"\x0a\x00" * 5_000_000), "its messages would take more memory than 20 times its 10000007 bytes and 32 MB"),
-    "five million empty tensors": (lambda: with_graph(b"\x2a\x00" * 5_000_000), "its messages would take more memory than 20 times its 10000007 bytes and 32 MB"),
+    "five million empty nodes": (
+        lambda: with_graph(b"\x0a\x00" * 5_000_000),
+        "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
+    ),
+    "five million empty tensors": (
+        lambda: with_graph(b"\x2a\x00" * 5_000_000),
+        "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
+    ),
     "deep nesting": (lambda: deep(3_000), "no ONNX model, or damaged"),
     "a doubling bomb": (bomb, "its W cannot be computed: its operators make more of its constants than"),
     "a huge constant": (
@@ -914,7 +920,10 @@ HOSTILE = {
     "a square of what it holds": (gathered, "its W cannot be computed: its operators make more"),
     "a circle of values": (circular, "its graph has a cycle, which no model can run: an unnamed Identity node reads"),
     "a long row": (lambda: long_row(20_000), "more than 1000 operators compute it"),
-    "functions that call many": (lambda: calling(10, 12), "its functions call each other so often that its nodes would take more memory"),
+    "functions that call many": (
+        lambda: calling(10, 12),
+        "its functions call each other so often that its nodes would take more memory",
+    ),
     "functions without end": (endless, "lie more than 64 within each other"),
     "huge dims": (lambda: claims(1 << 40, 1 << 40), "but holds 16"),
     "dims beyond 64 bits": (lambda: claims(*[1 << 62] * 8), "but holds 16"),

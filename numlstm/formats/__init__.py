@@ -115,7 +115,7 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
     from numlstm.formats import keras
 
     if keras.looks_like(names):
-        return keras.read_zip(archive)
+        return keras.read_zip(archive, size)
     shown = ", ".join(repr(name) for name in sorted(names)[:4]) + (", …" if len(names) > 4 else "")
     raise ValueError(f"it is a zip archive of {shown or 'nothing'}, which is no model that is known")
 

@@ -35,13 +35,13 @@ class Budget:
         self.steps += PER_BYTE * size
         self.size += size
 
-    def hold(self, nbytes: int, what: str) -> None:
-        """Charge memory; ValueError where the file does not justify it. `what` takes it, in the plural."""
+    def hold(self, nbytes: int, what: str, advice: str = "No model is that dense.") -> None:
+        """Charge memory that `what` takes; ValueError where the file does not justify it."""
         self.memory -= nbytes
         if self.memory < 0:
             raise ValueError(
                 f"{what} would take more memory than {TIMES} times its {self.size} bytes and {ALWAYS >> 20} MB, "
-                "which is the limit; no model is that dense"
+                f"which is the limit\n{advice}"
             )
 
     def step(self, count: int = 1) -> None:
