@@ -31,7 +31,7 @@ AGAIN_AND_AGAIN = 2  # times the file's size that all structures may have; h5py'
 SMALL = 1 << 16  # bytes that they may have in any file
 DEPTH = 64  # groups in groups, and nodes in the nodes of a tree
 NAME = 1024  # bytes of a name, and of a path
-OBJECT, TENSOR, CHUNK, TEXT, IN_HEAP = 800, 1_500, 500, 150, 250  # bytes of what is made of each, without its letters
+OBJECT, TENSOR, CHUNK, TEXT, IN_HEAP = 800, 1_500, 500, 100, 250  # bytes of what is made of each, without its letters
 COPIES = 3  # times that packed numbers are in memory once they are unpacked
 AGAIN = "Keras' own model.save and save_weights write what is read here: save it again with them."
 

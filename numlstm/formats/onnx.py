@@ -25,7 +25,7 @@ from numlstm.formats.onnx_chain import Layer, batch_first, chains
 from numlstm.formats.onnx_fold import Constants, NotConstant
 from numlstm.formats.onnx_gates import gates_ifgo
 from numlstm.formats.onnx_graph import Graph, Node, Value
-from numlstm.formats.onnx_tensors import Beside, charge_messages, tensor_of
+from numlstm.formats.onnx_tensors import CONSTANT, Beside, charge_messages, tensor_of
 from numlstm.formats.tensor import FLOATS, Array, Tensor
 
 IR_VERSION = 0x08  # tag of ModelProto's first field
@@ -118,6 +118,7 @@ def _tensors(graph: Graph, beside: Beside) -> Any:
                 yield Value(scope, name), proto, tensor
     for node in graph.nodes:
         if node.op == "Constant" and not node.domain and node.outputs:
+            graph.budget.hold(CONSTANT, "its constants")
             tensor = _constant(node, beside)
             if tensor is not None:
                 yield Value(node.scope, node.outputs[0]), node.proto, tensor
@@ -172,7 +173,7 @@ class Finder:
         self.graph, self.constants, self.budget = graph, constants, graph.budget
         self.leaves: set[str] = set()
         self._prefixes: dict[Value, str | None] = {}
-        self._folded: dict[Value, tuple[Tensor, Any]] = {}
+        self._folded: dict[Value, tuple[Tensor, Any] | str] = {}
         self._zeros: dict[Any, bool] = {}
 
     def found(self, metadata: Mapping[str, str]) -> tuple[list[Found], list[str]]:
@@ -274,16 +275,23 @@ class Finder:
         if tensor is not None:
             return tensor, key
         if value not in self._folded:
-            try:
-                array, dtype = self.constants.fold(value)
-            except NotConstant as error:
-                raise Refused(f"its {what} is not constant: {error}") from None
-            except ValueError as error:
-                raise Refused(f"its {what} cannot be computed: {error}") from None
-            digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
-            tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
-            self._folded[value] = tensor, (array.shape, dtype, digest)
-        return self._folded[value]
+            self._folded[value] = self._fold(value)
+        found = self._folded[value]
+        if isinstance(found, str):
+            raise Refused(f"its {what} {found}")
+        return found
+
+    def _fold(self, value: Value) -> tuple[Tensor, Any] | str:
+        """What the graph computes from constants, with a key; or why it cannot be had."""
+        try:
+            array, dtype = self.constants.fold(value)
+        except NotConstant as error:
+            return f"is not constant: {error}"
+        except ValueError as error:
+            return f"cannot be computed: {error}"
+        digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
+        tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
+        return tensor, (array.shape, dtype, digest)
 
     def _lengths(self, node: Node, is_batch_first: bool) -> Value | None:
         """The sequence_lens, unless they are known to be all as long as the input."""

@@ -52,12 +52,13 @@ NUMBERS = {
     "int64_data": np.int64,
     "uint64_data": np.uint64,
 }
+CONSTANT = 900  # bytes of what is made of a node that is a tensor
 EXTERNAL = 1  # TensorProto.DataLocation
 NESTED = 200  # messages within each other; protobuf's own limit is 100
-MESSAGE, FIELD, NUMBER = 250, 50, 24  # bytes, at most, of a message, of another field, of each number in a packed one
+MESSAGE, FIELD, NUMBER = 200, 30, 24  # bytes, at most, of a message, of another field, of each number in a packed one
 COSTS: dict[str, int] = {
-    "NodeProto": 500,
-    "TensorProto": 1_300,
+    "NodeProto": 800,
+    "TensorProto": 1_500,
     "GraphProto": 1_600,
     "FunctionProto": 1_500,
     "NodeProto.input": 350,
