@@ -17,6 +17,7 @@ from needs import need
 
 import numlstm
 from numlstm.formats import keras, keras_config, keras_weights
+from numlstm.formats.budget import Budget
 from numlstm.formats.hdf5 import Hdf5
 from numlstm.formats.tensor import Tensor
 
@@ -276,7 +277,7 @@ def test_a_gru_is_none_and_is_named(file):
 
 def keras_contents(data):
     file = io.BytesIO(data)
-    return keras.read_zip(zipfile.ZipFile(file), len(data)) if data.startswith(b"PK") else keras.read_h5(file)
+    return keras.read_zip(zipfile.ZipFile(file), Budget(len(data))) if data.startswith(b"PK") else keras.read_h5(file)
 
 
 # Configurations, changed

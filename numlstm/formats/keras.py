@@ -63,9 +63,8 @@ def looks_like(names: list[str]) -> bool:
     return CONFIG in names and (METADATA in names or any(name.startswith("model.weights.") for name in names))
 
 
-def read_zip(archive: zipfile.ZipFile, size: int) -> Contents:
-    """Every tensor of a .keras file of that size, and the LSTMs that its configuration describes."""
-    budget = Budget(size)
+def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
+    """Every tensor of a .keras file, and the LSTMs that its configuration describes."""
     names = archive.namelist()
     if WEIGHTS not in names:
         have = ", ".join(repr(name) for name in names[:6])
