@@ -9,6 +9,7 @@ import tracemalloc
 import warnings
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from judge import same_bits
@@ -783,6 +784,29 @@ def test_external_ranges_are_held_against_the_file(offset, length, saved, tmp_pa
     assert holds(saved(outside(net, "numbers")), net)
     with pytest.raises(ValueError, match="its tensor 'W' has its numbers in 'numbers'"):
         numlstm.load(saved(outside(net, "numbers", offset, length)))
+
+
+def test_external_ranges_may_be_shared_but_not_many_times(saved, tmp_path):
+    """Or a small file would hold a thousand times itself, in what numlstm.tensors returns."""
+    net = net_of(3, 2)
+    (tmp_path / "numbers").write_bytes(stacked(net)["W"].tobytes())
+    made = outside(net, "numbers")
+    (tensor,) = (each for each in made.graph.initializer if each.name == "W")
+    for count in range(1, 6):
+        saved(made)
+        if count <= 4:
+            assert len(numlstm.tensors(tmp_path / "model.onnx")) == 2 + count
+            made.graph.initializer.add().CopyFrom(tensor)
+            made.graph.initializer[-1].name = f"again{count}"
+    with pytest.raises(ValueError, match="they lie over each other, and 4 times is the limit"):
+        numlstm.tensors(tmp_path / "model.onnx")
+
+
+def test_a_stack_of_more_layers_than_anyone_trains_is_refused(saved):
+    (found,) = numlstm.find(saved(hostile.stacked(300)))
+    assert found.problem == "it has 300 layers; 256 are the most that are loaded"
+    (found,) = numlstm.find(saved(hostile.stacked(256)))
+    assert found.config.num_layers == 256
 
 
 # ---------------------------------------------------------------- a file is data
