@@ -9,6 +9,7 @@ import tracemalloc
 import warnings
 from pathlib import Path
 
+import hostile
 import numpy as np
 import pytest
 from judge import same_bits
@@ -778,6 +779,29 @@ def test_external_ranges_are_held_against_the_file(offset, length, saved, tmp_pa
         numlstm.load(saved(outside(net, "numbers", offset, length)))
 
 
+def test_external_ranges_may_be_shared_but_not_many_times(saved, tmp_path):
+    """Or a small file would hold a thousand times itself, in what numlstm.tensors returns."""
+    net = net_of(3, 2)
+    (tmp_path / "numbers").write_bytes(stacked(net)["W"].tobytes())
+    made = outside(net, "numbers")
+    (tensor,) = (each for each in made.graph.initializer if each.name == "W")
+    for count in range(1, 6):
+        saved(made)
+        if count <= 4:
+            assert len(numlstm.tensors(tmp_path / "model.onnx")) == 2 + count
+            made.graph.initializer.add().CopyFrom(tensor)
+            made.graph.initializer[-1].name = f"again{count}"
+    with pytest.raises(ValueError, match="they lie over each other, and 4 times is the limit"):
+        numlstm.tensors(tmp_path / "model.onnx")
+
+
+def test_a_stack_of_more_layers_than_anyone_trains_is_refused(saved):
+    (found,) = numlstm.find(saved(hostile.stacked(300)))
+    assert found.problem == "it has 300 layers; 256 are the most that are loaded"
+    (found,) = numlstm.find(saved(hostile.stacked(256)))
+    assert found.config.num_layers == 256
+
+
 # ---------------------------------------------------------------- a file is data
 
 
@@ -893,8 +917,14 @@ def ring(length=50):
 
 
 HOSTILE = {
-    "five million empty nodes": (lambda: with_graph(b"\x0a\x00" * 5_000_000), "it has more than 1000000 fields"),
-    "five million empty tensors": (lambda: with_graph(b"\x2a\x00" * 5_000_000), "it has more than 1000000 fields"),
+    "five million empty nodes": (
+        lambda: with_graph(b"\x0a\x00" * 5_000_000),
+        "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
+    ),
+    "five million empty tensors": (
+        lambda: with_graph(b"\x2a\x00" * 5_000_000),
+        "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
+    ),
     "deep nesting": (lambda: deep(3_000), "no ONNX model, or damaged"),
     "a doubling bomb": (bomb, "its W cannot be computed: its operators make more of its constants than"),
     "a huge constant": (
@@ -905,9 +935,12 @@ HOSTILE = {
     "a huge expansion": (lambda: filled("Expand", [1 << 40, 8, 2]), "its W cannot be computed: its operators make"),
     "a negative shape": (lambda: filled("ConstantOfShape", [-5]), "its W cannot be computed: .* is no shape"),
     "a square of what it holds": (gathered, "its W cannot be computed: its operators make more"),
-    "a circle of values": (circular, "operators in a row compute it, or it is computed from itself"),
-    "a long row": (lambda: long_row(20_000), "more than 200 operators in a row compute it"),
-    "functions that call many": (lambda: calling(10, 12), "call each other more often than its size justifies"),
+    "a circle of values": (circular, "its graph has a cycle, which no model can run: an unnamed Identity node reads"),
+    "a long row": (lambda: long_row(20_000), "more than 1000 operators compute it"),
+    "functions that call many": (
+        lambda: calling(10, 12),
+        "its functions call each other so often that its nodes would take more memory",
+    ),
     "functions without end": (endless, "lie more than 64 within each other"),
     "huge dims": (lambda: claims(1 << 40, 1 << 40), "but holds 16"),
     "dims beyond 64 bits": (lambda: claims(*[1 << 62] * 8), "but holds 16"),
@@ -965,7 +998,8 @@ def test_a_file_that_was_read_is_let_go_at_once(saved):
 
 
 def test_a_ring_of_layers_is_no_stack(saved):
-    assert all(found.config.num_layers == 1 for found in numlstm.find(saved(ring())))
+    with pytest.raises(ValueError, match=r"its graph has a cycle, which no model can run: an unnamed Squeeze node"):
+        numlstm.find(saved(ring()))
 
 
 def test_every_truncation_is_refused_or_whole(saved):

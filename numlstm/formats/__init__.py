@@ -103,6 +103,7 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
 def _of_zip(file: BinaryIO, size: int) -> Contents:
     """Three formats are zip archives; their entries tell them apart."""
     from numlstm.formats import npz, zips
+    from numlstm.formats.budget import Budget
 
     archive = zips.open_zip(file, size)
     names = archive.namelist()
@@ -115,7 +116,7 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
     from numlstm.formats import keras
 
     if keras.looks_like(names):
-        return keras.read_zip(archive)
+        return keras.read_zip(archive, Budget(size))
     shown = ", ".join(repr(name) for name in sorted(names)[:4]) + (", …" if len(names) > 4 else "")
     raise ValueError(f"it is a zip archive of {shown or 'nothing'}, which is no model that is known")
 

@@ -3,10 +3,10 @@
 The HDF5 library itself is no reader for files of strangers: among a few thousand Keras files with some bytes changed,
 there are ones that end the process with a segmentation fault in HDF5 2.0 and ones that keep it busy without end. This
 one follows the format specification (The HDF Group, "HDF5 File Format Specification", version 1.1) and needs
-NumPy alone. Every read is held against the file's size and against two budgets, of bytes and of reads, which end
-whatever refers to itself. What lies outside that part is refused by name: links to other places or files, data in
-other files, virtual datasets, filters other than gzip, shuffle and Fletcher's checksum, and the layouts of
-``libver="latest"``.
+NumPy alone. Every read is held against the file's size, and all reads together against twice that, which ends
+whatever refers to itself. What is made of them is charged to the file's budget before it is made. What lies outside
+that part is refused by name: links to other places or files, data in other files, virtual datasets, filters other than
+gzip, shuffle and Fletcher's checksum, and the layouts of ``libver="latest"``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.checks import counted
+from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Array, Order, Tensor, decoded
-from numlstm.formats.zips import ALWAYS, RATIO
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 0xFFFF_FFFF_FFFF_FFFF  # the address of what was never written
-READS = 250_000  # of structures; a file of 9,000 tensors takes half as many
+READ = 16  # bytes that a read counts as, at least
+AGAIN_AND_AGAIN = 2  # times the file's size that all structures may have; h5py's are read once, most of them
+SMALL = 1 << 16  # bytes that they may have in any file
 DEPTH = 64  # groups in groups, and nodes in the nodes of a tree
-NAME = 1024  # bytes of a name
+NAME = 1024  # bytes of a name, and of a path
+OBJECT, TENSOR, CHUNK, TEXT, IN_HEAP = 800, 1_500, 500, 100, 250  # bytes of what is made of each, without its letters
+COPIES = 3  # times that packed numbers are in memory once they are unpacked
 AGAIN = "Keras' own model.save and save_weights write what is read here: save it again with them."
 
 Text = str | list[str]
@@ -68,16 +72,14 @@ class _Header:
 class _Source:
     """The file, read by address within its bounds and the budgets."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.size = file, size
-        self.reads, self.bytes = READS, 2 * size + (1 << 16)
-        self.unpacked = 0  # bytes that all chunks together become
+    def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
+        self.file, self.size, self.budget = file, size, budget
+        self.bytes = AGAIN_AND_AGAIN * size + SMALL
         self.heaps: dict[int, dict[int, bytes]] = {}
 
     def spend(self, length: int) -> None:
-        self.reads -= 1
-        self.bytes -= length
-        if self.reads < 0 or self.bytes < 0:
+        self.bytes -= max(length, READ)
+        if self.bytes < 0:
             raise ValueError("its structures refer to each other more often than a file of its size has room for")
 
     def at(self, address: int, length: int, what: str) -> bytes:
@@ -100,7 +102,7 @@ class _Source:
         return data
 
 
-def read(file: BinaryIO, size: int) -> Hdf5:
+def read(file: BinaryIO, size: int, budget: Budget | None = None) -> Hdf5:
     """Every dataset of numbers, unread, and every attribute that is text.
 
     Parameters
@@ -108,13 +110,15 @@ def read(file: BinaryIO, size: int) -> Hdf5:
     file : binary file
     size : int
         Its size in bytes.
+    budget : Budget, optional
+        Of the file that it is in, where it is in another.
 
     Raises
     ------
     ValueError
         It is damaged, or holds what is not read here; the message says which.
     """
-    source = _Source(file, size)
+    source = _Source(file, size, budget or Budget(size))
     try:
         return _walk(source, _root(source))
     except struct.error as error:
@@ -149,6 +153,7 @@ def _walk(source: _Source, root: int) -> Hdf5:
     while waiting:
         path, address, depth = waiting.pop()
         source.spend(len(path))
+        source.budget.hold(OBJECT + 2 * len(path), "its groups and datasets")
         header = _header(source, address, path)
         attributes[path] = header.attributes
         if header.group is not None:
@@ -158,8 +163,12 @@ def _walk(source: _Source, root: int) -> Hdf5:
                 raise ValueError(f"the group {path!r} lies in more than {DEPTH} others")
             groups.add(address)
             children = [(f"{path}/{name}" if path else name, at) for name, at in _children(source, *header.group, path)]
+            longest = max((len(child) for child, _ in children), default=0)
+            if longest > NAME:
+                raise ValueError(f"a path in the group {path[:NAME]!r} has {longest} letters; {NAME} are the most")
             waiting += [(child, at, depth + 1) for child, at in reversed(children)]
         elif header.layout is not None:
+            source.budget.hold(TENSOR, "its datasets")
             tensor = _tensor(source, path, header, extents)
             if path in tensors:
                 raise ValueError(f"it has two datasets named {path!r}")
@@ -320,12 +329,14 @@ def _text(source: _Source, type: _Type, count: int, data: bytes, what: str) -> l
         raise ValueError(f"{what} has {len(data)} bytes for {count} texts of {type.size}")
     if not type.size:
         return [""] * min(count, 1)
+    source.budget.hold(count * TEXT + 4 * count * type.size, "its attributes")
     texts = []
     for at in range(0, count * type.size, type.size):
         text = data[at : at + type.size]
         if type.variable:
             length, heap, index = struct.unpack("<IQI", text)
             source.spend(length)
+            source.budget.hold(4 * length, "its attributes")
             text = _heap_object(source, heap, index, what)[:length] if length else b""
         texts.append(text.rstrip(b"\0").decode())
     return texts
@@ -341,6 +352,7 @@ def _heap_object(source: _Source, address: int, index: int, what: str) -> bytes:
             number, length = struct.unpack_from("<H6xQ", block, at)
             if number == 0:  # free space, which is last
                 break
+            source.budget.hold(IN_HEAP + length, "its texts")
             if at + 16 + length > size:
                 raise ValueError(f"the heap at byte {address} has an object of {length} bytes beyond its end")
             objects[number] = block[at + 16 : at + 16 + length]
@@ -363,6 +375,7 @@ def _children(source: _Source, tree: int, heap: int, path: str) -> list[tuple[st
     for node in _leaves(source, tree, 0, 8, shown):
         (count,) = struct.unpack_from("<6xH", source.structure(node[1], 8, b"SNOD", f"a list of {shown}"))
         entries = source.at(node[1] + 8, 40 * count, f"a list of {shown}")
+        source.budget.hold(OBJECT * count, "its groups and datasets")
         for begin in range(0, 40 * count, 40):
             offset, address, kind = struct.unpack_from("<QQI", entries, begin)
             end = names.find(b"\0", offset, offset + NAME)
@@ -458,17 +471,19 @@ def _chunks(
         raise ValueError(f"the dataset {path!r} of shape {shape} has chunks of {chunk}")
     whole = prod(sides) * type.size
     count = prod(-(-length // side) for length, side in zip(shape, sides, strict=True))
-    source.unpacked += whole * count
-    if source.unpacked > max(ALWAYS, RATIO * source.size):
-        raise ValueError(
-            f"it would unpack to {source.unpacked} bytes with {path!r} of shape {shape} in chunks of {sides}; "
-            f"{RATIO} times its own {source.size} is the limit\n"
-            "Trained weights do not compress like that. If it is yours, save it without compression."
+    if packed:
+        source.budget.hold(
+            COPIES * whole * count,
+            f"{path!r} of shape {shape} in chunks of {sides}, unpacked",
+            "Trained weights do not compress like that. If it is yours, save it without compression.",
         )
+    elif whole * count > source.size:
+        raise ValueError(f"the dataset {path!r} of shape {shape} in chunks of {sides} takes more than the file has")
     if tree == NOWHERE:
         raise ValueError(f"the dataset {path!r} of shape {shape} was never written")
     found: dict[tuple[int, ...], _Chunk] = {}
     for key, address in _leaves(source, tree, 1, 8 + 8 * len(chunk), path):
+        source.budget.hold(CHUNK, "its chunks")
         size, left_out = struct.unpack_from("<II", key)
         begin = struct.unpack_from(f"<{len(sides)}Q", key, 8)
         if (

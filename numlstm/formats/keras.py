@@ -16,12 +16,16 @@ from typing import BinaryIO
 
 from numlstm.config import Config
 from numlstm.formats import hdf5
+from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents, Found
 from numlstm.formats.keras_config import Layer, Network, parsed
 from numlstm.formats.keras_weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
+from numlstm.formats.state_dict import LAYERS, MOST
 from numlstm.formats.tensor import FLOATS
 from numlstm.formats.zips import entry_bytes
 
+PART = 4_000  # bytes of what is said of a layer
+COPIES = 3  # times that weights are in memory once they are unpacked
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 FORMAT = "Keras or HDF5"
 ASSUMED = (
@@ -59,29 +63,35 @@ def looks_like(names: list[str]) -> bool:
     return CONFIG in names and (METADATA in names or any(name.startswith("model.weights.") for name in names))
 
 
-def read_zip(archive: zipfile.ZipFile) -> Contents:
+def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     """Every tensor of a .keras file, and the LSTMs that its configuration describes."""
     names = archive.namelist()
     if WEIGHTS not in names:
         have = ", ".join(repr(name) for name in names[:6])
         raise ValueError(f"it is a Keras archive without {WEIGHTS!r}, which holds the weights; it has {have}")
-    network = parsed(entry_bytes(archive, CONFIG).decode())
+    for name, copies in ((CONFIG, 2), (WEIGHTS, COPIES)):
+        entry = archive.getinfo(name)
+        beyond = max(0, entry.file_size - entry.compress_size)
+        budget.hold(copies * beyond, f"its entry {name!r}, unpacked,", "Trained weights do not compress like that.")
+    network = parsed(entry_bytes(archive, CONFIG).decode(), budget)
     data = entry_bytes(archive, WEIGHTS)
-    file = hdf5.read(io.BytesIO(data), len(data))
+    file = hdf5.read(io.BytesIO(data), len(data), budget)
     return _of_places(file, network, WEIGHTS)
 
 
 def read_h5(file: BinaryIO) -> Contents:
     """Every tensor of an HDF5 file, and the LSTMs that Keras' configuration or the shapes of its weights tell of."""
-    h5 = hdf5.read(file, file.seek(0, io.SEEK_END))
+    size = file.seek(0, io.SEEK_END)
+    budget = Budget(size)
+    h5 = hdf5.read(file, size, budget)
     config = h5.attributes[""].get("model_config")
     if isinstance(config, str):
-        return _of_names(h5, parsed(config), "model_weights")
+        return _of_names(h5, parsed(config, budget), "model_weights")
     if texts(h5.attributes[""], "layer_names"):
-        return _of_names(h5, Network(), "")
+        return _of_names(h5, Network(budget), "")
     if "model_weights" in h5.attributes:
-        return _of_names(h5, Network(), "model_weights")
-    return _of_places(h5, Network(), "")
+        return _of_names(h5, Network(budget), "model_weights")
+    return _of_places(h5, Network(budget), "")
 
 
 def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
@@ -103,7 +113,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
         parts += _parts(layer, of, where, problem)
     free = {place: found for place, found in weights.items() if place not in known}
     rest, others = undescribed(file, free, {}, ASSUMED, "")
-    return _contents(file, parts, rest, [*network.others, *others], where)
+    return _contents(file, parts, rest, [*network.others, *others], where, network.budget)
 
 
 def _moved(file: hdf5.Hdf5, layer: Layer) -> str:
@@ -133,7 +143,7 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
         cells = [*layer.forward, *layer.backward]
         parts += _parts(layer, known, root, next((wrong[id(cell)] for cell in cells if id(cell) in wrong), ""))
     rest, others = undescribed(file, {}, weights, ASSUMED, _older(file, root))
-    return _contents(file, parts, rest, [*network.others, *others], root)
+    return _contents(file, parts, rest, [*network.others, *others], root, network.budget)
 
 
 def _older(file: hdf5.Hdf5, root: str) -> str:
@@ -154,9 +164,13 @@ def _contents(
     rest: Iterable[tuple[Layer, dict[int, Weights]]],
     others: list[str],
     where: str,
+    budget: Budget,
 ) -> Contents:
     for layer, of in rest:
         parts += _parts(layer, of, where, "")
+    if len(parts) > MOST:
+        raise ValueError(f"it has {len(parts)} LSTM layers and cells; {MOST} are the most in a file")
+    budget.hold(PART * len(parts), "what is said of its layers")
     lstms = [_found(chain) for chain in _chains(parts)]
     return Contents(FORMAT, file.tensors, tuple(lstms), tuple(others))
 
@@ -245,8 +259,11 @@ def _found(chain: list[_Part]) -> Found:
     if len(chain) > 1:
         notes = (f"{len(chain)} layers of Keras, joined: each reads the output sequence of the one before", *notes)
     where = ", ".join(part.where for part in chain)
-    if first.problem:
-        return Found(name, "LSTM", None, "", where, notes, first.problem)
+    problem = first.problem
+    if len(chain) > LAYERS:
+        problem = f"it has {len(chain)} layers; {LAYERS} are the most that are loaded"
+    if problem:
+        return Found(name, "LSTM", None, "", where, notes, problem)
     cells = [cell for part in chain for cell in part.cells]
     units, directions, bias, time_major = first.shape
     config = Config(first.features, units, len(cells), bias, not time_major, bidirectional=directions == 2)

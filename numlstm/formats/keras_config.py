@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from numlstm.formats.budget import Budget, shown
+from numlstm.formats.state_dict import MOST
+
 DEPTH = 32  # models in models and wrappers in wrappers
 NAME = 1024  # letters of the names, or classes, of a layer and of all around it
 NO_OPS = {  # what does nothing outside training
@@ -30,12 +33,15 @@ HARD_SIGMOID = (
     "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name and Keras 3 clip(x / 6 + 0.5, 0, 1), and neither is "
     "sigmoid"
 )
+MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of what each begins or parts, at most
+ENTRY, CALL = 700, 250  # of a layer in a model, and of each reference to one
+LAYER, CELL, SENTENCE = 1_000, 500, 300  # of what is kept of a recurrent layer, of a cell, of a sentence on one
 BETWEEN = 16  # no-ops between two layers that are joined
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A recurrent cell, of an LSTM or not.
 
@@ -58,7 +64,7 @@ class Cell:
     problem: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layer:
     """A recurrent layer of LSTM cells, or what claims to be one.
 
@@ -103,14 +109,17 @@ class Network:
         Every recurrent cell, also of other kinds, by the outermost layer that it is in.
     others : list of str
         As in `numlstm.formats.Contents`.
+    budget : Budget
+        Of the file that it is in.
     """
 
+    budget: Budget
     layers: list[Layer] = field(default_factory=list)
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Around:
     """What stands around a layer."""
 
@@ -129,8 +138,14 @@ class _Around:
         return "/".join(self.names)
 
 
-def parsed(text: str) -> Network:
+def parsed(text: str, budget: Budget | None = None) -> Network:
     """The recurrent layers of a configuration.
+
+    Parameters
+    ----------
+    text : str
+    budget : Budget, optional
+        Of the file that it is in; else it has the size of the text.
 
     Raises
     ------
@@ -144,6 +159,8 @@ def parsed(text: str) -> Network:
     >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(",")[0])
     lstm 4 its recurrent_activation is 'hard_sigmoid'
     """
+    budget = budget or Budget(len(text))
+    charge_json(text, budget)
     try:
         config = json.loads(text)
     except RecursionError:
@@ -152,9 +169,16 @@ def parsed(text: str) -> Network:
         raise ValueError(f"its configuration is no JSON: {error}") from None
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("its configuration is not that of a Keras model: it has no class_name")
-    network = Network()
+    network = Network(budget)
     _layer(network, config, _Around(masking=_masking(config)))
     return network
+
+
+def charge_json(text: str, budget: Budget) -> None:
+    """Charge what a text of JSON takes once it is parsed, by the marks that begin, end and part its values."""
+    for mark, cost in MARKS.items():
+        budget.hold(text.count(mark) * cost, "its configuration")
+    budget.hold((1 if text.isascii() else 4) * len(text), "its configuration")
 
 
 def _layer(network: Network, spec: Json, around: _Around) -> None:
@@ -172,16 +196,22 @@ def _layer(network: Network, spec: Json, around: _Around) -> None:
     elif kind in ("LSTM", "CuDNNLSTM", "RNN") or _claims_lstm(config):
         _recurrent(network, spec, around)
     elif "recurrent_activation" in config or "recurrent_initializer" in config:
-        network.others.append(f"{around.name!r} is a {kind}, not an LSTM")
+        _say(network, f"{around.name!r} is a {shown(kind)}, not an LSTM")
         _keep(network, around, [Cell(0, True, f"{around.place}/cell", _trainable(config, around), f"it is a {kind}")])
     elif isinstance(config.get("layer"), dict):
-        note = f"it is in a {kind}"
+        note = f"it is in a {shown(kind)}"
         if kind == "TimeDistributed":
             note += ", which applies it at each step of another time axis: make that axis part of the batch"
         inside = config["layer"]
         _layer(network, inside, _inside(around, inside, f"{around.place}/layer", notes=(*around.notes, note)))
     elif any(_kind(part) in LSTMS for part in _parts(config)):
-        network.others.append(f"{around.name or 'the model'!r} is of the class {kind!r}, which has an LSTM within it")
+        _say(network, f"{around.name or 'the model'!r} is of the class {shown(kind)!r}, which has an LSTM within it")
+
+
+def _say(network: Network, sentence: str) -> None:
+    """Keep a sentence on what is no LSTM."""
+    network.budget.hold(SENTENCE + len(sentence), "what is said of its layers")
+    network.others.append(sentence)
 
 
 def _kind(spec: Json) -> str:
@@ -244,7 +274,9 @@ def _parts(value: Any) -> Iterator[Json]:
 class _Graph:
     """Which layer of a model is fed by which."""
 
-    def __init__(self, kind: str, config: Any, entries: list[Json]) -> None:
+    def __init__(self, kind: str, config: Any, entries: list[Json], budget: Budget) -> None:
+        budget.hold(ENTRY * len(entries), "its layers")
+        self.budget = budget
         names = [_name(entry) for entry in entries]
         self.entries = dict(zip(names, entries, strict=True))
         self.sources: dict[str, list[str]] = {name: [] for name in names}
@@ -261,12 +293,44 @@ class _Graph:
             for name, entry in zip(names, entries, strict=True):
                 nodes = entry.get("inbound_nodes")
                 self.calls[name] = len(nodes) if isinstance(nodes, list) else 1
-                for before, is_mask in _references(nodes):
+                for before, _, is_mask in _references(nodes):
                     if is_mask:
                         self.masks[name] = before
                     else:
                         self._edge(before, name)
-            self.outputs = {name for name, _ in _references(config.get("output_layers"))}
+            self._refuse_cycles()
+            self.outputs = {name for name, _, _ in _references(config.get("output_layers"))}
+
+    def _refuse_cycles(self) -> None:
+        """Pass each call of a layer after those whose outputs it reads; ValueError where some are left.
+
+        A layer that is called twice may well read what it has put out itself.
+        """
+        waits: dict[tuple[str, int], int] = {}
+        after: dict[tuple[str, int], list[tuple[str, int]]] = {}
+        for name, entry in self.entries.items():
+            nodes = entry.get("inbound_nodes")
+            for number, node in enumerate(nodes if isinstance(nodes, list) else ()):
+                self.budget.hold(CALL, "its layers")
+                waits[name, number] = 0
+                for before, of, _ in _references(node):
+                    self.budget.hold(CALL, "its layers")
+                    after.setdefault((before, of), []).append((name, number))
+        for source, readers in after.items():
+            for reader in readers if source in waits else ():
+                waits[reader] += 1
+        ready = [call for call, count in waits.items() if not count]
+        passed = 0
+        while ready:
+            passed += 1
+            for reader in after.get(ready.pop(), ()):
+                waits[reader] -= 1
+                if not waits[reader]:
+                    ready.append(reader)
+        if passed < len(waits):
+            stuck = [repr(shown(name)) for (name, _), count in waits.items() if count]
+            said = ", ".join(stuck[:4]) + (", …" if len(stuck) > 4 else "")
+            raise ValueError(f"its configuration has a cycle of layers that read each other, among {said}")
 
     def _edge(self, before: str, name: str) -> None:
         if before in self.readers:
@@ -308,9 +372,11 @@ class _Graph:
                         waiting.append(reader)
 
 
-def _references(value: Any) -> Iterator[tuple[str, bool]]:
-    """The layers whose outputs a piece of the graph refers to, and whether as a mask: ["name", 0, 0] with what goes
-    along, in Keras 3 as a keras_history."""
+def _references(value: Any) -> Iterator[tuple[str, int, bool]]:
+    """The layers whose outputs a piece of the graph refers to, which of their calls, and whether as a mask.
+
+    It is ["name", 0, 0] with what goes along, in Keras 3 as a keras_history.
+    """
     waiting = [(value, False)]
     while waiting:
         value, is_mask = waiting.pop()
@@ -318,7 +384,7 @@ def _references(value: Any) -> Iterator[tuple[str, bool]]:
             waiting += [(inner, is_mask or key == "mask") for key, inner in reversed(value.items())]
         elif isinstance(value, list):
             if len(value) >= 3 and isinstance(value[0], str) and type(value[1]) is int and type(value[2]) is int:
-                yield value[0], is_mask
+                yield value[0], value[1], is_mask
                 value = value[3:]
             waiting += [(inner, is_mask) for inner in reversed(value)]
 
@@ -342,7 +408,7 @@ def _masking(config: Json) -> frozenset[int]:
 
 
 def _model(network: Network, kind: str, config: Any, entries: list[Json], around: _Around) -> None:
-    graph = _Graph(kind, config, entries)
+    graph = _Graph(kind, config, entries, network.budget)
     masked = graph.masked(around.masking)
     counts: dict[str, int] = {}
     prefix = f"{around.place}/layers" if around.place else "layers"
@@ -356,7 +422,7 @@ def _model(network: Network, kind: str, config: Any, entries: list[Json], around
         warnings = list(around.warnings)
         extra = graph.sources[name][1:] if graph.calls[name] == 1 else []
         if extra:
-            given = ", ".join(repr(source) for source in list(dict.fromkeys(extra))[:4])
+            given = ", ".join(repr(shown(source)) for source in list(dict.fromkeys(extra))[:4])
             warnings.append(f"Keras gives it more than its input, from {given}: pass the initial states as (h_0, c_0)")
         before = graph.before(name)
         _layer(
@@ -396,6 +462,7 @@ def _claims_lstm(config: Json) -> bool:
 
 def _keep(network: Network, around: _Around, cells: list[Cell]) -> None:
     """Count cells among those of the outermost layer that they are in."""
+    network.budget.hold(SENTENCE, "its layers")
     if around.names:
         network.cells.setdefault(around.names[0], []).extend(cells)
 
@@ -403,12 +470,12 @@ def _keep(network: Network, around: _Around, cells: list[Cell]) -> None:
 def _recurrent(network: Network, spec: Json, around: _Around) -> None:
     """A layer of one direction."""
     config = spec["config"]
-    cells = _cells(spec, around.place, around)
+    cells = _cells(network, spec, around.place, around)
     _keep(network, around, cells)
     if not _has_lstm(spec):
-        network.others.append(f"{around.name!r} is an RNN of a {_kind(_cell_of(config))}, not of LSTM cells")
+        _say(network, f"{around.name!r} is an RNN of a {shown(_kind(_cell_of(config)))}, not of LSTM cells")
         return
-    layer = _described(around, config, cells)
+    layer = _described(network, around, config, cells)
     if config.get("go_backwards") is True:
         layer = replace(
             layer,
@@ -429,13 +496,13 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
         raise ValueError(f"the Bidirectional {around.name!r} has no layer")
     given = config.get("backward_layer")
     back = given if isinstance(given, dict) and isinstance(given.get("config"), dict) else ahead
-    forward = _cells(ahead, f"{around.place}/forward_layer", around)
-    backward = _cells(back, f"{around.place}/backward_layer", around)
+    forward = _cells(network, ahead, f"{around.place}/forward_layer", around)
+    backward = _cells(network, back, f"{around.place}/backward_layer", around)
     _keep(network, around, [*forward, *backward])
     if not (_has_lstm(ahead) or _has_lstm(back)):
-        network.others.append(f"{around.name!r} is a Bidirectional of a {_kind(ahead)}, not of an LSTM")
+        _say(network, f"{around.name!r} is a Bidirectional of a {shown(_kind(ahead))}, not of an LSTM")
         return
-    layer = replace(_described(around, ahead["config"], forward), backward=tuple(backward))
+    layer = replace(_described(network, around, ahead["config"], forward), backward=tuple(backward))
     problem = layer.problem or next((cell.problem for cell in backward if cell.problem), "")
     if ahead["config"].get("go_backwards") is True or (
         back is given and back["config"].get("go_backwards") is not True
@@ -476,8 +543,9 @@ def _cell_of(config: Json) -> Json:
     return cell if isinstance(cell, dict) else {}
 
 
-def _cells(spec: Json, place: str, around: _Around) -> list[Cell]:
+def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Cell]:
     """The cells of a layer of one direction, from input to output."""
+    network.budget.hold(CELL + len(place), "its cells")
     kind, config = _kind(spec), spec["config"]
     if kind == "CuDNNLSTM":
         return [_cell(spec, place, around)]
@@ -487,6 +555,7 @@ def _cells(spec: Json, place: str, around: _Around) -> list[Cell]:
     stacked = cell["config"].get("cells") if isinstance(cell.get("config"), dict) else None
     if not isinstance(stacked, list):
         return [_cell(cell, f"{place}/cell", around)]
+    network.budget.hold((CELL + len(place)) * len(stacked), "its cells")
     counts: dict[str, int] = {}
     cells = []
     for one in stacked:
@@ -506,16 +575,16 @@ def _cell(spec: Json, place: str, around: _Around) -> Cell:
     units = config.get("units")
     problem = ""
     if kind not in LSTMS or not _is_own(spec):
-        shown = spec.get("registered_name") or spec.get("class_name")
-        problem = f"it is of the class {shown!r}, not Keras' own LSTM, and what that computes is not in the file"
+        own = shown(repr(spec.get("registered_name") or spec.get("class_name")))
+        problem = f"it is of the class {own}, not Keras' own LSTM, and what that computes is not in the file"
     elif type(units) is not int or units < 1:
-        problem = f"its units are {units!r}, not a positive number" + (
+        problem = f"its units are {shown(repr(units))}, not a positive number" + (
             "; a file of Keras 1 says output_dim, and is not read" if "output_dim" in config else ""
         )
     for argument, usual in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         name = _function(config.get(argument, usual))
         if name != usual and not problem:
-            problem = f"its {argument} is {name!r}, where {usual!r} is supported"
+            problem = f"its {argument} is {shown(name)!r}, where {usual!r} is supported"
             if name == "hard_sigmoid":
                 problem += f"; {HARD_SIGMOID}"
     units = units if type(units) is int and units > 0 else 0
@@ -531,7 +600,7 @@ def _function(value: Any) -> str:
     return str(value)
 
 
-def _described(around: _Around, config: Json, cells: list[Cell]) -> Layer:
+def _described(network: Network, around: _Around, config: Json, cells: list[Cell]) -> Layer:
     """A layer with what its arguments say beyond its cells."""
     notes = list(around.notes)
     sequences = config.get("return_sequences") is True
@@ -552,9 +621,12 @@ def _described(around: _Around, config: Json, cells: list[Cell]) -> Layer:
     if around.masked:
         warning = _joined(
             warning,
-            f"Keras skips the steps that {around.masked!r} masks, here every step is computed: pass lengths where "
-            "they are the last ones, and cut them off where they are the first",
+            f"Keras skips the steps that {shown(around.masked)!r} masks, here every step is computed: pass lengths "
+            "where they are the last ones, and cut them off where they are the first",
         )
+    network.budget.hold(LAYER + len(warning) + len(around.place) + 2 * len(around.name), "its layers")
+    if len(network.layers) >= MOST:
+        raise ValueError(f"it has more than {MOST} LSTM layers, which are the most in a file")
     problem = next((cell.problem for cell in cells if cell.problem), "")
     if not cells:
         problem = "it has no cells"

@@ -10,6 +10,7 @@ from numlstm.formats.found import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"
+LETTERS = 4096  # far more than it has; what JSON can take in memory is many times its text
 FLAGS = ("batch_first", "dropout")  # what the tensors do not say
 
 
@@ -43,7 +44,7 @@ def contents(
 def _stated(found: Found, text: str) -> Found:
     """The LSTM with the flags of the metadata, once its sizes are found to be those of the tensors."""
     try:
-        known = json.loads(text)
+        known = json.loads(text) if len(text) <= LETTERS else {}
         kind = known.pop("kind")
         flags = {name: known[name] for name in FLAGS if name in known}
         batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import sha256
+from math import prod
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -19,12 +20,13 @@ import numpy as np
 from numlstm.checks import counted
 from numlstm.config import Config
 from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats.budget import Budget, shown
 from numlstm.formats.found import Contents, Found, Kind
 from numlstm.formats.onnx_chain import Layer, batch_first, chains
 from numlstm.formats.onnx_fold import Constants, NotConstant
 from numlstm.formats.onnx_gates import gates_ifgo
 from numlstm.formats.onnx_graph import Graph, Node, Value
-from numlstm.formats.onnx_tensors import Beside, count_fields, tensor_of
+from numlstm.formats.onnx_tensors import CONSTANT, Beside, charge_messages, tensor_of
 from numlstm.formats.tensor import FLOATS, Array, Tensor
 from numlstm.requirements import install
 
@@ -42,7 +44,9 @@ DIRECTIONS = ("forward", "reverse", "bidirectional")
 USUAL = ("sigmoid", "tanh", "tanh")
 OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
 LARGEST = float(np.finfo(np.float32).max)  # a clip of this and more clips nothing
-SHOWN = 8  # lengths in a message
+LENGTHS = 8  # in a message
+ALIKE = 4  # nodes in a note
+FOUND, NAMED = 4_000, 300  # bytes of what is said of an LSTM node, and of another one
 OWN = re.compile(r"(^|/)LSTM(_\d+)?$")  # TorchScript's exporter calls a node /path/LSTM_1
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node, by torch's newer exporter: a list, the node's own name last
 
@@ -62,7 +66,8 @@ def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
     if size > LONGEST:
         raise ValueError(f"it has {size} bytes; an ONNX file has at most {LONGEST}, and its tensors in files beside it")
     data = file.read()
-    fields = count_fields(data, onnx.ModelProto.DESCRIPTOR)
+    budget = Budget(size)
+    charge_messages(data, onnx.ModelProto.DESCRIPTOR, budget)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -71,12 +76,13 @@ def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
     del data
     if not model.graph.node and not model.graph.initializer:
         raise ValueError("it is an ONNX model without a graph, or no ONNX model")
-    return _contents(model, fields, path, size)
+    return _contents(model, budget, path)
 
 
-def _contents(model: Any, fields: int, path: str | os.PathLike[str], size: int) -> Contents:
-    graph = Graph(model, fields)
-    beside = Beside(path)
+def _contents(model: Any, budget: Budget, path: str | os.PathLike[str]) -> Contents:
+    graph = Graph(model, budget)
+    beside = Beside(path, budget)
+    unique = Unique()
     tensors: dict[Value, Tensor] = {}
     named: dict[str, Tensor] = {}
     seen = set()
@@ -84,8 +90,8 @@ def _contents(model: Any, fields: int, path: str | os.PathLike[str], size: int) 
         tensors[value] = tensor
         if id(proto) not in seen:  # a function that is called twice has its constants once
             seen.add(id(proto))
-            named[_unique(value.name, named)] = tensor
-    constants = Constants(graph, tensors, size + beside.nbytes)
+            named[unique(value.name)] = tensor
+    constants = Constants(graph, tensors)
     finder = Finder(graph, constants)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     lstms, others = finder.found(metadata)
@@ -95,12 +101,11 @@ def _contents(model: Any, fields: int, path: str | os.PathLike[str], size: int) 
     if numlstm_config.KEY not in metadata:
         note = "known by the names of its tensors alone: there is no LSTM node that uses them"
         by_name = tuple(found._replace(notes=(*found.notes, note)) for found in by_name)
-    names: dict[str, Any] = {}
+    unique = Unique()
     all_of_them = []
     for found in (*lstms, *by_name):
         name = found.name or ("LSTM" if len(lstms) + len(by_name) > 1 else "")
-        all_of_them.append(found._replace(name=_unique(name, names)))
-        names[all_of_them[-1].name] = found
+        all_of_them.append(found._replace(name=unique(shown(name))))
     return numlstm_config.contents("ONNX", named, metadata, tuple(all_of_them), (*others, *other_names))
 
 
@@ -113,6 +118,7 @@ def _tensors(graph: Graph, beside: Beside) -> Any:
                 yield Value(scope, name), proto, tensor
     for node in graph.nodes:
         if node.op == "Constant" and not node.domain and node.outputs:
+            graph.budget.hold(CONSTANT, "its constants")
             tensor = _constant(node, beside)
             if tensor is not None:
                 yield Value(node.scope, node.outputs[0]), node.proto, tensor
@@ -127,13 +133,21 @@ def _constant(node: Node, beside: Beside) -> Tensor | None:
     return tensor_of(attributes["value"].t, node.outputs[0], beside) if "value" in attributes else None
 
 
-def _unique(name: str, names: Mapping[str, Any]) -> str:
-    """The name, with a number where there is one like it."""
-    count, free = 1, name
-    while free in names:
-        count += 1
-        free = f"{name}_{count}"
-    return free
+class Unique:
+    """Gives each name back, with a number where it was given before."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, int] = {}  # and the last number that was tried for it
+
+    def __call__(self, name: str) -> str:
+        """The name, or the name with a number."""
+        free, count = name, self.taken.get(name, 1)
+        while free in self.taken:
+            count += 1
+            free = f"{name}_{count}"
+        self.taken[name] = count
+        self.taken.setdefault(free, 1)
+        return free
 
 
 def _belongs(name: str, leaves: set[str]) -> bool:
@@ -156,8 +170,11 @@ class Finder:
     """
 
     def __init__(self, graph: Graph, constants: Constants) -> None:
-        self.graph, self.constants = graph, constants
+        self.graph, self.constants, self.budget = graph, constants, graph.budget
         self.leaves: set[str] = set()
+        self._prefixes: dict[Value, str | None] = {}
+        self._folded: dict[Value, tuple[Tensor, Any] | str] = {}
+        self._zeros: dict[Any, bool] = {}
 
     def found(self, metadata: Mapping[str, str]) -> tuple[list[Found], list[str]]:
         """Every LSTM, and what else is recurrent, a sentence each."""
@@ -168,63 +185,67 @@ class Finder:
         for node in self.graph.nodes:
             is_ours = not node.domain
             if is_ours and node.op in OTHERS:
-                self._claim(self._reached(node))
+                self._prefix(node)
                 others.append(f"{node} is {OTHERS[node.op]}, not an LSTM")
+                self.budget.hold(NAMED, "what is said of its recurrent nodes")
             if not node.op.endswith("LSTM"):
                 continue
             order[node] = len(order)
-            self._claim(self._reached(node))
+            if len(order) > state_dict.MOST:
+                raise ValueError(f"it has more than {state_dict.MOST} LSTM nodes, which are the most in a file")
+            self.budget.hold(FOUND, "what is said of its LSTM nodes")
+            prefix = self._prefix(node)
             try:
                 if not is_ours:
                     said = "whose weights are quantised; export the model before it is quantised"
-                    what = f"a {node.op} of {node.domain}"
+                    what = f"a {shown(node.op)} of {shown(node.domain)}"
                     raise Refused(f"{what}, {said}" if "Quant" in node.op or node.op[0] == "Q" else f"it is {what}")
                 if node.op != "LSTM":
                     continue
-                layers.append(self._layer(node))
+                layers.append(self._layer(node, prefix))
             except Refused as refused:
-                name = self._name([node], self._reached(node))
-                problems[node] = Found(name, "LSTM", None, "", _where(node), problem=str(refused))
+                problems[node] = Found(self._name(node, prefix), "LSTM", None, "", _where(node), problem=str(refused))
         found = {order[node]: each for node, each in problems.items()}
-        known: dict[Any, int] = {}
+        alike: dict[Any, list[Node]] = {}  # the same LSTM in the other branch of an If
+        stacks: dict[Any, list[Layer]] = {}
         for stack in chains(layers, self.graph, self.constants):
-            at = order[stack[0].node]
             key = tuple(layer.key for layer in stack)
-            if key in known:  # the same LSTM in the other branch of an If
-                first = found[known[key]]
-                note = f"{stack[0].node} and its like have the same parameters"
-                found[known[key]] = first if note in first.notes else first._replace(notes=(*first.notes, note))
-                continue
-            known[key] = at
-            found[at] = self._stack(stack)
+            alike.setdefault(key, []).append(stack[0].node)
+            stacks.setdefault(key, stack)
+        for key, stack in stacks.items():
+            found[order[stack[0].node]] = self._stack(stack, alike[key][1:])
         lstms = [each for _, each in sorted(found.items())]
         if numlstm_config.KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
             lstms = [_as_saved(lstms[0], metadata[numlstm_config.KEY])]
         return lstms, others
 
-    def _claim(self, names: tuple[str, ...]) -> None:
-        matches = (state_dict.NAME.fullmatch(name) for name in names)
-        self.leaves |= {match["prefix"] for match in matches if match is not None}
+    def _prefix(self, node: Node) -> str | None:
+        """What the tensors that W, R and B are made of, or those of a node of another domain, are the parameters of.
 
-    def _reached(self, node: Node) -> tuple[str, ...]:
-        """Names of the tensors that W, R and B are made of, or whatever a node of another domain reads."""
-        pending = [self.graph.input_of(node, index) for index in range(1, len(node.inputs)) if index not in (4, 5, 6)]
-        names: dict[str, None] = {}
-        seen: set[Value] = set()
-        while pending and len(seen) < 1_000:
-            value = pending.pop(0)
-            if value is None or value in seen:
-                continue
-            seen.add(value)
-            if value in self.constants.tensors:
-                names[value.name] = None
-                continue
-            made = self.graph.maker(value)
-            if made is not None:
-                pending.extend(self.graph.input_of(made, index) for index in range(len(made.inputs)))
-        return tuple(names)
+        As in `Layer`; each value is looked at once for all nodes.
+        """
+        read = [self.graph.input_of(node, index) for index in range(1, len(node.inputs)) if index not in (4, 5, 6)]
+        starts = [value for value in read if value is not None]
+        for value in self.graph.sources_first(starts, self._before):
+            if value not in self._prefixes:
+                self._prefixes[value] = self._prefix_of(value)
+        return _one_of(self._prefixes[value] for value in starts)
 
-    def _layer(self, node: Node) -> Layer:
+    def _before(self, value: Value) -> Iterable[Value]:
+        node = None if value in self._prefixes or value in self.constants.tensors else self.graph.maker(value)
+        return () if node is None else self.graph.inputs_of(node)
+
+    def _prefix_of(self, value: Value) -> str | None:
+        if value in self.constants.tensors:
+            match = state_dict.NAME.fullmatch(value.name)
+            if match is None:
+                return None
+            self.leaves.add(match["prefix"])
+            return match["prefix"].rstrip(state_dict.SEPARATORS)
+        node = self.graph.maker(value)
+        return None if node is None else _one_of(self._prefixes[each] for each in self.graph.inputs_of(node))
+
+    def _layer(self, node: Node, prefix: str | None) -> Layer:
         """One LSTM node, or Refused."""
         direction, hidden_size, is_batch_first = _flags(node)
         directions = 2 if direction == "bidirectional" else 1
@@ -233,34 +254,44 @@ class Finder:
         bias, key_b = self._parameter(node, 3, "B") if self.graph.input_of(node, 3) else (None, None)
         _fits(weight_ih, weight_hh, bias, directions, hidden_size)
         if self.graph.input_of(node, 7):
-            peepholes, _ = self._parameter(node, 7, "P")
-            if peepholes.read().any():
+            peepholes, key_p = self._parameter(node, 7, "P")
+            if key_p not in self._zeros:
+                self._zeros[key_p] = not peepholes.read().any()
+            if not self._zeros[key_p]:
                 raise Refused("its P holds peepholes that are not zero, which torch.nn.LSTM does not have")
         lengths = self._lengths(node, is_batch_first)
         key = (direction, is_batch_first, lengths, key_ih, key_hh, key_b)
         hidden_size, features = weight_hh.shape[2], weight_ih.shape[2]
-        leaves = self._reached(node)
         return Layer(
-            node, features, hidden_size, direction, is_batch_first, weight_ih, weight_hh, bias, key, lengths, leaves
+            node, features, hidden_size, direction, is_batch_first, weight_ih, weight_hh, bias, key, lengths, prefix
         )
 
-    def _parameter(self, node: Node, index: int, shown: str) -> tuple[Tensor, Any]:
+    def _parameter(self, node: Node, index: int, what: str) -> tuple[Tensor, Any]:
         """An input of a node that must be constant; and a key, equal where two are the same."""
         value = self.graph.input_of(node, index)
         if value is None:
-            raise Refused(f"it has no {shown}")
+            raise Refused(f"it has no {what}")
         tensor, key = self.constants.tensors.get(value), value
-        if tensor is None:
-            try:
-                array, dtype = self.constants.fold(value)
-            except NotConstant as error:
-                raise Refused(f"its {shown} is not constant: {error}") from None
-            except ValueError as error:
-                raise Refused(f"its {shown} cannot be computed: {error}") from None
-            digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
-            tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
-            return tensor, (array.shape, dtype, digest)
-        return tensor, key
+        if tensor is not None:
+            return tensor, key
+        if value not in self._folded:
+            self._folded[value] = self._fold(value)
+        found = self._folded[value]
+        if isinstance(found, str):
+            raise Refused(f"its {what} {found}")
+        return found
+
+    def _fold(self, value: Value) -> tuple[Tensor, Any] | str:
+        """What the graph computes from constants, with a key; or why it cannot be had."""
+        try:
+            array, dtype = self.constants.fold(value)
+        except NotConstant as error:
+            return f"is not constant: {error}"
+        except ValueError as error:
+            return f"cannot be computed: {error}"
+        digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
+        tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
+        return tensor, (array.shape, dtype, digest)
 
     def _lengths(self, node: Node, is_batch_first: bool) -> Value | None:
         """The sequence_lens, unless they are known to be all as long as the input."""
@@ -268,13 +299,23 @@ class Finder:
         if value is None or value not in self.constants.tensors:
             return value
         source = self.graph.input_of(node, 0)
-        steps = None if source is None else _declared(source, 1 if is_batch_first else 0)
-        lengths = self.constants.tensors[value].read()
-        return None if steps is not None and (lengths == steps).all() else value
+        steps = None if source is None else self._declared(source, 1 if is_batch_first else 0)
+        return None if steps is not None and self.constants.extremes(value) == (steps, steps) else value
 
-    def _stack(self, stack: list[Layer]) -> Found:
-        """One LSTM of these layers."""
+    def _declared(self, value: Value, axis: int) -> int | None:
+        """The length of an axis that the graph states for a value, if it states one."""
+        stated = self.graph.declared(value)
+        dims = () if stated is None else stated.tensor_type.shape.dim
+        return int(dims[axis].dim_value) if axis < len(dims) and dims[axis].HasField("dim_value") else None
+
+    def _stack(self, stack: list[Layer], alike: list[Node]) -> Found:
+        """One LSTM of these layers; and the nodes that begin others with the same parameters."""
         first = stack[0]
+        name = self._name(first.node, _one_of(layer.prefix for layer in stack))
+        where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
+        if len(stack) > state_dict.LAYERS:
+            problem = f"it has {len(stack)} layers; {state_dict.LAYERS} are the most that are loaded"
+            return Found(name, "LSTM", None, "", where, problem=problem)
         is_batch_first, note = batch_first(stack, self.graph, self.constants)
         config = Config(
             first.input_size,
@@ -296,9 +337,9 @@ class Finder:
         dtype = max((tensor.dtype for tensor in parameters.values()), key=FLOATS.index)
         notes, warnings = self._around(stack)
         notes = [*([note] if note else []), *notes]
-        leaves = tuple(name for layer in stack for name in layer.leaves)
-        name = self._name([layer.node for layer in stack], leaves)
-        where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
+        notes += [f"{node} and its like have the same parameters" for node in alike[:ALIKE]]
+        if len(alike) > ALIKE:
+            notes.append(f"so have {len(alike) - ALIKE} more")
         return Found(
             name, "LSTM", config, dtype, where, (*notes, *warnings), warning="; ".join(warnings), parameters=parameters
         )
@@ -313,19 +354,20 @@ class Finder:
                 "call, and the output after it"
             )
         if first.lengths is not None:
-            shown = repr(first.lengths.name)
+            lengths = repr(shown(first.lengths.name))
             tensor = self.constants.tensors.get(first.lengths)
-            if tensor is not None and tensor.shape[:1] <= (SHOWN,):
-                shown += f", {tensor.read().tolist()}"
+            if tensor is not None and prod(tensor.shape) <= LENGTHS:
+                lengths += f", {tensor.read().tolist()}"
             warnings.append(
-                f"in the file's model a row ends at its own length, the sequence_lens {shown}; "
+                f"in the file's model a row ends at its own length, the sequence_lens {lengths}; "
                 "without lengths every row is as long as the input"
             )
         for index, state in ((5, "h_0"), (6, "c_0")):
             sources = [self.graph.input_of(layer.node, index) for layer in stack]
             if all(self.constants.is_zero(each) for each in sources):
                 continue
-            names = ", ".join(dict.fromkeys(repr(each.name) for each in sources if each is not None))
+            known = list(dict.fromkeys(repr(shown(each.name)) for each in sources if each is not None))
+            names = ", ".join(known[:LENGTHS]) + (", …" if len(known) > LENGTHS else "")
             if any(each in self.constants.tensors for each in sources if each is not None):
                 warnings.append(
                     f"in the file's model {state} is not zero but constant, {names}: pass it, from numlstm.tensors"
@@ -334,18 +376,22 @@ class Finder:
                 notes.append(f"the model gives it {state}, from {names}")
         return notes, warnings
 
-    def _name(self, nodes: list[Node], leaves: tuple[str, ...]) -> str:
+    def _name(self, node: Node, prefix: str | None) -> str:
         """What its parameters are called, or its module, or the node."""
-        matches = [state_dict.NAME.fullmatch(name) for name in leaves]
-        prefixes = {match["prefix"].rstrip(state_dict.SEPARATORS) for match in matches if match is not None}
-        if len(prefixes) == 1 and "" not in prefixes:
-            return prefixes.pop()
-        proto = nodes[0].proto
+        if prefix:
+            return prefix
+        proto = node.proto
         for entry in proto.metadata_props if hasattr(proto, "metadata_props") else ():
             scopes = re.findall(r"'([^']*)'", entry.value) if entry.key == SCOPES else []
             if len(scopes) > 1 and scopes[-2]:
                 return str(scopes[-2])
         return OWN.sub("", proto.name).removeprefix("/")
+
+
+def _one_of(prefixes: Iterable[str | None]) -> str | None:
+    """The one that they are; "" where they are several, None where there is none."""
+    known = {prefix for prefix in prefixes if prefix is not None}
+    return known.pop() if len(known) == 1 else ("" if known else None)
 
 
 def _flags(node: Node) -> tuple[str, int, bool]:
@@ -355,22 +401,22 @@ def _flags(node: Node) -> tuple[str, int, bool]:
     attributes = node.attributes()
     unknown = sorted(set(attributes) - ATTRIBUTES)
     if unknown:
-        raise Refused(f"its attribute {unknown[0]} is not known")
+        raise Refused(f"its attribute {shown(unknown[0])} is not known")
     if len(node.inputs) > 8 or len(node.inputs) < 3:
         raise Refused(f"it has {counted(len(node.inputs), 'input')}; an LSTM node has 3 to 8")
     direction = attributes["direction"].s.decode("ascii", "replace") if "direction" in attributes else "forward"
     if direction not in DIRECTIONS:
-        raise Refused(f"its direction is {direction!r}; it must be one of {', '.join(DIRECTIONS)}")
+        raise Refused(f"its direction is {shown(direction)!r}; it must be one of {', '.join(DIRECTIONS)}")
     directions = 2 if direction == "bidirectional" else 1
     if "activations" in attributes:
-        activations = tuple(each.decode("ascii", "replace") for each in attributes["activations"].strings)
+        given = attributes["activations"].strings[: len(USUAL) * directions + 1]
+        activations = tuple(each.decode("ascii", "replace") for each in given)
         if tuple(each.lower() for each in activations) != USUAL * directions:
-            raise Refused(
-                f"its activations are {', '.join(activations)}; torch.nn.LSTM has Sigmoid, Tanh, Tanh and no others"
-            )
+            names = shown(", ".join(activations))
+            raise Refused(f"its activations are {names}; torch.nn.LSTM has Sigmoid, Tanh, Tanh and no others")
     for name in ("activation_alpha", "activation_beta"):
         if name in attributes and any(attributes[name].floats):
-            raise Refused(f"its {name} is {list(attributes[name].floats)}; Sigmoid and Tanh have none")
+            raise Refused(f"its {name} is {list(attributes[name].floats[:LENGTHS])}; Sigmoid and Tanh have none")
     if "clip" in attributes and not attributes["clip"].f >= LARGEST:
         raise Refused(f"its clip is {attributes['clip'].f:g}; torch.nn.LSTM does not clip its gates")
     if "input_forget" in attributes and attributes["input_forget"].i:
@@ -392,9 +438,9 @@ def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions:
         raise Refused(f"its W has shape {weight_ih.shape}; its R asks for ({directions}, {shape[1]}, input_size)")
     if bias is not None and bias.shape != (directions, 2 * shape[1]):
         raise Refused(f"its B has shape {bias.shape}; its R asks for ({directions}, {2 * shape[1]})")
-    for shown, tensor in (("W", weight_ih), ("R", weight_hh), ("B", bias)):
+    for what, tensor in (("W", weight_ih), ("R", weight_hh), ("B", bias)):
         if tensor is not None and tensor.dtype not in FLOATS:
-            raise Refused(f"its {shown} holds {tensor.dtype}, not floating-point numbers")
+            raise Refused(f"its {what} holds {tensor.dtype}, not floating-point numbers")
 
 
 def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
@@ -405,17 +451,6 @@ def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
 
 def _read_part(tensor: Tensor, direction: int, rows: slice) -> Array:
     return gates_ifgo(tensor.read()[direction, rows])
-
-
-def _declared(value: Value, axis: int) -> int | None:
-    """The length of an axis that the graph states for a value, if it states one."""
-    proto = value.scope.proto
-    for each in (*proto.input, *proto.value_info) if hasattr(proto, "initializer") else ():
-        if each.name == value.name:
-            dims = each.type.tensor_type.shape.dim
-            if axis < len(dims) and dims[axis].HasField("dim_value"):
-                return int(dims[axis].dim_value)
-    return None
 
 
 def _where(node: Node) -> str:

@@ -7,8 +7,9 @@ where `torch.nn.LSTM` would have it. Only operators that move numbers are run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,9 @@ SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # what comput
 STEPS, BATCH = 7, 11  # of the probe, where the file does not state them; in no shape by chance
 BETWEEN = 64  # operators between two layers
 BEHIND = 16  # operators behind the last
+WIDE = 64  # inputs of one of them
 PROBE = 1 << 21  # numbers in a probe at most
-STATES = 2_000  # values looked at for where a state comes from
+SIZES = 6  # pairs of steps and batch that are tried
 
 
 @dataclass(eq=False)
@@ -48,8 +50,9 @@ class Layer:
         Equal where two layers have the same parameters and flags.
     lengths : Value or None
         Its sequence_lens, where they say anything.
-    leaves : tuple of str
-        Names of the tensors that its parameters are made of.
+    prefix : str or None
+        What the names of the tensors that its parameters are made of begin with; "" where they begin with different
+        things, None where they are no names of parameters.
     """
 
     node: Node
@@ -62,7 +65,7 @@ class Layer:
     bias: Tensor | None
     key: Any
     lengths: Value | None
-    leaves: tuple[str, ...]
+    prefix: str | None
 
     @property
     def directions(self) -> int:
@@ -83,6 +86,7 @@ class Layer:
 def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list[Layer]]:
     """The layers, those together that are one stack, in the order of the graph."""
     by_output = {graph.output_of(layer.node, 0): layer for layer in layers}
+    after = graph.depend_on(layer.node for layer in layers)
     above: dict[Layer, Layer] = {}
     for layer in layers:
         found = _source(layer, by_output, graph)
@@ -95,7 +99,7 @@ def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list
             and layer.fits_on(below)
             and _used_only_in(Value(below.node.scope, below.node.outputs[0]), layer.node, between, graph)
             and _stacks(below, layer, between, graph, constants)
-            and not _starts_from(layer, graph, {each.node for each in layers})
+            and not _starts_from(layer, graph, after)
         ):
             above[below] = layer
     joined = set(above.values())
@@ -106,12 +110,10 @@ def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list
             while stack[-1] in above:
                 stack.append(above[stack[-1]])
             stacks.append(stack)
-    # a ring of layers, each the input of the next, has no first one; no model can run it
-    lost = set(layers) - {layer for stack in stacks for layer in stack}
-    return stacks + [[layer] for layer in layers if layer in lost]
+    return stacks
 
 
-def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) -> tuple[Layer, set[Node]] | None:
+def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) -> tuple[Layer, Collection[Node]] | None:
     """The one layer from whose output alone this one's input is moved, and the nodes that move it."""
     end = graph.input_of(layer.node, 0)
     found = None if end is None else _between(end, by_output.keys(), graph)
@@ -120,17 +122,16 @@ def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) ->
     return by_output[found[0].pop()], found[1]
 
 
-def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tuple[set[Value], set[Node]] | None:
+def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tuple[set[Value], Collection[Node]] | None:
     """From which of these values, and constants, a value is moved and by which nodes; None where by others as well."""
-    pending: list[Value | None] = [end]
-    seen: set[Value] = set()
     reached: set[Value] = set()
-    nodes: set[Node] = set()
-    while pending:
-        value = pending.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
+    nodes: dict[Node, None] = {}
+
+    def sources(value: Value) -> Iterable[Value]:
+        node = None if value in starts else graph.maker(value)
+        return () if node is None or node.op == "Constant" else graph.inputs_of(node)
+
+    for value in graph.walk([end], sources):
         if value in starts:
             reached.add(value)
             continue
@@ -139,48 +140,36 @@ def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tupl
             if node is None and value.name not in value.scope.initializers:
                 return None
             continue
-        if node.op not in MOVES | SHAPES or node.domain or len(nodes) > BETWEEN:
+        if node.op not in MOVES | SHAPES or node.domain or len(nodes) > BETWEEN or len(node.inputs) > WIDE:
             return None
-        nodes.add(node)
-        pending.extend(graph.input_of(node, index) for index in range(len(node.inputs)))
+        nodes[node] = None
     return reached, nodes
 
 
-def _used_only_in(start: Value, end: Value | Node, between: set[Node], graph: Graph) -> bool:
+def _used_only_in(start: Value, end: Value | Node, between: Collection[Node], graph: Graph) -> bool:
     """Whether what a layer puts out goes through these nodes to the end alone: a value, or the input of a node."""
-    pending: list[Value | None] = [start]
-    while pending:
-        value = pending.pop()
-        if value is None or value == end:
-            continue
-        for use in graph.readers(value):
+
+    def moved(value: Value) -> Iterator[Value]:
+        for use in () if value == end else graph.readers(value):
+            if use.node in between and use.node is not None:
+                yield from graph.outputs_of(use.node)
+
+    for value in graph.walk([start], moved):
+        for use in () if value == end else graph.readers(value):
             if use.node is end and use.place == 0:
                 continue
             if use.node not in between or use.node is None or use.node.op not in MOVES:
                 return False
-            pending.extend(graph.output_of(use.node, index) for index in range(len(use.node.outputs)))
     return True
 
 
-def _starts_from(layer: Layer, graph: Graph, nodes: set[Node]) -> bool:
+def _starts_from(layer: Layer, graph: Graph, after: set[Node]) -> bool:
     """Whether a layer's initial state is made by a layer, which `torch.nn.LSTM` could not be given beforehand."""
-    pending = [graph.input_of(layer.node, index) for index in (5, 6)]
-    seen: set[Value] = set()
-    while pending:
-        value = pending.pop()
-        if value is None or value in seen:
-            continue
-        seen.add(value)
-        node = graph.maker(value)
-        if node is None or node.op in ("Shape", "Size"):
-            continue
-        if node in nodes or len(seen) > STATES:
-            return True
-        pending.extend(graph.before(node))
-    return False
+    states = (graph.input_of(layer.node, index) for index in (5, 6))
+    return any(state is not None and graph.maker(state) in after for state in states)
 
 
-def _probes(layer: Layer, nodes: set[Node], graph: Graph, constants: Constants) -> Iterator[tuple[Array, Array]]:
+def _probes(layer: Layer, nodes: Collection[Node], graph: Graph, constants: Constants) -> Iterator[tuple[Array, Array]]:
     """(output of an LSTM node, what `torch.nn.LSTM` gives) in numbers that are all different.
 
     The second is as batch_first has it in the file. Steps and batch are those that a Reshape of `nodes` states, if one
@@ -194,7 +183,7 @@ def _probes(layer: Layer, nodes: set[Node], graph: Graph, constants: Constants) 
             sizes.append((first if first > 0 else STEPS, second if second > 0 else BATCH))
             sizes.append((second if second > 0 else STEPS, first if first > 0 else BATCH))
     width = layer.directions * layer.hidden_size
-    for steps, batch in dict.fromkeys(sizes):
+    for steps, batch in list(dict.fromkeys(sizes))[:SIZES]:
         count = steps * batch * width
         if count > PROBE:
             continue
@@ -206,7 +195,7 @@ def _probes(layer: Layer, nodes: set[Node], graph: Graph, constants: Constants) 
             yield output, output.transpose(0, 2, 1, 3).reshape(steps, batch, width)
 
 
-def _stacks(below: Layer, layer: Layer, between: set[Node], graph: Graph, constants: Constants) -> bool:
+def _stacks(below: Layer, layer: Layer, between: Collection[Node], graph: Graph, constants: Constants) -> bool:
     """Whether what lies between two layers gives the upper one what it would get in a stack."""
     start, end = graph.output_of(below.node, 0), graph.input_of(layer.node, 0)
     assert start is not None and end is not None, "the one was found from the other"
@@ -229,7 +218,7 @@ def batch_first(stack: list[Layer], graph: Graph, constants: Constants) -> tuple
     node = None if value is None else graph.maker(value)
     came_first = node is not None and node.op == "Transpose" and _swaps(node)
     output = graph.output_of(stack[-1].node, 0)
-    if output is None or not graph.readers(output):
+    if output is None or not any(graph.readers(output)):
         return came_first, ""
     goes_first = _leaves_batch_first(stack[-1], output, graph, constants)
     if came_first and not goes_first:
@@ -244,18 +233,25 @@ def _swaps(node: Node) -> bool:
 
 def _leaves_batch_first(last: Layer, output: Value, graph: Graph, constants: Constants) -> bool:
     """Whether the output of the last layer is moved, before anything else happens to it, to have the batch first."""
-    nodes: dict[Node, None] = {}
-    pending: list[Value | None] = [output]
-    while pending and len(nodes) < BEHIND:
-        value = pending.pop(0)
-        uses = [] if value is None else graph.readers(value)
-        moved = [use.node for use in uses if use.node is not None and use.node.op in MOVES and not use.node.domain]
-        nodes.update(dict.fromkeys(moved))
-        pending.extend(graph.output_of(node, 0) for node in moved)
-    for probe, wanted in _probes(last, set(nodes), graph, constants):
+    nodes = dict.fromkeys(islice(_moved(output, graph), BEHIND))
+    for probe, wanted in _probes(last, nodes, graph, constants):
         for node in nodes:
             end = graph.output_of(node, 0)
             if end is not None and _gives(output, end, probe, wanted.swapaxes(0, 1), constants):
                 found = _between(end, {output}, graph)
                 return found is not None and _used_only_in(output, end, found[1], graph)
     return False
+
+
+def _moved(output: Value, graph: Graph) -> Iterator[Node]:
+    """The nodes that only move what a layer puts out, the nearest first."""
+
+    def movers(value: Value) -> Iterator[Node]:
+        uses = (use.node for use in graph.readers(value))
+        return (node for node in uses if node is not None and node.op in MOVES and not node.domain)
+
+    def onward(node: Node) -> Iterator[Node]:
+        moved = graph.output_of(node, 0)
+        return iter(()) if moved is None else movers(moved)
+
+    return graph.walk(movers(output), onward)

@@ -7,22 +7,24 @@ sizes of what it reads, and each result is counted before it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numlstm.checks import counted
+from numlstm.formats.budget import shown
 from numlstm.formats.onnx_graph import MAIN, Graph, Node, Value
 from numlstm.formats.onnx_tensors import DTYPES
 from numlstm.formats.tensor import Array, Tensor
 
-DEPTH = 200  # operators one after the other
+OPERATORS = 1_000  # that compute one constant
+RUN = 50  # steps that running an operator takes
 ALWAYS = 1 << 20  # bytes that may be folded whatever the size of the file
 ONCE, IN_ALL = 8, 64  # how many times the file's size may be folded for one tensor, and for everything
 SMALL = 64  # numbers in what computes a shape
-LARGE = 8  # bytes of the widest number
+LARGE = 16  # bytes of the widest number
 
 
 class NotConstant(ValueError):
@@ -46,6 +48,44 @@ def _concat(arrays: list[Any], _: Node) -> int:
 
 def _wider(arrays: list[Any], _: Node) -> int:
     return int(arrays[0].size) * LARGE
+
+
+def _cast(arrays: list[Any], node: Node) -> int:
+    to = node.attributes()["to"].i if "to" in node.attributes() else 0
+    if to not in DTYPES:
+        raise ValueError(f"{node} makes numbers of type {to} of ONNX, which is not read")
+    return _wider(arrays, node)
+
+
+def _split(arrays: list[Any], node: Node) -> int:
+    given = node.attributes().get("num_outputs")
+    if given is not None and given.i > len(node.outputs):
+        raise ValueError(f"{node} has num_outputs {given.i} and {len(node.outputs)} outputs")
+    return _same(arrays, node)
+
+
+def _dequantized(arrays: list[Any], node: Node) -> int:
+    """Scales and zero points are repeated along an axis, which must not make more of them than there are numbers."""
+    attributes = node.attributes()
+    axis = attributes["axis"].i if "axis" in attributes else 1
+    block = attributes["block_size"].i if "block_size" in attributes else 0
+    shape = arrays[0].shape
+    for array in arrays[1:]:
+        if array.size != 1 and not _repeats(array.shape, shape, axis, block):
+            raise ValueError(f"{node} has scales of shape {array.shape} for numbers of shape {shape}")
+    return 4 * _wider(arrays, node)
+
+
+def _repeats(scales: tuple[int, ...], shape: tuple[int, ...], axis: int, block: int) -> bool:
+    """Whether there is a scale for each place along the axis, or for each block of places."""
+    if not -len(shape) <= axis < len(shape):
+        return False
+    if block == 0:
+        return prod(scales) == shape[axis]
+    if len(scales) != len(shape) or not 0 < block <= shape[axis]:
+        return False
+    others = [pair for place, pair in enumerate(zip(scales, shape, strict=True)) if place != axis % len(shape)]
+    return -(-shape[axis] // block) == scales[axis] and all(scale in (1, length) for scale, length in others)
 
 
 def _gather(arrays: list[Any], node: Node) -> int:
@@ -78,12 +118,11 @@ def _short(arrays: list[Any], node: Node) -> int:
 
 
 RESULT: dict[str, Callable[[list[Any], Node], int]] = {
-    **dict.fromkeys(
-        ("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"), _same
-    ),
+    **dict.fromkeys(("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"), _same),
+    "Split": _split,
     "Concat": _concat,
-    "Cast": _wider,
-    "DequantizeLinear": _wider,
+    "Cast": _cast,
+    "DequantizeLinear": _dequantized,
     "Gather": _gather,
     "ConstantOfShape": _filled,
     "Expand": _expanded,
@@ -91,6 +130,9 @@ RESULT: dict[str, Callable[[list[Any], Node], int]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _short),
 }  # bytes of the result, at most, of every operator that is run
 FIRST = {"DequantizeLinear": 19}  # opsets that the reference implementation begins with; before, the same was meant
+KEEPS_ZERO = RESULT.keys() - {
+    *("Shape", "DequantizeLinear", "Add", "Sub", "Mul", "Div", "ConstantOfShape", "Concat")
+}  # zero where what they read first is
 OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # these make one of their own; the others keep it
 
 
@@ -102,13 +144,13 @@ class Constants:
     graph : Graph
     tensors : mapping of Value to Tensor
         The initializers and Constant nodes.
-    size : int
-        Bytes of the file and of its external data.
     """
 
-    def __init__(self, graph: Graph, tensors: Mapping[Value, Tensor], size: int) -> None:
-        self.graph, self.tensors, self.size = graph, tensors, size
-        self.left = ALWAYS + IN_ALL * size
+    def __init__(self, graph: Graph, tensors: Mapping[Value, Tensor]) -> None:
+        self.graph, self.tensors, self.budget = graph, tensors, graph.budget
+        self.left = ALWAYS + IN_ALL * self.budget.size
+        self._zero: dict[Value, bool] = {}
+        self._extremes: dict[Value, tuple[int, int]] = {}
 
     def fold(self, value: Value, given: Mapping[Value, Array] | None = None) -> Folded:
         """The numbers of a value.
@@ -127,77 +169,108 @@ class Constants:
             The operators do not fit what they read, or make too much of it.
         """
         known = {each: Folded(array, array.dtype.name) for each, array in (given or {}).items()}
-        return self._fold(value, known, [ALWAYS + ONCE * self.size], 0)
+        left = [min(ALWAYS + ONCE * self.budget.size, self.budget.memory)]
+        self._spend(sum(array.nbytes for array in (given or {}).values()), left)
+        for each in list(self.graph.sources_first([value], self._sources(known))):
+            if each in known:
+                continue
+            tensor = self.tensors.get(each)
+            if tensor is not None:
+                self._spend(tensor.nbytes * (2 if tensor.dtype == "bfloat16" else 1), left)
+                known[each] = Folded(tensor.read(), tensor.dtype)
+                continue
+            node = self.graph.maker(each)
+            assert node is not None, "checked on the way to it"
+            self._apply(node, known, left)
+            if each not in known:
+                raise ValueError(f"{node} does not make {shown(each.name)!r}")
+        return known[value]
 
-    def _fold(self, value: Value, known: dict[Value, Folded], left: list[int], depth: int) -> Folded:
-        if value in known:
-            return known[value]
-        if depth > DEPTH:
-            raise NotConstant(f"more than {DEPTH} operators in a row compute it, or it is computed from itself")
-        tensor = self.tensors.get(value)
-        if tensor is not None:
-            self._spend(tensor.nbytes * (2 if tensor.dtype == "bfloat16" else 1), left)
-            known[value] = Folded(tensor.read(), tensor.dtype)
-            return known[value]
-        node = self.graph.maker(value)
-        if node is None:
-            raise NotConstant(f"{value.name!r} is an input of its graph")
-        if node.op not in RESULT or node.domain not in MAIN:
-            raise NotConstant(f"{node} computes it")
-        read: list[Folded | None] = []
-        for index, name in enumerate(node.inputs):
-            source = self.graph.input_of(node, index)
-            read.append(self._fold(source, known, left, depth + 1) if name and source is not None else None)
+    def _sources(self, known: Mapping[Value, Folded]) -> Callable[[Value], Iterator[Value]]:
+        """What each value that is computed is computed from; raises where that cannot be done."""
+        operators = 0
+
+        def sources(value: Value) -> Iterator[Value]:
+            nonlocal operators
+            if value in known or value in self.tensors:
+                return iter(())
+            node = self.graph.maker(value)
+            if node is None:
+                raise NotConstant(f"{shown(value.name)!r} is an input of its graph")
+            if node.op not in RESULT or node.domain not in MAIN:
+                raise NotConstant(f"{node} computes it")
+            operators += 1
+            if operators > OPERATORS:
+                raise NotConstant(f"more than {OPERATORS} operators compute it")
+            return self.graph.inputs_of(node)
+
+        return sources
+
+    def _apply(self, node: Node, known: dict[Value, Folded], left: list[int]) -> None:
+        """Run one operator on what is known, and keep what it makes."""
+        sources = [self.graph.input_of(node, index) for index in range(len(node.inputs))]
+        read = [None if source is None else known[source] for source in sources]
         if not read or read[0] is None:
             raise ValueError(f"{node} has no input")
         if node.op == "Dropout" and len(read) == 3 and read[2] is not None and read[2].array.any():
             raise NotConstant(f"{node} is in training mode")
         arrays = [each.array for each in read if each is not None]
         self._spend(RESULT[node.op](arrays, node), left)
+        self.budget.step(RUN)
         made = _run(node, [None if each is None else each.array for each in read])
         for index, array in enumerate(made):
             output = self.graph.output_of(node, index)
             if output is not None:
-                dtype = array.dtype.name if node.op in OWN_DTYPE else read[0].dtype
-                known[output] = Folded(array, dtype)
-        if value not in known:
-            raise ValueError(f"{node} does not make {value.name!r}")
-        return known[value]
+                known[output] = Folded(array, array.dtype.name if node.op in OWN_DTYPE else read[0].dtype)
 
     def _spend(self, nbytes: int, left: list[int]) -> None:
         left[0] -= nbytes
         self.left -= nbytes
         if min(left[0], self.left) < 0:
-            raise ValueError(f"its operators make more of its constants than {ONCE} times its {self.size} bytes")
+            raise ValueError(f"its operators make more of its constants than {ONCE} times its {self.budget.size} bytes")
+
+    def extremes(self, value: Value) -> tuple[int, int]:
+        """The least and the largest number of a tensor of whole numbers; (0, 0) where it has none."""
+        if value not in self._extremes:
+            array = self.tensors[value].read()
+            self._extremes[value] = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        return self._extremes[value]
 
     def is_zero(self, value: Value | None) -> bool:
         """Whether a value is zero, whatever its shape, which may depend on the batch."""
-        for _ in range(DEPTH):
-            if value is None:
-                return True
-            if value in self.tensors:
-                tensor = self.tensors[value]
-                self._spend(tensor.nbytes, [self.size + ALWAYS])
-                return not tensor.read().any()
-            node = self.graph.maker(value)
-            if node is None or node.domain not in MAIN:
-                return False
-            if node.op == "ConstantOfShape":
-                filled = node.attributes().get("value")
-                return filled is None or not _constant(filled.t).any()
-            if node.op == "Concat":
-                return len(node.inputs) <= SMALL and all(
-                    self._plain_zero(self.graph.input_of(node, index)) for index in range(len(node.inputs))
-                )
-            if node.op not in RESULT or node.op in ("Shape", "DequantizeLinear", "Add", "Sub", "Mul", "Div"):
-                return False
-            value = self.graph.input_of(node, 0)
-        return False
+        if value is None:
+            return True
+        for each in self.graph.sources_first([value], self._zero_if):
+            if each not in self._zero:
+                self._zero[each] = self._is_zero(each)
+        return self._zero[value]
 
-    def _plain_zero(self, value: Value | None) -> bool:
-        """As `is_zero`, one step: what a Concat reads is no Concat itself where exporters wrote it."""
-        node = None if value is None else self.graph.maker(value)
-        return (node is None or node.op != "Concat") and self.is_zero(value)
+    def _zero_if(self, value: Value) -> Iterable[Value]:
+        """The values that must be zero for this one to be zero, where it is one that is only moved."""
+        node = self.graph.maker(value)
+        if value in self._zero or value in self.tensors or node is None or node.domain not in MAIN:
+            return ()
+        if node.op == "Concat":
+            return self.graph.inputs_of(node)
+        first = self.graph.input_of(node, 0) if node.op in KEEPS_ZERO else None
+        return () if first is None else (first,)
+
+    def _is_zero(self, value: Value) -> bool:
+        """Whether it is zero, once that is known of its sources."""
+        if value in self.tensors:
+            tensor = self.tensors[value]
+            self._spend(tensor.nbytes, [self.budget.size + ALWAYS])
+            return not tensor.read().any()
+        node = self.graph.maker(value)
+        if node is None or node.domain not in MAIN:
+            return False
+        if node.op == "ConstantOfShape":
+            filled = node.attributes().get("value")
+            return filled is None or not _constant(filled.t).any()
+        if node.op == "Concat":
+            return all(self._zero[each] for each in self.graph.inputs_of(node))
+        first = self.graph.input_of(node, 0)
+        return node.op in KEEPS_ZERO and (first is None or self._zero[first])
 
 
 def _constant(proto: Any) -> Array:

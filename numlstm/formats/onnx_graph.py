@@ -3,19 +3,29 @@
 A name means something in a scope: that of a graph, whose names the bodies of If, Loop and Scan in it see as well, or
 that of one call of a local function, whose formal inputs are values of the caller. A `Value` is a name in the scope
 that defines it, so that two names of one thing are equal.
+
+Every search over a graph goes through `Graph.walk` or `Graph.sources_first`. They visit a thing once, and charge each
+step to the file's budget. A graph with a cycle is refused when it is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
+
+from numlstm.formats.budget import Budget, shown
 
 MAIN = ("", "ai.onnx")  # two names of the domain of ONNX's own operators
 DEPTH = 64  # scopes within each other; protobuf's own limit allows 33 graphs
-CALLS = 20_000  # nodes met by calling functions, beyond those that the file holds
-ALIASES = 1_000
+READERS = 256  # of a value; those beyond are not looked at
+WHERE = 300  # letters that say where a scope is
+MET, NAMED = 600, 250  # bytes of a node, and of each of its names, where a function is called
+UNUSED = ("Shape", "Size")  # operators that ask for the shape of a value, not for its numbers
+
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(eq=False)
@@ -31,6 +41,7 @@ class Scope:
     made: dict[str, Node] = field(default_factory=dict)
     aliases: dict[str, Value] = field(default_factory=dict)
     inputs: frozenset[str] = frozenset()
+    uses: dict[str, list[Use]] = field(default_factory=dict)
 
     def defines(self, name: str) -> bool:
         """Whether the name is that of something in this very scope."""
@@ -44,7 +55,7 @@ class Value(NamedTuple):
     name: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """A node, as it is met in one scope.
 
@@ -58,7 +69,7 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    inner: list[Scope] = field(default_factory=list)
+    waits_for: int = 0  # sources that the search for a cycle has not passed yet
 
     @property
     def scope(self) -> Scope:
@@ -79,14 +90,30 @@ class Node:
         return found
 
     def __str__(self) -> str:
-        return f"the {self.op} node {self.proto.name!r}" if self.proto.name else f"an unnamed {self.op} node"
+        op, name = shown(self.op), shown(self.proto.name)
+        return f"the {op} node {name!r}" if name else f"an unnamed {op} node"
 
 
 class Use(NamedTuple):
-    """A node that reads a value, and as its input of which place; no node where it is an output of its graph."""
+    """A node that reads a value, and as its input of which place.
+
+    Where the value is an output of its graph, there is no node, but the one that the graph is in, if any.
+    """
 
     node: Node | None
     place: int
+    owner: Node | None = None
+
+
+class _Function:
+    """A local function; what its calls share is made once."""
+
+    def __init__(self, proto: Any) -> None:
+        self.proto = proto
+        self.inputs, self.outputs = tuple(proto.input), tuple(proto.output)
+        self.names = frozenset(self.inputs)
+        self.opset = _opset(proto.opset_import)
+        self.defaults = {attribute.name: attribute for attribute in proto.attribute_proto}
 
 
 class Graph:
@@ -95,55 +122,55 @@ class Graph:
     Parameters
     ----------
     model : onnx.ModelProto
-    fields : int
-        How many fields it has, which bounds what is walked.
+    budget : Budget
+        Of its file; its own messages are charged to it.
 
     Raises
     ------
     ValueError
-        Two values of one name in a scope; functions that call each other without end.
+        Two values of one name in a scope; functions that call each other without end; a cycle.
     """
 
-    def __init__(self, model: Any, fields: int) -> None:
-        self.left = CALLS + fields
-        self.functions = {(function.domain, function.name): function for function in model.functions}
+    def __init__(self, model: Any, budget: Budget) -> None:
+        self.budget = budget
+        self.functions = {(function.domain, function.name): _Function(function) for function in model.functions}
         self.nodes: list[Node] = []
         self.scopes: list[Scope] = []
-        self.main = self._graph(model.graph, None, "", _opset(model.opset_import), 0)
-        self.uses: dict[Value, list[Use]] = {}
-        for node in self.nodes:
-            for index, name in enumerate(node.inputs):
-                if name:
-                    self.uses.setdefault(self.resolve(node.scope, name), []).append(Use(node, index))
-        for scope in self.scopes:
-            if hasattr(scope.proto, "initializer"):  # a function's outputs are used where its caller uses them
-                for output in scope.proto.output:
-                    self.uses.setdefault(self.resolve(scope, output.name), []).append(Use(None, 0))
+        self.owners: dict[Scope, Node] = {}
+        self._declared: dict[Scope, dict[str, Any]] = {}
+        self._graph(model.graph, None, "", _opset(model.opset_import), 0, called=False)
+        self.aliases = sum(len(scope.aliases) for scope in self.scopes)
+        self._connect()
+        self._refuse_cycles()
 
-    def _graph(self, graph: Any, outer: Scope | None, where: str, opset: int, depth: int) -> Scope:
+    def _graph(self, graph: Any, outer: Scope | None, where: str, opset: int, depth: int, called: bool) -> Scope:
         inputs = frozenset(each.name for each in graph.input)
         attributes = outer.attributes if outer is not None else {}
         scope = Scope(graph, outer, where, opset, attributes, inputs=inputs)
         for tensor in graph.initializer:
             if tensor.name in scope.initializers:
-                raise ValueError(f"two of its tensors are named {tensor.name!r}{where}")
+                raise ValueError(f"two of its tensors are named {shown(tensor.name)!r}{where}")
             scope.initializers[tensor.name] = tensor
-        self._fill(scope, graph, depth)
+        if called:
+            self._charge(2 + len(scope.initializers) + len(inputs))
+        self._fill(scope, graph, depth, called)
         return scope
 
-    def _fill(self, scope: Scope, body: Any, depth: int) -> None:
+    def _fill(self, scope: Scope, body: Any, depth: int, called: bool) -> None:
         if depth > DEPTH:
             raise ValueError(f"its graphs and functions lie more than {DEPTH} within each other")
         self.scopes.append(scope)
+        within = ref(scope)
         for proto in body.node:
-            self.left -= 1
-            if self.left < 0:
-                raise ValueError("its functions call each other more often than its size justifies")
+            if called:
+                self._charge(len(proto.input) + len(proto.output) + len(proto.attribute))
             domain = "" if proto.domain in MAIN else proto.domain
-            node = Node(proto, ref(scope), proto.op_type, domain, tuple(proto.input), tuple(proto.output))
-            for name in node.outputs:
-                if name and scope.defines(name):
-                    raise ValueError(f"two of its values are named {name!r}{scope.where}")
+            node = Node(proto, within, proto.op_type, domain, tuple(proto.input), tuple(proto.output))
+            named: set[str] = set()
+            for name in filter(None, node.outputs):
+                if name in named or scope.defines(name):
+                    raise ValueError(f"two of its values are named {shown(name)!r}{scope.where}")
+                named.add(name)
             function = self.functions.get((proto.domain, proto.op_type))
             if function is not None:
                 self._call(node, function, depth)
@@ -153,34 +180,101 @@ class Graph:
             for attribute in proto.attribute:
                 graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
                 for graph in graphs:
-                    where = f"{scope.where}, in the {attribute.name} of {node}"
-                    node.inner.append(self._graph(graph, scope, where, scope.opset, depth + 1))
+                    where = _within(f"{scope.where}, in the {shown(attribute.name)} of {node}")
+                    self.owners[self._graph(graph, scope, where, scope.opset, depth + 1, called)] = node
 
-    def _call(self, node: Node, function: Any, depth: int) -> None:
-        given = {attribute.name: attribute for attribute in function.attribute_proto} | node.attributes()
-        where = f"{node.scope.where}, in the function {function.name}"
-        called = Scope(function, None, where, _opset(function.opset_import) or node.scope.opset, given)
-        for formal, actual in zip(function.input, node.inputs, strict=False):
+    def _charge(self, names: int) -> None:
+        self.budget.hold(MET + NAMED * names, "its functions call each other so often that its nodes")
+
+    def _call(self, node: Node, function: _Function, depth: int) -> None:
+        given = {**function.defaults, **node.attributes()} if node.proto.attribute else function.defaults
+        where = _within(f"{node.scope.where}, in the function {shown(function.proto.name)}")
+        called = Scope(function.proto, None, where, function.opset or node.scope.opset, given, inputs=function.names)
+        self._charge(2 + len(node.inputs) + len(node.outputs) + (len(given) if node.proto.attribute else 0))
+        for formal, actual in zip(function.inputs, node.inputs, strict=False):
             if actual:
                 called.aliases[formal] = Value(node.scope, actual)
-        called.inputs = frozenset(function.input)
-        self._fill(called, function, depth + 1)
-        for name, inner in zip(node.outputs, function.output, strict=False):
+        self._fill(called, function.proto, depth + 1, called=True)
+        for name, inner in zip(node.outputs, function.outputs, strict=False):
             if name:
                 node.scope.aliases[name] = Value(called, inner)
 
+    def _connect(self) -> None:
+        """Tell every value who reads it, and every node how many sources it has."""
+        for node in self.nodes:
+            owner = self.owners.get(node.scope)
+            if owner is not None:
+                owner.waits_for += 1
+            for place, name in enumerate(node.inputs):
+                if name:
+                    self._use(self.resolve(node.scope, name), Use(node, place))
+        for scope in self.scopes:
+            if hasattr(scope.proto, "initializer"):  # a function's outputs are used where its caller uses them
+                for output in scope.proto.output:
+                    self._use(self.resolve(scope, output.name), Use(None, 0, self.owners.get(scope)))
+
+    def _use(self, value: Value, use: Use) -> None:
+        value.scope.uses.setdefault(value.name, []).append(use)
+        reader = use.node or use.owner
+        if reader is not None and value.name in value.scope.made:
+            reader.waits_for += 1
+
+    def _refuse_cycles(self) -> None:
+        """Pass every node after its sources; those that are left are on a cycle, or behind one."""
+        ready = [node for node in self.nodes if not node.waits_for]
+        passed = 0
+        while ready:
+            node = ready.pop()
+            passed += 1
+            for reader in self._after(node):
+                reader.waits_for -= 1
+                if not reader.waits_for:
+                    ready.append(reader)
+        if passed < len(self.nodes):
+            node = self._on_a_cycle()
+            raise ValueError(f"its graph has a cycle, which no model can run: {node} reads what is computed from it")
+
+    def _after(self, node: Node) -> Iterator[Node]:
+        """What must wait for a node: once for each of the values that it reads, and a graph's owner for its nodes."""
+        scope = node.scope
+        for name in node.outputs:
+            for use in scope.uses.get(name, ()) if name else ():
+                reader = use.node or use.owner
+                if reader is not None:
+                    yield reader
+        if scope in self.owners:
+            yield self.owners[scope]
+
+    def _on_a_cycle(self) -> Node:
+        """A node of a cycle, where there is one: whoever still waits, waits for another that does."""
+        waiting = {source: node for node in self.nodes if node.waits_for for source in self._after(node)}
+        node = next(node for node in self.nodes if node.waits_for)
+        seen: set[Node] = set()
+        while node not in seen:
+            seen.add(node)
+            node = waiting[node]
+        return node
+
     def resolve(self, scope: Scope, name: str) -> Value:
         """The value that a name means in a scope."""
-        for _ in range(ALIASES):
+        passed: list[Value] = []
+        while True:
             within: Scope | None = scope
             while within is not None and not within.defines(name):
                 within = within.outer
             if within is None:
-                return Value(scope, name)
+                found = Value(scope, name)
+                break
+            found = Value(within, name)
             if name not in within.aliases:
-                return Value(within, name)
+                break
+            passed.append(found)
+            if len(passed) > self.aliases:
+                raise ValueError(f"its value {shown(name)!r} is defined by itself")
             scope, name = within.aliases[name]
-        raise ValueError(f"its value {name!r} is defined by itself")
+        for within, name in passed:  # the next one that asks goes there at once
+            within.aliases[name] = found
+        return found
 
     def input_of(self, node: Node, index: int) -> Value | None:
         """What a node reads as its input of that index, or None where it reads nothing."""
@@ -188,30 +282,75 @@ class Graph:
             return None
         return self.resolve(node.scope, node.inputs[index])
 
+    def inputs_of(self, node: Node) -> Iterator[Value]:
+        """Everything that a node reads."""
+        return (self.resolve(node.scope, name) for name in node.inputs if name)
+
     def output_of(self, node: Node, index: int) -> Value | None:
         """What a node makes as its output of that index, or None."""
         if index >= len(node.outputs) or not node.outputs[index]:
             return None
         return Value(node.scope, node.outputs[index])
 
+    def outputs_of(self, node: Node) -> Iterator[Value]:
+        """Everything that a node makes."""
+        return (Value(node.scope, name) for name in node.outputs if name)
+
     def maker(self, value: Value) -> Node | None:
         """The node that makes a value; None for a tensor of the file, or an input."""
         return value.scope.made.get(value.name)
 
-    def readers(self, value: Value) -> list[Use]:
-        """Where its numbers go; whoever asks for its shape alone is not among them."""
-        return [use for use in self.uses.get(value, []) if use.node is None or use.node.op not in ("Shape", "Size")]
+    def readers(self, value: Value) -> Iterator[Use]:
+        """Where its numbers go, to the first few; whoever asks for its shape alone is not among them."""
+        for use in value.scope.uses.get(value.name, ())[:READERS]:
+            self.budget.step()
+            if use.node is None or use.node.op not in UNUSED:
+                yield use
 
-    def before(self, node: Node) -> Iterator[Value]:
-        """The values that a node depends on directly, those that its inner graphs read with them."""
-        pending: list[Node] = [node]
-        while pending:
-            each = pending.pop()
-            yield from (self.resolve(each.scope, name) for name in each.inputs if name)
-            for scope in each.inner:
-                pending.extend(dict.fromkeys(scope.made.values()))
-                for output in scope.proto.output:
-                    yield self.resolve(scope, output.name)
+    def walk(self, starts: Iterable[T], onward: Callable[[T], Iterable[T]]) -> Iterator[T]:
+        """Everything that is reached from these, each once, the nearest first."""
+        seen: set[T] = set()
+        waiting = deque(starts)
+        while waiting:
+            each = waiting.popleft()
+            self.budget.step()
+            if each not in seen:
+                seen.add(each)
+                yield each
+                waiting.extend(onward(each))
+
+    def sources_first(self, starts: Iterable[T], onward: Callable[[T], Iterable[T]]) -> Iterator[T]:
+        """Everything that is reached from these, each once, and after all that it leads to."""
+        seen: set[T] = set()
+        waiting = [(each, False) for each in starts]
+        while waiting:
+            each, is_ready = waiting.pop()
+            self.budget.step()
+            if is_ready:
+                yield each
+            elif each not in seen:
+                seen.add(each)
+                waiting.append((each, True))
+                waiting.extend((source, False) for source in onward(each))
+
+    def depend_on(self, nodes: Iterable[Node]) -> set[Node]:
+        """These nodes, and all that read numbers computed from theirs, with the nodes whose graphs they are in."""
+        return set(self.walk(nodes, self._numbers_after))
+
+    def _numbers_after(self, node: Node) -> Iterator[Node]:
+        return (reader for reader in self._after(node) if reader.op not in UNUSED)
+
+    def declared(self, value: Value) -> Any:
+        """What the graph states of a value's type, or None."""
+        proto = value.scope.proto
+        if value.scope not in self._declared:
+            stated = (*proto.input, *proto.value_info) if hasattr(proto, "initializer") else ()
+            self._declared[value.scope] = {each.name: each.type for each in reversed(stated)}
+        return self._declared[value.scope].get(value.name)
+
+
+def _within(where: str) -> str:
+    return where if len(where) <= WHERE else f", …{where[-WHERE:]}"
 
 
 def _opset(imports: Any) -> int:

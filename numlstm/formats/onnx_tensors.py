@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numlstm.checks import counted
+from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
 
 DTYPES = {
@@ -45,14 +46,42 @@ FIELDS = {
     "uint32": "uint64_data",
     "uint64": "uint64_data",
 }  # where numbers are that are not raw; the rest is in int32_data, float16 and bfloat16 as their bits
+NUMBERS = {
+    "float_data": np.float32,
+    "double_data": np.float64,
+    "int32_data": np.int32,
+    "int64_data": np.int64,
+    "uint64_data": np.uint64,
+}
+CONSTANT = 900  # bytes of what is made of a node that is a tensor
 EXTERNAL = 1  # TensorProto.DataLocation
-FEW, MANY = 100_000, 1_000_000  # fields that any file may have, and that none may exceed
-DENSE = 4  # bytes a field at least, beyond FEW; a model without weights has 10
+NESTED = 200  # messages within each other; protobuf's own limit is 100
+MESSAGE, FIELD, NUMBER = 200, 30, 24  # bytes, at most, of a message, of another field, of each number in a packed one
+COSTS: dict[str, int] = {
+    "NodeProto": 800,
+    "TensorProto": 1_500,
+    "GraphProto": 1_600,
+    "FunctionProto": 1_500,
+    "NodeProto.input": 350,
+    "NodeProto.output": 300,
+    "TensorProto.dims": 60,
+}  # bytes of what takes more, with what a reader makes of it
+ABOVE_127 = bytes(range(128, 256))  # those that do not end a number
 VARINT = 10  # bytes at most
+AXES = 32
+SHARED = 4  # times its size that the tensors in a file beside the model may be in all; they may lie over each other
 
 
-def count_fields(data: bytes, descriptor: Any) -> int:
-    """How many fields the messages in these bytes have, to the innermost; read from the wire, nothing is built.
+class _Field(NamedTuple):
+    """What a field of a message takes in memory, and its message if it holds one."""
+
+    cost: int
+    inner: Any = None
+    number: int = 0  # bytes of each number in it, where they may be packed
+
+
+def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
+    """Charge what the messages in these bytes will take, to the innermost; read from the wire, nothing is built.
 
     Parameters
     ----------
@@ -60,31 +89,31 @@ def count_fields(data: bytes, descriptor: Any) -> int:
         A serialised message.
     descriptor : google.protobuf.descriptor.Descriptor
         Its type.
+    budget : Budget
 
     Raises
     ------
     ValueError
-        It is no message, or has more fields than a model of its size.
+        It is no message, or takes more than its size justifies.
     """
-    limit = min(FEW + len(data) // DENSE, MANY)
-    inside: dict[str, dict[int, Any]] = {}
+    known: dict[str, dict[int, _Field]] = {}
 
-    def messages(of: Any) -> dict[int, Any]:
-        if of.full_name not in inside:
-            inside[of.full_name] = {field.number: field.message_type for field in of.fields if field.message_type}
-        return inside[of.full_name]
+    def fields(of: Any) -> dict[int, _Field]:
+        if of.full_name not in known:
+            known[of.full_name] = {field.number: _field(field) for field in of.fields}
+        return known[of.full_name]
 
-    count, at, end, known = 0, 0, len(data), messages(descriptor)
-    around: list[tuple[int, dict[int, Any]]] = []  # end and fields of the messages that this one is in
+    at, end, inside = 0, len(data), fields(descriptor)
+    around: list[tuple[int, dict[int, _Field]]] = []  # end and fields of the messages that this one is in
+    other = _Field(FIELD)
     while True:
         while at == end and around:
-            end, known = around.pop()
+            end, inside = around.pop()
         if at == end:
-            return count
-        count += 1
-        if count > limit:
-            raise ValueError(f"it has more than {limit} fields in {len(data)} bytes, which no model has")
+            return
         tag, at = _varint(data, at, end)
+        field = inside.get(tag >> 3, other)
+        budget.hold(field.cost, "its messages")
         kind = tag & 7
         if kind == 0:
             _, at = _varint(data, at, end)
@@ -92,18 +121,31 @@ def count_fields(data: bytes, descriptor: Any) -> int:
             length, at = _varint(data, at, end)
             if at + length > end:
                 raise ValueError(f"it is damaged or cut short: a field ends at byte {at + length}, beyond {end}")
-            inner = known.get(tag >> 3)
-            if inner is None:
-                at += length
-            elif length:
-                around.append((end, known))
-                end, known = at + length, messages(inner)
+            if field.inner is not None and length:
+                around.append((end, inside))
+                end, inside = at + length, fields(field.inner)
+                if len(around) > NESTED:
+                    raise ValueError(f"it is no ONNX model, or damaged: {NESTED} messages lie within each other")
+                continue
+            if field.number:
+                packed = data[at : at + length].translate(None, ABOVE_127)
+                budget.hold(len(packed) * field.number, "its messages")
+            at += length
         elif kind in (1, 5):
             at += 8 if kind == 1 else 4
             if at > end:
                 raise ValueError(f"it is damaged or cut short: a field ends at byte {at}, beyond {end}")
         else:
             raise ValueError(f"it is no ONNX model, or damaged: a field of wire type {kind} at byte {at}")
+
+
+def _field(field: Any) -> _Field:
+    """What one field of a message takes, by its descriptor."""
+    name = f"{field.containing_type.name}.{field.name}"
+    inner = field.message_type
+    cost = COSTS.get(name) or (COSTS.get(inner.name, MESSAGE) if inner else FIELD)
+    is_varint = field.cpp_type not in (field.CPPTYPE_FLOAT, field.CPPTYPE_DOUBLE, field.CPPTYPE_STRING)
+    return _Field(cost, inner, NUMBER if inner is None and is_varint else 0)
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
@@ -140,6 +182,8 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
     dtype = DTYPES.get(proto.data_type)
     if dtype is None:
         return None
+    if len(proto.dims) > AXES:
+        raise ValueError(f"its tensor {shown!r} has {len(proto.dims)} axes; {AXES} are the most")
     shape = tuple(proto.dims)
     if any(length < 0 for length in shape):
         raise ValueError(f"its tensor {shown!r} has shape {shape}; no length can be negative")
@@ -162,30 +206,32 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
 
 
 def _listed(proto: Any, field: str, dtype: str, shape: tuple[int, ...]) -> Array:
-    if dtype == "bfloat16":  # onnx gives another dtype for it in each of its versions
-        return widened(np.array(proto.int32_data, np.int32).astype(np.uint16)).reshape(shape)
-    from onnx import numpy_helper
-
-    array: Array = numpy_helper.to_array(proto)
-    return array
+    listed = getattr(proto, field)
+    numbers = np.fromiter(listed, NUMBERS[field], len(listed))  # one at a time, where a list takes 32 bytes for each
+    if dtype == "bfloat16":
+        return widened(numbers.astype(np.uint16)).reshape(shape)
+    if dtype == "float16":
+        return numbers.astype(np.uint16).view(np.float16).reshape(shape)
+    if dtype.startswith("complex"):
+        return numbers.view(dtype).reshape(shape)
+    return numbers.astype(dtype, copy=False).reshape(shape)
 
 
 class Beside:
     """The files beside a model that hold numbers of its tensors: in its folder and nowhere else.
 
-    Attributes
+    Parameters
     ----------
-    nbytes : int
-        What those that a tensor named have in all.
+    model : path
+    budget : Budget
+        Grows by what the tensors have in these files.
     """
 
-    def __init__(self, model: str | os.PathLike[str]) -> None:
+    def __init__(self, model: str | os.PathLike[str], budget: Budget) -> None:
         self.folder = Path(model).parent
+        self.budget = budget
         self.sizes: dict[str, int] = {}
-
-    @property
-    def nbytes(self) -> int:
-        return sum(self.sizes.values())
+        self.claimed: dict[str, int] = {}
 
     def place(self, where: Mapping[str, str], nbytes: int, shown: str) -> tuple[Path, int]:
         """The file of a tensor's numbers, and where in it they begin."""
@@ -201,7 +247,18 @@ class Beside:
             raise ValueError(f"{said}, at an offset or of a length that is no number: {dict(where)}") from None
         if offset < 0 or length != nbytes or offset + length > size:
             raise ValueError(f"{said}, {length} bytes from {offset}; {nbytes} are expected, and the file has {size}")
+        self._claim(location, nbytes, size)
         return path, offset
+
+    def _claim(self, location: str, nbytes: int, size: int) -> None:
+        before = self.claimed.get(location, 0)
+        self.claimed[location] = before + nbytes
+        if self.claimed[location] > SHARED * size:
+            raise ValueError(
+                f"its tensors have {self.claimed[location]} bytes in {location!r}, which has {size}: they lie over "
+                f"each other, and {SHARED} times is the limit"
+            )
+        self.budget.grow(min(self.claimed[location], size) - min(before, size))
 
 
 def _size(path: Path, location: str, folder: Path, said: str) -> int:
