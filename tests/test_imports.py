@@ -53,6 +53,7 @@ ORDER = (
     "checks",
     "config",
     "atomic",
+    "opening",
     "kernels",
     "locks",
     "log",
