@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic, files, formats, reference
+from numlstm import atomic, files, formats, opening, reference
 from numlstm.formats import Found
 from numlstm.kernels import store
 from numlstm.lstm import LSTM
@@ -154,10 +154,7 @@ def _judge_name(dtype: np.dtype[Any]) -> str:
 
 
 def _digest(path: Path) -> str:
-    if not os.path.isfile(path):
-        with formats.opened(path):  # which says what is wrong with it
-            pass
-    with open(path, "rb") as file:
+    with opening.regular(path, "a model file") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

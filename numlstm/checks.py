@@ -932,4 +932,6 @@ def slot_numbers(slots: Any) -> np.ndarray[Any, np.dtype[np.intp]]:
         )
     if numbers.ndim != 1:
         raise ValueError(f"slots must have shape (n,), not {numbers.shape}")
+    if numbers.dtype.kind == "u" and numbers.size and numbers.max() > np.iinfo(np.intp).max:
+        raise IndexError(f"there is no slot {numbers.max()}: slots are numbers that a session has, session.slot")
     return numbers.astype(np.intp, copy=False)

@@ -451,6 +451,7 @@ def bench(
     Every engine's results are checked first. Then all take turns, round by round, so that a machine
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
+    from numlstm import opening
     from numlstm.atomic import replacing
     from numlstm.bench import measure, picture, table
     from numlstm.bench.peers import PEERS
@@ -476,7 +477,8 @@ def bench(
     if show:
         if names or sizes or sweep or scaling or stream or threads or peers or rounds or quick or reuse or save:
             raise click.UsageError("--show goes with --plot alone")
-        report = Report.from_json(show.read_text(errors="replace"))
+        with opening.regular(show, "a report") as shown:
+            report = Report.from_json(shown.read().decode(errors="replace"))
         click.echo(table.text(report))
         if plot:
             picture.save(report, plot)

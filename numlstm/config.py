@@ -52,6 +52,19 @@ class Config(NamedTuple):
             for direction in range(self.num_directions):
                 yield layer, direction, f"_l{layer}" + ("_reverse" if direction else "")
 
+    @staticmethod
+    def place(name: str) -> tuple[int, int, str]:
+        """Layer, direction and name without suffix of a parameter.
+
+        Examples
+        --------
+        >>> Config.place("weight_hh_l12_reverse")
+        (12, 1, 'weight_hh')
+        """
+        own, _, suffix = name.partition("_l")
+        layer, _, reverse = suffix.partition("_")
+        return int(layer), int(reverse == "reverse"), own
+
     def cell_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Shapes of one cell's parameters by name without suffix; gate blocks are in the order i, f, g, o."""
         gates = 4 * self.hidden_size

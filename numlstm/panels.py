@@ -109,11 +109,11 @@ class Panels:
 
     def parameter(self, name: str) -> Array:
         """One parameter, unpacked bit for bit into a new read-only array."""
-        shape = self.config.parameter_shapes()[name]
         if name in self._biases:
             value = self._biases[name].copy()
         else:
-            value = np.empty(shape, self.dtype)
+            layer, _, own = self.config.place(name)
+            value = np.empty(self.config.cell_shapes(layer)[own], self.dtype)
             for inner, outer in self._pieces(name):
                 value[outer] = inner
         value.flags.writeable = False
@@ -148,11 +148,10 @@ class Panels:
     def _pieces(self, name: str) -> Iterator[tuple[Array, tuple[slice, slice]]]:
         """A weight matrix block by block: (view of the panel with rows first, its place in the matrix)."""
         config, lanes = self.config, self.lanes
-        cells = [f"weight_{kind}{suffix}" for _, _, suffix in config.cells() for kind in ("ih", "hh", "hr")]
-        cell, kind = divmod(cells.index(name), 3)
-        layer = cell // config.num_directions
+        layer, direction, kind = config.place(name)
+        cell = layer * config.num_directions + direction
         inputs, outputs, units = config.layer_input_size(layer), config.output_size, config.hidden_size
-        if kind == 2:
+        if kind == "weight_hr":
             blocks = -(-outputs // lanes)
             for block, part in _blocks(outputs, lanes):
                 group = block // 4 * 4
@@ -161,7 +160,7 @@ class Panels:
                 panel = self.data[at : at + units * columns * lanes].reshape(units, columns, lanes)
                 yield panel[:, column, : part.stop - part.start].T, (part, slice(None))
             return
-        first, last = (0, inputs) if kind == 0 else (inputs, inputs + outputs)
+        first, last = (0, inputs) if kind == "weight_ih" else (inputs, inputs + outputs)
         for block, part, own in _gate_blocks(units, lanes):
             at = self._layouts[cell].panel + block * (inputs + outputs) * 4 * lanes
             panel = self.data[at : at + (inputs + outputs) * 4 * own].reshape(-1, 4, own)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heappop, heappush
-from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, overload
 from weakref import ref
@@ -192,12 +190,10 @@ class Pool:
         self._zeros = tuple(
             np.zeros((config.num_layers, 1, size), self.dtype) for size in (config.output_size, config.hidden_size)
         )
-        self._free: list[int] = []  # slots that were closed, the lowest first
-        self._unused = 0  # slots from here on were never open
         self._is_open = np.zeros(0, np.bool_)
-        self._lock = threading.Lock()
-        self._holder = 0  # the thread that has the lock
-        self._stepping = False
+        # Both are left by `with` alone, which no signal's exception comes in between of.
+        self._lock: Any = threading.RLock()  # reentrant to know its owner; nobody enters it twice
+        self._stepping = threading.Lock()
         self._make_room(LEAST if self._bound is None else self._bound)
         _pools.add(ref(self, _pools.discard))
 
@@ -241,31 +237,48 @@ class Pool:
         MemoryError
             There is no memory for more. Those that are open go on.
         """
-        return self._in_turn(self._open)
+        made: list[Session] = []
+        try:
+            return self._in_turn(self._open, made)
+        except BaseException:  # a signal's, too late for `_open`: nobody will ever have it
+            for session in made:
+                self._in_turn(self._close, session)
+            raise
 
-    def _open(self) -> Session:
-        if not self._free and self._unused == self.capacity:
+    def _open(self, made: list[Session]) -> Session:
+        slot = int(self._is_open.argmin())  # the lowest that is free, or 0 where none is
+        if self._is_open[slot]:
             if self._bound is not None:
                 raise RuntimeError(
                     f"the pool is full: its capacity is {checks.counted(self._bound, 'session')}\n"
                     "Close one, or make a pool with a larger capacity, or with none, which grows."
                 )
-            self._make_room(2 * self.capacity)
-        slot = self._free[0] if self._free else self._unused
+            slot = self.capacity
+            self._make_room(2 * slot)
         session = Session(self, slot)
         self._write(session, *self._zeros)
-        if self._free:
-            heappop(self._free)
-        else:
-            self._unused += 1
-        self._is_open[slot] = True
+        try:
+            self._is_open[slot] = True
+            made.append(session)
+        except BaseException:
+            made.clear()
+            self._is_open[slot] = False
+            raise
         return session
 
     def _close(self, session: Session) -> None:
-        if not session._closed:
-            session._closed = True
-            self._is_open[session._slot] = False
-            heappush(self._free, session._slot)
+        """Where a signal's exception interrupts it, it is closed all the same."""
+        if session._closed:
+            return
+        try:
+            self._close_once(session)
+        except BaseException:
+            self._close_once(session)
+            raise
+
+    def _close_once(self, session: Session) -> None:
+        session._closed = True
+        self._is_open[session._slot] = False
 
     def refresh(self) -> None:
         """Go on with the weights that the LSTM has now.
@@ -358,7 +371,7 @@ class Pool:
                 )
             work, numbers = self._step_slots, checks.slot_numbers(slots)
             given = numbers, self._as_input(input, numbers.size)
-        if self._stepping:
+        if self._stepping.locked():
             raise RuntimeError(
                 "the pool is in use by another thread, and nothing was done\n"
                 "A pool does one step at a time. Let one thread gather what is present and step it."
@@ -366,11 +379,8 @@ class Pool:
         return self._in_turn(self._step, work, *given)
 
     def _step(self, work: Callable[..., T], *given: Any) -> T:
-        self._stepping = True
-        try:
+        with self._stepping:
             return work(*given)
-        finally:
-            self._stepping = False
 
     def _step_slots(self, slots: Slots, x: Array) -> Array:
         self._check_slots(slots)
@@ -537,14 +547,10 @@ class Pool:
 
     def _in_turn(self, work: Callable[..., T], *given: Any) -> T:
         """Do something while no other thread has the states."""
-        if self._holder == get_ident():  # a signal handler, say; to wait would be for ever
+        if self._lock._is_owned():  # a signal handler, say; to wait would be for ever
             raise RuntimeError("the pool is in use by this very thread, which was interrupted, and nothing was done")
         with self._lock:
-            self._holder = get_ident()
-            try:
-                return work(*given)
-            finally:
-                self._holder = 0
+            return work(*given)
 
 
 def _rising(slots: Slots) -> bool:
@@ -565,7 +571,7 @@ _held: list[Pool] = []
 
 def _before_fork() -> None:
     _forking.acquire()
-    _held[:] = [pool for known in list(_pools) if (pool := known()) is not None and pool._holder != get_ident()]
+    _held[:] = [pool for known in list(_pools) if (pool := known()) is not None and not pool._lock._is_owned()]
     for pool in _held:
         pool._lock.acquire()
 

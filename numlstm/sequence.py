@@ -587,9 +587,11 @@ def checked_parts(sequence: Any, anywhere: bool = False) -> _Fields:
             "batch_sizes must be positive and never larger than the one before\n"
             f"They are {show(sizes.tolist())}: how many rows take each step, the longest first."
         )
-    if not shape or sizes.sum() != shape[0]:
+    wraps = int(sizes[0]) * sizes.size > np.iinfo(np.int64).max  # the first is the largest
+    total = sum(sizes.tolist()) if wraps else int(sizes.sum())
+    if not shape or total != shape[0]:
         raise RuntimeError(
-            f"batch_sizes must sum to the number of rows in data, not to {sizes.sum()}\ndata has shape {shape}."
+            f"batch_sizes must sum to the number of rows in data, not to {total}\ndata has shape {shape}."
         )
     batch = int(sizes[0])
     both = []

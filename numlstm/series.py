@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-import stat
 from array import array as flat_array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from numlstm import opening
 from numlstm.checks import counted
 from numlstm.formats import npz, zips
+from numlstm.formats.budget import Budget
+from numlstm.formats.text import decimal
 from numlstm.stored import Stored
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,6 +26,7 @@ States = tuple[Array, Array]
 
 NPY = b"\x93NUMPY"
 ZIP = b"PK"
+LINE = 1 << 20  # characters of the longest line of a .csv file
 STATES = (("h_n", "c_n"), ("h_0", "c_0"))  # an earlier run's last states go before the ones that it began with
 
 
@@ -49,7 +53,7 @@ class Series:
 
     @classmethod
     def of(cls, array: Array, states: States | None = None) -> Series:
-        """One whose numbers are in memory, or in a map."""
+        """One whose numbers are in memory."""
         three = array[:, None] if array.ndim == 2 else array
         return cls(array.shape, array.dtype, lambda outer, inner: three[outer, inner], states)
 
@@ -72,18 +76,17 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Series]:
         It is none of these, or damaged; the message begins with the path, and has the line of a ``.csv`` file.
     """
     shown = os.fspath(path)
-    regular(path)
-    with open(path, "rb") as file:
+    with opening.regular(path) as file:
         start = file.read(len(NPY))
         if start == NPY:
             yield _of_npy(path, file)
         elif start.startswith(ZIP):
-            arrays = _arrays(path)
+            arrays = _arrays(path, file)
             if "input" not in arrays:
                 raise ValueError(f"{shown}: it holds no array named input; it holds {_names(arrays)}")
             yield Series.of(arrays["input"], _pair(path, arrays, STATES[1:]))
         elif Path(path).suffix.lower() == ".csv":
-            yield Series.of(_of_csv(path))
+            yield Series.of(_of_csv(path, file))
         else:
             raise ValueError(
                 f"{shown} begins with {start!r}, which is neither a .npy nor a .npz file; text must be named .csv"
@@ -100,49 +103,49 @@ def states(path: str | os.PathLike[str]) -> States:
     ValueError
         It is no ``.npz`` file, or holds neither pair.
     """
-    regular(path)
-    arrays = _arrays(path)
+    with opening.regular(path) as file:
+        arrays = _arrays(path, file)
     pair = _pair(path, arrays, STATES)
     if pair is None:
         raise ValueError(f"{os.fspath(path)}: it holds neither h_n and c_n nor h_0 and c_0, but {_names(arrays)}")
     return pair
 
 
-def regular(path: str | os.PathLike[str]) -> None:
-    """Raise OSError for a path that is no regular file: opening a pipe would wait for someone to write to it."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        kind = "a directory" if os.path.isdir(path) else "no regular file"
-        raise OSError(f"{os.fspath(path)} is {kind}; a file is expected")
-
-
-def _of_npy(path: str | os.PathLike[str], file: BinaryIO) -> Series:
+def _of_npy(path: str | os.PathLike[str], file: io.BufferedReader) -> Series:
+    shown = os.fspath(path)
     file.seek(0)
     try:
-        shape, fortran, dtype = npz.header(file, os.fstat(file.fileno()).st_size)
+        shape, fortran, dtype = npz.header(file, opening.size(file))
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{os.fspath(path)}: it is no sound .npy file: {error}") from error
-    if fortran or len(shape) not in (2, 3):  # parts lie far from one another: one map, paged in and out by the system
-        order: Any = "F" if fortran else "C"
-        return Series.of(np.memmap(file, dtype, "r", file.tell(), shape, order).view(np.ndarray))
-    three = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-    return Series(shape, dtype, Stored(file, dtype, three, file.tell()).read)
+        raise ValueError(f"{shown}: it is no sound .npy file: {error}") from error
+    first, second, features = (*shape, 1, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
+    stored = Stored(file, dtype, (first, second, features), file.tell(), "F" if fortran else "C")
+
+    def read(outer: slice, inner: slice) -> Array:
+        try:
+            return stored.read(outer, inner)
+        except ValueError as error:
+            raise ValueError(f"{shown}: {error}") from error
+
+    return Series(shape, dtype, read)
 
 
-def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+def _arrays(path: str | os.PathLike[str], file: io.BufferedReader) -> dict[str, Array]:
     """The arrays of a ``.npz`` file; archives that claim too much, and pickles in them, are refused."""
     try:
-        with open(path, "rb") as file:
-            if file.read(len(ZIP)) != ZIP:
-                raise ValueError("it is no .npz file")
-            archive = zips.open_zip(file, os.fstat(file.fileno()).st_size)
-            if not npz.looks_like(archive.namelist()):
-                raise ValueError("it is a zip archive, but not of .npy files")
-            wanted = {"input", *STATES[0], *STATES[1]}
-            tensors = npz.read(archive).tensors
-            for name in wanted:
-                if f"{name}{npz.SUFFIX}" in archive.namelist() and name not in tensors:
-                    raise ValueError(f"its array {name} must hold real numbers, and holds complex ones, text or dates")
-            return {name: tensor.read() if name in wanted else np.empty(0) for name, tensor in tensors.items()}
+        file.seek(0)
+        if file.read(len(ZIP)) != ZIP:
+            raise ValueError("it is no .npz file")
+        archive = zips.open_zip(file, opening.size(file))
+        if not npz.looks_like(archive.namelist()):
+            raise ValueError("it is a zip archive, but not of .npy files")
+        wanted = {"input", *STATES[0], *STATES[1]}
+        tensors, _ = npz.read_arrays(archive, Budget(opening.size(file)))
+        names = set(archive.namelist())
+        for name in wanted:
+            if f"{name}{npz.SUFFIX}" in names and name not in tensors:
+                raise ValueError(f"its array {name} must hold real numbers, and holds complex ones, text or dates")
+        return {name: tensor.read() if name in wanted else np.empty(0) for name, tensor in tensors.items()}
     except ValueError as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -162,38 +165,37 @@ def _names(arrays: dict[str, Array]) -> str:
     return ", ".join(sorted(arrays)[:6]) + (", ..." if len(arrays) > 6 else "") or "nothing"
 
 
-def _of_csv(path: str | os.PathLike[str]) -> Array:
+def _of_csv(path: str | os.PathLike[str], file: io.BufferedReader) -> Array:
     """(steps, features) in float64, eight bytes a number while it is read."""
     shown = os.fspath(path)
     numbers, width, rows, empty = flat_array("d"), 0, 0, 0
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            for cells in lines:
-                line = lines.line_num
-                if not any(cell.strip() for cell in cells):
-                    empty = empty or line
-                    continue
-                if empty and rows:
-                    raise ValueError(f"line {empty} is empty; a step cannot be left out")
-                empty = 0
-                if not width:
-                    width = len(cells)
-                    if not any(_is_number(cell) for cell in cells):
-                        continue  # names of the columns
-                if len(cells) != width:
-                    raise ValueError(
-                        f"line {line} has {counted(len(cells), 'column')}; the lines before it have {width}"
-                    )
-                try:
-                    numbers.extend(map(float, cells))
-                except ValueError:
-                    column = next(at for at, cell in enumerate(cells) if not _is_number(cell))
-                    raise ValueError(
-                        f"line {line}, column {column + 1}: {cells[column][:40]!r} is not a number; "
-                        "numbers have a decimal point, and commas stand between them"
-                    ) from None
-                rows += 1
+        file.seek(0)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        lines = csv.reader(_lines(text), strict=True)
+        for cells in lines:
+            line = lines.line_num
+            if not any(cell.strip() for cell in cells):
+                empty = empty or line
+                continue
+            if empty and rows:
+                raise ValueError(f"line {empty} is empty; a step cannot be left out")
+            empty = 0
+            if not width:
+                width = len(cells)
+                if not any(_is_number(cell) for cell in cells):
+                    continue  # names of the columns
+            if len(cells) != width:
+                raise ValueError(f"line {line} has {counted(len(cells), 'column')}; the lines before it have {width}")
+            try:
+                numbers.extend(map(decimal, cells))
+            except ValueError:
+                column = next(at for at, cell in enumerate(cells) if not _is_number(cell))
+                raise ValueError(
+                    f"line {line}, column {column + 1}: {cells[column][:40]!r} is not a number; "
+                    "numbers have a decimal point, and commas stand between them"
+                ) from None
+            rows += 1
     except UnicodeDecodeError as error:
         raise ValueError(f"{shown}: it is no text in UTF-8: {error.reason} at byte {error.start}") from None
     except (ValueError, csv.Error) as error:
@@ -203,9 +205,17 @@ def _of_csv(path: str | os.PathLike[str]) -> Array:
     return np.frombuffer(numbers, np.float64).reshape(rows, width)
 
 
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a text, none of which takes more than it should: a file without an end of line is one line."""
+    while line := text.readline(LINE):
+        if len(line) == LINE:
+            raise ValueError(f"it has a line of more than {LINE} characters")
+        yield line
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        decimal(cell)
     except ValueError:
         return False
     return True

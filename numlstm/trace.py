@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -11,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from numlstm import atomic
+from numlstm import atomic, opening
 from numlstm.checks import counted
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -251,13 +250,12 @@ class Trace:
         Trace(l0, l1: 2 units; 4 steps, 1 row, float32)
         """
         from numlstm.formats import npz, zips
+        from numlstm.formats.budget import Budget
 
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write to it
-            raise OSError(f"{os.fspath(path)} is no regular file; a trace's file is expected")
-        with open(path, "rb") as file:
+        with opening.regular(path, "a trace's file") as file:
             try:
-                archive = zips.open_zip(file, os.fstat(file.fileno()).st_size)
-                tensors = npz.read(archive).tensors
+                archive = zips.open_zip(file, opening.size(file))
+                tensors, _ = npz.read_arrays(archive, Budget(opening.size(file)))
                 return cls._of({name: tensor.read() for name, tensor in tensors.items()})
             except (ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{os.fspath(path)}: {error}") from None

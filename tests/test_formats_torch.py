@@ -16,7 +16,7 @@ from judge import UNIT, same_bits
 from needs import need
 
 import numlstm
-from numlstm.formats import torch_tree, torch_zip, unpickle, zips
+from numlstm.formats import budget, torch_tree, torch_zip, unpickle, zips
 
 FOLDER = Path(__file__).with_name("fixtures") / "torch"
 NAMES = {"checkpoint.pt": "model.lstm", "ema.pt": "model/lstm", "cell.pt": "decoder"}
@@ -373,32 +373,38 @@ def test_the_same_child_is_harmed_where_a_pickle_is_run(tmp_path):
     assert done.stdout.splitlines()[-1:] == ["alive True"], done.stderr
 
 
+def machine(data):
+    return unpickle.Machine(unpickle.Bounded(io.BytesIO(data), len(data), budget.Budget(len(data))))
+
+
 def test_the_bomb_is_as_the_issue_has_it():
     """Nine bytes whose memo index claims 4 GB: the machine keeps its memo in a dict."""
     data = (FOLDER / "memo_bomb.pt").read_bytes()
     assert len(data) == 9 and "LONG_BINPUT" in [opcode.name for opcode, _, _ in pickletools.genops(data)]
-    assert unpickle.Machine(unpickle.Bounded(io.BytesIO(data), 9)).load() is None
+    assert machine(data).load() is None
 
 
 def test_nothing_in_a_pickle_is_looked_up():
     """Every name becomes a record of itself, also one whose module does not exist."""
     data = b"\x80\x02cno.such.module\nThing\n(K\x01tR}X\x01\x00\x00\x00aK\x02sb."
-    made = unpickle.Machine(unpickle.Bounded(io.BytesIO(data), len(data))).load()
+    made = machine(data).load()
     assert (made.name, made.arguments, made.state) == ("no.such.module.Thing", (1,), {"a": 2})
     assert "no" not in sys.modules
 
 
 def test_too_many_opcodes_are_refused(monkeypatch):
-    monkeypatch.setattr(unpickle, "OPCODES", 10)
-    with pytest.raises(ValueError, match="more than 10 opcodes"):
-        unpickle.Machine(unpickle.Bounded(io.BytesIO(b"]0" * 20 + b"N."), 42)).load()
+    data = b"]0" * 20 + b"N."
+    assert machine(data).load() is None
+    monkeypatch.setattr(budget, "ALWAYS", budget.MARGIN + 100)
+    with pytest.raises(ValueError, match="what its pickle makes would take more memory than 20 times its 42 bytes"):
+        machine(data).load()
 
 
 def test_a_vocabulary_is_no_flood_of_opcodes(monkeypatch):
-    """Longer pickles may have more opcodes, a few bytes each."""
-    monkeypatch.setattr(unpickle, "OPCODES", 10)
+    """A word and its number take hardly more than twenty times their bytes."""
+    monkeypatch.setattr(budget, "ALWAYS", budget.MARGIN + 6000)
     words = b"\x80\x02}(" + b"".join(text(f"word {k}") + b"K%c" % k for k in range(100)) + b"u."
-    made = unpickle.Machine(unpickle.Bounded(io.BytesIO(words), len(words))).load()
+    made = machine(words).load()
     assert len(made) == 100 and made["word 99"] == 99
 
 
@@ -406,9 +412,9 @@ def test_weights_seen_too_often_are_refused(tmp_path, monkeypatch):
     names = [f"weight_{kind}_l{k}" for k in range(20) for kind in ("ih", "hh")]
     given = again(names, shape=(724, 181), **TIED) + b"."
     (tmp_path / "m.pt").write_bytes(archive(given, data__0=bytes(4 * 724 * 181)))
-    with pytest.raises(ValueError, match="its tensors take 21491216 bytes as views of 524176; 8 times is the limit"):
+    with pytest.raises(ValueError, match="the numbers of its tensors would take more memory than 20 times its 52"):
         numlstm.load(tmp_path / "m.pt")
-    monkeypatch.setattr(torch_tree, "SHARED", 50)  # the guard's own doing
+    monkeypatch.setattr(budget, "TIMES", 120)  # the guard's own doing
     assert numlstm.load(tmp_path / "m.pt").num_layers == 20
 
 

@@ -58,6 +58,7 @@ ORDER = (
     "checks",
     "config",
     "atomic",
+    "opening",
     "kernels",
     "locks",
     "log",

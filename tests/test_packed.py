@@ -575,3 +575,12 @@ def test_kernels_are_called_with_plans_of_their_own(monkeypatch):
     assert len(calls) == 1
     words = (ctypes.c_int64 * Header.LENGTH).from_address(calls[0][0])
     assert words[Header.PACKED] > 0 and words[Header.SEGMENT_COUNT] == len(set(lengths))
+
+
+@pytest.mark.parametrize("rows", [4, 0])
+def test_batch_sizes_whose_sum_wraps_around_are_told_as_they_are(rows):
+    """2**62 four times over is 2**64, which is 0 in 64 bits."""
+    sizes = [1 << 62] * 4 + [1] * rows
+    data = np.zeros((rows, 3), np.float32)
+    with pytest.raises(RuntimeError, match=f"batch_sizes must sum to the number of rows in data, not to {sum(sizes)}"):
+        numlstm.LSTM(3, 2)(numlstm.PackedSequence(data, sizes))

@@ -4,6 +4,8 @@ Bits are compared with calls of the LSTM on each sequence alone. Limits on time 
 """
 
 import copy
+import itertools
+import linecache
 import os
 import pickle
 import signal
@@ -21,6 +23,7 @@ from test_threads import Gathered, within
 
 import numlstm
 from numlstm import engine, plan, threads
+from numlstm import pool as pool_module
 from numlstm.kernels.abi import Header, Way
 from numlstm.pool import Pool, Session
 from numlstm.split import Forced
@@ -849,7 +852,7 @@ try:
         child = os.fork()
         if child == 0:
             states = {sessions[slot].state[1].tobytes() for slot in range(0, 64, 2)}
-            good = len(states) == 1 and not pool._stepping
+            good = len(states) == 1 and not pool._stepping.locked()
             pool.step(np.arange(64), x)
             pool.open()
             os._exit(0 if good else 7)
@@ -877,3 +880,72 @@ def test_a_pool_that_is_dropped_is_gone():
 def test_types_are_what_users_import():
     pool = make().pool()
     assert type(pool) is Pool is numlstm.Pool and type(pool.open()) is Session is numlstm.Session
+
+
+# ---------------------------------------------------------------- interrupted amid it
+
+
+class Interrupted(BaseException):
+    """What a signal's handler may raise between any two lines."""
+
+
+def interrupted_at(count, call):
+    """Whether ``call()`` was interrupted before its line or return number ``count`` in numlstm's pool."""
+    left = count
+
+    def trace(frame, event, argument):
+        nonlocal left
+        if frame.f_code.co_filename != pool_module.__file__:
+            return None
+        of_with = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+        inner = frame.f_code.co_name not in ("open", "close")
+        # no signal's handler runs amid entering and leaving `with`, nor between the last line and the caller
+        if (event == "return" and inner) or (event == "line" and not of_with):
+            left -= 1
+            if left == 0:
+                raise Interrupted
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Interrupted:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_slot_is_never_lost_to_an_interrupt():
+    """Before each line of opening and closing: who opened has a session, or nobody has the slot."""
+    pool = make().pool(capacity=3)
+    staying = pool.open()
+    for count in itertools.count(1):
+        made = []
+        was = interrupted_at(count, lambda: made.append(pool.open()))  # noqa: B023
+        assert pool.slots.tolist() == [staying.slot, *(session.slot for session in made)], count
+        for session in made:
+            session.close()
+        if not was:
+            break
+    assert count > 10
+    for count in itertools.count(1):
+        session = pool.open()
+        was = interrupted_at(count, session.close)
+        assert pool.slots.tolist() == [staying.slot, session.slot][: 1 if session.closed else 2], count
+        session.close()
+        assert pool.slots.tolist() == [staying.slot]
+        if not was:
+            break
+    assert count > 5
+    assert len([pool.open(), pool.open()]) == 2  # all of its capacity is there
+
+
+@pytest.mark.parametrize("slot", [1 << 63, (1 << 64) - 1])
+def test_a_slot_beyond_what_an_index_may_be_is_told_as_it_is(slot):
+    pool = make().pool()
+    pool.open()
+    for slots in ([slot], np.array([slot], np.uint64)):
+        with pytest.raises(IndexError, match=f"there is no slot {slot}"):
+            pool.step(slots, np.zeros((1, pool._config.input_size)))

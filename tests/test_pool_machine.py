@@ -237,12 +237,11 @@ class Ahead(Pool):
 class NotZeroed(Pool):
     """Planted: a slot that is used again has the state of the last one."""
 
-    def _open(self):
-        free = self._free[0] if self._free else None
-        kept = None if free is None else (self._h[:, free].copy(), self._c[:, free].copy())
-        session = super()._open()
-        if kept is not None:
-            self._h[:, free], self._c[:, free] = kept
+    def _open(self, made):
+        kept = self._h.copy(), self._c.copy()
+        session = super()._open(made)
+        if session.slot < kept[0].shape[1]:
+            self._h[:, session.slot], self._c[:, session.slot] = (states[:, session.slot] for states in kept)
         return session
 
 

@@ -488,7 +488,7 @@ class TestFile:
     def test_no_file(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             numlstm.Trace.load(tmp_path / "missing.npz")
-        with pytest.raises(OSError, match="is no regular file; a trace's file is expected"):
+        with pytest.raises(OSError, match="is a directory; a trace's file is expected"):
             numlstm.Trace.load(tmp_path)
 
     def test_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):

@@ -8,11 +8,11 @@ LSTMs that it found. What it does not understand or believe it raises as ValueEr
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from numlstm import opening
 from numlstm.atomic import replacing
 from numlstm.config import Config
 from numlstm.formats.found import Contents, Found, Kind
@@ -46,17 +46,18 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
         The format needs a package that is not installed; the message says which.
     """
     shown = os.fspath(path)
-    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write to it
-        kind = "a directory" if os.path.isdir(path) else "no regular file"
-        raise OSError(f"{shown} is {kind}; a model file is expected")
-    with open(path, "rb") as file:
+    with opening.regular(path, "a model file") as file:
         try:
             yield _contents(file, path)
         except OSError as error:
             if error.filename is None and error.strerror:  # of reading, where Python does not name the file
                 raise OSError(error.errno, error.strerror, shown) from error
             raise
-        except (ImportError, MemoryError, Warning):
+        except MemoryError as error:
+            if error.args:
+                raise
+            raise MemoryError(f"{shown}: reading it took more memory than there is") from error
+        except (ImportError, Warning):
             raise
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error
@@ -66,7 +67,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
 
 
 def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
-    size = os.fstat(file.fileno()).st_size
+    size = opening.size(file)
     start = file.read(64)
     file.seek(0)
     if not start:
@@ -74,7 +75,7 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
     from numlstm.formats import safetensors
 
     if safetensors.looks_like(start):  # first, since the length that it begins with may be the bytes of any other mark
-        return safetensors.read(file, path)
+        return safetensors.read(file, size)
     if start.startswith(ZIP):
         return _of_zip(file, size)
     if start.startswith(HDF5):
@@ -108,11 +109,11 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
     archive = zips.open_zip(file, size)
     names = archive.namelist()
     if npz.looks_like(names):
-        return npz.read(archive)
+        return npz.read(archive, Budget(size))
     from numlstm.formats import torch_zip
 
     if torch_zip.looks_like(names):
-        return torch_zip.read(archive)
+        return torch_zip.read(archive, Budget(size))
     from numlstm.formats import keras
 
     if keras.looks_like(names):

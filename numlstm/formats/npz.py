@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents
-from numlstm.formats.tensor import Array, Tensor
+from numlstm.formats.tensor import AXES, TENSOR, Array, Tensor, hold_numbers
 from numlstm.formats.zips import DAMAGED
 
 SUFFIX = ".npy"
@@ -26,17 +27,26 @@ def looks_like(names: list[str]) -> bool:
     return bool(names) and all(name.endswith(SUFFIX) for name in names)
 
 
-def read(archive: zipfile.ZipFile) -> Contents:
+def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
+    tensors, metadata = read_arrays(archive, budget)
+    hold_numbers(budget, tensors.values())
+    return numlstm_config.contents("NumPy archive", tensors, metadata, *state_dict.find(tensors))
+
+
+def read_arrays(archive: zipfile.ZipFile, budget: Budget) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every array of numbers, and every text."""
     tensors, metadata = {}, {}
     for entry in archive.infolist():
+        budget.hold(TENSOR, "its arrays")
         name = entry.filename.removesuffix(SUFFIX)
         shape, dtype = _header(archive, entry)
         if dtype.kind == "U" and shape == () and entry.file_size <= TEXT:
+            budget.hold(4 * entry.file_size, "its arrays")
             metadata[name] = str(_array(archive, entry.filename)[()])
         elif dtype.kind in "fiub" and dtype.name != "longdouble":
             tensors[name] = Tensor(shape, dtype.name, partial(_array, archive, entry.filename))
-    return numlstm_config.contents("NumPy archive", tensors, metadata, *state_dict.find(tensors))
+    return tensors, metadata
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -71,6 +81,8 @@ def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[A
         raise
     except Exception as error:  # NumPy takes a header to pieces by Python's tokenizer and parser, which raise their own
         raise ValueError(f"its header is none: {type(error).__name__}: {error}") from error
+    if len(shape) > AXES:
+        raise ValueError(f"it states {len(shape)} axes; {AXES} are the most")
     if dtype.hasobject:
         raise ValueError(
             "it is an array of Python objects, which only a pickle can hold and none is run\n"

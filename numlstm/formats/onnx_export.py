@@ -77,7 +77,7 @@ class Writer:
 
         self.config, self.parameters = config, parameters
         self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
+        self.tensors: dict[str, Any] = {}
         dtype = next(iter(parameters.values())).dtype
         self.number = helper.np_dtype_to_tensor_dtype(dtype)
         self.own_operator = dtype == np.float32 and not config.proj_size
@@ -92,8 +92,8 @@ class Writer:
         """Add a tensor; its name."""
         from onnx import numpy_helper
 
-        if all(tensor.name != name for tensor in self.tensors):
-            self.tensors.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        if name not in self.tensors:
+            self.tensors[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
     def integers(self, name: str, *values: int) -> str:
@@ -107,7 +107,7 @@ class Writer:
         def infos(shapes: Mapping[str, tuple[Any, ...]]) -> list[Any]:
             return [helper.make_tensor_value_info(name, self.number, shape) for name, shape in shapes.items()]
 
-        return helper.make_graph(self.nodes, "numlstm", infos(inputs), infos(outputs), self.tensors)
+        return helper.make_graph(self.nodes, "numlstm", infos(inputs), infos(outputs), list(self.tensors.values()))
 
     def lstm(self) -> Any:
         """Layers one above the other."""

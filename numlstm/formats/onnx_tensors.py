@@ -7,7 +7,6 @@ https://github.com/onnx/onnx/blob/main/docs/IR.md and docs/ExternalData.md.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from functools import partial
 from math import prod
@@ -16,9 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numlstm import opening
 from numlstm.checks import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
+from numlstm.formats.text import whole
 
 DTYPES = {
     1: "float32",
@@ -242,7 +243,7 @@ class Beside:
             self.sizes[location] = _size(path, location, self.folder, said)
         size = self.sizes[location]
         try:
-            offset, length = int(where.get("offset", "0")), int(where.get("length", str(nbytes)))
+            offset, length = whole(where.get("offset", "0")), whole(where.get("length", str(nbytes)))
         except ValueError:
             raise ValueError(f"{said}, at an offset or of a length that is no number: {dict(where)}") from None
         if offset < 0 or length != nbytes or offset + length > size:
@@ -269,15 +270,14 @@ def _size(path: Path, location: str, folder: Path, said: str) -> int:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{said}, a link out of the model's folder; put the file itself there")
     try:
-        status = path.stat()
+        with opening.regular(path, "a file of numbers") as file:
+            return opening.size(file)
     except OSError as error:
-        raise ValueError(f"{said}, which cannot be read ({error.strerror}); it belongs beside the model") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{said}, which is no regular file")
-    return status.st_size
+        reason = error.strerror or error
+        raise ValueError(f"{said}, which cannot be read ({reason}); it belongs beside the model") from None
 
 
 def _outside(path: Path, offset: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Array:
-    with open(path, "rb") as file:
+    with opening.regular(path, "a file of numbers") as file:
         file.seek(offset)
         return decoded(file.read(nbytes), dtype, shape)

@@ -17,11 +17,11 @@ from numlstm.formats.found import UNSTATED, Found, Kind
 from numlstm.formats.tensor import FLOATS, Tensor
 
 NAME = re.compile(
-    r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>\d{1,6})(?:_reverse)?)?)", re.S
+    r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>[0-9]{1,6})(?:_reverse)?)?)", re.S
 )
 SEPARATORS = "./_"
 MOST = 4096  # LSTMs in a file
-LAYERS = 256  # more than anyone trains; what is done a layer may look at every other
+LAYERS = 4096  # more than anyone trains
 GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
 
 FLAGS = ("batch_first", "dropout")  # what tensors do not say
@@ -65,8 +65,8 @@ def find(
         if match is not None:
             kind: Kind = "LSTMCell" if match["suffix"] is None else "LSTM"
             groups.setdefault((match["prefix"], kind), {})[match["own"]] = tensor
-    if len(groups) > MOST:
-        raise ValueError(f"it has tensors named as those of {len(groups)} LSTMs; {MOST} are the most in a file")
+            if len(groups) > MOST:
+                raise ValueError(f"it has tensors named as those of more than {MOST} LSTMs, the most in a file")
     found: list[Found] = []
     others: list[str] = []
     taken: set[str] = set()

@@ -1,15 +1,22 @@
 """A tensor in a file: what is known of it before its numbers are read, and how to read them."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from numlstm.formats.budget import Budget
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["<", ">"]  # little or big endian
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+AXES = 64  # of an array of NumPy's at most
+TENSOR = 1500  # bytes of memory for a tensor that is described, its names, and the LSTM that it may belong to
+NUMBERS = 5  # halves of the numbers in float32 at least: them, the copy in an LSTM, and a part that is converted
 WIDTHS = {"bfloat16": 2}  # bytes of what NumPy has no dtype for
 
 
@@ -43,7 +50,7 @@ class Tensor(NamedTuple):
         return prod(self.shape) * width(self.dtype)
 
     @classmethod
-    def of(cls, array: Array) -> "Tensor":
+    def of(cls, array: Array) -> Tensor:
         """One whose numbers are already in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
 
@@ -53,6 +60,12 @@ def _left_behind() -> Array:
     raise ValueError(
         "a tensor that was pickled or copied left its numbers in the file\nnumlstm.tensors reads them there."
     )
+
+
+def hold_numbers(budget: Budget, tensors: Iterable[Tensor]) -> None:
+    """Charge what the numbers of these tensors take once they are read."""
+    nbytes = sum(prod(tensor.shape) * max(4, width(tensor.dtype)) for tensor in tensors)
+    budget.hold(nbytes * NUMBERS // 2, "the numbers of its tensors", "Trained weights are not: save them anew.")
 
 
 def width(dtype: str) -> int:

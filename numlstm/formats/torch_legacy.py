@@ -13,6 +13,7 @@ import numpy as np
 
 from numlstm.checks import counted
 from numlstm.formats import torch_tree
+from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents
 from numlstm.formats.tensor import Array, Order, width
 from numlstm.formats.unpickle import Bounded, Machine, Storage, storage
@@ -24,7 +25,8 @@ COUNT = 8  # bytes before a storage, which state how many numbers it has
 
 def read(file: BinaryIO, size: int) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
-    source = Bounded(file, size)
+    budget = Budget(size)
+    source = Bounded(file, size, budget)
     widths: dict[str, int] = {}
 
     def of_identity(identity: Any) -> Any:
@@ -94,4 +96,4 @@ def read(file: BinaryIO, size: int) -> Contents:
             raise ValueError(f"its storage {of.key!r} is missing")
         return places[of.key][1] * widths[of.key]
 
-    return torch_tree.contents("PyTorch (before 1.6)", root, numbers, held)
+    return torch_tree.contents("PyTorch (before 1.6)", root, numbers, held, budget)

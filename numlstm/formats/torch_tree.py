@@ -19,9 +19,10 @@ import numpy as np
 
 from numlstm.checks import counted
 from numlstm.formats import state_dict
+from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents, Found
-from numlstm.formats.tensor import Array, Tensor, widened, width
-from numlstm.formats.unpickle import Object, Storage, View
+from numlstm.formats.tensor import TENSOR, Array, Tensor, hold_numbers, widened, width
+from numlstm.formats.unpickle import WHAT, Object, Storage, View
 
 Flags = dict[str, Any]
 CLASS = "torch.nn.modules.rnn."
@@ -31,10 +32,10 @@ PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
 PACKED = "_all_weight_values"
 DEPTH = 100  # containers in containers
-NAMES = 1 << 24  # characters of all names; 10,000 tensors have about 500,000
+WAITING = 300  # bytes of memory for a container that is still to be walked, and for knowing it once it was
+CONTAINER = 1500  # of one that holds tensors
+CHARACTER = 4  # of a name's character, and of all copies of it
 REPEATED = 1 << 16  # numbers that a tensor may make of fewer by strides of 0
-SHARED = 8  # how much larger than their storages all tensors may be; tied weights are there twice
-ALWAYS = 1 << 22  # bytes that all tensors may have
 FOLLOWED = (dict, list, tuple, Object)
 OPTIMIZER = re.compile(r"optimi[sz]er|(^|[/._])optim($|[/._])", re.I)  # in the path to what is no model
 NORMED = re.compile(  # what weight_norm and parametrize keep instead of a parameter
@@ -70,7 +71,7 @@ class Container:
 
 
 def contents(
-    format: str, root: Any, read: Read, held: Held, scripted: Callable[[str], Flags] = lambda name: {}
+    format: str, root: Any, read: Read, held: Held, budget: Budget, scripted: Callable[[str], Flags] = lambda name: {}
 ) -> Contents:
     """Everything that a pickle's object holds.
 
@@ -84,6 +85,8 @@ def contents(
         Gives a storage's numbers, flat, in the number type of that name; bfloat16 as uint16.
     held : callable
         Gives the bytes that the file has for a storage.
+    budget : Budget
+        What is left of it once the pickle was read.
     scripted : callable
         Gives the flags of an LSTM whose class has that name in TorchScript.
 
@@ -92,7 +95,7 @@ def contents(
     ValueError
         A tensor reaches beyond its storage, or a storage beyond what the file has for it.
     """
-    containers = list(_walk({"tensor": root} if isinstance(root, View) else root, scripted))
+    containers = list(_walk({"tensor": root} if isinstance(root, View) else root, scripted, budget))
     _name_apart(containers)
     tensors: dict[str, Tensor] = {}
     lstms: list[Found] = []
@@ -116,6 +119,7 @@ def contents(
             raise ValueError(f"it holds more than {state_dict.MOST} LSTMs")
         others += [*other, *container.packed]
         others += [f"{name or 'an LSTM'}: {ADVICE}" for name in sorted(normed - {one.name for one in found})]
+    hold_numbers(budget, tensors.values())
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
 
@@ -123,10 +127,9 @@ def _unreadable() -> Array:
     raise ValueError("it holds no dense numbers")
 
 
-def _walk(root: Any, scripted: Callable[[str], Flags]) -> Iterator[Container]:
+def _walk(root: Any, scripted: Callable[[str], Flags], budget: Budget) -> Iterator[Container]:
     """The containers in the order of the file."""
     seen: set[int] = set()
-    room = NAMES
     waiting: list[tuple[Link, Any]] = [((), root)]
     while waiting:
         link, value = waiting.pop()
@@ -136,20 +139,24 @@ def _walk(root: Any, scripted: Callable[[str], Flags]) -> Iterator[Container]:
         inner: list[tuple[Link, Any]] = []
         container = Container("")
         if _is_module(value):
-            inner = [((link, key), item) for key, item in _module(container, value, seen, scripted)]
+            inner = [((link, key), item) for key, item in _module(container, value, seen, scripted, budget)]
         else:
             for key, item in _items(value):
                 if isinstance(item, View):
+                    budget.hold(TENSOR, WHAT)
                     container.views[_free(key, container.views)] = item
                 elif _is_odd(key, item):
+                    budget.hold(TENSOR, WHAT)
                     container.odd[_free(key, container.odd)] = _what(item)
                 elif isinstance(item, FOLLOWED):
+                    budget.hold(WAITING, WHAT)
                     is_state = isinstance(value, Object) and item is value.state and isinstance(item, dict)
                     inner.append((link if is_state else (link, key), item))  # attributes are the object's own
                     _note_packed(container, key)
         if container.views or container.odd or container.packed:
-            container.path = _path(link)
-            room = _less(room, container.path, (*container.views, *container.odd))
+            budget.hold(CONTAINER, WHAT)
+            container.path = _path(link, budget)
+            _take_names(budget, container.path, (*container.views, *container.odd))
             yield container
         waiting += reversed(inner)
 
@@ -161,25 +168,21 @@ def _is_odd(key: str, item: Any) -> bool:
     return item.name.startswith(REBUILT) or state_dict.NAME.fullmatch(key) is not None
 
 
-def _path(link: Link) -> str:
+def _path(link: Link, budget: Budget) -> str:
     """The path that a chain of keys is."""
     keys: list[str] = []
-    room = NAMES
     while link:
         link, key = link
         keys.append(key)
-        room = _less(room, "", (key,))
+        _take_names(budget, "", (key,))
         if len(keys) > DEPTH:
             raise ValueError(f"its containers are nested more than {DEPTH} deep")
     return SEPARATOR.join(reversed(keys))
 
 
-def _less(room: int, prefix: str, names: Collection[str]) -> int:
-    """The room that is left once these names are made with this prefix: a pickle has a long name once for many."""
-    room -= sum(map(len, names)) + (len(names) + 1) * len(prefix)
-    if room < 0:
-        raise ValueError(f"the names of its tensors take more than {NAMES} characters")
-    return room
+def _take_names(budget: Budget, prefix: str, names: Collection[str]) -> None:
+    """Take what these names need once they are made with this prefix: a pickle has a long name once for many."""
+    budget.hold(CHARACTER * (sum(map(len, names)) + (len(names) + 1) * len(prefix)), WHAT)
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
@@ -222,11 +225,10 @@ def _is_scripted(module: Object) -> bool:
 
 
 def _module(
-    container: Container, root: Object, seen: set[int], scripted: Callable[[str], Flags]
+    container: Container, root: Object, seen: set[int], scripted: Callable[[str], Flags], budget: Budget
 ) -> list[tuple[str, Any]]:
     """Fill a container with a module and all below it; what else its attributes hold is returned, to be walked."""
     rest: list[tuple[str, Any]] = []
-    room = NAMES
     waiting = [("", root)]
     while waiting:
         prefix, module = waiting.pop()
@@ -251,11 +253,13 @@ def _module(
             if state.get("mode") == "LSTM":
                 container.flags[name] = own
         for part in (state, *parts):
-            room = _less(room, prefix, part)
+            budget.hold(WAITING * len(part), WHAT)
+            _take_names(budget, prefix, part)
         if any(state_dict.NAME.fullmatch(key) for part in parts for key in part):
             container.classes[name] = MANGLED.sub("", module.name)
         for key, item in state.items():
             if isinstance(item, View):
+                budget.hold(TENSOR, WHAT)
                 container.views[_free(f"{prefix}{key}", container.views)] = item
             else:
                 rest.append((f"{prefix}{key}", item))
@@ -264,6 +268,7 @@ def _module(
             for key, item in part.items():
                 full = f"{prefix}{key}"
                 if isinstance(item, View):
+                    budget.hold(TENSOR, WHAT)
                     container.views[full] = item
                 elif _is_module(item):
                     if id(item) not in seen:
@@ -360,23 +365,16 @@ class _Cache:
 
 
 def _hold(views: Iterable[View], held: Held) -> None:
-    """Hold what the pickle says of storages against what the file has for them, and all tensors against both."""
-    sizes: dict[str, int] = {}
+    """Hold what the pickle says of storages against what the file has for them."""
     seen: set[int] = set()
-    of_tensors = 0
     for view in views:
         storage = view.storage
         if id(storage) not in seen:
             seen.add(id(storage))
-            sizes[storage.key] = have = held(storage) if storage.start + storage.count else 0
+            have = held(storage) if storage.start + storage.count else 0
             asked = (storage.start + storage.count) * (width(storage.dtype) if storage.dtype else 1)
             if have < asked:
                 raise ValueError(f"its storage {storage.key!r} holds {have} bytes, not {asked}")
-        if not _repeats(view):
-            of_tensors += prod(view.shape) * width(view.dtype)
-    held_in_all = sum(sizes.values())
-    if of_tensors > max(ALWAYS, SHARED * held_in_all):
-        raise ValueError(f"its tensors take {of_tensors} bytes as views of {held_in_all}; {SHARED} times is the limit")
 
 
 def _repeats(view: View) -> str:

@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 
 from numlstm.formats import torch_tree
+from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents
 from numlstm.formats.tensor import Array, Order
+from numlstm.formats.text import decimal, whole
 from numlstm.formats.unpickle import Bounded, Machine, Storage
 from numlstm.formats.zips import entry_bytes
 
 PICKLE = "/data.pkl"
-CODE = 1 << 22  # bytes of one text of TorchScript's that is looked into
+ENTRY = 400  # bytes of memory for an entry of the archive, and for its names here
+CODE = 1 << 20  # bytes of one text of TorchScript's that is looked into
 FINAL = re.compile(r"^  (\w+) : Final\[\w+\] = ([\w.\"-]+)$", re.M)
 CALL = re.compile(  # input, states, weights, bias, layers, dropout, training, bidirectional, batch_first
-    r"torch\.lstm\(\w+, \w+, \w+, (True|False), (\d+), ([\d.e-]+), \w+, (True|False), (True|False)\)"
+    r"torch\.lstm\(\w+, \w+, \w+, (True|False), ([0-9]+), ([0-9.e-]+), \w+, (True|False), (True|False)\)"
 )
 WORDS = {"True": True, "False": False}
 
@@ -39,9 +42,10 @@ def _tops(names: list[str]) -> list[str]:
     return [name.removesuffix(PICKLE) for name in names if name.count("/") == 1 and name.endswith(PICKLE)]
 
 
-def read(archive: zipfile.ZipFile) -> Contents:
+def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     names = archive.namelist()
+    budget.hold(ENTRY * len(names), "its entries")
     tops = _tops(names)
     if len(tops) > 1:
         raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
@@ -49,7 +53,7 @@ def read(archive: zipfile.ZipFile) -> Contents:
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     order: Order = "<"
     if f"{top}/byteorder" in sizes:
-        stated = bytes(entry_bytes(archive, f"{top}/byteorder"))
+        stated = bytes(entry_bytes(archive, f"{top}/byteorder")) if sizes[f"{top}/byteorder"] < CODE else b""
         orders: dict[bytes, Order] = {b"little": "<", b"big": ">"}
         if stated not in orders:
             raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
@@ -67,8 +71,10 @@ def read(archive: zipfile.ZipFile) -> Contents:
             raise ValueError(f"its storage {storage.key!r} is missing: there is no entry {name!r}")
         return sizes[name]
 
-    pickled = entry_bytes(archive, f"{top}{PICKLE}")
-    root = Machine(Bounded(io.BytesIO(pickled), len(pickled))).load()
+    size = sizes[f"{top}{PICKLE}"]
+    budget.hold(2 * size, "its pickle")  # as it is unpacked, and as it is read
+    with io.BytesIO(entry_bytes(archive, f"{top}{PICKLE}")) as pickled:
+        root = Machine(Bounded(pickled, size, budget)).load()
     code = f"{top}/code/"
     scripted = any(name.startswith(code) for name in names)
 
@@ -77,6 +83,7 @@ def read(archive: zipfile.ZipFile) -> Contents:
         entry = f"{code}{path.replace('.', '/')}.py"
         if sizes.get(entry, CODE) >= CODE:
             return {}
+        budget.hold(sizes[entry], "its code")  # what is found there; the text itself is gone then
         return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"))
 
     def flags(name: str) -> dict[str, Any]:
@@ -85,7 +92,7 @@ def read(archive: zipfile.ZipFile) -> Contents:
         return classes(path).get(own, {})
 
     format = "TorchScript" if scripted else "PyTorch"
-    contents = torch_tree.contents(format, root, numbers, held, flags)
+    contents = torch_tree.contents(format, root, numbers, held, budget, flags)
     if scripted and not contents.tensors:
         frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
         return contents._replace(others=(*contents.others, frozen))
@@ -133,10 +140,9 @@ def _class_flags(text: str) -> dict[str, Any]:
 def _value(word: str) -> Any:
     if word in WORDS:
         return WORDS[word]
-    try:
-        return int(word[:20])
-    except ValueError:
+    for number in (whole, decimal):
         try:
-            return float(word[:40])
+            return number(word)
         except ValueError:
-            return word
+            pass
+    return word

@@ -6,32 +6,45 @@ of the standard library stand for tensors and containers; nothing is looked up f
 
 The opcodes are those of the standard library's machine in Python (``pickle._Unpickler``); its twin in C makes room for
 whatever index a pickle claims. Changed here are those that would call, import, hash what is nested deeply, or
-make room for a length before its bytes are seen.
+make room for a length before its bytes are seen. Every opcode takes from a `Budget` what it can make at most, before
+it makes it.
 
 The calls in a PyTorch pickle: torch/_utils.py, torch/serialization.py and torch/jit/_pickle.py of PyTorch 2.13.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
 from numlstm.checks import counted
+from numlstm.formats.budget import Budget
+from numlstm.formats.tensor import AXES
+from numlstm.formats.text import decimal, whole
 
 LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
-OPCODES = 2_000_000  # of any pickle; a checkpoint of 10,000 tensors has about 500,000
-BYTES = 4  # an opcode where there are more; an entry of a vocabulary has about 6
-MOST_OPCODES = 10_000_000
+TEXT = 1 << 16  # bytes of the longest text, or bytes, that are kept: longer ones are no names, and are passed over
 NAME = 1000  # characters of the longest name
 ARGUMENTS = 16  # of a call that stands for something
 WHOLE = 1 << 60  # integers beyond it are no keys: as many as one likes can be made that all hash alike
 MOST = 64  # bytes of the longest integer
 PLAIN = (str, bool, bytes, type(None))  # keys that cost no more to hash than to read
 
+WHAT = "what its pickle makes"
 
-@dataclass(frozen=True, eq=False)
+# bytes of memory that an opcode takes at most
+SLOT = 24  # a place on the stack, or in a list
+NUMBER = 56  # with a number there
+OBJECT = 80  # with a container there, a text or a name
+CALL = 200  # a record of a call, with the list of what is put into it
+ITEM = 110  # of a dict
+FIRST = 240  # of a dict's first item
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Name:
     """What a pickle names: a class or function that stays unknown."""
 
@@ -54,7 +67,7 @@ class Object:
         self.items += items
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Storage:
     """Numbers in a row that tensors are views of: where they are is for the format to say."""
 
@@ -64,7 +77,7 @@ class Storage:
     start: int = 0  # where in the numbers of that key it begins
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class View:
     """A tensor: a storage seen with an offset, a shape and strides, all counted in numbers."""
 
@@ -130,7 +143,7 @@ def storage(identity: Any) -> Storage | Object:
 def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> View:
     if not (isinstance(shape, tuple | list) and isinstance(strides, tuple | list)):
         raise ValueError("its pickle has a tensor without a shape")
-    if len(shape) != len(strides) or len(shape) > 64:
+    if len(shape) != len(strides) or len(shape) > AXES:
         raise ValueError(
             f"its pickle has a tensor of {counted(len(shape), 'axis', 'axes')} and {counted(len(strides), 'stride')}"
         )
@@ -241,25 +254,72 @@ def _put(into: Any, key: Any, value: Any) -> None:
 
 
 class Bounded:
-    """A file from where it stands, as an unpickler reads it: what is not there is not made room for."""
+    """A file from where it stands, as an unpickler reads it: what is not there is not made room for.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self.file, self.left = file, size - file.tell()
+    Parameters
+    ----------
+    file : binary file
+    size : int
+        Where it ends.
+    budget : Budget
+        Of the whole file.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
+        self.file, self.left, self.budget = file, size - file.tell(), budget
 
     def read(self, count: int) -> bytes:
         """Exactly so many bytes."""
+        self._take(count)
+        data = self.file.read(count)
+        if len(data) < count:
+            raise ValueError("its pickle was cut short while it was read")
+        return data
+
+    def skip(self, count: int) -> None:
+        """Pass over so many bytes."""
+        self._take(count)
+        self.file.seek(count, os.SEEK_CUR)
+
+    def _take(self, count: int) -> None:
         if not 0 <= count <= self.left:
             raise ValueError(f"its pickle is cut short: it states {count} bytes where {self.left} are left")
         self.left -= count
-        return self.file.read(count)
 
     def readline(self) -> bytes:
         """A line of text with its end."""
         line = self.file.readline(LINE)
         self.left -= len(line)
+        self.budget.hold(4 * len(line), WHAT)
         if not line.endswith(b"\n"):
             raise ValueError("its pickle is cut short within a line of text")
         return line
+
+
+class Memo(dict[int, Any]):
+    """What a pickle refers to by number. Numbers that follow each other, as all programs write them, take a list."""
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__()
+        self.budget = budget
+        self.row: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.row) + super().__len__()
+
+    def __setitem__(self, number: int, value: Any) -> None:
+        row = self.row
+        if number == len(row):
+            row.append(value)
+            super().pop(number, None)
+        elif 0 <= number < len(row):
+            row[number] = value
+        else:
+            self.budget.hold(ITEM + OBJECT, WHAT)
+            super().__setitem__(number, value)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.row[number] if 0 <= number < len(self.row) else super().__getitem__(number)
 
 
 Base: Any = pickle._Unpickler
@@ -279,8 +339,7 @@ class Machine(Base):  # type: ignore[misc]
 
     def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
         super().__init__(source, encoding="utf-8", errors="replace")
-        self.source, self.of_identity = source, of_identity
-        self.done, self.copied = 0, 0
+        self.source, self.of_identity, self.budget = source, of_identity, source.budget
 
     def load(self) -> Any:
         """What the pickle builds."""
@@ -288,23 +347,26 @@ class Machine(Base):  # type: ignore[misc]
         self.metastack: list[list[Any]] = []
         self.stack: list[Any] = []
         self.append = self.stack.append
+        self.memo = Memo(self.budget)
         self.proto = 0
-        most = min(max(OPCODES, self.source.left // BYTES), MOST_OPCODES)
+        hold, read, dispatch = self.budget.hold, self.read, self.dispatch
         try:
-            for self.done in range(most):
-                self.dispatch[self.read(1)[0]](self)
+            while True:
+                opcode = read(1)[0]
+                hold(COSTS.get(opcode, OBJECT), WHAT)
+                dispatch[opcode](self)
         except pickle._Stop as stop:  # type: ignore[attr-defined]
             return stop.value
         except KeyError as error:
             raise ValueError(f"its pickle has an opcode or refers to an object that does not exist: {error}") from None
         except (IndexError, AttributeError, TypeError, pickle.UnpicklingError, OverflowError) as error:
             raise ValueError(f"its pickle is damaged: {error}") from None
-        raise ValueError(f"its pickle has more than {most} opcodes")
 
     def find_class(self, module: str, name: str) -> Name:
         """A name stays a name."""
         if len(module) + len(name) > NAME:
             raise ValueError(f"its pickle has a name of {len(module) + len(name)} characters: {module[:40]!r}…")
+        self.budget.hold(4 * (len(module) + len(name)), WHAT)
         return Name(f"{module}.{name}")
 
     def persistent_load(self, identity: Any) -> Any:
@@ -318,10 +380,12 @@ class Machine(Base):  # type: ignore[misc]
     # what would call
 
     def _call(self, function: Any, arguments: Any) -> Any:
-        if isinstance(function, Name) and KNOWN.get(function.name) is _mapping:
-            self.copied += len(_sequence(*arguments[:1]))
-            if self.copied > self.done:  # each item was made once, and the dict of it is made once
-                raise ValueError(f"its pickle makes dicts of {self.copied} items in {self.done} opcodes")
+        if isinstance(function, Name):
+            known = KNOWN.get(function.name)
+            if known is _mapping:
+                self.budget.hold(FIRST + ITEM * len(_sequence(*arguments[:1])), WHAT)
+            elif known in TENSORS:  # shapes and strides are copied where they are lists
+                self.budget.hold(SLOT * sum(len(part) for part in arguments if isinstance(part, list)), WHAT)
         return _reduced(function, arguments)
 
     def _reduce(self) -> None:
@@ -367,19 +431,21 @@ class Machine(Base):  # type: ignore[misc]
 
     def _item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        _put(self.stack[-1], key, value)
+        self._into_dict(self.stack[-1], [key, value])
 
     def _items(self) -> None:
         values = self.pop_mark()
-        for at in range(0, len(values) - 1, 2):
-            _put(self.stack[-1], values[at], values[at + 1])
+        self._into_dict(self.stack[-1], values)
 
     def _dict(self) -> None:
-        values = self.pop_mark()
         into: dict[Any, Any] = {}
+        self._into_dict(into, self.pop_mark())
+        self.append(into)
+
+    def _into_dict(self, into: Any, values: list[Any]) -> None:
+        self.budget.hold((0 if into else FIRST) + ITEM * (len(values) // 2), WHAT)
         for at in range(0, len(values) - 1, 2):
             _put(into, values[at], values[at + 1])
-        self.append(into)
 
     def _empty_set(self) -> None:
         self.append([])
@@ -399,16 +465,34 @@ class Machine(Base):  # type: ignore[misc]
         self.append(int.from_bytes(self.read(count), "little", signed=True))
 
     def _bytes(self, width: int) -> None:
-        self.append(self.read(int.from_bytes(self.read(width), "little")))
+        self.append(self._kept(int.from_bytes(self.read(width), "little"), "bytes"))
 
     def _text(self, width: int) -> None:
-        self.append(self.read(int.from_bytes(self.read(width), "little")).decode("utf-8", "replace"))
+        kept = self._kept(int.from_bytes(self.read(width), "little"), "text")
+        self.append(kept.decode("utf-8", "replace") if isinstance(kept, bytes) else kept)
+
+    def _kept(self, count: int, what: str) -> bytes | Object:
+        """So many bytes; where they are many, a record of them."""
+        if count > TEXT:
+            self.source.skip(count)
+            return Object(what, (count,))
+        self.budget.hold(4 * count, WHAT)  # of a character, once a single one of them is beyond 16 bits
+        return self.read(count)
 
     def _text_of_number(self) -> None:
         line = self.readline()[:-1].rstrip(b"L")
         if len(line) > MOST:
             raise ValueError(f"its pickle has an integer of {len(line)} digits")
-        self.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line))
+        self.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else whole(line.decode()))
+
+    def _text_of_float(self) -> None:
+        self.append(decimal(self.readline()[:-1].decode()))
+
+    def _get(self) -> None:
+        self.append(self.memo[whole(self.readline()[:-1].decode())])
+
+    def _put_memo(self) -> None:
+        self.memo[whole(self.readline()[:-1].decode())] = self.stack[-1]
 
 
 def _changed() -> dict[bytes, Callable[[Machine], None]]:
@@ -430,14 +514,31 @@ def _changed() -> dict[bytes, Callable[[Machine], None]]:
         pickle.FRAME: Machine._frame,
         pickle.INT: Machine._text_of_number,
         pickle.LONG: Machine._text_of_number,
+        pickle.FLOAT: Machine._text_of_float,
+        pickle.GET: Machine._get,
+        pickle.PUT: Machine._put_memo,
         pickle.LONG1: lambda machine: machine._long(1),
         pickle.LONG4: lambda machine: machine._long(4),
+        pickle.SHORT_BINBYTES: lambda machine: machine._bytes(1),
         pickle.BINBYTES: lambda machine: machine._bytes(4),
         pickle.BINBYTES8: lambda machine: machine._bytes(8),
         pickle.BYTEARRAY8: lambda machine: machine._bytes(8),
+        pickle.SHORT_BINSTRING: lambda machine: machine._text(1),
+        pickle.BINSTRING: lambda machine: machine._text(4),
+        pickle.SHORT_BINUNICODE: lambda machine: machine._text(1),
         pickle.BINUNICODE: lambda machine: machine._text(4),
         pickle.BINUNICODE8: lambda machine: machine._text(8),
     }
 
 
 Machine.dispatch.update({opcode[0]: act for opcode, act in _changed().items()})
+
+LIGHT = (  # opcodes that make nothing, or what is there once for all
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.EMPTY_TUPLE, pickle.BININT1),
+    *(pickle.POP, pickle.POP_MARK, pickle.DUP, pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
+    *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.PROTO, pickle.FRAME, pickle.STOP),
+    *(pickle.APPEND, pickle.APPENDS, pickle.ADDITEMS, pickle.SETITEM, pickle.SETITEMS, pickle.BUILD),
+)
+CALLS = (pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ, pickle.PERSID, pickle.BINPERSID)
+NUMBERS = (pickle.BININT, pickle.BININT2, pickle.BINFLOAT)
+COSTS = {opcode[0]: cost for opcodes, cost in ((LIGHT, SLOT), (NUMBERS, NUMBER), (CALLS, CALL)) for opcode in opcodes}

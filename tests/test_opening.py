@@ -1,0 +1,267 @@
+"""Files that change while they are read: each is opened once, without waiting, and never mapped."""
+
+import ast
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import numlstm
+from numlstm import batch, certificate, formats, opening, series, stored
+
+PACKAGE = Path(numlstm.__file__).parent
+NUMBERS = np.random.default_rng(0).standard_normal((23, 7, 5)).astype("f4")
+SUFFIXES = (".safetensors", ".npz")
+READERS = {
+    "load": (".npz", numlstm.load),
+    "find": (".safetensors", numlstm.find),
+    "tensors": (".npz", numlstm.tensors),
+    "trace": (".npz", numlstm.Trace.load),
+    "check": (".npz", certificate._digest),
+    "input": (".npy", lambda path: series.opened(path).__enter__()),
+    "input, text": (".csv", lambda path: series.opened(path).__enter__()),
+    "states": (".npz", series.states),
+}
+
+
+# ---------------------------------------------------------------- another file in its place
+
+
+def ended(call, path):
+    """What a call raises, or None: where it waits for a writer of a pipe, one comes after a while."""
+    raised = []
+
+    def run():
+        try:
+            call(path)
+            raised.append(None)
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(timeout=20)
+    if thread.is_alive():
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        thread.join()
+        pytest.fail("it waited for someone to write to a pipe")
+    return raised[0]
+
+
+@pytest.fixture
+def swapping(monkeypatch):
+    """Whoever looks at the path finds a file there, and whoever opens it then a pipe."""
+
+    def swap(path):
+        status = os.stat
+
+        def looked(place, *arguments, **named):
+            found = status(place, *arguments, **named)
+            if os.fspath(place) == os.fspath(path) and stat.S_ISREG(found.st_mode):
+                os.unlink(path)
+                os.mkfifo(path)
+            return found
+
+        monkeypatch.setattr(opening.os, "stat", looked)
+
+    return swap
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_pipe_put_in_the_place_of_a_file_is_not_waited_for(reader, tmp_path, swapping):
+    suffix, read = READERS[reader]
+    path = tmp_path / f"m{suffix}"
+    numlstm.LSTM(3, 2).save(path) if suffix in SUFFIXES else np.save(path, NUMBERS)
+    if suffix == ".csv":
+        path.write_text("1,2\n")
+    swapping(path)
+    error = ended(read, path)
+    assert isinstance(error, OSError) and "is no regular file; a" in str(error)
+
+
+def test_what_was_opened_is_closed_where_it_is_refused(tmp_path, swapping):
+    path = tmp_path / "m.npz"
+    path.write_bytes(b"x")
+    swapping(path)
+    before = os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else []
+    assert isinstance(ended(opening.regular, path), OSError)
+    assert len(os.listdir("/proc/self/fd") if before else []) == len(before)
+
+
+def test_a_device_and_a_pipe_are_not_even_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(opening.os, "open", lambda *_: pytest.fail("it was opened"))
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="a file is expected"):
+            opening.regular(path)
+
+
+# ---------------------------------------------------------------- a file that is cut short
+
+
+CUT = """
+import os, sys
+import numpy as np
+import numlstm
+from numlstm import batch, formats, opening, cli
+
+suffix, order = sys.argv[1:]
+numlstm.LSTM(64, 2).save("m.npz")
+x = np.zeros((4000, 20, 64), np.float32)
+if suffix == ".npy":
+    np.save("x.npy", np.asfortranarray(x) if order == "F" else x)
+    forward = batch.LSTM.__call__
+
+    def cut(self, *arguments):
+        os.truncate("x.npy", 100_000)
+        return forward(self, *arguments)
+
+    batch.LSTM.__call__ = cut
+    cli.main(["run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.5"])
+else:
+    numlstm.LSTM(64, 512).save("big" + suffix)
+    with formats.opened("big" + suffix) as contents:
+        os.truncate("big" + suffix, 5000)
+        for tensor in contents.tensors.values():
+            tensor.read()
+"""
+
+
+@pytest.mark.parametrize("suffix, order", [(".npy", "C"), (".npy", "F"), (".safetensors", ""), (".npz", "")])
+def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_the_end(suffix, order, tmp_path):
+    """In a process of its own, which a map of the file would end with SIGBUS, the unfinished results left behind."""
+    ran = subprocess.run(
+        [sys.executable, "-c", CUT, suffix, order],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 1, (ran.returncode, ran.stderr)
+    if suffix == ".npy":
+        assert ran.stderr.startswith("Error: x.npy: it was cut short while it was read: it ends within bytes ")
+        assert sorted(os.listdir(tmp_path)) == ["m.npz", "x.npy"]
+    else:
+        assert f"ValueError: big{suffix}: " in ran.stderr
+
+
+def test_a_header_cut_short_while_it_is_read(tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    numlstm.LSTM(3, 2).save(path)
+    size = opening.size
+
+    def cut(file):
+        whole = size(file)
+        os.truncate(path, 100)
+        return whole
+
+    monkeypatch.setattr(formats.opening, "size", cut)
+    with pytest.raises(ValueError, match="cut short while it was read"):
+        numlstm.load(path)
+
+
+# ---------------------------------------------------------------- the same for whatever is added
+
+
+def opens(tree):
+    """Where a module opens files by itself, or maps them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            of_os = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "os"
+            if (name == "open" and (isinstance(node.func, ast.Name) or of_os)) or name in (
+                *("memmap", "open_memmap", "mmap", "safe_open", "fromfile", "read_bytes", "read_text"),
+            ):
+                yield node.lineno, name
+
+
+OWN = ("kernels/", "bench/", "demo/", "cuda/", "dask/", "export/")  # their own files, or another opener
+SYSTEM = {"threads.py", "opening.py"}  # /proc, and the one place
+
+
+def test_files_of_the_caller_are_opened_in_one_place():
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(OWN) and name not in SYSTEM:
+            found[name] = list(opens(ast.parse(path.read_text("utf-8"))))
+    assert len(found) > 40
+    assert {name: places for name, places in found.items() if places} == {}
+    assert list(opens(ast.parse("import numpy as np\nnp.memmap(p)\nopen(p)\nos.open(p)\npool.open()"))) == [
+        (2, "memmap"),
+        (3, "open"),
+        (4, "open"),
+    ]
+
+
+# ---------------------------------------------------------------- parts of a file
+
+
+@pytest.mark.parametrize("near, span", [(0, 16 << 20), (1 << 20, 16 << 20), (1 << 20, 1000)])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["f4", ">f8", "?", "i2"])
+def test_every_part_of_an_array_on_disk_is_what_numpy_has(order, dtype, near, span, tmp_path, monkeypatch):
+    """By a read for each run, by one for all that lies near, and by several for what is large."""
+    monkeypatch.setattr(stored, "NEAR", near)
+    monkeypatch.setattr(stored, "SPAN", span)
+    whole = (NUMBERS > 0).astype(dtype) if dtype == "?" else (100 * NUMBERS).astype(dtype)
+    np.save(tmp_path / "x.npy", np.asarray(whole, order=order))
+    with series.opened(tmp_path / "x.npy") as given:
+        for outer in (slice(0, 23), slice(3, 4), slice(5, 22), slice(4, 4)):
+            for inner in (slice(0, 7), slice(2, 3), slice(1, 7), slice(3, 3)):
+                part = given.read(outer, inner)
+                assert part.dtype == dtype and part.tobytes() == whole[outer, inner].tobytes()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_sequence_without_a_batch(order, tmp_path):
+    np.save(tmp_path / "x.npy", np.asarray(NUMBERS[:, 0], order=order))
+    with series.opened(tmp_path / "x.npy") as given:
+        assert given.shape == (23, 5)
+        np.testing.assert_array_equal(given.read(slice(2, 9), slice(0, 1)), NUMBERS[2:9, :1])
+
+
+def test_results_are_written_and_dumped_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(stored, "SPAN", 100)
+    made = stored.Stored.new(tmp_path, np.dtype("f4"), NUMBERS.shape)
+    for row in range(7):
+        made.write(slice(0, 10), slice(row, row + 1), NUMBERS[:10, row : row + 1])
+    made.write(slice(10, 23), slice(0, 7), np.asfortranarray(NUMBERS[10:]))
+    with open(tmp_path / "x.npy", "wb") as into:
+        made.dump(into, NUMBERS.shape)
+    made.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), NUMBERS)
+
+
+def test_in_fortran_order_run_gives_the_bits_of_one_call(tmp_path):
+    lstm = numlstm.LSTM(5, 3, num_layers=2, batch_first=True, seed=0).eval()
+    lstm.save(tmp_path / "m.npz")
+    np.save(tmp_path / "x.npy", np.asfortranarray(NUMBERS))
+    batch.run(tmp_path / "m.npz", tmp_path / "x.npy", tmp_path / "out.npz", chunk=500, echo=lambda line: None)
+    output, (h_n, c_n) = lstm(NUMBERS)
+    with np.load(tmp_path / "out.npz") as results:
+        for name, want in (("output", output), ("h_n", h_n), ("c_n", c_n)):
+            assert results[name].tobytes() == want.tobytes()
+
+
+# ---------------------------------------------------------------- text that is large, or odd
+
+
+def test_a_line_without_an_end_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "x.csv", "wb") as file:
+        file.truncate(1 << 31)  # of which nothing is on the disk
+    with pytest.raises(ValueError, match=r"x\.csv: it has a line of more than 1048576 characters"):
+        series.opened(tmp_path / "x.csv").__enter__()
+
+
+@pytest.mark.parametrize("cell", ["1_0", "\u0661", "\u00a01", "\uff11"])
+def test_only_plain_digits_are_numbers(cell, tmp_path):
+    (tmp_path / "x.csv").write_text(f"1,2\n{cell},2\n", "utf-8")
+    with pytest.raises(ValueError, match=r"line 2, column 1: .* is not a number"):
+        series.opened(tmp_path / "x.csv").__enter__()
