@@ -13,9 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 SHIPPED = ("examples", "docs", "benchmarks", "tests/fixtures")  # what commands may read, beside the top-level files
 HANG = 900  # seconds; no measurement
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.M | re.S)
-FOREVER = re.compile(r"^python examples/serve\.py .*--port (\d+)$", re.M)  # runs until it is interrupted
+SERVER = re.compile(r"^python examples/serve\.py ", re.M)  # runs until it is interrupted
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,20 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 def run(text: str, checkout: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
-        cwd=checkout, env=environment(checkout), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=HANG, check=False,
-    )  # fmt: skip
+    """Run by bash; what it leaves in the background ends with it, and so may keep no pipe open."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        with subprocess.Popen(
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=checkout, env=environment(checkout), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+            start_new_session=True,
+        ) as shell:  # fmt: skip
+            try:
+                code = shell.wait(timeout=HANG)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(shell.pid, signal.SIGTERM)
+        said = [file.read() for file in (stdout, stderr) if file.seek(0) == 0]
+    return subprocess.CompletedProcess(text, code, *said)
 
 
 def check_installation(command: list[str]) -> None:
@@ -182,27 +193,36 @@ def test_a_block_runs_as_it_stands(block: Block, checkout: Path) -> None:
     if all(map(is_installation, block.commands())):
         return
     check_needs(block.text)
-    if served := FOREVER.search(block.text):
-        check_server(block, served[1], checkout)
+    ports = free_ports(block.text)
+    if SERVER.search(block.text):
+        check_server(block, ports, checkout)
         return
-    done = run(block.text, checkout)
+    done = run(elsewhere(block.text, ports), checkout)
     assert done.returncode == 0, f"{block.name}\n{done.stdout}\n{done.stderr}"
 
 
-def check_server(block: Block, port: str, checkout: Path) -> None:
-    """What serves until it is interrupted: on a free port in place of the page's, with the page's own client."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        free = listener.getsockname()[1]
-    (client,) = (each.text for each in Block.all_of(block.page) if "connect(" in each.text)
-    client = client.replace(port, str(free))
-    command = [
-        "bash",
-        "-euo",
-        "pipefail",
-        "-c",
-        block.text.replace(port, str(free)).replace("\npython ", "\nexec python "),
-    ]
+def free_ports(text: str) -> dict[str, int]:
+    """A port that nobody uses for each that a block names: the page's own may be in use on this machine."""
+    ports = {}
+    for named in re.findall(r"--port (\d+)", text):
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            ports[named] = listener.getsockname()[1]
+    return ports
+
+
+def elsewhere(text: str, ports: dict[str, int]) -> str:
+    for named, free in ports.items():
+        text = re.sub(rf"\b{named}\b", str(free), text)
+    return text
+
+
+def check_server(block: Block, ports: dict[str, int], checkout: Path) -> None:
+    """What serves until it is interrupted, with the page's own client."""
+    (port,) = ports.values()
+    (client,) = (elsewhere(each.text, ports) for each in Block.all_of(block.page) if "connect(" in each.text)
+    text = SERVER.sub(r"exec \g<0>", elsewhere(block.text, ports))
+    command = ["bash", "-euo", "pipefail", "-c", text]
     with subprocess.Popen(
         command, cwd=checkout, env=environment(checkout), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as server:
@@ -210,7 +230,7 @@ def check_server(block: Block, port: str, checkout: Path) -> None:
             until = time.monotonic() + HANG
             while time.monotonic() < until:
                 with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", free)) == 0:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
                         break
                 assert server.poll() is None, server.stdout.read()
                 time.sleep(0.05)

@@ -174,8 +174,9 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
         start = max(left, floor / (2 * bandwidth))
         axes.plot([start, end], [2 * bandwidth * start, top], color=GREY, linewidth=1, linestyle=ROOFS[level])
         axes.text(
-            1.1 * start, 1.2 * 2 * bandwidth * start, f"{level} {number(bandwidth)} GB/s", fontsize=SMALLEST, color=GREY,
-            rotation=math.degrees(math.atan(2 * bandwidth)), rotation_mode="anchor", transform_rotates_text=True,
+            1.1 * start, 1.2 * 2 * bandwidth * start, f"{level} {number(bandwidth)} GB/s", color=GREY,
+            fontsize=SMALLEST, rotation=math.degrees(math.atan(2 * bandwidth)), rotation_mode="anchor",
+            transform_rotates_text=True,
         )  # fmt: skip
     if named:
         for (x, ours, _), (_, theirs, _) in zip(points, peers, strict=False):
