@@ -337,7 +337,10 @@ def test_every_shell_command_is_in_a_block_that_is_run() -> None:
 
 def test_a_block_that_fails_is_noticed(checkout: Path) -> None:
     assert run("numlstm inspect examples/none.safetensors\necho done", checkout).returncode != 0
-    assert run("numlstm inspect examples/sensors.safetensors | grep -q LSTM", checkout).returncode == 0
+    assert (
+        run("numlstm inspect examples/sensors.safetensors > inspected && grep -q LSTM inspected", checkout).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
