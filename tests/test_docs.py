@@ -11,6 +11,7 @@ from needs import need
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
 def build(source, site):
@@ -70,6 +71,30 @@ def test_the_page_of_examples_names_every_one_and_nothing_else():
     named = set(re.findall(r"examples/(\w+\.(?:py|ipynb))", page))
     there = {path.name for pattern in ("*.py", "*.ipynb") for path in (ROOT / "examples").glob(pattern)}
     assert named == {name for name in there if not name.startswith("make_")}
+
+
+def files_named_in(text):
+    """Paths of this project's files, and in a map of modules the names alone."""
+    return set(
+        re.findall(r"(?<![\w./])(?:numlstm|tests|docs|examples|benchmarks|training)/[\w./-]+\.\w+|(?<![\w./*-])\w+\.py\b", text)
+    )
+
+
+def missing_files(text):
+    modules = {path.name for path in (ROOT / "numlstm").rglob("*.py")}
+    return {name for name in files_named_in(text) if not ((ROOT / name).exists() or name in modules)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page):
+    assert not missing_files(page.read_text("utf-8"))
+
+
+def test_a_file_that_has_moved_is_noticed():
+    assert missing_files("`numlstm/nowhere/lstm.py`, and lstm.py and moved.py") == {
+        "numlstm/nowhere/lstm.py",
+        "moved.py",
+    }
 
 
 @pytest.mark.docs
