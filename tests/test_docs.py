@@ -76,7 +76,9 @@ def test_the_page_of_examples_names_every_one_and_nothing_else():
 def files_named_in(text):
     """Paths of this project's files, and in a map of modules the names alone."""
     return set(
-        re.findall(r"(?<![\w./])(?:numlstm|tests|docs|examples|benchmarks|training)/[\w./-]+\.\w+|(?<![\w./*-])\w+\.py\b", text)
+        re.findall(
+            r"(?<![\w./])(?:numlstm|tests|docs|examples|benchmarks|training)/[\w./-]+\.\w+|(?<![\w./*-])\w+\.py\b", text
+        )
     )
 
 
