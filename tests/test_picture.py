@@ -99,7 +99,7 @@ def check_points(report, panels):
     for (_, results), panel in zip(report.by_threads(), panels, strict=True):
         drawn = {}
         for artist in panel.get_lines():
-            label = artist.get_label().removeprefix("best peer: ")
+            label = artist.get_label().removeprefix("fastest baseline: ")
             if label in TIMES:
                 drawn |= {(label, x): y for x, y in zip(*artist.get_data(), strict=True)}
         wanted = {}
@@ -215,10 +215,11 @@ class TestPicture:
         assert done.output == "Error: --plot needs matplotlib: pip install 'matplotlib>=3.8'\n"
         assert CliRunner().invoke(main, ["bench", "--show", str(saved)]).exit_code == 0  # not needed for the table
 
-    def test_the_picture_in_readme_is_there(self):
-        root = Path(__file__).parents[1]
-        assert "](docs/speed.svg)" in (root / "README.md").read_text("utf-8")
-        assert "<svg" in (root / "docs" / "speed.svg").read_text("utf-8")[:1000]
+    def test_the_picture_of_the_docs_is_there(self):
+        docs = Path(__file__).parents[1] / "docs"
+        for page in ("index.md", "performance.md"):
+            assert "](speed.svg)" in (docs / page).read_text("utf-8")
+        assert "<svg" in (docs / "speed.svg").read_text("utf-8")[:1000]
 
 
 class TestCommand:

@@ -1,8 +1,7 @@
-"""docs/trace.md runs as a doctest; here: its command, its figures, and that its picture is the one of the script."""
+"""docs/trace.md: its figures, and that its picture is the one that the script draws."""
 
 import dataclasses
 import importlib
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from needs import need, need_files
-from safetensors.numpy import save_file
-
-import numlstm
 
 pytestmark = pytest.mark.slow
 
@@ -99,19 +95,3 @@ def test_the_script_as_a_command(tmp_path):
     command[2] = tmp_path / "no.wav"
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 1 and ran.stderr.startswith("speech_gates: ") and "Traceback" not in ran.stderr
-
-
-def test_the_command_prints_what_the_page_says(tmp_path):
-    need("matplotlib")
-    lstm = numlstm.LSTM(5, 16, bidirectional=True, seed=0)
-    save_file({name: 5 * array for name, array in lstm.state_dict().items()}, tmp_path / "tagger.safetensors")
-    np.save(tmp_path / "steps.npy", np.random.default_rng(0).standard_normal((40, 2, 5)))
-    ((command, shown),) = re.findall(r"^```console\n\$ numlstm ([^\n]*)\n(.*?)^```$", PAGE, re.M | re.S)
-    ran = subprocess.run(
-        [sys.executable, "-m", "numlstm", *command.split()],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert ran.stderr == ""
-    without_size = re.compile(r"[\d,]+ bytes")
-    assert without_size.sub("", ran.stdout) == without_size.sub("", shown)
-    assert shown.count(" bytes") == 1 and len(shown.splitlines()) == 6

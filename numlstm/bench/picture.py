@@ -1,4 +1,4 @@
-"""A report as a picture: how many times faster numlstm is than each peer, and how near the machine's limits.
+"""A report as a picture: numlstm's speed-up over each baseline, and how near it is to the machine's limits.
 
 A roofline (Williams, Waterman and Patterson 2009) has the multiply-adds for each byte of weights across and GF/s
 upwards; nothing can be above the roofs, which were measured in the same run.
@@ -24,6 +24,8 @@ MARKERS = {OURS: "o", "torch": "^", "onnxruntime": "s", "openvino": "D"}
 ROOFS = {"L1": "-", "L2": "--", "L3": "-.", "memory": ":"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 GREY = "#555555"
+COLUMN = 4.6  # inches: two of them, for one thread and for two, fill a page's column of text at their full size
+SMALL, SMALLEST = 9, 8  # points
 
 
 def save(report: Report, path: Path) -> None:
@@ -36,27 +38,31 @@ def save(report: Report, path: Path) -> None:
 
 
 def draw(report: Report) -> Any:
-    """The figure: a row for each number of threads."""
+    """The figure: a column for each number of threads; of a scaling, a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     groups = report.by_threads()
-    heights = [4.2 if report.kind != "lines" else 1.6 + 0.42 * max(6, len(results)) for _, results in groups]
-    figure = Figure(figsize=(13, 0.6 + sum(heights)), layout="constrained")
+    most = max(len(results) for _, results in groups)
+    compared = any(result.lead() is not None for _, results in groups for result in results)
+    heights = [4.0 if report.kind == "sweep" else 1.0 + 0.42 * max(4, most)] * compared + [4.0]  # of a column's parts
+    if report.kind == "scaling":
+        size, shape = (3 * COLUMN, 0.6 + 4.2 * len(groups)), (len(groups), 1)
+    else:
+        size, shape = (COLUMN * max(2, len(groups)), 1.0 + sum(heights)), (1, len(groups))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)  # no window, no global state
-    figure.suptitle(_title(report), fontsize=10, color=GREY)
-    rows = figure.subfigures(len(groups), 1, height_ratios=heights, squeeze=False)[:, 0]
+    figure.suptitle(_title(report), fontsize=SMALL, color=GREY)
     labels: list[Callable[[], None]] = []
-    for part, (threads, results) in zip(rows, groups, strict=True):
+    for part, (threads, results) in zip(figure.subfigures(*shape, squeeze=False).flat, groups, strict=True):
         part.suptitle(f"{threads} thread" + ("" if threads == 1 else "s"), fontweight="bold")
         if report.kind == "scaling":
             scaling(part.subplots(1, len(series(results, OURS)), squeeze=False)[0], results)
-        elif any(result.lead() is not None for result in results):
-            left, right = part.subplots(1, 2, width_ratios=[1, 1.1])
-            (ranking if report.kind == "sweep" else bars)(left, results)
-            labels.append(roofline(right, results, named=report.kind == "lines"))
-        else:
-            labels.append(roofline(part.subplots(), results, named=report.kind == "lines"))
+            continue
+        *above, below = part.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for axes in above:
+            (ranking if report.kind == "sweep" else bars)(axes, results)
+        labels.append(roofline(below, results, named=report.kind == "lines"))
     figure.draw_without_rendering()  # from here on everything has its place, so labels can avoid it
     figure.set_layout_engine("none")
     for label in labels:
@@ -72,7 +78,7 @@ def _title(report: Report) -> str:
 
 
 def bars(axes: Any, results: Sequence[LineResult]) -> None:
-    """For each line and peer how many times faster numlstm is: to the right of 1, or slower: to its left."""
+    """The speed-up over each baseline on each workload: faster to the right of 1, slower to its left."""
     peers = [name for name in results[0].entries if any(name in r.measured for r in results) and name != OURS]
     height = 0.84 / len(peers)
     least, most = 1.0, 1.0
@@ -89,7 +95,7 @@ def bars(axes: Any, results: Sequence[LineResult]) -> None:
             axes.annotate(
                 number(ratio) if ratio >= 10 else f"{ratio:.2f}", (ratio, place),
                 xytext=(3 if ratio >= 1 else -3, 0), textcoords="offset points", va="center",
-                ha="left" if ratio >= 1 else "right", fontsize=7, fontweight="bold" if best else "normal",
+                ha="left" if ratio >= 1 else "right", fontsize=SMALLEST, fontweight="bold" if best else "normal",
                 color="black" if best else GREY,
             )  # fmt: skip
         least, most = min([least, *ratios]), max([most, *ratios])
@@ -97,31 +103,31 @@ def bars(axes: Any, results: Sequence[LineResult]) -> None:
     axes.set_yticks(range(len(results)), [result.line.name for result in results])
     axes.set_ylim(len(results) - 0.45, -0.55)
     _log_ratio(axes.xaxis, least, most)
-    axes.set_xlabel("times faster than the peer (bold: the best peer); left of 1: slower")
+    axes.set_xlabel("speed-up over each baseline (bold: the fastest)")
     axes.set_axisbelow(True)
     axes.grid(axis="x", alpha=0.25)
     axes.tick_params(axis="y", length=0)
-    axes.legend(title="numlstm against", frameon=False, fontsize=8, title_fontsize=8)
+    axes.legend(title="numlstm against", frameon=False, fontsize=SMALLEST, title_fontsize=SMALLEST)
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def ranking(axes: Any, results: Sequence[LineResult]) -> None:
-    """The speed-up over the best peer of every configuration, sorted."""
+    """The speed-up over the fastest baseline of every configuration, sorted."""
     compared = [(result, lead) for result in by_speed_up(results) if (lead := result.lead()) is not None]
     for peer, colour in COLOURS.items():
         points = [(at, lead) for at, (result, lead) in enumerate(compared) if result.best_peer() == peer]
         if points:
-            label = f"best peer: {peer}"
+            label = f"fastest baseline: {peer}"
             axes.plot(*zip(*points, strict=True), MARKERS[peer], color=colour, label=label, markersize=5)
     slow = [result.line.name for result, lead in compared if lead < 1]
     axes.axhline(1, color="black", linewidth=1)
     leads = [lead for _, lead in compared]
     _log_ratio(axes.yaxis, min(leads), max(leads))
     axes.set_xlabel("configurations, sorted")
-    axes.set_ylabel("times faster than the best peer")
-    axes.set_title(f"{len(slow)} of {len(compared)} below 1", fontsize=9)
+    axes.set_ylabel("speed-up over the fastest baseline")
+    axes.set_title(f"{len(slow)} of {len(compared)} below 1", fontsize=SMALL)
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+    axes.legend(frameon=False, fontsize=SMALLEST, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -137,12 +143,12 @@ def _log_ratio(axis: Any, least: float, most: float) -> None:
 
 
 def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[[], None]:
-    """Attained GF/s of numlstm and of the best peer against multiply-adds a byte, beneath the roofs.
+    """Attained GF/s of numlstm and of the fastest baseline against multiply-adds a byte, beneath the roofs.
 
     Returns
     -------
     callable
-        Writes the names of the lines; to be called when the axes have their place.
+        Writes the names of the workloads; to be called when the axes have their place.
     """
     limits = pooled(results)
     points = [(intensity(r), r.rate(OURS), r.line.name) for r in results if OURS in r.measured]
@@ -152,7 +158,7 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
     ridge = max(peaks.values()) / (2 * roofs["memory"])
     across = [x for x, _, _ in points + peers]
     upwards = [y for _, y, _ in points + peers]
-    left, right = min([*across, ridge / 4]) / 6, 2.5 * max([*across, ridge])
+    left, right = min([*across, ridge / 4]) / 8, 6 * max([*across, ridge])
     floor, ceiling = min([*upwards, 1.0]) / 2, 2 * max([*upwards, *peaks.values()])
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(floor, ceiling))
 
@@ -161,15 +167,16 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
         axes.plot([peak / (2 * max(roofs.values())), right], [peak, peak], color=GREY, linewidth=1.2)
         axes.annotate(
             f"FMA peak, {dtype}: {number(peak)} GF/s", (right, peak), xytext=(-4, 3), textcoords="offset points",
-            ha="right", fontsize=7, color=GREY,
+            ha="right", fontsize=SMALLEST, color=GREY,
         )  # fmt: skip
     for level, bandwidth in roofs.items():
         end = top / (2 * bandwidth)
         start = max(left, floor / (2 * bandwidth))
         axes.plot([start, end], [2 * bandwidth * start, top], color=GREY, linewidth=1, linestyle=ROOFS[level])
         axes.text(
-            1.1 * start, 1.2 * 2 * bandwidth * start, f"{level} {number(bandwidth)} GB/s", fontsize=7, color=GREY,
-            rotation=math.degrees(math.atan(2 * bandwidth)), rotation_mode="anchor", transform_rotates_text=True,
+            1.1 * start, 1.2 * 2 * bandwidth * start, f"{level} {number(bandwidth)} GB/s", color=GREY,
+            fontsize=SMALLEST, rotation=math.degrees(math.atan(2 * bandwidth)), rotation_mode="anchor",
+            transform_rotates_text=True,
         )  # fmt: skip
     if named:
         for (x, ours, _), (_, theirs, _) in zip(points, peers, strict=False):
@@ -180,16 +187,16 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
         if of_peer:
             axes.plot(
                 *zip(*of_peer, strict=True), MARKERS[peer], color=colour, markersize=size, zorder=3,
-                markerfacecolor="white", label=f"best peer: {peer}", linestyle="none",
+                markerfacecolor="white", label=f"fastest baseline: {peer}", linestyle="none",
             )  # fmt: skip
     if points:
         ours_x, ours_y, _ = zip(*points, strict=True)
         axes.plot(ours_x, ours_y, MARKERS[OURS], color=COLOURS[OURS], markersize=size, zorder=4, label=OURS)
-    axes.set_xlabel("multiply-adds for each byte of weights that a call reads")
-    axes.set_ylabel("GF/s, a multiply-add counted as two")
+    axes.set_xlabel("multiply-adds per byte of weights read")
+    axes.set_ylabel("GF/s (a multiply-add counts as two)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=SMALLEST, loc="lower right")
     axes.grid(alpha=0.15)
     axes.spines[["top", "right"]].set_visible(False)
     return lambda: _name_points(axes, points, [(x, y) for x, y, _ in peers]) if named else None
@@ -211,7 +218,7 @@ def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: 
     places = [(dx, dy, side) for dy in (0, 7, -7, 14, -14, 21, -21) for dx, side in ((7, "left"), (-7, "right"))]
     for x, y, name in sorted(points, key=lambda point: point[1], reverse=True):
         text = axes.annotate(
-            name, (x, y), xytext=(0, 0), textcoords="offset points", va="center", fontsize=8, zorder=5,
+            name, (x, y), xytext=(0, 0), textcoords="offset points", va="center", fontsize=SMALLEST, zorder=5,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
         )  # fmt: skip
         for dx, dy, side in places:
@@ -238,5 +245,5 @@ def scaling(axes: Sequence[Any], results: Sequence[LineResult]) -> None:
         part.set_xticks([], minor=True)
         part.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         part.grid(alpha=0.25)
-        part.legend(frameon=False, fontsize=8)
+        part.legend(frameon=False, fontsize=SMALLEST)
         part.spines[["top", "right"]].set_visible(False)
