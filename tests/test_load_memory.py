@@ -39,8 +39,8 @@ WASTEFUL = """
 import sys
 from pathlib import Path
 from numlstm.bench import load
-small, large = map(Path, sys.argv[1:])
 from numlstm.bench.memory import high_water_above
+small, large = map(Path, sys.argv[1:])
 load.loaded(small)
 print(high_water_above(lambda: (large.read_bytes(), large.read_bytes(), load.loaded(large))))
 """
