@@ -10,8 +10,8 @@ TIMES = 20  # bytes of memory a byte of the file; the promise in README
 ALWAYS = 32 << 20  # and this much for any file
 HELD = 4  # of these times, for the file itself, its numbers and the copy that becomes an LSTM
 MARGIN = 8 << 20  # and of this much, for what an allocator loses
-STEPS = 200_000  # of a search, for any file; one takes about a microsecond
-PER_BYTE = 8  # steps
+STEPS = 200_000  # of a search, for any file; one takes a microsecond or two
+PER_BYTE = 3  # steps
 SHOWN = 100  # letters of a name in a message: many messages may repeat one name
 
 
