@@ -13,6 +13,8 @@ collect_ignore_glob = [] if os.environ.get("NUMLSTM_CI") == "1" else [glob for n
 SLOW = ["numlstm/export/__init__.py", "docs/streaming.md", "docs/scale.md"]  # doctests of several seconds
 MOST = 4  # processes: a few have a gigabyte each, of the packages that they compare with
 
+collect_ignore = ["tests/fuzz_coverage.py"]  # a program of its own, which changes the bytecode of what it imports
+
 
 def pytest_report_header() -> list[str]:
     """Say what was left out."""

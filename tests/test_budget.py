@@ -124,6 +124,10 @@ KINDS = {
 }
 
 
+# the two formats of pickles share all but how they begin
+FORMS = [pytest.param(kind, marks=pytest.mark.slow) if kind.startswith("legacy") else kind for kind in KINDS]
+
+
 def read(path):
     """Whatever becomes of it."""
     for reader in (numlstm.tensors, numlstm.load):
@@ -163,7 +167,7 @@ def imported(tmp_path):
     read(tmp_path / "m.pt")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMS)
 def test_memory_is_what_the_size_of_the_file_justifies(kind, tmp_path, monkeypatch):
     """With less to begin with, so that a small file shows what a large one would do."""
     monkeypatch.setattr(budget, "ALWAYS", budget.MARGIN + MB // 4)
@@ -173,6 +177,7 @@ def test_memory_is_what_the_size_of_the_file_justifies(kind, tmp_path, monkeypat
     assert taken <= 20 * len(data) + MB // 2, f"{taken / len(data):.1f} times {len(data)} bytes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip, empty lists", "zip, marks", "zip, dicts of one item", "npz, empty arrays"])
 def test_memory_of_a_tiny_file_that_unpacks_to_much(kind, tmp_path):
     """What compresses well: a kilobyte that is a megabyte of opcodes."""
@@ -182,6 +187,7 @@ def test_memory_of_a_tiny_file_that_unpacks_to_much(kind, tmp_path):
     assert peak(tmp_path / "m") <= 20 * len(data) + 32 * MB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["zip, empty lists", "zip, dicts of one item", "legacy, tensors"])
 def test_without_the_limit_it_would_take_more(kind, tmp_path, monkeypatch):
     """The measure sees it, and the limit is what refuses it."""
@@ -210,7 +216,7 @@ def layers(n):
 STATES = {"many LSTMs": (many_cells, 20), "many layers": (layers, 20)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FORMS)
 def test_work_is_linear_in_the_size_of_the_file(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "ALWAYS", 1 << 40)  # not refused, but read to the end
     monkeypatch.setattr(safetensors, "JSON", 0)
@@ -222,6 +228,7 @@ def test_work_is_linear_in_the_size_of_the_file(kind, tmp_path, monkeypatch):
     assert_linear(reading, FEW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt"])
 @pytest.mark.parametrize("kind", STATES)
 def test_work_of_loading_is_linear_in_the_tensors(kind, suffix, tmp_path):
@@ -286,6 +293,7 @@ def test_squared_work_is_noticed(where, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- large use
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zip_format", [True, False])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_checkpoint_of_ten_thousand_small_tensors_loads(zip_format, protocol, tmp_path):
@@ -297,6 +305,7 @@ def test_a_checkpoint_of_ten_thousand_small_tensors_loads(zip_format, protocol, 
     assert numlstm.load(tmp_path / "m.pt").hidden_size == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_a_file_of_many_small_lstms_loads(suffix, tmp_path):
     state = many_cells(2000)

@@ -60,7 +60,7 @@ def test_no_mutant_bred_by_coverage_does_harm(form, tmp_path, capsys):
     covered = [int(count) for count in re.findall(r"cov: (\d+)", said)]
     with capsys.disabled():
         print(f"\n{form}: {RUNS[form]} mutants, {covered[-1]} edges covered")
-    assert covered[-1] > 100  # the readers are watched
+    assert covered[-1] > 50  # the readers are watched
 
 
 def test_the_search_breeds_a_planted_fault(tmp_path):

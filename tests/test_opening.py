@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -32,7 +33,7 @@ READERS = {
 # ---------------------------------------------------------------- another file in its place
 
 
-def ended(call, path):
+def ended(call, path, seconds=20):
     """What a call raises, or None: where it waits for a writer of a pipe, one comes after a while."""
     raised = []
 
@@ -45,7 +46,7 @@ def ended(call, path):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(timeout=20)
+    thread.join(timeout=seconds)
     if thread.is_alive():
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         thread.join()
@@ -84,6 +85,16 @@ def test_a_pipe_put_in_the_place_of_a_file_is_not_waited_for(reader, tmp_path, s
     assert isinstance(error, OSError) and "is no regular file; a" in str(error)
 
 
+def test_a_wait_for_a_writer_is_noticed(tmp_path, swapping, monkeypatch):
+    """Planted: files are opened as a matter of course."""
+    path = tmp_path / "m.npz"
+    path.write_bytes(b"x")
+    swapping(path)
+    monkeypatch.setattr(opening, "AT_ONCE", 0)
+    with pytest.raises(pytest.fail.Exception, match="it waited for someone"):
+        ended(opening.regular, path, seconds=0.5)
+
+
 def test_what_was_opened_is_closed_where_it_is_refused(tmp_path, swapping):
     path = tmp_path / "m.npz"
     path.write_bytes(b"x")
@@ -108,7 +119,7 @@ CUT = """
 import os, sys
 import numpy as np
 import numlstm
-from numlstm import batch, formats, opening, cli
+from numlstm import batch, cli, formats, stored
 
 suffix, order = sys.argv[1:]
 numlstm.LSTM(64, 2).save("m.npz")
@@ -122,6 +133,9 @@ if suffix == ".npy":
         return forward(self, *arguments)
 
     batch.LSTM.__call__ = cut
+    if order == "map":  # planted
+        mapped = np.load("x.npy", mmap_mode="r")
+        stored.Stored.read = lambda self, outer, inner: mapped[outer, inner].copy()
     cli.main(["run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.5"])
 else:
     numlstm.LSTM(64, 512).save("big" + suffix)
@@ -149,6 +163,14 @@ def test_a_file_cut_short_while_it_is_read_is_an_error_and_not_the_end(suffix, o
         assert sorted(os.listdir(tmp_path)) == ["m.npz", "x.npy"]
     else:
         assert f"ValueError: big{suffix}: " in ran.stderr
+
+
+def test_a_map_of_such_a_file_would_be_the_end(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-c", CUT, ".npy", "map"], cwd=tmp_path, capture_output=True, timeout=120, check=False
+    )
+    assert ran.returncode == -signal.SIGBUS
+    assert len(os.listdir(tmp_path)) == 3  # with what it left behind
 
 
 def test_a_header_cut_short_while_it_is_read(tmp_path, monkeypatch):
