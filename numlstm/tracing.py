@@ -70,15 +70,15 @@ def trace(
             raise ValueError(f"there is no row {row} in {os.fspath(input)}; it has {call.batch}, counted from 0")
         whole = given.read(slice(0, given.shape[0]), slice(0, 1 if call.unbatched else given.shape[1]))
         traced = lstm.trace(whole[:, 0] if call.unbatched else whole, hx)
-    if out is None:
-        echo(printable(f"{os.fspath(model)} over {os.fspath(input)}: {traced!r}"))
-    else:
+    if out is not None:
         traced.save(out)
         echo(printable(f"{os.fspath(out)}: {traced!r}, {size(os.path.getsize(out))}"))
     if picture is not None:
         figure = plot.plot_trace(traced, cells or None, row=row, title=shortened(printable(FilePath(model).name), 60))
         plot.save(figure, FilePath(picture))
         echo(printable(f"{os.fspath(picture)}: {', '.join(cells or names)}, row {row}"))
+    if out is None:
+        echo(printable(f"{os.fspath(model)} over {os.fspath(input)}: {traced!r}"))
     echo("")
     for line in summary(traced):
         echo(line)
