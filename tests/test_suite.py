@@ -87,7 +87,7 @@ def closure(extra):
     """The distributions that the project needs with that extra, of what is installed, by their normalised names."""
     todo, seen = [f"numlstm[{extra}]"], set()
     while todo:
-        name, extras, marker = re.fullmatch(r"([\w.-]+)(?:\[(.*?)\])?[^;]*(?:;(.*))?", todo.pop()).groups()
+        name, extras, _marker = re.fullmatch(r"([\w.-]+)(?:\[(.*?)\])?[^;]*(?:;(.*))?", todo.pop()).groups()
         name = re.sub(r"[-_.]+", "-", name).lower()
         if (name, extras) in seen:
             continue
@@ -96,7 +96,7 @@ def closure(extra):
             required = metadata.requires(name) or []
         except metadata.PackageNotFoundError:  # for another system or Python
             continue
-        todo += [each for each in required if "extra ==" not in each or extras and f"extra == '{extras}'" in each]
+        todo += [each for each in required if "extra ==" not in each or (extras and f"extra == '{extras}'" in each)]
     return {name for name, _ in seen}
 
 
