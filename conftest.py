@@ -5,15 +5,18 @@ import os
 
 import pytest
 
-NEEDS = {"dask": ["numlstm/dask/*", "docs/scale.md"], "matplotlib": ["docs/draw_panels.py"]}
+NEEDS = {
+    "dask": ["numlstm/dask/*", "docs/scale.md"],
+    "matplotlib": ["docs/draw_panels.py"],
+    "sphinx": ["docs/conf.py"],
+}
 
-collect_ignore = ["numlstm/__pyinstaller"]  # hooks, which PyInstaller runs
+# Hooks that PyInstaller runs, and a program of its own that changes the bytecode of what it imports
+collect_ignore = ["numlstm/__pyinstaller", "tests/fuzz_coverage.py"]
 missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore_glob = [] if os.environ.get("NUMLSTM_CI") == "1" else [glob for name in missing for glob in NEEDS[name]]
 SLOW = ["numlstm/export/__init__.py", "docs/streaming.md", "docs/scale.md"]  # doctests of several seconds
 MOST = 4  # processes: a few have a gigabyte each, of the packages that they compare with
-
-collect_ignore = ["tests/fuzz_coverage.py"]  # a program of its own, which changes the bytecode of what it imports
 
 
 def pytest_report_header() -> list[str]:

@@ -1,11 +1,13 @@
 """The suite itself: README's command and the one for the rest are, together, all tests; and no helper stands twice."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,51 @@ def test_a_test_that_neither_runs_or_both_would_be_seen(tmp_path):
     assert len(first[0]) == 1 and together(first, collected("-m", "slow or fuzz", folder=tmp_path))
     assert not together(first, collected("-m", "slow", folder=tmp_path))
     assert not together(first, first)
+
+
+def closure(extra):
+    """The distributions that the project needs with that extra, of what is installed, by their normalised names."""
+    todo, seen = [f"numlstm[{extra}]"], set()
+    while todo:
+        name, extras, _marker = re.fullmatch(r"([\w.-]+)(?:\[(.*?)\])?[^;]*(?:;(.*))?", todo.pop()).groups()
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # for another system or Python
+            continue
+        todo += [each for each in required if "extra ==" not in each or (extras and f"extra == '{extras}'" in each)]
+    return {name for name, _ in seen}
+
+
+@pytest.mark.slow
+def test_the_extra_test_is_enough_to_collect():
+    """README's command needs no other extra: packages of theirs are hidden, as if they were not installed."""
+    wanted = closure("test")
+    assert {"numba", "pytest", "hypothesis"} <= wanted and not {"torch", "sphinx", "dask"} & wanted
+    owners = {
+        module: {re.sub(r"[-_.]+", "-", name).lower() for name in names}
+        for module, names in metadata.packages_distributions().items()
+    }
+    hidden = [module for module, names in owners.items() if not names & wanted]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({hidden})); import pytest; "
+        "sys.exit(pytest.main(['--collect-only', '-q', '-p', 'no:cacheprovider']))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NUMLSTM_CI"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # plugins of hidden packages
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
 def test_no_helper_stands_in_two_files():
