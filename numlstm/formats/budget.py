@@ -44,13 +44,11 @@ class Budget:
                 f"which is the limit\n{advice}"
             )
 
-    def step(self, count: int = 1) -> None:
+    def step(self, count: int = 1, what: str = "its parts refer to each other more often") -> None:
         """Charge steps of a search; ValueError where the file does not justify them."""
         self.steps -= count
         if self.steps < 0:
-            raise ValueError(
-                f"its parts refer to each other more often than its {self.size} bytes justify; no model does that"
-            )
+            raise ValueError(f"{what} than its {self.size} bytes justify; no model does that")
 
 
 def shown(name: str) -> str:

@@ -384,8 +384,9 @@ class Machine(Base):  # type: ignore[misc]
             known = KNOWN.get(function.name)
             if known is _mapping:
                 self.budget.hold(FIRST + ITEM * len(_sequence(*arguments[:1])), WHAT)
-            elif known in TENSORS:  # shapes and strides are copied where they are lists
-                self.budget.hold(SLOT * sum(len(part) for part in arguments if isinstance(part, list)), WHAT)
+            elif known in TENSORS or known is _from_type:  # shapes and strides are copied where they are lists
+                given = arguments[2] if known is _from_type else arguments
+                self.budget.hold(SLOT * sum(len(part) for part in given if isinstance(part, list)), WHAT)
         return _reduced(function, arguments)
 
     def _reduce(self) -> None:
