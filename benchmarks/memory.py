@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.base.config import Config
 from numlstm.bench.memory import extra_bytes, promised_bytes
-from numlstm.config import Config
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 SCALE = 4 if QUICK else 1

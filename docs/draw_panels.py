@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.kernels.abi import lanes_of_last
 from numlstm.kernels.shapes import REGISTERS_16
 from numlstm.panels import Panels

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic, checks, files, series
-from numlstm.config import Config
+from numlstm import files, series
+from numlstm.base import atomic, checks
+from numlstm.base.config import Config
 from numlstm.lstm import LSTM
 from numlstm.stored import Stored
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import checks, engine
+from numlstm import engine
+from numlstm.base import checks
 from numlstm.module import Module
 
 if TYPE_CHECKING:

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic, files, formats, opening, reference
+from numlstm import files, formats, reference
+from numlstm.base import atomic, opening
+from numlstm.base.console import printable, size, table
 from numlstm.formats import Found
 from numlstm.kernels import store
 from numlstm.lstm import LSTM
-from numlstm.terminal import printable, size, table
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Path = str | os.PathLike[str]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 
 import click
 
-from numlstm.log import watched
-from numlstm.terminal import encodable, printable, progress, tidy
+from numlstm.base.console import encodable, printable, progress, tidy
+from numlstm.base.log import watched
 
 if TYPE_CHECKING:
     from numlstm.bench.grid import Line
@@ -451,14 +451,14 @@ def bench(
     Every engine's results are checked first. Then all take turns, round by round, so that a machine
     that slows down slows all of them. A peer that is not installed is left out by name.
     """
-    from numlstm import opening
-    from numlstm.atomic import replacing
+    from numlstm.base import opening
+    from numlstm.base.atomic import replacing
+    from numlstm.base.checks import counted
     from numlstm.bench import measure, picture, table
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
-    from numlstm.checks import counted
     from numlstm.plot import drawable
     from numlstm.threads import usable_cores
 

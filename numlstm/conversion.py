@@ -6,9 +6,10 @@ import os
 import warnings
 from collections.abc import Callable
 
-from numlstm import atomic, files, formats, listing
-from numlstm.checks import counted
-from numlstm.terminal import size
+from numlstm import files, formats, listing
+from numlstm.base import atomic
+from numlstm.base.checks import counted
+from numlstm.base.console import size
 
 Path = str | os.PathLike[str]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import checks, formats, lazy
-from numlstm.checks import FLOAT32, FLOAT64
+from numlstm import formats, lazy
+from numlstm.base import checks
+from numlstm.base.checks import FLOAT32, FLOAT64
 from numlstm.formats import Found, Tensor
 from numlstm.formats.found import UNSTATED
 from numlstm.lstm import LSTM

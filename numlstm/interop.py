@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import checks
+from numlstm.base import checks
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from math import prod
 
 from numlstm import formats
-from numlstm.checks import counted
+from numlstm.base.checks import counted
+from numlstm.base.console import printable, shortened, size, table
 from numlstm.formats import Contents, Found, Tensor
-from numlstm.terminal import printable, shortened, size, table
 
 HEADER = ("name", "kind", "input", "hidden", "proj", "layers", "directions", "parameters", "dtype", "MB")
 LEFT = ("name", "kind", "dtype", "shape")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import checks, engine, lazy
-from numlstm.config import Config
+from numlstm import engine, lazy
+from numlstm.base import checks
+from numlstm.base.config import Config
 from numlstm.module import Held, Module, changing
 
 if TYPE_CHECKING:

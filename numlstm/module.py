@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from numlstm import checks
-from numlstm.config import Config
-from numlstm.locks import fork_safe
+from numlstm.base import checks
+from numlstm.base.config import Config
+from numlstm.base.fork_locks import fork_safe
 from numlstm.panels import Panels
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy import empty
 
-from numlstm import checks, engine
-from numlstm.config import Config
+from numlstm import engine
+from numlstm.base import checks
+from numlstm.base.config import Config
 from numlstm.panels import Panels
 from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
 

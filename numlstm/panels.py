@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .boxes import address
-from .config import Config
-from .kernels import store
-from .kernels.abi import lanes_of_last
+from numlstm.base.config import Config
+from numlstm.boxes import address
+from numlstm.kernels import store
+from numlstm.kernels.abi import lanes_of_last
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two

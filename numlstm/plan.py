@@ -14,12 +14,12 @@ from weakref import WeakSet
 
 import numpy as np
 
-from . import boxes
-from .config import Config
-from .kernels.abi import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
-from .panels import Array, Panels
-from .split import START_WORTH, USUAL, Forced, Split, choose, microseconds
-from .threads import BELL, YIELD
+from numlstm import boxes
+from numlstm.base.config import Config
+from numlstm.kernels.abi import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
+from numlstm.panels import Array, Panels
+from numlstm.split import START_WORTH, USUAL, Forced, Split, choose, microseconds
+from numlstm.threads import BELL, YIELD
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from numlstm import atomic
-from numlstm.requirements import install
+from numlstm.base import atomic
+from numlstm.base.requirements import install
 from numlstm.trace import CLOSED, OPEN, Trace
 
 Array = np.ndarray[Any, np.dtype[Any]]

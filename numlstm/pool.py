@@ -16,8 +16,9 @@ from weakref import ref
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import checks, engine
-from numlstm.config import Config
+from numlstm import engine
+from numlstm.base import checks
+from numlstm.base.config import Config
 from numlstm.panels import Panels, aligned_empty
 
 Array = np.ndarray[Any, np.dtype[Any]]

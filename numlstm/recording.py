@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from . import engine
-from .boxes import address
-from .checks import Call
-from .kernels.abi import Header
-from .panels import Array, Panels
-from .trace import Cells, CellTrace, Trace
+from numlstm import engine
+from numlstm.base.checks import Call
+from numlstm.boxes import address
+from numlstm.kernels.abi import Header
+from numlstm.panels import Array, Panels
+from numlstm.trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
 CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import opening
-from numlstm.checks import counted
+from numlstm.base import opening
+from numlstm.base.checks import counted
 from numlstm.formats import npz, zips
 from numlstm.formats.budget import Budget
 from numlstm.formats.text import decimal

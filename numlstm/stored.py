@@ -11,7 +11,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from numlstm.opening import fill
+from numlstm.base.opening import fill
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape3 = tuple[int, int, int]

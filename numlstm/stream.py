@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
-from numlstm import boxes, checks, engine
+from numlstm import boxes, engine
+from numlstm.base import checks
+from numlstm.base.config import Config
 from numlstm.boxes import address
-from numlstm.config import Config
 from numlstm.kernels import store
 from numlstm.kernels.abi import SELF_DATA, Header, Live
 from numlstm.panels import LINE, Panels, aligned_empty

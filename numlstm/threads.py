@@ -23,9 +23,9 @@ try:
 except ImportError:
     from queue import SimpleQueue
 
-from .kernels.abi import Header, Way
-from .locks import fork_safe
-from .log import log
+from numlstm.base.fork_locks import fork_safe
+from numlstm.base.log import log
+from numlstm.kernels.abi import Header, Way
 
 Task = Callable[[], None]
 Run = Callable[[int], None]

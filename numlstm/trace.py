@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from numlstm import atomic, opening
-from numlstm.checks import counted
+from numlstm.base import atomic, opening
+from numlstm.base.checks import counted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,8 +8,9 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
-from numlstm import atomic, batch, plot
-from numlstm.terminal import printable, shortened, size, table
+from numlstm import batch, plot
+from numlstm.base import atomic
+from numlstm.base.console import printable, shortened, size, table
 from numlstm.trace import CLOSED, OPEN, Trace, writable
 
 Path = str | os.PathLike[str]

@@ -23,7 +23,7 @@ from pathlib import Path
 import atheris
 import fuzz
 
-with atheris.instrument_imports(include=["numlstm.formats", "numlstm.series", "numlstm.opening"]):
+with atheris.instrument_imports(include=["numlstm.formats", "numlstm.series", "numlstm.base.opening"]):
     import numlstm
     from numlstm import series
     from numlstm.formats import (

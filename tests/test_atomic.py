@@ -10,7 +10,7 @@ import pytest
 from disk import CALLS, Disk, failures, interrupts, watching
 
 import numlstm
-from numlstm import atomic
+from numlstm.base import atomic
 
 POSIX = os.name == "posix"
 

@@ -16,11 +16,11 @@ from needs import leave_out, need
 from scripts import benchmark
 
 from numlstm import reference
+from numlstm.base.config import Config
 from numlstm.bench import grid, limits, machine, measure, memory, peers, probes, streaming, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, LineResult, Report, Turn
-from numlstm.config import Config
 from numlstm.kernels import levels, store
 
 pytestmark = pytest.mark.cpu_level

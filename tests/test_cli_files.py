@@ -19,7 +19,8 @@ from needs import leave_out, need
 from safetensors.numpy import save_file
 
 import numlstm
-from numlstm import atomic, batch, certificate, reference, series, stored, terminal
+from numlstm import batch, certificate, reference, series, stored
+from numlstm.base import atomic, console
 from numlstm.cli import main
 from numlstm.panels import Panels
 
@@ -733,7 +734,7 @@ class TestRun:
 ENDED = """
 import os, signal, sys
 import numpy as np
-from numlstm import atomic, cli
+from numlstm.base import atomic; from numlstm import cli
 numbers, commands = {numbers}, {commands}
 if {planted}:
     import contextlib
@@ -786,8 +787,8 @@ def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same():
     """As in a finalizer, whose exceptions Python only prints."""
     code = """if True:
         import os, signal
-        from numlstm import terminal
-        with terminal.tidy():
+        from numlstm.base import console
+        with console.tidy():
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
             except BaseException:
@@ -860,7 +861,7 @@ class TestMemory:
 
 class TestProgress:
     CODE = (
-        "from numlstm import cli, terminal\nterminal.PATIENCE = {}\n"
+        "from numlstm import cli; from numlstm.base import console\nconsole.PATIENCE = {}\n"
         "cli.main(['run', 'm.npz', 'x.npy', '-o', 'out.npz', '--chunk', '0.004'])"
     )
 
@@ -1110,12 +1111,12 @@ class TestWarnings:
 
 
 def test_who_ignores_a_signal_keeps_that():
-    with terminal.tidy():
+    with console.tidy():
         assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with terminal.tidy():
+        with console.tidy():
             os.kill(os.getpid(), signal.SIGTERM)
     finally:
         assert signal.signal(signal.SIGTERM, signal.SIG_DFL) == signal.SIG_IGN

@@ -18,8 +18,9 @@ import pytest
 from judge import bits, equal, flat, same_bits
 
 import numlstm
-from numlstm import checks, engine, module
+from numlstm import engine, module
 from numlstm import lstm as lstm_module
+from numlstm.base import checks
 from numlstm.panels import Panels
 
 SMALL = np.random.default_rng(7).integers(0, 5, (4, 3, 6))  # small whole numbers: exact in every dtype

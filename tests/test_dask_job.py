@@ -18,7 +18,7 @@ from disk import Disk, failures, watching
 from needs import need
 
 import numlstm
-from numlstm import atomic
+from numlstm.base import atomic
 from numlstm.cli import main
 
 need("dask")
@@ -349,7 +349,7 @@ def test_what_a_killed_job_left_does_not_block_the_folder(place):
 def test_killed_amid_a_save_it_goes_on(place):
     code = """if True:
         import os, signal
-        from numlstm import atomic, cli
+        from numlstm.base import atomic; from numlstm import cli
         os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         cli.main()
     """
@@ -364,7 +364,7 @@ def test_killed_amid_a_save_it_goes_on(place):
 def test_ended_by_a_signal_it_leaves_no_unfinished_file(place, tmp_path_factory):
     code = """if True:
         import os, signal, threading
-        from numlstm import atomic, cli
+        from numlstm.base import atomic; from numlstm import cli
         def end(handle):
             if threading.current_thread() is not threading.main_thread():  # a part, not the manifest
                 os.kill(os.getpid(), signal.SIGTERM)

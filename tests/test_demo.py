@@ -12,7 +12,8 @@ import pytest
 import scripts
 from needs import need
 
-from numlstm import atomic, demo, reference
+from numlstm import demo, reference
+from numlstm.base import atomic
 from numlstm.bench import peers
 from numlstm.demo import chart, engine, forecast
 

@@ -562,9 +562,9 @@ def test_a_child_forked_while_another_thread_imports_what_makes_kernels(place, b
 def test_a_fork_releases_no_lock_that_it_has_not_taken(place):
     """One that was made, and taken by another thread, while the fork waited for others."""
     script = """
-from numlstm import locks
+from numlstm.base import fork_locks
 def meanwhile():  # the latest hook runs first
-    made.append(locks.fork_safe(threading.Lock()))
+    made.append(fork_locks.fork_safe(threading.Lock()))
     made[0].acquire()
 made = []
 os.register_at_fork(before=meanwhile)
@@ -584,10 +584,10 @@ def careless(lock):
 def test_a_lock_that_another_fork_has_taken_is_free_in_the_child(place):
     """One fork began before the lock was made, and waits for another lock; meanwhile a second one takes both."""
     script = """
-from numlstm import locks
+from numlstm.base import fork_locks
 def meanwhile():  # when the first lock is taken: the latest hook runs first
     if not made:
-        made.append(locks.fork_safe(threading.Lock()))
+        made.append(fork_locks.fork_safe(threading.Lock()))
         second.start()
         while not made[0].locked():
             time.sleep(0.01)
@@ -596,14 +596,14 @@ def fork():
         os._exit(0)
 made, second = [], threading.Thread(target=fork)
 os.register_at_fork(before=meanwhile)
-first = locks.fork_safe(threading.Lock())
+first = fork_locks.fork_safe(threading.Lock())
 child(lambda: print("FREE", made[0].acquire(timeout=5), flush=True))
 second.join()
 print("PARENT", made[0].acquire(timeout=5), flush=True)
 """
     said = place.run(FORKED + script)
     assert said.all_of("FREE") == ["True"] and said.all_of("PARENT") == ["True"], said
-    shut = "from numlstm import locks\nlocks.suppress = lambda *kinds: sys.exit()\n"  # not released
+    shut = "from numlstm.base import fork_locks\nfork_locks.suppress = lambda *kinds: sys.exit()\n"  # not released
     assert place.run(FORKED + shut + script).all_of("FREE") == ["False"]
 
 

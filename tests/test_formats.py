@@ -17,7 +17,7 @@ from judge import equal, same_bits
 
 import numlstm
 from numlstm import formats
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.formats import budget, numlstm_config, state_dict, zips
 from numlstm.formats.tensor import Tensor, decoded, widened
 

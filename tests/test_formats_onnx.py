@@ -161,7 +161,7 @@ def test_silero_vad():
         found = numlstm.find(data / file)
         assert [each.name for each in found] == expected
         for each in found:
-            assert each.config == numlstm.config.Config(128, 128)
+            assert each.config == numlstm.base.config.Config(128, 128)
             tensors, net = numlstm.tensors(data / file), numlstm.load(data / file, each.name)
             if f"{each.name}.weight_ih" in tensors:
                 for name, value in net.state_dict().items():

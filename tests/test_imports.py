@@ -163,17 +163,29 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
 @pytest.mark.parametrize(
     "file, line, says",
     [
-        ("config.py", "from numlstm.panels import Panels", "config.py:{} imports numlstm.panels, which is above it"),
-        ("config.py", "from .lstm import LSTM", "config.py:{} imports numlstm.lstm, which is above it"),
+        (
+            "base/config.py",
+            "from numlstm.panels import Panels",
+            "base/config.py:{} imports numlstm.panels, which is above it",
+        ),
+        ("base/config.py", "from .lstm import LSTM", "base/config.py:{} imports numlstm.lstm, which is above it"),
         ("engine.py", "from numlstm import LSTM", "engine.py:{} imports numlstm, which is above it"),
         ("lstm.py", "import numlstm", "lstm.py:{} imports numlstm, which is above it"),
         ("panels.py", "def late():\n    from . import plan", "panels.py:{} imports numlstm.plan, which is above it"),
-        ("checks.py", "def late():\n    import numlstm.cell as c", "checks.py:{} imports numlstm.cell, which is above"),
+        (
+            "base/checks.py",
+            "def late():\n    import numlstm.cell as c",
+            "base/checks.py:{} imports numlstm.cell, which is above",
+        ),
         ("kernels/abi.py", "from ..engine import forward", "abi.py:{} imports numlstm.engine, which is above it"),
         ("plan.py", INDIRECT.format("numlstm.engine"), "plan.py:{} imports numlstm.engine, which is above it"),
         ("plan.py", INDIRECT.format(".lstm"), "plan.py:{} imports numlstm.lstm, which is above it"),
         ("kernels/abi.py", "from . import store", "a cycle inside a folder"),
-        ("reference.py", "from numlstm import config", "imports numlstm.config, and is to import nothing of numlstm"),
+        (
+            "reference.py",
+            "from numlstm.base import config",
+            "imports numlstm.config, and is to import nothing of numlstm",
+        ),
         ("interop.py", "def late():\n    import torch", "interop.py:{} imports torch, which only"),
         ("bench/peers.py", "import torch.nn", "peers.py:{} imports torch.nn, which only"),
         ("stray.py", "", "numlstm.stray has no place in the order"),

@@ -9,7 +9,8 @@ from needs import need
 from work import assert_linear
 
 import numlstm
-from numlstm import config, reference
+from numlstm import reference
+from numlstm.base import config
 
 FEW = 50
 X = np.zeros((2, 1, 1), np.float32)

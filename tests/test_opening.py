@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import numlstm
-from numlstm import batch, certificate, formats, opening, series, stored
+from numlstm import batch, certificate, formats, series, stored
+from numlstm.base import opening
 
 PACKAGE = Path(numlstm.__file__).parent
 NUMBERS = np.random.default_rng(0).standard_normal((23, 7, 5)).astype("f4")
@@ -204,7 +205,7 @@ def opens(tree):
 
 
 OWN = ("kernels/", "bench/", "demo/", "cuda/", "dask/", "export/")  # their own files, or another opener
-SYSTEM = {"threads.py", "opening.py", "atomic.py"}  # /proc, the one place, and the one that writes
+SYSTEM = {"threads.py", "base/opening.py", "base/atomic.py"}  # /proc, the one place, and the one that writes
 
 
 def test_files_of_the_caller_are_opened_in_one_place():

@@ -21,7 +21,7 @@ from test_threads import FLAGS, OTHERS, WAYS, Gathered
 import numlstm
 from numlstm import engine, plan, split
 from numlstm import packed as packed_calls
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.kernels.abi import Header, Segment, Way
 
 pytestmark = pytest.mark.cpu_level

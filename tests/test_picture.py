@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from needs import need
 
-from numlstm import atomic
+from numlstm.base import atomic
 from numlstm.bench import grid, measure, picture, scaling, sweep, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.results import OURS, Entry, LineResult, Report, Turn, pooled

@@ -18,7 +18,8 @@ import pytest
 from needs import need
 
 import numlstm
-from numlstm import reference, requirements
+from numlstm import reference
+from numlstm.base import requirements
 from numlstm.formats import Found, Tensor
 from numlstm.module import IncompatibleKeys
 from numlstm.trace import CellTrace

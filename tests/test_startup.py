@@ -23,12 +23,12 @@ NEEDED = {
     "org", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
-    "numlstm.batch", "numlstm.bench", "numlstm.cell", "numlstm.certificate", "numlstm.cli", "numlstm.conversion",
-    "numlstm.dask",
-    "numlstm.demo", "numlstm.interop", "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library",
-    "numlstm.kernels.linked", "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed",
-    "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.requirements", "numlstm.sequence",
-    "numlstm.series", "numlstm.stored", "numlstm.stream", "numlstm.terminal", "numlstm.trace",
+    "numlstm.base.console", "numlstm.base.requirements", "numlstm.batch", "numlstm.bench", "numlstm.cell",
+    "numlstm.certificate", "numlstm.cli", "numlstm.conversion", "numlstm.dask", "numlstm.demo", "numlstm.interop",
+    "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library", "numlstm.kernels.linked",
+    "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed", "numlstm.parameter_types",
+    "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.series", "numlstm.stored", "numlstm.stream",
+    "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}

@@ -23,7 +23,7 @@ from samples import data, make
 
 import numlstm
 from numlstm import engine, plan, split, threads
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.kernels import build, linked, store, tickets
 from numlstm.kernels.abi import Header, Share, Way
 from numlstm.kernels.loaded import ENTRIES, callable_kernel

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from numlstm.config import Config
+from numlstm.base.config import Config
+from numlstm.bench.memory import high_water_above
 from numlstm.lstm import LSTM
-
-from .memory import high_water_above
 
 VOICE = Config(40, 256, num_layers=3)  # the grid's line
 
@@ -45,7 +44,7 @@ def write(path: Path, config: Config) -> None:
 
 
 def _write_pt(path: Path, net: LSTM) -> None:
-    from .peers import save_with_torch
+    from numlstm.bench.peers import save_with_torch
 
     save_with_torch(path, net.state_dict())
 

@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from numlstm.config import Config
-
-from .peers import results
+from numlstm.base.config import Config
+from numlstm.bench.peers import results
 
 WORKSPACE = 16 << 20  # bytes that any call may take
 

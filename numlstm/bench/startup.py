@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
+from numlstm.bench.grid import Array, Line, find
+from numlstm.bench.peers import LeftOutError, package_version
+from numlstm.bench.results import OURS
+from numlstm.bench.table import markdown, number
 from numlstm.reference import lstm as reference
-
-from .grid import Array, Line, find
-from .peers import LeftOutError, package_version
-from .results import OURS
-from .table import markdown, number
 
 LINE = find("voice")
 STEPS = LINE.sequence_length
@@ -168,9 +167,8 @@ def measure(
 
 def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
     """Write the files that the engines load; what a call gives by the reference."""
+    from numlstm.bench.onnx_model import onnx_model
     from numlstm.lstm import LSTM
-
-    from .onnx_model import onnx_model
 
     parameters = LINE.parameters()
     lstm = LSTM(LINE.input_size, LINE.hidden_size, LINE.num_layers)

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
+from numlstm.bench.grid import Array, Line, find
+from numlstm.bench.overhead import model
+from numlstm.bench.peers import ENGINES, PEERS, LeftOutError, Task
+from numlstm.bench.worker import Prepared, settle
 from numlstm.lstm import LSTM
 from numlstm.reference import lstm as reference
 from numlstm.stream import step_function
-
-from .grid import Array, Line, find
-from .overhead import model
-from .peers import ENGINES, PEERS, LeftOutError, Task
-from .worker import Prepared, settle
 
 LINES = {line.name: line for line in (find("amp_step"), Line("H = 64", 64, 64, 1, 1, 1, 1), find("vad_step"))}
 STEP, CALL, FORWARD = "stream.step()", "stream(x)", "lstm(x, (h, c))"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Sized
 
-from numlstm.checks import counted
-
-from .machine import in_words
-from .results import LEVELS, OURS, LineResult, Report, pooled
-from .scaling import AT_MOST, exponents
+from numlstm.base.checks import counted
+from numlstm.bench.machine import in_words
+from numlstm.bench.results import LEVELS, OURS, LineResult, Report, pooled
+from numlstm.bench.scaling import AT_MOST, exponents
 
 NAMED = 10  # lines that a remark names; of more it tells the number
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import on_device
+from numlstm.base.checks import on_device
+
 from . import device
 from .capsule import taken_apart
 

@@ -8,7 +8,8 @@ from math import prod
 
 import numpy as np
 
-from .. import checks
+from numlstm.base import checks
+
 from . import device
 from .arrays import caller_stream, of_kind, on_device, strided, whole
 from .run import Runner, shaped

@@ -8,7 +8,7 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
-from ..requirements import install
+from numlstm.base.requirements import install
 
 DRIVERS = ("nvcuda.dll",) if os.name == "nt" else ("libcuda.so.1", "libcuda.so")
 NO_EXTRA = (

@@ -9,8 +9,9 @@ from collections import OrderedDict
 
 import numpy as np
 
-from .. import checks
-from ..sequence import PackedSequence, checked_lengths, checked_parts, gathered, places
+from numlstm.base import checks
+from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places
+
 from . import device, planner
 from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, place, strided, whole
 from .kernels import HIGH, WIDE, launch

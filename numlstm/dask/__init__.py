@@ -17,7 +17,7 @@ dask.array<numlstm-output, shape=(20, 1000, 4), dtype=float32, chunksize=(10, 25
 
 from typing import TYPE_CHECKING, Any
 
-from numlstm.requirements import install
+from numlstm.base.requirements import install
 
 try:
     import dask.array  # noqa: F401

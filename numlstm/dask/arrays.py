@@ -9,7 +9,7 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from numlstm import checks
+from numlstm.base import checks
 from numlstm.dask import model
 from numlstm.lstm import LSTM
 

@@ -9,7 +9,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
 from numlstm.sequence import PackedSequence

@@ -24,13 +24,14 @@ import dask
 import dask.dataframe as dd
 from dask.diagnostics import ProgressBar
 
-from numlstm import atomic, files, threads
-from numlstm.checks import counted
+from numlstm import files, threads
+from numlstm.base import atomic
+from numlstm.base.checks import counted
+from numlstm.base.log import watched
 from numlstm.dask import inputs, parts
 from numlstm.dask.frames import Per, forward_frame, frame_piece
 from numlstm.dask.inputs import Input, Wanted
 from numlstm.dask.model import check, sent
-from numlstm.log import watched
 from numlstm.lstm import LSTM
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so

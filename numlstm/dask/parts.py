@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from numlstm import atomic
+from numlstm.base import atomic
 
 SOURCE, CHECKSUM = b"numlstm.source", b"numlstm.sha256"  # keys of the metadata
 BLANK = b"0" * 64

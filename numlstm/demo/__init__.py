@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.base.console import printable
+from numlstm.base.requirements import install
 from numlstm.demo import engine
 from numlstm.demo.chart import draw, text_chart
 from numlstm.demo.forecast import (
@@ -19,8 +21,6 @@ from numlstm.demo.forecast import (
     root_mean_square,
     simple_forecasts,
 )
-from numlstm.requirements import install
-from numlstm.terminal import printable
 
 __all__ = ["Forecaster", "Record", "run"]
 

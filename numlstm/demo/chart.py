@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import atomic
+from numlstm.base import atomic
 from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -8,7 +8,7 @@ from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
 
-from numlstm import atomic
+from numlstm.base import atomic
 from numlstm.cell import LSTMCell
 from numlstm.export import link, targets
 from numlstm.export.library import objects, static

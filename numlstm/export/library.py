@@ -9,13 +9,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 from numlstm import plan
+from numlstm.base.log import lengthy
+from numlstm.base.requirements import install
 from numlstm.export.archive import archive
 from numlstm.export.targets import Target
 from numlstm.kernels import cached, sources
 from numlstm.kernels.embed_abi import Tuning
 from numlstm.kernels.levels import Level
-from numlstm.log import lengthy
-from numlstm.requirements import install
 
 TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
 log = logging.getLogger("numlstm")

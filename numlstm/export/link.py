@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from numlstm.base.requirements import install
 from numlstm.export.targets import Target, host
-from numlstm.requirements import install
 
 ZIG = {  # what zig calls the targets
     "x86_64-linux": "x86_64-linux-gnu",

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from numlstm import opening
-from numlstm.atomic import replacing
-from numlstm.config import Config
+from numlstm.base import opening
+from numlstm.base.atomic import replacing
+from numlstm.base.config import Config
 from numlstm.formats.found import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 

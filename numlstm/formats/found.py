@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.formats.tensor import Tensor
 
 Kind = Literal["LSTM", "LSTMCell"]

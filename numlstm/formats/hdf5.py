@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Array, Order, Tensor, decoded
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.formats import hdf5
 from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents, Found

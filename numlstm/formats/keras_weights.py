@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.formats.hdf5 import Hdf5, Text
 from numlstm.formats.keras_config import Cell, Layer
 from numlstm.formats.tensor import FLOATS, Array, Tensor

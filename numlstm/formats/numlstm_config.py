@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 from numlstm.formats.found import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.config import Config
+from numlstm.base.config import Config
+from numlstm.base.requirements import install
 from numlstm.formats.found import Kind
 from numlstm.formats.onnx_gates import gates_iofc
-from numlstm.requirements import install
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.formats.budget import shown
 from numlstm.formats.onnx_graph import MAIN, Graph, Node, Value
 from numlstm.formats.onnx_tensors import DTYPES

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm import opening
-from numlstm.checks import counted
+from numlstm.base import opening
+from numlstm.base.checks import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
 from numlstm.formats.text import whole

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from numlstm.checks import counted
-from numlstm.config import Config
+from numlstm.base.checks import counted
+from numlstm.base.config import Config
 from numlstm.formats.found import UNSTATED, Found, Kind
 from numlstm.formats.tensor import FLOATS, Tensor
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.formats import torch_tree
 from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from numlstm.checks import counted
+from numlstm.base.checks import counted
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.found import Contents, Found

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
-from ..log import lengthy, log
+from numlstm.base.log import lengthy, log
+
 from . import sources
 from .levels import Level
 

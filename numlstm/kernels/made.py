@@ -9,9 +9,10 @@ import logging  # noqa: F401  # before the lock below
 import threading
 from contextlib import ExitStack
 
-from ..locks import fork_safe
-from ..log import lengthy, log
-from ..requirements import install
+from numlstm.base.fork_locks import fork_safe
+from numlstm.base.log import lengthy, log
+from numlstm.base.requirements import install
+
 from . import cached
 from .levels import Level
 from .loaded import Kernel

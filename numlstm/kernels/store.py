@@ -11,7 +11,8 @@ import threading
 import time
 from functools import cache
 
-from ..locks import fork_safe, let_forks_pass
+from numlstm.base.fork_locks import fork_safe, let_forks_pass
+
 from . import shipped
 from .levels import Level, this_machine
 from .loaded import Kernel

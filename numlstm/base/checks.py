@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from numlstm.config import Config
+from numlstm.base.config import Config
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Shape = tuple[int, ...]
