@@ -19,7 +19,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-LINKERS = "ld", "ld.lld"  # those that numlstm.kernels.library looks for
+LINKERS = "ld", "ld.lld"  # those that numlstm.kernels.loading.wheel looks for
 TAG = "py3-none-manylinux_2_17_x86_64"  # NumPy's own; the libraries need no C library at all
 
 
@@ -60,7 +60,7 @@ class Kernels(BuildHookInterface):  # type: ignore[type-arg]
         self.folder = tempfile.mkdtemp()
         path = os.pathsep.join(filter(None, (self.root, os.environ.get("PYTHONPATH"))))
         subprocess.run(
-            [sys.executable, "-m", "numlstm.kernels.library", self.folder],
+            [sys.executable, "-m", "numlstm.kernels.loading.wheel", self.folder],
             env={**os.environ, "PYTHONPATH": path},
             check=True,
         )

@@ -19,7 +19,7 @@ from numlstm import files, formats, reference
 from numlstm.base import atomic, opening
 from numlstm.base.console import printable, size, table
 from numlstm.formats import Found
-from numlstm.kernels import store
+from numlstm.kernels.loading import registry
 from numlstm.lstm import LSTM
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -261,7 +261,7 @@ def _text(
     from importlib.metadata import version
 
     dtype = lstm.dtype
-    kernel = store.kernel(dtype.name)
+    kernel = registry.kernel(dtype.name)
     fused = "" if kernel.level.fused else ", no fused multiply-add"
     count = sum(map(prod, lstm._config.parameter_shapes().values()))
     yield f"numlstm check {os.fspath(path)}"

@@ -494,12 +494,12 @@ def bench(
         raise click.UsageError("--seed and --max-fmas go with --sweep")
     if stream:
         from numlstm.bench import streaming
-        from numlstm.kernels import store
+        from numlstm.kernels.loading import registry
 
         if threads or rounds or reuse or save or plot or dtype != "float32":
             raise click.UsageError("--stream takes --peers and --quick, and no other option")
         engines = _peers(peers, PEERS)
-        store.kernel("float32")  # that it is compiled is a line of its own, before those that are written over
+        registry.kernel("float32")  # that it is compiled is a line of its own, before those that are written over
         measured = streaming.text(engines, quick, _progress)
         _progress("")
         click.echo(measured)
@@ -595,12 +595,12 @@ def info() -> None:
     from numlstm import threads
     from numlstm.bench import machine
     from numlstm.cuda import presence
-    from numlstm.kernels import cached, store
+    from numlstm.kernels.loading import cache, registry
 
     def say(name: str, value: str) -> None:
         click.echo(f"{name:16} {value}")
 
-    facts, level = machine.facts(), store.level()
+    facts, level = machine.facts(), registry.level()
     say("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     say("Python", f"{facts['python']}, {facts['system']}")
     say("CPU", ", ".join(filter(None, (facts["cpu"], facts["cpu_model"]))))
@@ -610,14 +610,14 @@ def info() -> None:
     fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"
     say("kernels for", f"{level.name}: {level.registers} registers of {level.register_bytes * 8} bits, {fused}")
     try:
-        say("cache folder", str(cached.cache_folder()))
+        say("cache folder", str(cache.cache_folder()))
     except OSError as error:
         say("cache folder", f"none: {error}")
     cuda = presence.look()
     there = ", ".join(filter(None, (cuda.device, cuda.driver, cuda.extra)))
     say("CUDA", _line(f"none: {cuda.missing}") if cuda.missing is not None else there)
     for number in ("float32", "float64"):
-        kernel = store.kernel(number)
+        kernel = registry.kernel(number)
         say(f"{number} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy import empty, ndarray
 
-from . import boxes
-from . import plan as planning
-from .boxes import ABSENT, address
-from .kernels import store
-from .kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
-from .panels import LINE, Array, Panels, aligned_empty
-from .plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
-from .threads import Crew, get_num_threads
+from numlstm import boxes
+from numlstm import plan as planning
+from numlstm.boxes import ABSENT, address
+from numlstm.kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
+from numlstm.kernels.loading import registry
+from numlstm.panels import LINE, Array, Panels, aligned_empty
+from numlstm.plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
+from numlstm.threads import Crew, get_num_threads
 
 QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
 STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
@@ -74,7 +74,7 @@ class Memory:
         self.dtype = dtype
         self.plans = Plans()
         self.idle: list[Workspace] = []
-        kernel = store.kernel(dtype.name)
+        kernel = registry.kernel(dtype.name)
         self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
         self.routes: tuple[Routes, Routes] = self.plans.routes
         self.latest: list[Take | None] = self.plans.latest

@@ -17,8 +17,8 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.boxes import address
-from numlstm.kernels import store
 from numlstm.kernels.abi import lanes_of_last
+from numlstm.kernels.loading import registry
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two
@@ -80,7 +80,7 @@ class Panels:
         self, config: Config, dtype: np.dtype[Any], data: Array | None = None, memo: Any = None, lanes: int = 0
     ) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
-        self.lanes = lanes or store.lanes(self.dtype.name)
+        self.lanes = lanes or registry.lanes(self.dtype.name)
         self._layouts, size = cell_layouts(config, self.lanes)
         if data is None:
             self.data = aligned_zeros(size, self.dtype)

@@ -13,8 +13,8 @@ from numlstm import boxes, engine
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.boxes import address
-from numlstm.kernels import store
 from numlstm.kernels.abi import SELF_DATA, Header, Live
+from numlstm.kernels.loading import registry
 from numlstm.panels import LINE, Panels, aligned_empty
 from numlstm.plan import CACHE_L1, Plan, checked, make_plan
 
@@ -191,7 +191,7 @@ class Stream:
 
     def _bind(self, plan: Plan) -> None:
         """Make ``step``, and what a call tries first."""
-        slots, kernel, config = self._record, store.kernel(self.dtype.name), self._config
+        slots, kernel, config = self._record, registry.kernel(self.dtype.name), self._config
         self._exchange = kernel.exchange
         work = self.batch_size * (self._panels.data.size + engine.STEP_WORK * config.num_layers)
         if boxes.functions is None or boxes.DATA != SELF_DATA:
@@ -474,7 +474,7 @@ def step_function(dtype: Any = None) -> Callable[[int], int]:
     >>> bool((stream.output == numlstm.LSTM(2, 3, seed=0)(np.ones((1, 2)))[0]).all())
     True
     """
-    return store.kernel(checks.parameter_dtype(dtype).name).step
+    return registry.kernel(checks.parameter_dtype(dtype).name).step
 
 
 @cache  # ctypes.cast leaves a cycle behind, for the collector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from numlstm.kernels import made, store
+from numlstm.kernels.loading import jit, registry
 
 NUMBERS = ("float32", "float64")
 
@@ -21,10 +21,10 @@ def warm(echo: Callable[[str], None]) -> None:
     """
     unkept = ""
     for number in NUMBERS:
-        kernel = store.kernel(number)
+        kernel = registry.kernel(number)
         took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
         echo(f"{number} kernels for {kernel.level.name}{took}: {kernel.origin}")
-        unkept = kernel.origin if kernel.origin.startswith(made.UNKEPT) else unkept
+        unkept = kernel.origin if kernel.origin.startswith(jit.UNKEPT) else unkept
     if unkept:
         raise OSError(
             f"the next process has to compile again, since nothing could be cached: {unkept.partition(': ')[2]}\n"

@@ -18,8 +18,8 @@ import numpy as np
 from needs import leave_out
 
 import numlstm
-from numlstm.kernels import cached, store
-from numlstm.kernels.loaded import ENTRIES
+from numlstm.kernels.loading import cache, registry
+from numlstm.kernels.loading.entry_points import ENTRIES
 
 NOBODY = 65534
 AS_NOBODY = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -41,18 +41,18 @@ def built(number, level):
     with open(os.environ["FAULTS_OBJECT"], "rb") as file:
         return file.read()
 if "FAULTS_OBJECT" in os.environ:
-    stand_in = types.ModuleType("numlstm.kernels.build")
+    stand_in = types.ModuleType("numlstm.kernels.loading.build")
     stand_in.object_code = built
-    sys.modules["numlstm.kernels.build"] = stand_in
+    sys.modules["numlstm.kernels.loading.build"] = stand_in
 def result():
     import numlstm, numpy
     x = numpy.linspace(-2, 2, 30, dtype=numpy.float32).reshape(6, 1, 5)
     return numlstm.LSTM(5, 7, seed=0)(x)[0].tobytes().hex()
 def tell():
     bits = result()
-    from numlstm.kernels import store
+    from numlstm.kernels.loading import registry
     print("BITS", bits)
-    print("ORIGIN", store.kernel("float32").origin)
+    print("ORIGIN", registry.kernel("float32").origin)
     print("NUMBA", "numba" in sys.modules)
 """
 
@@ -158,8 +158,8 @@ class Place:
         """Put an object where a process looks for its kernels."""
         if not self.cache.exists():
             self.folder("home", "cache")
-        path = self.cache / cached.file_name("float32", level or store.level())
-        return self.file(path, cached.sealed(path, code))
+        path = self.cache / cache.file_name("float32", level or registry.level())
+        return self.file(path, cache.sealed(path, code))
 
     def command(self, script, options=(), before=(), between=()):
         return [*before, *unprivileged(), *between, sys.executable, *options, "-c", START + script]
@@ -213,7 +213,7 @@ def marker():
     """An object with the entries of a kernel, each of which ends the process with the status ``MARK``."""
     import llvmlite.binding as llvm
 
-    x86 = store.level().name.startswith("x86")
+    x86 = registry.level().name.startswith("x86")
     leave = (
         f'call void asm sideeffect "syscall", "{{rax}},{{rdi}},~{{rcx}},~{{r11}},~{{memory}}"(i64 231, i64 {MARK})'
         if x86

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from commands import child
 
-from numlstm.kernels import library, made
+from numlstm.kernels.loading import jit, wheel
 
 NUMBERS = ("float32", "float64")
 RUN = """
@@ -19,7 +19,7 @@ logging.getLogger("numlstm").setLevel(logging.INFO)
 for name in HIDDEN:
     sys.modules[name] = None
 import numlstm, numpy
-from numlstm.kernels import store
+from numlstm.kernels.loading import registry
 bits, error = {}, None
 try:
     for dtype in NUMBERS:
@@ -30,7 +30,7 @@ except ImportError as caught:
     error = str(caught)
 print(json.dumps({
     "where": numlstm.__file__, "bits": bits, "error": error, "told": told,
-    "origins": {number: kernel.origin for number, kernel in store._loaded.items()},
+    "origins": {number: kernel.origin for number, kernel in registry._loaded.items()},
     "imported": [name for name in ("numba", "llvmlite") if sys.modules.get(name)],
 }))
 """
@@ -57,7 +57,7 @@ def computed(package, hidden=(), numbers=NUMBERS, **environment):
 
 def ship(package, number, level):
     """Put the library of a number type into a copy of the package; its path."""
-    command = library.linker()
+    command = wheel.linker()
     assert command, "no linker: binutils, LLVM's lld or the package ziglang"
-    code, _ = made.object_code(number, level)
-    return library.place(number, level, library.linked(code, command), package / "kernels" / "shipped")
+    code, _ = jit.object_code(number, level)
+    return wheel.place(number, level, wheel.linked(code, command), package / "kernels" / "shipped")

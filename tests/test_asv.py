@@ -14,7 +14,7 @@ from scripts import benchmark
 
 from numlstm import cli
 from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
-from numlstm.kernels import store
+from numlstm.kernels.loading import registry
 from numlstm.pool import Pool
 from numlstm.threads import get_num_threads
 
@@ -107,7 +107,7 @@ class TestOverhead:
 
     def test_time_outside_the_kernel_is_counted_and_time_within_is_not(self, monkeypatch):
         """With planted times: a call of 12 us, of which the kernel takes 5."""
-        store.kernel("float32")
+        registry.kernel("float32")
         monkeypatch.setattr(overhead, "microseconds", lambda call: 5.0 if call.__name__ == "run" else 12.0)
         assert overhead.outside(overhead.LINES["seed"]) == 7
 

@@ -21,7 +21,7 @@ from numlstm.bench import grid, limits, machine, measure, memory, peers, probes,
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, LineResult, Report, Turn
-from numlstm.kernels import levels, store
+from numlstm.kernels.loading import levels, registry
 
 pytestmark = pytest.mark.cpu_level
 
@@ -630,13 +630,17 @@ class TestLimits:
 
     def test_the_registers_are_those_of_the_kernels(self):
         widths, count, fused = probes.registers()
-        assert (widths[0], count, fused) == (store.level().register_bytes, store.level().registers, store.level().fused)
-        assert widths == ([64, 32] if store.level().name == "x86-64-v4" else widths[:1])
+        assert (widths[0], count, fused) == (
+            registry.level().register_bytes,
+            registry.level().registers,
+            registry.level().fused,
+        )
+        assert widths == ([64, 32] if registry.level().name == "x86-64-v4" else widths[:1])
 
     @pytest.mark.parametrize("level", levels.supported(), ids=lambda level: level.name)
     def test_every_fma_and_every_byte_counts(self, level, monkeypatch):
         """What the kernels compute, so that no pass can have been left out."""
-        monkeypatch.setattr(store, "level", lambda: level)
+        monkeypatch.setattr(registry, "level", lambda: level)
         measured = limits.Limits(1, seconds=1e-5, caches={"L1": 1 << 14, "L2": 1 << 15, "L3": 1 << 16})
         for name, probe in measured.probes.items():
             probe.plans[0][0] = 3

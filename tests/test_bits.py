@@ -18,9 +18,10 @@ from samples import data, make
 
 import numlstm
 from numlstm import engine, plan
-from numlstm.kernels import build, layer, levels, linked, project, store
+from numlstm.kernels import layer, project
 from numlstm.kernels.abi import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.compiler import inline
+from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.simd import FROM_ZERO, Simd
 
 pytestmark = pytest.mark.cpu_level
@@ -145,7 +146,7 @@ def test_every_path_is_taken_and_counted():
     assert one_by_one[Header.TOGETHER] > 0 and one_by_one[Header.TILES] == 0
     for most in (2, 3, 4):
         count = counts[f"tiles of at most {most}"]
-        known = build.REGISTERS_32 if store.level().registers >= 32 else build.REGISTERS_16
+        known = build.REGISTERS_32 if registry.level().registers >= 32 else build.REGISTERS_16
         assert count[Header.TALL] == max(rows for rows in known.rows if rows <= most)
         assert count[Header.TILES] > 0 and count[Header.TOGETHER] == 0
     for name in ("run after run", "run after run, chunks of 2", "run after run, tiles of at most 2"):
@@ -207,7 +208,7 @@ def test_few_rows_take_turns_where_no_cache_holds_the_panels():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_two_gates_share_a_register_where_half_of_one_holds_the_last_units(dtype):
     """Of one row beside the blocks before, of several two by two; whole registers elsewhere."""
-    lanes = store.lanes(dtype)
+    lanes = registry.lanes(dtype)
     if lanes < LEAST_HALVED:
         assert lanes_of_last(1, lanes) == lanes
         return
@@ -226,8 +227,8 @@ def test_two_gates_share_a_register_where_half_of_one_holds_the_last_units(dtype
 def put_in_place(monkeypatch, simd):
     """A float32 kernel with other instructions."""
     monkeypatch.setattr(layer, "Simd", simd)
-    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
-    monkeypatch.setitem(store._loaded, "float32", kernel)
+    kernel = linker.link(build.object_code("float32", registry.level()), registry.level(), "planted", 0.0)
+    monkeypatch.setitem(registry._loaded, "float32", kernel)
 
 
 @pytest.mark.slow
@@ -240,10 +241,10 @@ def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
             super()._halves()
             setattr(self, names[0], getattr(self, names[1]))
 
-    if store.lanes("float32") < LEAST_HALVED:
+    if registry.lanes("float32") < LEAST_HALVED:
         leave_out("registers of this level are not halved")
     put_in_place(monkeypatch, Crossed)
-    assert "rows one by one" in every_path(make(store.lanes("float32") + 1, 0, "float32"))
+    assert "rows one by one" in every_path(make(registry.lanes("float32") + 1, 0, "float32"))
 
 
 @pytest.fixture
@@ -321,12 +322,12 @@ def test_another_level_of_the_cpu_gives_the_same_bits():
 
 def test_bits_are_those_of_the_committed_digest():
     """Any CPU with a fused multiply-add gives these bits; another rule of arithmetic would be another digest."""
-    if not store.level().fused:
+    if not registry.level().fused:
         leave_out("a CPU without a fused multiply-add gives other bits, and says so")
     assert digest() == "287db20a4aad374029a349374d34421de2883fe33525528af2c2b06d1ce8b349"
 
 
 def test_kernels_drop_the_gil():
     """The C function is called through ctypes' own convention, which releases the GIL (PyDLL would keep it)."""
-    assert isinstance(store.kernel("float32").forward, ctypes._CFuncPtr)
-    assert not store.kernel("float32").forward._flags_ & ctypes._FUNCFLAG_PYTHONAPI
+    assert isinstance(registry.kernel("float32").forward, ctypes._CFuncPtr)
+    assert not registry.kernel("float32").forward._flags_ & ctypes._FUNCFLAG_PYTHONAPI

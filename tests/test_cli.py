@@ -191,12 +191,12 @@ class TestInfo:
         assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
 
     def test_without_a_home_it_says_so(self, monkeypatch):
-        from numlstm.kernels import cached
+        from numlstm.kernels.loading import cache
 
         def homeless():
             raise OSError("Could not determine home directory.")
 
-        monkeypatch.setattr(cached, "cache_folder", homeless)
+        monkeypatch.setattr(cache, "cache_folder", homeless)
         result = invoke("info")
         assert result.exit_code == 0
         assert "cache folder     none: Could not determine home directory." in result.output
@@ -216,14 +216,14 @@ class TestWarmup:
     @pytest.mark.slow
     def test_where_nothing_can_be_kept_a_sentence_says_so(self, tmp_path, monkeypatch):
         """A folder that others can write to; the kernels of this process take their place in the meantime."""
-        from numlstm.kernels import build, made, store
+        from numlstm.kernels.loading import build, jit, registry
 
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
-        code = {number: made.object_code(number, store.level())[0] for number in ("float32", "float64")}
+        code = {number: jit.object_code(number, registry.level())[0] for number in ("float32", "float64")}
         monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr(build, "object_code", lambda number, level: code[number])
-        monkeypatch.setattr(store, "_loaded", {})
+        monkeypatch.setattr(registry, "_loaded", {})
         result = invoke("warmup")
         assert result.exit_code == 1
         assert f"nothing could be cached: others can write to {tmp_path / 'cache'}" in result.output
@@ -231,10 +231,10 @@ class TestWarmup:
         assert list((tmp_path / "cache").iterdir()) == []
 
     def test_shipped_kernels_are_all_that_is_needed(self, monkeypatch):
-        from numlstm.kernels import store
+        from numlstm.kernels.loading import registry
 
-        monkeypatch.setattr(store.shipped, "load", lambda number, level, begun: Shipped(level))
-        monkeypatch.setattr(store, "_loaded", {})
+        monkeypatch.setattr(registry.prebuilt, "load", lambda number, level, begun: Shipped(level))
+        monkeypatch.setattr(registry, "_loaded", {})
         result = invoke("warmup")
         assert result.exit_code == 0
         assert result.output.count(": shipped: /there") == 2
@@ -246,10 +246,10 @@ class TestTelling:
 
     KERNELS = (
         "import os, sys, types\n"
-        "from numlstm.kernels import made, store\n"
-        "code = {number: made.object_code(number, store.level())[0] for number in ('float32', 'float64')}\n"
+        "from numlstm.kernels.loading import jit, registry\n"
+        "code = {number: jit.object_code(number, registry.level())[0] for number in ('float32', 'float64')}\n"
         "build = types.SimpleNamespace(object_code=lambda number, level: code[number])\n"
-        "sys.modules['numlstm.kernels.build'] = build\n"  # no test needs to wait for what is made here
+        "sys.modules['numlstm.kernels.loading.build'] = build\n"  # no test needs to wait for what is made here
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
     )
     WARMUP = KERNELS + "from numlstm import cli\ncli.main(['warmup'])"
@@ -261,18 +261,18 @@ class TestTelling:
     EXPORT = (
         "import os, sys\n"
         "from numlstm import cli\n"
-        "from numlstm.kernels import embed\n"
-        "embed.kernel_object = embed.glue_object = lambda *_: b'code'\n"
+        "from numlstm.export import glue\n"
+        "glue.kernel_object = glue.glue_object = lambda *_: b'code'\n"
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
         "cli.main(['export', sys.argv[2], '-o', sys.argv[3], '--target', 'aarch64-linux'])"
     )
 
     @staticmethod
     def compiling(once="once"):
-        from numlstm.kernels import store
+        from numlstm.kernels.loading import registry
 
         return [
-            f"numlstm: compiling the {number} kernels for {store.level().name}, {once}; some 15 seconds"
+            f"numlstm: compiling the {number} kernels for {registry.level().name}, {once}; some 15 seconds"
             for number in ("float32", "float64")
         ]
 
@@ -342,11 +342,11 @@ class TestTelling:
 
     def test_another_process_is_waited_for(self, tmp_path, monkeypatch, caplog):
         """One record, however long it takes; here until patience ends."""
-        from numlstm.kernels import cached
+        from numlstm.kernels.loading import cache
 
-        monkeypatch.setattr(cached, "PATIENCE", 0.2)
+        monkeypatch.setattr(cache, "PATIENCE", 0.2)
         caplog.set_level("INFO", "numlstm")
-        with cached.turn(tmp_path / "a.o"), cached.turn(tmp_path / "a.o"):
+        with cache.turn(tmp_path / "a.o"), cache.turn(tmp_path / "a.o"):
             pass
         assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
         assert caplog.messages[0] == "numlstm: waiting for another process, which is compiling the same kernels"

@@ -945,9 +945,9 @@ class TestCheck:
 
     @pytest.mark.slow
     def test_another_kernel_gives_the_same_bits(self, folder):
-        from numlstm.kernels import levels, store
+        from numlstm.kernels.loading import levels, registry
 
-        own = store.level()
+        own = registry.level()
         others = [
             level for level in levels.LEVELS.values() if level.triple == own.triple and level.fused and level != own
         ]

@@ -224,9 +224,9 @@ def test_workers_find_kernels_and_compile_none(cluster):
     def origins():
         import sys
 
-        from numlstm.kernels import store
+        from numlstm.kernels.loading import registry
 
-        return [kernel.origin for kernel in store._loaded.values()], "numlstm.kernels.compiler" in sys.modules
+        return [kernel.origin for kernel in registry._loaded.values()], "numlstm.kernels.compiler" in sys.modules
 
     said = cluster.run(origins).values()
     assert any(found for found, _ in said)

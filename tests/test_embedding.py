@@ -14,7 +14,7 @@ from embedded import LARGE, SIZES, cases, compiled, differing, model, run, tool,
 from needs import need_files
 
 from numlstm.export import MODEL, export, link
-from numlstm.kernels.embed_abi import VERSION
+from numlstm.export.model_layout import VERSION
 
 pytestmark = pytest.mark.system
 

@@ -18,8 +18,8 @@ from numlstm import plan as planning
 from numlstm.cli import main
 from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
+from numlstm.export.model_layout import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.kernels.abi import Cell, Header
-from numlstm.kernels.embed_abi import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.panels import Panels, aligned_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]

@@ -16,26 +16,27 @@ import pytest
 from faults import MARK, end
 from needs import leave_out
 
-from numlstm.kernels import cached, levels, library, made, store
+from numlstm.kernels.loading import cache as kernel_cache
+from numlstm.kernels.loading import jit, levels, registry, wheel
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")]
 ALONE = "compiled for this process alone: "
 # Guards of the cache switched off, in a process that begins with one of these
 TRUSTING = """
-from numlstm.kernels import cached
-cached._check_above = cached._check_own = lambda *a, **k: None
+from numlstm.kernels.loading import cache
+cache._check_above = cache._check_own = lambda *a, **k: None
 os.O_NOFOLLOW = 0
 """
 UNSEALED = """
-from numlstm.kernels import cached
-seal = cached.sealed
-cached.read = lambda path: path.read_bytes()[len(seal(path, b"")):]
+from numlstm.kernels.loading import cache
+seal = cache.sealed
+cache.read = lambda path: path.read_bytes()[len(seal(path, b"")):]
 """
 
 
 @pytest.fixture(scope="module")
 def code():
-    return made.object_code("float32", store.level())[0]
+    return jit.object_code("float32", registry.level())[0]
 
 
 @pytest.fixture(scope="module")
@@ -287,28 +288,28 @@ def test_a_flipped_bit_in_any_byte_is_seen(place, mark):
     folder = place.path / "safe"
     folder.mkdir(mode=0o700)
     path = folder / "object.o"
-    content = cached.sealed(path, mark)
+    content = kernel_cache.sealed(path, mark)
     for n in [*range(len(content) - len(mark)), *range(len(content) - len(mark), len(content), 61)]:
         for bit in (1, 128):
             path.touch(mode=0o600)
             path.write_bytes(content[:n] + bytes([content[n] ^ bit]) + content[n + 1 :])
-            assert cached.read(path) is None, n
+            assert kernel_cache.read(path) is None, n
     path.touch(mode=0o600)
     path.write_bytes(content)
-    assert cached.read(path) == mark
+    assert kernel_cache.read(path) == mark
 
 
 @pytest.mark.parametrize("other", ["version", "cpu"])
 def test_an_object_of_another_version_or_cpu_is_not_run(place, bits, mark, other):
     """It is whole, and under the right name only because somebody has renamed it."""
     path = place.fill(mark)
-    level = next(level for level in levels.LEVELS.values() if level != store.level())
-    name = {"version": "float32-x86-64-v3-" + 24 * "0" + ".o", "cpu": cached.file_name("float32", level)}[other]
-    place.file(path, cached.sealed(path.with_name(name), mark))
+    level = next(level for level in levels.LEVELS.values() if level != registry.level())
+    name = {"version": "float32-x86-64-v3-" + 24 * "0" + ".o", "cpu": kernel_cache.file_name("float32", level)}[other]
+    place.file(path, kernel_cache.sealed(path.with_name(name), mark))
     said = place.run().right(bits)
     assert said.built == 1 and "were built as others" in said.out
-    place.file(path, cached.sealed(path.with_name(name), mark))
-    moved = f"seal = lambda path, code: bytes({len(cached.sealed(path.with_name(name), b''))})\n"
+    place.file(path, kernel_cache.sealed(path.with_name(name), mark))
+    moved = f"seal = lambda path, code: bytes({len(kernel_cache.sealed(path.with_name(name), b''))})\n"
     assert place.run(UNSEALED + moved + "tell()").status == MARK
 
 
@@ -328,8 +329,8 @@ def test_without_the_lock_several_compile(place, bits):
     place.folder("home", "cache")
     script = """
 import contextlib
-from numlstm.kernels import cached
-cached.turn = contextlib.nullcontext
+from numlstm.kernels.loading import cache
+cache.turn = contextlib.nullcontext
 import numlstm, numpy, llvmlite.binding
 print("READY", flush=True)
 while not os.path.exists(os.environ["FAULTS_OBJECT"] + ".go"):
@@ -365,7 +366,7 @@ def test_a_process_that_is_stopped_while_it_compiles_is_waited_for_a_while_only(
     place.folder("home", "cache")
     first = begun(place.start(FAULTS_SECONDS=600))
     try:
-        said = place.run("from numlstm.kernels import cached; cached.PATIENCE = 1.0; tell()").right(bits)
+        said = place.run("from numlstm.kernels.loading import cache; cache.PATIENCE = 1.0; tell()").right(bits)
         assert said.built == 1 and "another process has been compiling" in said.out
     finally:
         first.kill()
@@ -373,19 +374,19 @@ def test_a_process_that_is_stopped_while_it_compiles_is_waited_for_a_while_only(
 
 
 KILLED = """
-from numlstm.kernels import cached
+from numlstm.kernels.loading import cache
 def killed(*a):
     os.kill(os.getpid(), 9)
 if {half}:
-    seal = cached.sealed
+    seal = cache.sealed
     class Half(bytes):
         pass
     def write(path, code):
         import tempfile
-        handle, _ = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=cached.PART)
+        handle, _ = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=cache.PART)
         os.write(handle, seal(path, code)[: len(code) // 2])
         killed()
-    cached.write = write
+    cache.write = write
 else:
     os.replace = killed
 tell()
@@ -396,10 +397,10 @@ tell()
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_run(place, bits, half):
     cache = place.folder("home", "cache")
     assert place.run(KILLED.format(half=half)).status == -signal.SIGKILL
-    assert len(list(cache.glob("*" + cached.PART))) == 1
+    assert len(list(cache.glob("*" + kernel_cache.PART))) == 1
     said = place.run().right(bits)
     assert said.built == 1 and "damaged" not in said.out
-    assert list(cache.glob("*" + cached.PART)) == []  # swept up
+    assert list(cache.glob("*" + kernel_cache.PART)) == []  # swept up
     assert place.run().right(bits).built == 0
 
 
@@ -426,7 +427,7 @@ tell()
 LIMITED_SPACE = """
 import resource
 import numlstm, numpy
-from numlstm.kernels import store
+from numlstm.kernels.loading import registry
 numlstm.LSTM(5, 7, seed=0)
 if {megabytes} is None:  # what is there by now, and too little for LLVM
     with open("/proc/self/statm") as file:
@@ -462,7 +463,7 @@ def test_nothing_is_compiled_where_llvm_would_run_out_of_address_space(place, bi
     (error,) = said.all_of("ERROR")
     assert said.status == 0 and said.built == 0
     assert "compiling takes 1536 MB of address space, and the limit of this process (ulimit -v) leaves" in error
-    unchecked = "from numlstm.kernels import made; made._check_room = lambda: None\n"
+    unchecked = "from numlstm.kernels.loading import jit; jit._check_room = lambda: None\n"
     assert place.run(unchecked + script, OPENBLAS_NUM_THREADS="1").right(bits).built == 1
 
 
@@ -534,7 +535,7 @@ os.register_at_fork(before=lambda: time.sleep(0.3))  # once the fork has all loc
 import numlstm
 begun = threading.Event()
 def slow(event, given):
-    if event == "import" and given[0] in ("numlstm.kernels.cached", "llvmlite.binding.dylib"):
+    if event == "import" and given[0] in ("numlstm.kernels.loading.cache", "llvmlite.binding.dylib"):
         begun.set()
         pause()
 sys.addaudithook(slow)
@@ -555,7 +556,7 @@ def test_a_child_forked_while_another_thread_imports_what_makes_kernels(place, b
     stuck = FORKED + "import signal\n" + AFTER_THE_FORK + stuck
     unsafe = "os.register_at_fork = lambda **hooks: None\n"  # before numlstm is imported
     assert place.run(unsafe + stuck).all_of("CHILD") == [str(-signal.SIGALRM)]
-    impatient = "from numlstm.kernels import store\nstore.let_forks_pass = lambda: None\n"
+    impatient = "from numlstm.kernels.loading import registry\nregistry.let_forks_pass = lambda: None\n"
     assert place.run(impatient + stuck).all_of("CHILD") == [str(-signal.SIGALRM)]
 
 
@@ -696,7 +697,7 @@ def test_a_package_that_is_moved(place, bits):
     """Its cache is found again: an object belongs to what the sources say, wherever they are."""
     place.folder("home", "cache")
     first = place.path / "first"
-    library.copy_of_package(first)
+    wheel.copy_of_package(first)
     for path in (first, *first.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert place.run("import numlstm; print('AT', numlstm.__file__)\ntell()", FAULTS_PATH=first).right(bits).built == 1
@@ -718,7 +719,7 @@ def test_a_cpu_without_fma_and_avx2(place, code):
     if not shutil.which(NEHALEM[0]):
         leave_out("needs the command qemu-x86_64 (Debian: qemu-user)")
     level = levels.LEVELS["x86-64"]
-    old = made.object_code("float32", level)[0]
+    old = jit.object_code("float32", level)[0]
     place.fill(old, level=level)
     here = place.run(NUMLSTM_CPU="x86-64")
     here.right(here.bits)
@@ -726,10 +727,10 @@ def test_a_cpu_without_fma_and_avx2(place, code):
     assert said.built == 0 and "x86-64-v" not in said.origin
     said = place.run(between=NEHALEM, NUMLSTM_CPU="x86-64-v3")
     assert "NUMLSTM_CPU='x86-64-v3' is not a level that this CPU has; it has x86-64." in said.error
-    if store.level().fused:  # where the CPU is not asked, what it lacks ends the process
+    if registry.level().fused:  # where the CPU is not asked, what it lacks ends the process
         script = f"""
-from numlstm.kernels import levels, store
-store.level = lambda: levels.LEVELS[{store.level().name!r}]
+from numlstm.kernels.loading import levels, registry
+registry.level = lambda: levels.LEVELS[{registry.level().name!r}]
 tell()
 """
         place.fill(code)

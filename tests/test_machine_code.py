@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 
 from numlstm.kernels.abi import LIVE, QUICK
-from numlstm.kernels.build import assembly
-from numlstm.kernels.levels import LEVELS
+from numlstm.kernels.loading.build import assembly
+from numlstm.kernels.loading.levels import LEVELS
 from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32, Shapes
 
 pytestmark = pytest.mark.slow

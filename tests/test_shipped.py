@@ -11,7 +11,7 @@ from needs import leave_out
 from shipping import NUMBERS, computed, ship
 
 import numlstm
-from numlstm.kernels import build, cached, levels, library, made, shipped, sources, store
+from numlstm.kernels.loading import build, cache, fingerprint, jit, levels, prebuilt, registry, wheel
 
 pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 
@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU."""
-    package = library.copy_of_package(tmp_path_factory.mktemp("shipped"))
+    package = wheel.copy_of_package(tmp_path_factory.mktemp("shipped"))
     for number in NUMBERS:
-        ship(package, number, store.level())
+        ship(package, number, registry.level())
     return package
 
 
@@ -49,9 +49,9 @@ def test_nothing_is_imported_for_them_that_could_make_them(package):
 @pytest.mark.parametrize("hidden", [("numba",), ("numba", "llvmlite")])
 def test_where_none_fits_and_none_can_be_made_a_sentence_says_so(tmp_path, hidden):
     """The cache is empty, so that Numba or llvmlite is really missed."""
-    said = computed(library.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(wheel.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["bits"] == {}
-    assert f"numlstm has no float32 kernels for this CPU, whose level is {store.level().name}" in said["error"]
+    assert f"numlstm has no float32 kernels for this CPU, whose level is {registry.level().name}" in said["error"]
     assert "none came with this installation" in said["error"]
     assert "pip install 'numba>=" in said["error"]
 
@@ -89,13 +89,13 @@ def test_a_library_is_whole_after_strip(package, tmp_path):
     (path,) = (package / "kernels" / "shipped").glob("*-float32-*")
     copy = Path(shutil.copy(path, tmp_path))
     subprocess.run([strip, copy], check=True, timeout=60)
-    found, content = shipped.find("float32", store.level(), str(tmp_path))
+    found, content = prebuilt.find("float32", registry.level(), str(tmp_path))
     assert found == str(copy) and content == copy.read_bytes()
 
 
 def test_an_edited_loader_does_not_cost_the_shipped_kernels(package, tmp_path):
     edited = other_copy(package, tmp_path)
-    path = edited / "kernels" / "store.py"
+    path = edited / "kernels" / "loading" / "registry.py"
     path.write_text(path.read_text("utf-8") + "\n# edited\n", "utf-8")
     assert computed(edited, numbers=("float32",))["origins"]["float32"].startswith("shipped")
 
@@ -143,9 +143,9 @@ def test_a_damaged_library_in_a_zipapp_is_not_loaded(package, tmp_path):
 
 def test_a_zipapp_without_kernels_finds_those_in_the_cache(tmp_path):
     """Which are those of the same sources, wherever these stand; no others are taken for them."""
-    said = computed(archive(library.copy_of_package(tmp_path), tmp_path), numbers=("float32",))
+    said = computed(archive(wheel.copy_of_package(tmp_path), tmp_path), numbers=("float32",))
     assert said["told"] == [
-        f"numlstm: no shipped float32 kernels are used: none came with this installation for {store.level().name}"
+        f"numlstm: no shipped float32 kernels are used: none came with this installation for {registry.level().name}"
     ]
     assert said["origins"]["float32"].startswith("cache: ")
 
@@ -154,35 +154,35 @@ def test_without_sources_or_bytecode_nothing_is_cached(monkeypatch, tmp_path):
     """As in a bundled application: another version's kernels would go by the same name."""
     monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(build, "object_code", lambda number, level: b"code")
-    assert made.object_code("float32", store.level())[1].startswith("compiled in this process, and cached: ")
-    monkeypatch.setattr(sources, "listed", lambda folder: [])
-    code, origin = made.object_code("float32", store.level())
+    assert jit.object_code("float32", registry.level())[1].startswith("compiled in this process, and cached: ")
+    monkeypatch.setattr(fingerprint, "listed", lambda folder: [])
+    code, origin = jit.object_code("float32", registry.level())
     assert code == b"code" and origin.startswith("compiled for this process alone: the kernels' sources are not in ")
 
 
 def test_cached_kernels_of_bytecode_alone_follow_the_bytecode(monkeypatch, tmp_path):
     """Else a later version's would be taken for an earlier one's."""
-    shutil.copytree(sources.FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    shutil.copytree(fingerprint.FOLDER, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", tmp_path], check=True, timeout=300)
     for path in tmp_path.rglob("*.py"):
         path.unlink()
-    monkeypatch.setattr(sources, "FOLDER", str(tmp_path / "kernels"))
-    monkeypatch.setattr(sources.deciding, "__defaults__", (str(tmp_path / "kernels"), ".py"))
-    before = cached.fingerprint("float32", store.level())
+    monkeypatch.setattr(fingerprint, "FOLDER", str(tmp_path / "kernels"))
+    monkeypatch.setattr(fingerprint.deciding, "__defaults__", (str(tmp_path / "kernels"), ".py"))
+    before = cache.fingerprint("float32", registry.level())
     with (tmp_path / "kernels" / "gates.pyc").open("ab") as file:
         file.write(b"edited")
-    assert cached.fingerprint("float32", store.level()) != before
+    assert cache.fingerprint("float32", registry.level()) != before
 
 
 def test_a_library_for_another_level_is_left_alone(package, tmp_path):
-    other = next(level for level in levels.LEVELS.values() if level != store.level())
+    other = next(level for level in levels.LEVELS.values() if level != registry.level())
     moved = other_copy(package, tmp_path)
     for number in NUMBERS:
         (own,) = (moved / "kernels" / "shipped").glob(f"*-{number}-*")
-        check = shipped.checksum(own.read_bytes())
-        own.rename(own.with_name(shipped.file_name(number, other, sources.name(other), check)))
+        check = prebuilt.checksum(own.read_bytes())
+        own.rename(own.with_name(prebuilt.file_name(number, other, fingerprint.name(other), check)))
     said = computed(moved, hidden=("numba", "llvmlite"))
-    assert f"none came with this installation for {store.level().name}" in said["error"]
+    assert f"none came with this installation for {registry.level().name}" in said["error"]
 
 
 @pytest.mark.parametrize("fault", ["empty", "truncated", "flipped", "longer", "no library", "unreadable"])
@@ -191,7 +191,7 @@ def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
     damaged = other_copy(package, tmp_path)
     (path,) = (damaged / "kernels" / "shipped").glob("*-float32-*")
     content, half = path.read_bytes(), path.stat().st_size // 2
-    assert shipped.find("float32", store.level(), str(path.parent)) == (str(path), content)
+    assert prebuilt.find("float32", registry.level(), str(path.parent)) == (str(path), content)
     if fault == "unreadable":
         path.unlink()
         path.mkdir()
@@ -206,7 +206,7 @@ def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
             }[fault]
         )
         if fault == "no library":  # under its own checksum
-            path.rename(str(path).replace(shipped.checksum(content), shipped.checksum(nothing)))
+            path.rename(str(path).replace(prebuilt.checksum(content), prebuilt.checksum(nothing)))
     told = (
         "the system does not load one"
         if fault == "no library"
@@ -221,42 +221,47 @@ def test_a_damaged_library_is_not_loaded(package, tmp_path, fault):
 
 def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_path):
     folder = tmp_path / "kernels"
-    shutil.copytree(sources.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    shutil.copytree(fingerprint.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     own = levels.LEVELS["x86-64-v3"]
-    before = sources.name(own, str(folder))
-    assert before == sources.name(own) and before != sources.name(levels.LEVELS["x86-64-v4"])
-    names = sorted(path.stem for path in folder.glob("*.py"))
-    assert set(names) >= sources.LOADERS
+    before = fingerprint.name(own, str(folder))
+    assert before == fingerprint.name(own) and before != fingerprint.name(levels.LEVELS["x86-64-v4"])
+    names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
+    compilers = {f"loading/{name}" for name in fingerprint.COMPILERS}
+    assert set(names) > {*compilers, "loading/registry", "__init__"}
     for name in names:
         path = folder / f"{name}.py"
         text = path.read_bytes()
         path.write_bytes(text.replace(b"the", b"teh", 1) if b"the" in text else text + b"#")
-        assert (sources.name(own, str(folder)) == before) == (name in sources.LOADERS | sources.EXPORTS), name
+        decides = name in compilers or not ("/" in name or name == "__init__")
+        assert (fingerprint.name(own, str(folder)) != before) == decides, name
         path.write_bytes(text)
     (folder / "more.py").write_text("")
-    assert sources.name(own, str(folder)) != before
+    assert fingerprint.name(own, str(folder)) != before
 
 
 def test_the_build_uses_none_of_the_loaders():
-    code = "import sys, numlstm.kernels.build; print(*(n for n in sys.modules if n.startswith('numlstm.kernels.')))"
+    code = (
+        "import sys, numlstm.kernels.loading.build as b; print(*(n for n in sys.modules if n[:16] == b.__name__[:16]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
-    used = {name.split(".")[-1] for name in done.stdout.split()}
-    assert {"build", "layer", "simd", "abi"} <= used
-    # store is imported with the package itself, and what it imports at once
-    assert used & sources.LOADERS <= {"store", "shipped", "loaded", "sources"}
+    used = {name.removeprefix("numlstm.kernels.") for name in done.stdout.split()}
+    assert {"loading.build", "layer", "simd", "abi"} <= used
+    # registry is imported with the package itself, and what it imports at once
+    known = {"build", "levels", "registry", "prebuilt", "entry_points", "fingerprint"}
+    assert {name for name in used if name.startswith("loading.")} <= {f"loading.{name}" for name in known}
 
 
 def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):
-    command = library.linker()
+    command = wheel.linker()
     with pytest.raises(RuntimeError, match="does not link the kernels"):
-        library.linked(b"no object", command)
+        wheel.linked(b"no object", command)
     with pytest.raises(RuntimeError, match="does not link the kernels"):
-        library.linked(b"", [str(tmp_path / "nowhere")])
-    monkeypatch.setattr(library.shutil, "which", lambda name: None)
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
-    assert library.linker() is None
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: name)
-    assert library.linker() == [sys.executable, "-m", "ziglang", "ld.lld"]
+        wheel.linked(b"", [str(tmp_path / "nowhere")])
+    monkeypatch.setattr(wheel.shutil, "which", lambda name: None)
+    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: None)
+    assert wheel.linker() is None
+    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: name)
+    assert wheel.linker() == [sys.executable, "-m", "ziglang", "ld.lld"]
 
 
 @pytest.mark.parametrize(
@@ -264,44 +269,44 @@ def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):
     [
         (None, ("x86-64-v3", "x86-64-v4")),
         ("", ("x86-64-v3", "x86-64-v4")),
-        ("native", (store.level().name,)),
+        ("native", (registry.level().name,)),
         ("x86-64-v3, x86-64", ("x86-64-v3", "x86-64")),
-        (f"native,{store.level().name}", (store.level().name,)),
+        (f"native,{registry.level().name}", (registry.level().name,)),
     ],
 )
 def test_a_build_may_ask_for_fewer_levels(monkeypatch, asked, names):
     monkeypatch.delenv("NUMLSTM_BUILD_LEVELS", raising=False)
     if asked is not None:
         monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", asked)
-    assert tuple(level.name for level in library.wanted()) == names
+    assert tuple(level.name for level in wheel.wanted()) == names
 
 
 def test_a_level_that_there_is_none_of_is_no_level_of_a_build(monkeypatch):
     monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", "x86-64-v3,host")
     with pytest.raises(ValueError, match=r"NUMLSTM_BUILD_LEVELS names 'host'; it may name x86-64-v4, .*, or native"):
-        library.wanted()
+        wheel.wanted()
 
 
 def test_a_library_that_needs_something_is_refused_by_the_linker():
     """An object that calls what nothing provides: a shipped library needs no C library."""
     import llvmlite.binding as llvm
 
-    from numlstm.kernels import build
+    from numlstm.kernels.loading import build
 
     module = llvm.parse_assembly(
         "declare void @elsewhere()\ndefine void @numlstm_forward() { call void @elsewhere() ret void }"
     )
     code = build.target_machine(levels.LEVELS["x86-64-v3"]).emit_object(module)
     with pytest.raises(RuntimeError, match="elsewhere"):
-        library.linked(code, library.linker())
+        wheel.linked(code, wheel.linker())
 
 
 @pytest.mark.parametrize("without_sources", [False, True])
 def test_a_library_of_another_level_whose_name_begins_alike_is_none(monkeypatch, tmp_path, without_sources):
     """x86-64 begins x86-64-v3: without sources to compare, a CPU without AVX2 would be given code that needs it."""
     for name in ("x86-64-v3", "x86-64-v4"):
-        (tmp_path / shipped.file_name("float32", levels.LEVELS[name], "0123456789abcd", "00000000")).write_bytes(b"")
+        (tmp_path / prebuilt.file_name("float32", levels.LEVELS[name], "0123456789abcd", "00000000")).write_bytes(b"")
     if without_sources:
-        monkeypatch.setattr(sources, "name", lambda level: None)
-    with pytest.raises(shipped.Unfit, match=r"none came with this installation for x86-64$"):
-        shipped.find("float32", levels.LEVELS["x86-64"], str(tmp_path))
+        monkeypatch.setattr(fingerprint, "name", lambda level: None)
+    with pytest.raises(prebuilt.Unfit, match=r"none came with this installation for x86-64$"):
+        prebuilt.find("float32", levels.LEVELS["x86-64"], str(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from shipping import NUMBERS, ship
 
 import numlstm
-from numlstm.kernels import library, store
+from numlstm.kernels.loading import registry, wheel
 
 pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 
@@ -25,10 +25,10 @@ NEEDED = {
 LEFT_ALONE = {
     "numlstm.base.console", "numlstm.base.requirements", "numlstm.batch", "numlstm.bench", "numlstm.cell",
     "numlstm.certificate", "numlstm.cli", "numlstm.conversion", "numlstm.dask", "numlstm.demo", "numlstm.interop",
-    "numlstm.kernels.build", "numlstm.kernels.cached", "numlstm.kernels.library", "numlstm.kernels.linked",
-    "numlstm.kernels.made", "numlstm.kernels.simd", "numlstm.listing", "numlstm.packed", "numlstm.parameter_types",
-    "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.series", "numlstm.stored", "numlstm.stream",
-    "numlstm.trace",
+    "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
+    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd", "numlstm.listing",
+    "numlstm.packed", "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.sequence",
+    "numlstm.series", "numlstm.stored", "numlstm.stream", "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}
@@ -48,9 +48,9 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU, and a model."""
     folder = tmp_path_factory.mktemp("startup")
-    package = library.copy_of_package(folder)
+    package = wheel.copy_of_package(folder)
     for number in NUMBERS:
-        ship(package, number, store.level())
+        ship(package, number, registry.level())
     numlstm.LSTM(5, 7, seed=0).save(folder / "model.safetensors")
     return package
 
@@ -68,7 +68,7 @@ def needless(package, extra=""):
         check=True,
     )
     before, new = json.loads(done.stdout)
-    assert "numlstm.kernels.shipped" in new and "numpy" in before
+    assert "numlstm.kernels.loading.prebuilt" in new and "numpy" in before
 
     def superfluous(name):
         top, *below = name.split(".")
@@ -95,7 +95,7 @@ def test_a_first_result_imports_nothing_that_it_does_not_need(package):
         "dataclasses",
         "numlstm.pool",
         "numlstm.formats.keras",
-        "numlstm.kernels.cached",
+        "numlstm.kernels.loading.cache",
         "concurrent.futures",
         "asyncio",
         "tempfile",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from commands import child
 
-from numlstm.kernels import cached, levels, linked, made, store
+from numlstm.kernels.loading import cache, jit, levels, linker, registry
 
 pytestmark = pytest.mark.cpu_level
 
@@ -51,12 +51,12 @@ def test_the_second_process_compiles_nothing_and_imports_no_numba(folder):
 def test_the_cache_is_private_and_whole(folder):
     path = only_file(folder)
     assert folder.stat().st_mode & 0o777 == 0o700 and path.stat().st_mode & 0o077 == 0
-    assert cached.read(path) is not None
+    assert cache.read(path) is not None
 
 
 def test_another_level_is_another_object(monkeypatch):
-    names = {cached.fingerprint("float32", level) for level in levels.LEVELS.values()}
-    assert len(names | {cached.fingerprint("float64", store.level())}) == len(levels.LEVELS) + 1
+    names = {cache.fingerprint("float32", level) for level in levels.LEVELS.values()}
+    assert len(names | {cache.fingerprint("float64", registry.level())}) == len(levels.LEVELS) + 1
 
 
 def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
@@ -79,9 +79,9 @@ def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
 @pytest.mark.slow
 def test_without_fused_multiply_add_the_results_are_other_bits_but_close():
     """The level for old CPUs runs here too: right within rounding, and documented as other bits."""
-    if store.level().name.startswith("aarch64"):
+    if registry.level().name.startswith("aarch64"):
         pytest.skip("needs an x86-64 CPU")
-    sums = [float(computed(NUMLSTM_CPU=name).split("SUM ")[1].split()[0]) for name in ("x86-64", store.level().name)]
+    sums = [float(computed(NUMLSTM_CPU=name).split("SUM ")[1].split()[0]) for name in ("x86-64", registry.level().name)]
     assert np.isclose(*sums, rtol=1e-5, atol=0)
 
 
@@ -125,7 +125,7 @@ def test_kernels_are_built_where_numbas_jit_is_switched_off(tmp_path):
 
 LATE = """
 import gc, numpy, numlstm
-from numlstm.kernels import store
+from numlstm.kernels.loading import registry
 class Late:
     def __init__(self, call, x, data):
         self.call, self.x, self.data = call, x, data
@@ -136,7 +136,7 @@ x = numpy.ones((2, 1, 2), numpy.float32)
 lstm(x)
 call = lstm._panels.memo.routes[False][x.shape]
 late = Late(call, x, lstm._panels.data)
-kernel = store._loaded.pop("float32")
+kernel = registry._loaded.pop("float32")
 del lstm, call, kernel
 gc.collect()
 want = late.call(x, None, late.data)[0].sum()
@@ -163,5 +163,5 @@ def test_code_and_constants_are_one_piece_of_memory(monkeypatch):
         return create(module, machine, use_lmm)
 
     monkeypatch.setattr(llvm, "create_mcjit_compiler", asking)
-    linked.link(made.object_code("float32", store.level())[0], store.level(), "", 0.0)
+    linker.link(jit.object_code("float32", registry.level())[0], registry.level(), "", 0.0)
     assert asked == [True]

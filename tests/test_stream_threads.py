@@ -22,8 +22,8 @@ import numlstm
 from numlstm import boxes, engine, module, plan
 from numlstm import stream as streams
 from numlstm.bench import memory
-from numlstm.kernels import store
 from numlstm.kernels.abi import Live
+from numlstm.kernels.loading import registry
 from numlstm.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
@@ -271,7 +271,7 @@ def test_steps_wait_for_no_lock_of_the_package():
     held, release = threading.Event(), threading.Event()
 
     def hold():
-        with module.changing, store._lock:
+        with module.changing, registry._lock:
             held.set()
             release.wait(60)
 
@@ -378,7 +378,7 @@ def test_an_interruption_at_any_line_leaves_a_whole_stream(name):
 
 def planted_careless(self, work):
     """The flag is taken before it is sure to be given back."""
-    exchange = store.kernel(self.dtype.name).exchange
+    exchange = registry.kernel(self.dtype.name).exchange
     if exchange(self.address, 0, 5) != 0:
         raise RuntimeError(IN_USE)
     held = True

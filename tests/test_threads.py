@@ -24,9 +24,10 @@ from samples import data, make
 import numlstm
 from numlstm import engine, plan, split, threads
 from numlstm.base.config import Config
-from numlstm.kernels import build, linked, store, tickets
+from numlstm.kernels import tickets
 from numlstm.kernels.abi import Header, Share, Way
-from numlstm.kernels.loaded import ENTRIES, callable_kernel
+from numlstm.kernels.loading import build, linker, registry
+from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
 
@@ -732,7 +733,7 @@ def test_a_worker_rests_until_the_next_call_and_not_for_ever():
     """It looks so many times; a call that begins ends that at once. Calls that use no workers ring no bell."""
     worker = threads.Worker()
     try:
-        run, slots = store.kernel("float32").forward, worker.slots
+        run, slots = registry.kernel("float32").forward, worker.slots
         slots[Header.PIECES] = threads._bell.value
         run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
         slots[Header.CHUNK] = 1 << 60
@@ -1019,11 +1020,11 @@ def test_code_lives_as_long_as_a_worker_may_rest_in_it():
     class Code:
         """What owns the memory of machine code."""
 
-    loaded = store.kernel("float32")
+    loaded = registry.kernel("float32")
     there = {name: ctypes.cast(loaded.forward, ctypes.c_void_p).value for name in ENTRIES}
     code = Code()
     gone = weakref.ref(code)
-    kernel = callable_kernel(there, store.level(), "planted", 0.0, code)
+    kernel = callable_kernel(there, registry.level(), "planted", 0.0, code)
     worker = threads.Worker()
     worker.run = kernel.forward
     del kernel, code
@@ -1043,8 +1044,8 @@ def planted(monkeypatch, **changes):
 
     for name, value in changes.items():
         monkeypatch.setattr(layer, name, value)
-    kernel = linked.link(build.object_code("float32", store.level()), store.level(), "planted", 0.0)
-    monkeypatch.setitem(store._loaded, "float32", kernel)
+    kernel = linker.link(build.object_code("float32", registry.level()), registry.level(), "planted", 0.0)
+    monkeypatch.setitem(registry._loaded, "float32", kernel)
 
 
 class Phantom:

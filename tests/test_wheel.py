@@ -15,7 +15,8 @@ from needs import leave_out, need
 from shipping import NUMBERS, RUN, computed
 
 import numlstm
-from numlstm.kernels import library, shipped, sources, store
+from numlstm.kernels.loading import fingerprint, prebuilt, registry
+from numlstm.kernels.loading import wheel as kernel_wheel
 
 pytestmark = pytest.mark.system
 
@@ -43,7 +44,7 @@ def wheel(source, folder, **environment):
 
 @pytest.fixture(scope="module", autouse=True)
 def linux():
-    if sys.platform != "linux" or store.level() not in library.SHIPPED:
+    if sys.platform != "linux" or registry.level() not in kernel_wheel.SHIPPED:
         leave_out("only wheels for Linux on x86-64 with AVX2 and FMA ship kernels")
 
 
@@ -88,9 +89,9 @@ def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
     assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
     held = contents(built)
     libraries = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
-    wanted = {(number, level, sources.name(level)) for number in NUMBERS for level in library.SHIPPED}
+    wanted = {(number, level, fingerprint.name(level)) for number in NUMBERS for level in kernel_wheel.SHIPPED}
     assert set(libraries) == {
-        f"numlstm/kernels/shipped/{shipped.file_name(*parts, shipped.checksum(content))}"
+        f"numlstm/kernels/shipped/{prebuilt.file_name(*parts, prebuilt.checksum(content))}"
         for parts, content in zip(sorted(wanted), (libraries[name] for name in sorted(libraries)), strict=True)
     }
     (tags,) = (held[name].decode() for name in held if name.endswith("/WHEEL"))

@@ -17,9 +17,9 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import types
 
-from numlstm.kernels import store
-from numlstm.kernels.build import bare_module, optimise
 from numlstm.kernels.compiler import standalone
+from numlstm.kernels.loading import registry
+from numlstm.kernels.loading.build import bare_module, optimise
 from numlstm.kernels.simd import PLAN, Simd, get, instruction
 
 STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
@@ -65,7 +65,7 @@ def registers() -> tuple[list[int], int, bool]:
 
     They are those of the level that the kernels of this process are for.
     """
-    level = store.level()
+    level = registry.level()
     narrower = [32] if level.register_bytes == 64 else []  # some CPUs slow down for the wide ones
     return [level.register_bytes, *narrower], level.registers, level.fused
 

@@ -186,22 +186,22 @@ def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
 
 def _environment(folder: Path, found: Startup) -> dict[str, str]:
     """The processes' environment, in which numlstm ships its kernels."""
-    from numlstm.kernels import library, made, shipped, store
+    from numlstm.kernels.loading import jit, prebuilt, registry, wheel
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    level, package = store.level(), PACKAGE
+    level, package = registry.level(), PACKAGE
     path = os.environ.get("PYTHONPATH", "")
     try:
-        shipped.find("float32", level)
+        prebuilt.find("float32", level)
         found.kernels = "shipped"
-    except shipped.Unfit as unfit:
-        command = library.linker()
+    except prebuilt.Unfit as unfit:
+        command = wheel.linker()
         if command is None:
             found.kernels = f"from the cache, since {unfit} and there is no linker"
         else:
-            copy = library.copy_of_package(folder / "site")
-            code, _ = made.object_code("float32", level)
-            library.place("float32", level, library.linked(code, command), copy / "kernels" / "shipped")
+            copy = wheel.copy_of_package(folder / "site")
+            code, _ = jit.object_code("float32", level)
+            wheel.place("float32", level, wheel.linked(code, command), copy / "kernels" / "shipped")
             package, found.kernels = copy, "shipped, in a copy of this installation"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package.parent), path)))
     return environment

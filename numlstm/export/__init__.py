@@ -13,7 +13,7 @@ from numlstm.cell import LSTMCell
 from numlstm.export import link, targets
 from numlstm.export.library import objects, static
 from numlstm.export.model_file import model_bytes
-from numlstm.kernels.embed_abi import TEXTS, Code
+from numlstm.export.model_layout import TEXTS, Code
 from numlstm.lstm import LSTM
 
 MODEL = "model.numlstm"

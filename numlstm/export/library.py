@@ -12,10 +12,10 @@ from numlstm import plan
 from numlstm.base.log import lengthy
 from numlstm.base.requirements import install
 from numlstm.export.archive import archive
+from numlstm.export.model_layout import Tuning
 from numlstm.export.targets import Target
-from numlstm.kernels import cached, sources
-from numlstm.kernels.embed_abi import Tuning
-from numlstm.kernels.levels import Level
+from numlstm.kernels.loading import cache as kernel_cache
+from numlstm.kernels.loading.levels import Level
 
 TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
 log = logging.getLogger("numlstm")
@@ -83,24 +83,24 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
         ) from error
     path = None
     try:
-        path = cached.cache_folder() / name
-        if (found := cached.read(path)) is not None:
+        path = kernel_cache.cache_folder() / name
+        if (found := kernel_cache.read(path)) is not None:
             return found
     except OSError as error:
         log.info("numlstm: the exported %s is made anew, since %s", part, error)
         path = None
-    from numlstm.kernels import embed
+    from numlstm.export import glue
 
     code: bytes
     if part == "kernel":
         once = "once" if path is not None else "each time"
         lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
-        code = embed.kernel_object(number, level, prefix)
+        code = glue.kernel_object(number, level, prefix)
     else:
-        code = embed.glue_object(number, level, prefix, TUNING)
+        code = glue.glue_object(number, level, prefix, TUNING)
     if path is not None:
         try:
-            cached.write(path, code)
+            kernel_cache.write(path, code)
         except OSError as error:
             log.info("numlstm: the exported %s cannot be cached, since %s", part, error)
     return code
@@ -108,8 +108,8 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
 
 def _fingerprint(number: str, level: Level) -> str:
     """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
-    digest = hashlib.sha256(f"{cached.fingerprint(number, level)} {TUNING}".encode())
-    for name in sorted(sources.EXPORTS):
-        source = Path(sources.FOLDER, f"{name}.py")
+    digest = hashlib.sha256(f"{kernel_cache.fingerprint(number, level)} {TUNING}".encode())
+    for name in ("glue", "model_layout"):
+        source = Path(__file__).with_name(f"{name}.py")
         digest.update((source if source.exists() else source.with_suffix(".pyc")).read_bytes())
     return digest.hexdigest()[:24]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import struct
 import zlib
 
-from numlstm.kernels.embed_abi import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
-from numlstm.kernels.levels import Level
+from numlstm.export.model_layout import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
+from numlstm.kernels.loading.levels import Level
 from numlstm.panels import LINE, Panels
 
 
@@ -22,7 +22,7 @@ def model_bytes(panels: Panels, level: Level) -> bytes:
     Returns
     -------
     bytes
-        As ``kernels/embed_abi.py`` lays them out.
+        As ``export/model_layout.py`` lays them out.
 
     Raises
     ------

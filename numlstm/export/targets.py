@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 
-from numlstm.kernels.levels import LEVELS, Level
+from numlstm.kernels.loading.levels import LEVELS, Level
 
 X86, ARM = ("x86-64-v3", "x86-64-v4", "x86-64"), ("aarch64",)  # the first is the one without being asked
 

@@ -1,4 +1,4 @@
-"""The machine code of the engine: kernels written in Python, and how they become C functions.
+"""The kernels of the engine, written in Python for Numba; ``loading`` makes C functions of them.
 
-Nothing here is imported by ``import numlstm``; ``store`` is the one door.
+In: NumPy, Numba, LLVM's types. Out: functions to compile. Nothing here imports anything of the engine.
 """

@@ -13,11 +13,11 @@ from functools import cache
 
 from numlstm.base.fork_locks import fork_safe, let_forks_pass
 
-from . import shipped
+from . import prebuilt
+from .entry_points import Kernel
 from .levels import Level, this_machine
-from .loaded import Kernel
 
-if not os.path.isdir(shipped.FOLDER):  # whoever makes kernels imports it, where a fork could come amid that
+if not os.path.isdir(prebuilt.FOLDER):  # whoever makes kernels imports it, where a fork could come amid that
     import logging  # noqa: F401
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
@@ -50,15 +50,15 @@ def kernel(number: str) -> Kernel:
             loaded = _loaded.get(number)
             if loaded is None:
                 try:
-                    loaded = _loaded[number] = shipped.load(number, level(), begun)
-                except shipped.Unfit as unfit:
+                    loaded = _loaded[number] = prebuilt.load(number, level(), begun)
+                except prebuilt.Unfit as unfit:
                     reason = str(unfit)
                     # under the lock, since a child that is forked amid an import waits for the end of it for ever
-                    from . import made
+                    from . import jit
     if loaded is None:
         let_forks_pass()  # those that waited for the import would not wait for the lock that came with it
-        with made.lock:
+        with jit.lock:
             loaded = _loaded.get(number)
             if loaded is None:
-                loaded = _loaded[number] = made.kernel(number, level(), reason, begun)
+                loaded = _loaded[number] = jit.kernel(number, level(), reason, begun)
     return loaded

@@ -13,11 +13,11 @@ import os
 import sys
 import zlib
 
-from . import sources
+from . import fingerprint
+from .entry_points import ENTRIES, Kernel, callable_kernel
 from .levels import Level
-from .loaded import ENTRIES, Kernel, callable_kernel
 
-FOLDER = os.path.join(sources.FOLDER, "shipped")
+FOLDER = os.path.join(fingerprint.FOLDER, "shipped")
 PREFIX, SUFFIX = "libnumlstm-", ".so"
 
 
@@ -46,7 +46,7 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
     if not sys.platform.startswith("linux"):
         raise Unfit(f"none are shipped for {sys.platform}")
     try:
-        there = sources.listed(folder)
+        there = fingerprint.listed(folder)
     except OSError:
         raise Unfit("none came with this installation") from None
     alike = {}  # file names by the checksums in them
@@ -58,10 +58,10 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
     if not alike:
         raise Unfit(f"none came with this installation for {level.name}")
     try:
-        source = sources.name(level)
+        source = fingerprint.name(level)
         fits = {check: path for (of, check), path in alike.items() if source in (None, of)}
         for check, path in fits.items():
-            if checksum(content := sources.read(path)) == check:
+            if checksum(content := fingerprint.read(path)) == check:
                 return path, content
     except OSError as error:
         raise Unfit(str(error)) from None

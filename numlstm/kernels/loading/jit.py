@@ -13,9 +13,9 @@ from numlstm.base.fork_locks import fork_safe
 from numlstm.base.log import lengthy, log
 from numlstm.base.requirements import install
 
-from . import cached
+from . import cache
+from .entry_points import Kernel
 from .levels import Level
-from .loaded import Kernel
 
 BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
 UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
@@ -32,7 +32,7 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
     ImportError
         If none is cached, and Numba or llvmlite, which could make one, cannot be imported or may not have the memory.
     """
-    from .linked import link
+    from .linker import link
 
     log().info("numlstm: no shipped %s kernels are used: %s", number, reason)
     try:
@@ -69,11 +69,11 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
     path = code = None
     with ExitStack() as held:
         try:
-            path = cached.cache_folder() / cached.file_name(number, level)
-            code = cached.read(path)
+            path = cache.cache_folder() / cache.file_name(number, level)
+            code = cache.read(path)
             if code is None:
-                held.enter_context(cached.turn(path))
-                code = cached.read(path)  # which another process may have made by now
+                held.enter_context(cache.turn(path))
+                code = cache.read(path)  # which another process may have made by now
         except OSError as error:
             unkept = error
             log().warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
@@ -87,7 +87,7 @@ def object_code(number: str, level: Level) -> tuple[bytes, str]:
         code = build.object_code(number, level)
         if path is not None and unkept is None:
             try:
-                cached.write(path, code)
+                cache.write(path, code)
             except OSError as error:
                 unkept = error
                 log().warning("numlstm: compiled kernels cannot be cached, since %s", error)

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from . import shipped, sources
+from . import fingerprint, prebuilt
 from .levels import LEVELS, Level, this_machine
 
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
@@ -64,11 +64,11 @@ def build(number: str, level: Level, folder: Path) -> Path:
 
 def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
     """Write a library into a folder under the name by which it is found."""
-    source = sources.name(level)
+    source = fingerprint.name(level)
     if source is None:
         raise RuntimeError("kernels are not built without their sources")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / shipped.file_name(number, level, source, shipped.checksum(library))
+    path = folder / prebuilt.file_name(number, level, source, prebuilt.checksum(library))
     path.write_bytes(library)
     return path
 
@@ -76,7 +76,7 @@ def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
 def copy_of_package(folder: Path) -> Path:
     """This package in another folder, without the libraries that it ships; as a wheel that ships none."""
     package = folder / "numlstm"
-    shutil.copytree(Path(sources.FOLDER).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    shutil.copytree(Path(fingerprint.FOLDER).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     return package
 
 

@@ -18,11 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import Cell, Header
-from .build import bare_module, optimise, target_machine
-from .call import slots_at
-from .compiler import inline
-from .embed_abi import (
+from numlstm.export.model_layout import (
     HEADER_BYTES,
     LEVELS,
     MAGIC,
@@ -38,11 +34,15 @@ from .embed_abi import (
     State,
     Tuning,
 )
-from .half import whole_blocks
-from .layer import forward_kernel
-from .levels import Level
-from .shapes import REGISTERS_16, REGISTERS_32
-from .simd import INT64, LINE, PLAN, get, greater, instruction, named, put, record_at, smaller
+from numlstm.kernels.abi import Cell, Header
+from numlstm.kernels.call import slots_at
+from numlstm.kernels.compiler import inline
+from numlstm.kernels.half import whole_blocks
+from numlstm.kernels.layer import forward_kernel
+from numlstm.kernels.loading.build import bare_module, optimise, target_machine
+from numlstm.kernels.loading.levels import Level
+from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32
+from numlstm.kernels.simd import INT64, LINE, PLAN, get, greater, instruction, named, put, record_at, smaller
 
 HEADER, CELL = int(Header.LENGTH), int(Cell.LENGTH)
 STATE_BYTES = 128

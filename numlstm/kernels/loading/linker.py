@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .entry_points import ENTRIES, Kernel, callable_kernel
 from .levels import Level
-from .loaded import ENTRIES, Kernel, callable_kernel
 
 
 def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:

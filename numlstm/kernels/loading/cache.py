@@ -18,7 +18,7 @@ from pathlib import Path
 
 from numlstm.base.log import lengthy, log
 
-from . import sources
+from . import fingerprint as kernel_sources
 from .levels import Level
 
 MAGIC = b"numlstm object 2\n"  # then the object's name, a newline, the checksum of name and code, and the code
@@ -56,13 +56,13 @@ def fingerprint(number: str, level: Level) -> str:
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    names = sources.deciding() or sources.deciding(ending=".pyc")
+    names = kernel_sources.deciding() or kernel_sources.deciding(ending=".pyc")
     if not names:
         raise FileNotFoundError(
-            f"the kernels' sources are not in {sources.FOLDER}, and other versions have other kernels"
+            f"the kernels' sources are not in {kernel_sources.FOLDER}, and other versions have other kernels"
         )
     for name in names:
-        digest.update(name.encode() + sources.read(os.path.join(sources.FOLDER, name)))
+        digest.update(name.encode() + kernel_sources.read(os.path.join(kernel_sources.FOLDER, name)))
     return digest.hexdigest()[:24]
 
 

@@ -7,10 +7,8 @@ import zlib
 
 from .levels import Level
 
-# They bring code into memory and have no part in what it is.
-LOADERS = {"store", "shipped", "cached", "made", "linked", "loaded", "library", "sources", "__init__"}
-EXPORTS = {"embed", "embed_abi"}  # they are for libraries of ``numlstm export``
-FOLDER = os.path.dirname(os.path.abspath(__file__))
+COMPILERS = {"build", "levels"}  # what else is in loading/ has no part in what the code is
+FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # that of the kernels
 
 
 def listed(folder: str) -> list[str]:
@@ -36,9 +34,11 @@ def read(path: str) -> bytes:
 
 def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
     """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
-    return sorted(
-        name for name in listed(folder) if name.endswith(ending) and name.removesuffix(ending) not in LOADERS | EXPORTS
-    )
+    kernels = [name for name in listed(folder) if name.endswith(ending) and name != f"__init__{ending}"]
+    if not kernels:
+        return []
+    loading = listed(os.path.join(folder, "loading"))
+    return sorted(kernels + [f"loading/{name}" for name in loading if name.removesuffix(ending) in COMPILERS])
 
 
 def name(level: Level, folder: str = FOLDER) -> str | None:

@@ -18,13 +18,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from .abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
-from .call import boxed
-from .compiler import STANDALONE
-from .layer import forward_kernel
+from ..abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
+from ..call import boxed
+from ..compiler import STANDALONE
+from ..layer import forward_kernel
+from ..live import streamed
+from ..shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .levels import Level
-from .live import streamed
-from .shapes import REGISTERS_16, REGISTERS_32, Shapes
 
 
 @global_compiler_lock
