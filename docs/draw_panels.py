@@ -21,8 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from numlstm.base.config import Config
-from numlstm.kernels.abi import lanes_of_last
-from numlstm.kernels.shapes import REGISTERS_16
+from numlstm.kernels.plan_layout import lanes_of_last
+from numlstm.kernels.tile_shapes import REGISTERS_16
 from numlstm.panels import Panels
 
 INPUTS, UNITS = 2, 10

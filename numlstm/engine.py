@@ -13,8 +13,8 @@ from numpy import empty, ndarray
 from numlstm import boxes
 from numlstm import plan as planning
 from numlstm.boxes import ABSENT, address
-from numlstm.kernels.abi import SELF_DATA, Box, Cell, Header, Quick, Share, Way
 from numlstm.kernels.loading import registry
+from numlstm.kernels.plan_layout import SELF_DATA, Box, Cell, Header, Quick, Share, Way
 from numlstm.panels import LINE, Array, Panels, aligned_empty
 from numlstm.plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
 from numlstm.threads import Crew, get_num_threads

@@ -17,8 +17,8 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.boxes import address
-from numlstm.kernels.abi import lanes_of_last
 from numlstm.kernels.loading import registry
+from numlstm.kernels.plan_layout import lanes_of_last
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two

@@ -1,6 +1,6 @@
 """For the sizes of a call: which tiles, what is hoisted, how rows are grouped, and what memory it takes.
 
-A plan is made once for a shape and kept. It is the flat array that ``kernels/abi.py`` describes,
+A plan is made once for a shape and kept. It is the flat array that ``kernels/plan_layout.py`` describes,
 with addresses left open; a call copies it into the workspace that it leases.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from numlstm import boxes
 from numlstm.base.config import Config
-from numlstm.kernels.abi import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
+from numlstm.kernels.plan_layout import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
 from numlstm.panels import Array, Panels
 from numlstm.split import START_WORTH, USUAL, Forced, Split, choose, microseconds
 from numlstm.threads import BELL, YIELD

@@ -16,7 +16,7 @@ import numpy as np
 from numlstm import engine
 from numlstm.base.checks import Call
 from numlstm.boxes import address
-from numlstm.kernels.abi import Header
+from numlstm.kernels.plan_layout import Header
 from numlstm.panels import Array, Panels
 from numlstm.trace import Cells, CellTrace, Trace
 

@@ -8,7 +8,7 @@ waves follow each other.
 from typing import NamedTuple
 
 from numlstm.base.config import Config
-from numlstm.kernels.abi import Way
+from numlstm.kernels.plan_layout import Way
 
 WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
 START_WORTH = 20_000.0  # the same for a thread that is yet to be started

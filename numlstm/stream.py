@@ -13,8 +13,8 @@ from numlstm import boxes, engine
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.boxes import address
-from numlstm.kernels.abi import SELF_DATA, Header, Live
 from numlstm.kernels.loading import registry
+from numlstm.kernels.plan_layout import SELF_DATA, Header, Live
 from numlstm.panels import LINE, Panels, aligned_empty
 from numlstm.plan import CACHE_L1, Plan, checked, make_plan
 

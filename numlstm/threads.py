@@ -1,7 +1,7 @@
 """How many threads a call may use, and the workers that sleep until a call has something for them.
 
 Python threads that call kernels without the GIL. A call asks for workers, gets those that are free, and
-never waits for one: work is claimed (``kernels/tickets.py``), so one that comes late, or never, is not missed.
+never waits for one: work is claimed (``kernels/work_queue.py``), so one that comes late, or never, is not missed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ except ImportError:
 
 from numlstm.base.fork_locks import fork_safe
 from numlstm.base.log import log
-from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.plan_layout import Header, Way
 
 Task = Callable[[], None]
 Run = Callable[[int], None]

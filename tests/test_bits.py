@@ -18,10 +18,10 @@ from samples import data, make
 
 import numlstm
 from numlstm import engine, plan
-from numlstm.kernels import layer, project
-from numlstm.kernels.abi import LEAST_HALVED, Header, lanes_of_last
+from numlstm.kernels import projection, recurrence
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.loading import build, levels, linker, registry
+from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.simd import FROM_ZERO, Simd
 
 pytestmark = pytest.mark.cpu_level
@@ -188,7 +188,7 @@ def test_more_rows_than_take_turns_at_once():
     """Their sums are kept for so many rows; the rest follow, and the last of them ask for the next panel."""
     lstm = make(37, 0, "float32", num_layers=2)
     for far in (False, True):
-        x, hx = data(lstm, 3, 4 * project.ROWS_AT_ONCE + 5)
+        x, hx = data(lstm, 3, 4 * projection.ROWS_AT_ONCE + 5)
         want, count = run(lstm, x, hx, hoist=False)
         assert count[Header.RUNS] == 0
         got, count = run(lstm, x, hx, hoist=True, runs_from=1, far=far)
@@ -226,7 +226,7 @@ def test_two_gates_share_a_register_where_half_of_one_holds_the_last_units(dtype
 
 def put_in_place(monkeypatch, simd):
     """A float32 kernel with other instructions."""
-    monkeypatch.setattr(layer, "Simd", simd)
+    monkeypatch.setattr(recurrence, "Simd", simd)
     kernel = linker.link(build.object_code("float32", registry.level()), registry.level(), "planted", 0.0)
     monkeypatch.setitem(registry._loaded, "float32", kernel)
 

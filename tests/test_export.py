@@ -19,7 +19,7 @@ from numlstm.cli import main
 from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
-from numlstm.kernels.abi import Cell, Header
+from numlstm.kernels.plan_layout import Cell, Header
 from numlstm.panels import Panels, aligned_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]

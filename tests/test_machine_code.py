@@ -9,10 +9,10 @@ from functools import cache
 
 import pytest
 
-from numlstm.kernels.abi import LIVE, QUICK
 from numlstm.kernels.loading.build import assembly
 from numlstm.kernels.loading.levels import LEVELS
-from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32, Shapes
+from numlstm.kernels.plan_layout import LIVE, QUICK
+from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
 
 pytestmark = pytest.mark.slow
 

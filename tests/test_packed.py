@@ -22,7 +22,7 @@ import numlstm
 from numlstm import engine, plan, split
 from numlstm import packed as packed_calls
 from numlstm.base.config import Config
-from numlstm.kernels.abi import Header, Segment, Way
+from numlstm.kernels.plan_layout import Header, Segment, Way
 
 pytestmark = pytest.mark.cpu_level
 

@@ -24,7 +24,7 @@ from test_threads import Gathered, within
 import numlstm
 from numlstm import engine, plan, threads
 from numlstm import pool as pool_module
-from numlstm.kernels.abi import Header, Way
+from numlstm.kernels.plan_layout import Header, Way
 from numlstm.pool import Pool, Session
 from numlstm.split import Forced
 

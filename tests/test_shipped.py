@@ -64,7 +64,7 @@ def other_copy(package, folder):
 def test_an_edited_kernel_is_not_taken_for_the_shipped_one(package, here, tmp_path):
     """It is built where it can be, and the log says why; as it was, the shipped one fits again."""
     edited = other_copy(package, tmp_path)
-    path = edited / "kernels" / "layer.py"
+    path = edited / "kernels" / "recurrence.py"
     text = path.read_text("utf-8")
     path.write_text(f"{text}\n# edited\n", "utf-8")
     hidden = ("numba", "llvmlite")
@@ -169,7 +169,7 @@ def test_cached_kernels_of_bytecode_alone_follow_the_bytecode(monkeypatch, tmp_p
     monkeypatch.setattr(fingerprint, "FOLDER", str(tmp_path / "kernels"))
     monkeypatch.setattr(fingerprint.deciding, "__defaults__", (str(tmp_path / "kernels"), ".py"))
     before = cache.fingerprint("float32", registry.level())
-    with (tmp_path / "kernels" / "gates.pyc").open("ab") as file:
+    with (tmp_path / "kernels" / "activations.pyc").open("ab") as file:
         file.write(b"edited")
     assert cache.fingerprint("float32", registry.level()) != before
 
@@ -245,7 +245,7 @@ def test_the_build_uses_none_of_the_loaders():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     used = {name.removeprefix("numlstm.kernels.") for name in done.stdout.split()}
-    assert {"loading.build", "layer", "simd", "abi"} <= used
+    assert {"loading.build", "recurrence", "simd", "plan_layout"} <= used
     # registry is imported with the package itself, and what it imports at once
     known = {"build", "levels", "registry", "prebuilt", "entry_points", "fingerprint"}
     assert {name for name in used if name.startswith("loading.")} <= {f"loading.{name}" for name in known}

@@ -17,7 +17,7 @@ import numlstm
 from numlstm import boxes, engine
 from numlstm import stream as streams
 from numlstm.bench import memory
-from numlstm.kernels.abi import Live
+from numlstm.kernels.plan_layout import Live
 
 pytestmark = pytest.mark.cpu_level
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from judge import DTYPES, same_bits
 
 import numlstm
-from numlstm.kernels.abi import Live
+from numlstm.kernels.plan_layout import Live
 from numlstm.stream import Stream
 
 pytestmark = pytest.mark.cpu_level

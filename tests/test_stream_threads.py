@@ -22,8 +22,8 @@ import numlstm
 from numlstm import boxes, engine, module, plan
 from numlstm import stream as streams
 from numlstm.bench import memory
-from numlstm.kernels.abi import Live
 from numlstm.kernels.loading import registry
+from numlstm.kernels.plan_layout import Live
 from numlstm.stream import Stream
 
 pytestmark = pytest.mark.cpu_level

@@ -24,10 +24,10 @@ from samples import data, make
 import numlstm
 from numlstm import engine, plan, split, threads
 from numlstm.base.config import Config
-from numlstm.kernels import tickets
-from numlstm.kernels.abi import Header, Share, Way
+from numlstm.kernels import work_queue
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
+from numlstm.kernels.plan_layout import Header, Share, Way
 from numlstm.kernels.simd import get, tally
 from numlstm.split import Forced
 
@@ -308,7 +308,7 @@ os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
 import numlstm
 assert numlstm.get_num_threads() == 1, numlstm.get_num_threads()
 from numlstm import plan
-from numlstm.kernels.abi import Way
+from numlstm.kernels.plan_layout import Way
 from numlstm.split import Forced
 from judge import equal
 from samples import data
@@ -1040,10 +1040,10 @@ def test_code_lives_as_long_as_a_worker_may_rest_in_it():
 
 def planted(monkeypatch, **changes):
     """Put a kernel with a fault in its tickets in place of the float32 one."""
-    from numlstm.kernels import layer
+    from numlstm.kernels import recurrence
 
     for name, value in changes.items():
-        monkeypatch.setattr(layer, name, value)
+        monkeypatch.setattr(recurrence, name, value)
     kernel = linker.link(build.object_code("float32", registry.level()), registry.level(), "planted", 0.0)
     monkeypatch.setitem(registry._loaded, "float32", kernel)
 
@@ -1071,7 +1071,7 @@ class Phantom:
             key = next(iter(kept.plans.by_shape))
             team = plan.make_team(panels, key, 2)
         self.record = (ctypes.c_int64 * team.record)()
-        self.record[tickets.Share.CLAIMED] = 1
+        self.record[work_queue.Share.CLAIMED] = 1
         leader = kept.lease(team.caller)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
         self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
@@ -1087,7 +1087,7 @@ class Phantom:
             time.sleep(0.001)
         self.thread.join(0.05)
         waited = self.thread.is_alive()
-        self.record[tickets.Share.LEAVE] = 1
+        self.record[work_queue.Share.LEAVE] = 1
         self.thread.join(FOR_EVER)
         assert not self.thread.is_alive()
         return waited
@@ -1102,9 +1102,9 @@ def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
 @pytest.mark.slow
 def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
     def hasty(wait):
-        spread = tickets.together(wait)
+        spread = work_queue.together(wait)
 
-        @tickets.inline
+        @work_queue.inline
         def joined(plan, phase):
             return phase + 1
 
@@ -1128,24 +1128,24 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
 
     assert claims(make(hidden=1)) == 300
 
-    @tickets.named("claim")
+    @work_queue.named("claim")
     def claim(plan, phase):
         """Every ticket is claimed twice."""
-        counter = tickets.shared(plan, tickets.Share.LEAVE + 1)
-        taken = tickets.seen(counter)
+        counter = work_queue.shared(plan, work_queue.Share.LEAVE + 1)
+        taken = work_queue.seen(counter)
         if taken >= 2 * get(plan, Header.PIECES):
             return -1
-        tickets.publish(counter, taken + 1)
+        work_queue.publish(counter, taken + 1)
         tally(plan, Header.TICKETS)
         return taken // 2
 
     def twice(wait):
-        spread = tickets.together(wait)
+        spread = work_queue.together(wait)
         spread.begin = claim
 
-        @tickets.inline
+        @work_queue.inline
         def more(plan, phase):
-            tickets.count_up(tickets.shared(plan, tickets.Share.DONE))
+            work_queue.count_up(work_queue.shared(plan, work_queue.Share.DONE))
             return claim(plan, phase)
 
         spread.more = more

@@ -1,4 +1,4 @@
-"""One thread as a register of one lane: the instructions that ``kernels.gates`` is written with, on a GPU.
+"""One thread as a register of one lane: the instructions that ``kernels.activations`` is written with, on a GPU.
 
 Every one is a single rounding to nearest, said so: CUDA's compilers make one FMA of a product and a sum that do
 not say it. The simulator's are NumPy's, with the FMA of the CPU.
@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 
-from ..kernels.gates import FAINTEST, activations
+from numlstm.kernels.activations import FAINTEST, activations
+
 from .device import SIMULATED, cuda, inline
 
 SUBTOTAL = 16  # terms of a sum before the next sub-total: ``kernels.simd`` has it too, and a test compares

@@ -34,15 +34,15 @@ from numlstm.export.model_layout import (
     State,
     Tuning,
 )
-from numlstm.kernels.abi import Cell, Header
-from numlstm.kernels.call import slots_at
 from numlstm.kernels.compiler import inline
-from numlstm.kernels.half import whole_blocks
-from numlstm.kernels.layer import forward_kernel
+from numlstm.kernels.cpython import slots_at
 from numlstm.kernels.loading.build import bare_module, optimise, target_machine
 from numlstm.kernels.loading.levels import Level
-from numlstm.kernels.shapes import REGISTERS_16, REGISTERS_32
+from numlstm.kernels.plan_layout import Cell, Header
+from numlstm.kernels.recurrence import forward_kernel
 from numlstm.kernels.simd import INT64, LINE, PLAN, get, greater, instruction, named, put, record_at, smaller
+from numlstm.kernels.tail_block import whole_blocks
+from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32
 
 HEADER, CELL = int(Header.LENGTH), int(Cell.LENGTH)
 STATE_BYTES = 128

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 
-from numlstm.kernels.abi import Slots
+from numlstm.kernels.plan_layout import Slots
 
 MAGIC = int.from_bytes(b"numlstm\n", "little")
 VERSION = 2  # of the layout

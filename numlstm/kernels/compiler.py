@@ -14,7 +14,7 @@ from numba.core.cpu import CPUContext
 from numba.core.registry import CPUDispatcher, CPUTarget, cpu_target
 from numba.extending import typeof_impl
 
-from .abi import Slots
+from .plan_layout import Slots
 
 # One policy for all kernels. Nothing is called from Python, so no wrappers; fastmath would lose NaN and bits.
 POLICY = {

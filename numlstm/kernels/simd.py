@@ -18,8 +18,8 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 from numba.np.numpy_support import from_dtype
 
+from .activations import FAINTEST
 from .compiler import STANDALONE, inline, standalone
-from .gates import FAINTEST
 
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.

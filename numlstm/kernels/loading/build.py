@@ -18,12 +18,12 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
-from ..call import boxed
 from ..compiler import STANDALONE
-from ..layer import forward_kernel
-from ..live import streamed
-from ..shapes import REGISTERS_16, REGISTERS_32, Shapes
+from ..cpython import boxed
+from ..plan_layout import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
+from ..recurrence import forward_kernel
+from ..stream_entry import streamed
+from ..tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .levels import Level
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..abi import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
+from ..plan_layout import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
 from .levels import Level
 
 Forward = Callable[[int], None]

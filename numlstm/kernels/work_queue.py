@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .abi import LINE_SLOTS, Header, Share
 from .compiler import inline
+from .plan_layout import LINE_SLOTS, Header, Share
 from .simd import INT64, get, instruction, named, tally
 
 SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others

@@ -13,8 +13,8 @@ of Python runs, neither another thread nor the collector, so that the plan has o
 from llvmlite import ir
 from numba import types
 
-from .abi import SELF_DATA, Box, Header, Quick
 from .compiler import inline, standalone
+from .plan_layout import SELF_DATA, Box, Header, Quick
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 
 ARRAYS = 7

@@ -9,13 +9,13 @@ that the epilogue has whole registers: a gate of the one and the same gate of th
 
 from numba import types
 
-from .abi import LEAST_HALVED, Cell, Header
+from .activations import activations
 from .compiler import inline
-from .gates import activations
-from .project import PAIRS
-from .shapes import by_size, largest_size
+from .microkernel import cell_epilogue, count_tile, recurrent_tile
+from .plan_layout import LEAST_HALVED, Cell, Header
+from .projection import PAIRS
 from .simd import get, named, tally
-from .tiles import cell_epilogue, count_tile, recurrent_tile
+from .tile_shapes import by_size, largest_size
 
 
 def whole_blocks(lanes):

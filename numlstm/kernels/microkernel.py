@@ -7,12 +7,12 @@ all tiles of rows before the next few.
 
 from numba import types
 
-from .abi import Cell, Header
+from .activations import activations
 from .compiler import inline
-from .gates import activations
-from .project import PAIRS, ROWS_AT_ONCE, far_rows_at_once
-from .shapes import by_size, next_size
+from .plan_layout import Cell, Header
+from .projection import PAIRS, ROWS_AT_ONCE, far_rows_at_once
 from .simd import FROM_ZERO, get, greater, named, put, smaller, tally
+from .tile_shapes import by_size, next_size
 
 AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 

@@ -19,14 +19,14 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .abi import LEAST_HALVED, LINE_SLOTS, Cell, Header, Segment, Share, Way
 from .compiler import inline
-from .half import last_block, no_half, whole_blocks
-from .project import QUAD, chain_by_runs, hidden_projection, input_projection
-from .shapes import by_size, next_size
+from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
+from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Segment, Share, Way
+from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
-from .tickets import alone, claim, count_up, publish, shared, together, waiting
-from .tiles import cell_epilogue, count_tile, recurrent_tile, runs_of_block
+from .tail_block import last_block, no_half, whole_blocks
+from .tile_shapes import by_size, next_size
+from .work_queue import alone, claim, count_up, publish, shared, together, waiting
 
 RECORDS, RECORD, SEGMENT = int(Header.LENGTH), int(Cell.LENGTH), int(Segment.LENGTH)
 

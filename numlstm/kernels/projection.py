@@ -12,10 +12,10 @@ flushed, straight into the output.
 
 from numba import types
 
-from .abi import Cell, Header
 from .compiler import inline
-from .shapes import by_size, largest_size, next_size
+from .plan_layout import Cell, Header
 from .simd import FROM_BIAS, GO_ON, SUBTOTAL, get, named, smaller, tally
+from .tile_shapes import by_size, largest_size, next_size
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
 PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other

@@ -15,12 +15,12 @@ that was expected. Who has set it to a value of his own can always put it back, 
 from llvmlite import ir
 from numba import types
 
-from .abi import SELF_DATA, Box, Header, Live
-from .call import BOX, address_of, call_pointer, new_array, of_its_kind, slots_at
 from .compiler import inline, standalone
+from .cpython import BOX, address_of, call_pointer, new_array, of_its_kind, slots_at
+from .plan_layout import SELF_DATA, Box, Header, Live
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
-from .tickets import exchange as compare_and_set
-from .tickets import publish
+from .work_queue import exchange as compare_and_set
+from .work_queue import publish
 
 LIVE = int(Live.LENGTH)
 MOST_AXES = 3
