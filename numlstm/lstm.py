@@ -30,9 +30,9 @@ def _cuda() -> Any:
     from numlstm.cuda import presence
 
     presence.require()
-    from numlstm.cuda import run
+    from numlstm.cuda import runner
 
-    return run
+    return runner
 
 
 class LSTM(LSTMParameters):
@@ -447,9 +447,9 @@ class LSTM(LSTMParameters):
         (3,)
         """
         if self._gpu is not None:
-            from numlstm.cuda import live
+            from numlstm.cuda import lstm_stream
 
-            make: Any = live.Stream
+            make: Any = lstm_stream.Stream
             stream: lazy.Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
             return stream
         return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels)

@@ -9,7 +9,8 @@ from judge import equal, flat
 from samples import data
 
 import numlstm
-from numlstm.cuda import device, kernels, planner
+from numlstm.cuda import device, planner
+from numlstm.cuda.kernels import registry
 
 
 class Case(NamedTuple):
@@ -68,7 +69,7 @@ def on_both(case, dtype):
     for sequence, length in enumerate(case.lengths):
         x[length:, sequence] = np.nan  # padding is not read
     want = flat(net(x, hx, **more))
-    before = kernels.launches.copy()
+    before = registry.launches.copy()
     with forced(case.forced):
         net.to("cuda")
         if case.there:
@@ -76,7 +77,7 @@ def on_both(case, dtype):
             got = tuple(part.copy_to_host() for part in flat(there))
         else:
             got = flat(net(x, hx, **more))
-    return want, got, kernels.launches - before
+    return want, got, registry.launches - before
 
 
 def differs(case, dtype="float32"):

@@ -12,13 +12,13 @@ from unittest.mock import patch
 
 from cuda_cases import SMALLEST, differs, on_both
 
-from numlstm.cuda import kernels, padding, project, recur, step
+from numlstm.cuda.kernels import padding, projection, recurrence, registry, step
 
 # (module, factory of a kernel, the cases that are to notice)
 FACTORIES = [
-    (project, "project_kernel", ["project"]),
-    (recur, "stream_kernel", ["stream", "stream, lengths"]),
-    (recur, "register_kernel", ["register", "register of few units", "register, lengths"]),
+    (projection, "project_kernel", ["project"]),
+    (recurrence, "stream_kernel", ["stream", "stream, lengths"]),
+    (recurrence, "register_kernel", ["register", "register of few units", "register, lengths"]),
     (step, "step_kernel", ["step"]),
     (step, "settle_kernel", ["step"]),
     (padding, "padding_kernel", ["step, lengths"]),
@@ -82,13 +82,13 @@ def noticed(cases):
 
 def work(cases):
     """Multiply-adds of all of them."""
-    lane, count = kernels.lane("float32"), itertools.count()
+    lane, count = registry.lane("float32"), itertools.count()
     fma = lane.fma
     with patch.object(lane, "fma", lambda a, b, c: (next(count), fma(a, b, c))[1]):
-        kernels.made.cache_clear()
+        registry.made.cache_clear()
         for case in cases:
             on_both(SMALLEST[case], "float32")
-    kernels.made.cache_clear()
+    registry.made.cache_clear()
     return next(count)
 
 
@@ -101,11 +101,11 @@ def main():
         least = work(cases)
         for kind, what, factory in mutants(module, name):
             counts[kind] = counts.get(kind, 0) + 1
-            with patch.object(kernels, name, factory):
-                kernels.made.cache_clear()
+            with patch.object(registry, name, factory):
+                registry.made.cache_clear()
                 if not any(noticed(cases) for _ in range(TRIES)) and work(cases) == least:
                     survived.append(what)
-            kernels.made.cache_clear()
+            registry.made.cache_clear()
         if noticed(cases):
             sys.exit(f"{cases} are wrong after the mutations")
     print(counts)

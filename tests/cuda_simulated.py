@@ -17,9 +17,10 @@ from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 from samples import data
 
 import numlstm
-from numlstm.cuda import device, kernels, live, planner, run, streams
-from numlstm.cuda.exact import fused
-from numlstm.cuda.lane import SUBTOTAL
+from numlstm.cuda import device, lstm_stream, planner, runner, streams
+from numlstm.cuda.kernels import registry
+from numlstm.cuda.kernels.exact import fused
+from numlstm.cuda.kernels.lane import SUBTOTAL
 from numlstm.kernels import simd
 
 DTYPES = ("float32", "float64")
@@ -57,9 +58,9 @@ def net():
 def few_threads():
     """Blocks of few threads, where what is around the kernels is tried: the simulator starts one of Python for each."""
     with patch.multiple(planner, ACROSS=4, DOWN=2, THREADS=8, WARP=8):
-        kernels.made.cache_clear()
+        registry.made.cache_clear()
         yield
-    kernels.made.cache_clear()
+    registry.made.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -122,15 +123,15 @@ def test_a_planted_bit_is_seen(net):
 
 
 def test_a_fma_that_rounds_twice_is_seen(monkeypatch):
-    # the reason for numlstm.cuda.exact: the simulator's own fma gives other bits
+    # the reason for numlstm.cuda.kernels.exact: the simulator's own fma gives other bits
     case = SMALLEST["register"]
     assert not differs(case)
-    of = kernels.lane("float32")
+    of = registry.lane("float32")
     monkeypatch.setattr(of, "fma", lambda a, b, c: a * b + c)
-    kernels.made.cache_clear()
+    registry.made.cache_clear()
     assert differs(case)
     monkeypatch.undo()
-    kernels.made.cache_clear()
+    registry.made.cache_clear()
     assert not differs(case)
 
 
@@ -193,7 +194,7 @@ def test_chunks_of_steps_change_nothing(kernel, monkeypatch):
     case = SMALLEST[kernel]._replace(sizes=SMALLEST[kernel].sizes | {"hidden_size": 3, "bidirectional": True})
     want, got, one = on_both(case, "float32")
     assert same(got, want)
-    monkeypatch.setattr(run, "GATES_BYTES", 2 * case.batch * 4 * 3 * 4)
+    monkeypatch.setattr(runner, "GATES_BYTES", 2 * case.batch * 4 * 3 * 4)
     want, got, more = on_both(case, "float32")
     assert same(got, want) and more["project"] == one["project"] * -(-case.steps // 2)
 
@@ -437,7 +438,7 @@ def test_a_stream_has_the_bits_of_one_call(flags, dtype):
     assert (
         stream.device == "cuda" and stream.dtype == net.dtype and repr(stream).endswith("batch_size=2, device='cuda')")
     )
-    before = kernels.launches.copy()
+    before = registry.launches.copy()
     pieces = [stream(x[0])[None], ahead(stream(ahead(x[1:3])))]
     there = stream(device.upload(np.ascontiguousarray(ahead(x[3:5]))))
     assert type(there) is FakeCUDAArray
@@ -446,7 +447,7 @@ def test_a_stream_has_the_bits_of_one_call(flags, dtype):
     assert stream.step() is None
     pieces += [stream.output.copy_to_host()[None], stream(device.upload(x[6])).copy_to_host()[None]]
     assert same_bits(np.concatenate(pieces), np.ascontiguousarray(ahead(output))) and same(stream.state, (h, c))
-    assert (kernels.launches - before)["project"] == 5 * net.num_layers
+    assert (registry.launches - before)["project"] == 5 * net.num_layers
     mine = net.to("cpu").stream(2)
     mine(ahead(x))
     assert same(mine.state, stream.state)
@@ -533,7 +534,7 @@ def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
     with pytest.raises(ValueError, match="lacks"):
         stream.restore({})
     launches = []
-    real = run.launch
+    real = runner.launch
 
     def failing(name, *rest):
         launches.append(name)
@@ -542,7 +543,7 @@ def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
         real(name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "launch", failing)
+        patch.setattr(runner, "launch", failing)
         for call in (stream.step, lambda: stream(x), lambda: stream(device.upload(x))):
             with pytest.raises(MemoryError):
                 call()
@@ -565,14 +566,14 @@ def test_two_threads_in_a_stream(net, monkeypatch):
     x, _ = data(net, 2, 1)
     stream = net.to("cuda").stream()
     inside, go_on = threading.Event(), threading.Event()
-    real = run.launch
+    real = runner.launch
 
     def slowly(*arguments):
         inside.set()
         go_on.wait(60)
         real(*arguments)
 
-    monkeypatch.setattr(run, "launch", slowly)
+    monkeypatch.setattr(runner, "launch", slowly)
     results = []
     other = threading.Thread(target=lambda: results.append(stream(x)))
     other.start()
@@ -595,7 +596,7 @@ class Interrupt:
         self.at, self.count, self.latest = at, 0, {}
 
     def ours(self, frame):
-        return frame.f_code.co_filename == live.__file__ or frame.f_code.co_name.startswith("planted")
+        return frame.f_code.co_filename == lstm_stream.__file__ or frame.f_code.co_name.startswith("planted")
 
     def place(self):
         self.count += 1
@@ -724,7 +725,7 @@ def planted_in_two_stores(self):
     ],
 )
 def test_the_interruptions_notice_a_planted_fault(attribute, fault, says, monkeypatch):
-    monkeypatch.setattr(live.Stream, attribute, fault)
+    monkeypatch.setattr(lstm_stream.Stream, attribute, fault)
     assert says in interrupted_everywhere("step")[0]
 
 
@@ -732,7 +733,7 @@ def test_the_interruptions_notice_a_planted_fault(attribute, fault, says, monkey
 def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
     """It runs in the same thread, which holds the stream already."""
     x, _ = data(net, 1, 1)
-    stream, said, real = net.to("cuda").stream(), [], run.launch
+    stream, said, real = net.to("cuda").stream(), [], runner.launch
 
     def handled(*arguments):
         with pytest.raises(RuntimeError, match="in use by another thread"):
@@ -740,7 +741,7 @@ def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
         said.append(1)
         real(*arguments)
 
-    monkeypatch.setattr(run, "launch", handled)
+    monkeypatch.setattr(runner, "launch", handled)
     got = stream(x)
     monkeypatch.undo()
     assert said and same_bits(got, net(x)[0])
@@ -756,10 +757,10 @@ def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
     taken = []
     for name in ("empty", "pinned", "upload", "synchronize"):
         monkeypatch.setattr(device, name, lambda *given, name=name, **more: taken.append(name))
-    before = kernels.launches.copy()
+    before = registry.launches.copy()
     for _ in range(3):
         stream.step()
-    assert taken == [] and stream._runner.allocations == 1 and (kernels.launches - before)["register"] == 3
+    assert taken == [] and stream._runner.allocations == 1 and (registry.launches - before)["register"] == 3
     with pytest.raises(Exception, match="NoneType"):  # a call for an array on the device takes one, and is seen to
         stream(there)
     assert taken == ["empty"]
@@ -768,18 +769,18 @@ def test_a_step_takes_nothing_and_waits_for_nothing(net, monkeypatch):
 @pytest.mark.usefixtures("few_threads")
 def test_a_step_takes_nothing_after_chunks_of_any_length(net, monkeypatch):
     net.to("cuda")
-    stream, x = net.stream(), data(net, run.WORKSPACES + 4, 1)[0]
+    stream, x = net.stream(), data(net, runner.WORKSPACES + 4, 1)[0]
     stream.step()
     taken, real = [], device.empty
     monkeypatch.setattr(device, "empty", lambda *given: taken.append(given) or real(*given))
-    for steps in range(2, run.WORKSPACES + 4):
+    for steps in range(2, runner.WORKSPACES + 4):
         stream(x[:steps])
-    assert len(taken) > run.WORKSPACES, "the chunks take memory, and are seen to"
+    assert len(taken) > runner.WORKSPACES, "the chunks take memory, and are seen to"
     del taken[:]
     stream.step()
     with streams.use(5):
         stream.step()
-    assert taken == [] and len(stream._runner.workspaces) == run.WORKSPACES + 1
+    assert taken == [] and len(stream._runner.workspaces) == runner.WORKSPACES + 1
 
 
 def test_the_buffers_of_a_stream_are_zeros_before_it_is_had(net, monkeypatch):
@@ -829,11 +830,11 @@ def test_workspaces_are_kept_and_bounded(net):
     for _ in range(3):
         net(x, hx)
     assert net._gpu.allocations == 1
-    for batch in range(1, run.WORKSPACES + 3):
+    for batch in range(1, runner.WORKSPACES + 3):
         net(np.zeros((1, batch, 3)))
-    assert len(net._gpu.workspaces) == run.WORKSPACES + 1  # single steps have put out none but each other
+    assert len(net._gpu.workspaces) == runner.WORKSPACES + 1  # single steps have put out none but each other
     before = net._gpu.allocations
-    net(np.zeros((1, run.WORKSPACES + 2, 3)))
+    net(np.zeros((1, runner.WORKSPACES + 2, 3)))
     net(x, hx)
     assert net._gpu.allocations == before
 
@@ -966,7 +967,7 @@ def test_a_call_in_the_midst_of_another_one_of_the_same_thread(net, wider, monke
     x, hx = data(net, 2, 2)
     want, other = flat(net(x, hx)), flat(copy.deepcopy(net).to(dtype="float64" if wider else "float32")(x[:1]))
     net.to("cuda")
-    between, launch = [], run.launch
+    between, launch = [], runner.launch
 
     def interrupted(*arguments):
         launch(*arguments)
@@ -976,7 +977,7 @@ def test_a_call_in_the_midst_of_another_one_of_the_same_thread(net, wider, monke
                 net.double()
             between[0] = flat(net(x[:1]))
 
-    monkeypatch.setattr(run, "launch", interrupted)
+    monkeypatch.setattr(runner, "launch", interrupted)
     results = []
     caller = threading.Thread(target=lambda: results.append(flat(net(x, hx))), daemon=True)
     caller.start()
@@ -1016,8 +1017,8 @@ def test_work_is_for_real_steps(monkeypatch):
     """The projection has a row for each step that there is, and a step of the recurrence those that are left."""
     case = SMALLEST["step"]
     seen = []
-    launch = run.launch
-    monkeypatch.setattr(run, "launch", lambda name, *rest: seen.append((name, rest[6])) or launch(name, *rest))
+    launch = runner.launch
+    monkeypatch.setattr(runner, "launch", lambda name, *rest: seen.append((name, rest[6])) or launch(name, *rest))
     with forced(case.forced):
         net = numlstm.LSTM(2, 5).eval().to("cuda")
         net(np.zeros((5, 3, 2)), lengths=[1, 4, 2])
@@ -1031,7 +1032,7 @@ def test_chunks_of_lengths_change_nothing(kernel, monkeypatch):
     case = SMALLEST[f"{kernel}, lengths"]
     case = case._replace(sizes=case.sizes | {"hidden_size": 3, "num_layers": 1}, lengths=(2, 4, 1))
     for rows, chunks in ((1, 4), (3, 3), (4, 2)):
-        monkeypatch.setattr(run, "GATES_BYTES", rows * 4 * 3 * 4)
+        monkeypatch.setattr(runner, "GATES_BYTES", rows * 4 * 3 * 4)
         want, got, launches = on_both(case, "float32")
         assert same(got, want) and launches["project"] == 2 * chunks
 

@@ -45,8 +45,8 @@ def test_no_barrier_and_no_guard_is_idle():
     said = child("tests/cuda_mutants.py", limit=900, NUMBA_ENABLE_CUDASIM="1")
     counts = ast.literal_eval(said.splitlines()[0])
     kernels = [
-        (TESTS.parent / "numlstm" / "cuda" / f"{name}.py").read_text("utf-8")
-        for name in ("padding", "project", "recur", "step")
+        (TESTS.parent / "numlstm" / "cuda" / "kernels" / f"{name}.py").read_text("utf-8")
+        for name in ("padding", "projection", "recurrence", "step")
     ]
     barriers = sum(text.count("cuda.syncthreads()") for text in kernels)
     assert counts["barrier"] == barriers == 7 and counts["guard"] >= 20 and counts["limit"] >= 7

@@ -63,7 +63,8 @@ def test_lengths_and_packed_sequences(sizes, batch, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kernel", ["stream", "step"])
 def test_every_tile_on_the_device(kernel, dtype, monkeypatch):
-    from numlstm.cuda import kernels, planner
+    from numlstm.cuda import planner
+    from numlstm.cuda.kernels import registry
 
     net = numlstm.LSTM(19, 50, dtype=dtype, seed=1).eval()
     x, hx = data(net, 5, 11)
@@ -74,16 +75,17 @@ def test_every_tile_on_the_device(kernel, dtype, monkeypatch):
     for rows in planner.TILES[net.dtype.itemsize]:
         with monkeypatch.context() as tiles:
             tiles.setattr(planner, "TILES", {4: (rows,), 8: (rows,)})
-            before = kernels.launches[kernel]
+            before = registry.launches[kernel]
             assert all(same_bits(a, b) for a, b in zip(flat(net(x, hx)), want, strict=True))
-            assert kernels.launches[kernel] > before
+            assert registry.launches[kernel] > before
 
 
 def test_registers_fit_the_device():
-    from numlstm.cuda import kernels, planner
+    from numlstm.cuda import planner
+    from numlstm.cuda.kernels import registry
 
     numlstm.LSTM(5, 64, device="cuda")(np.zeros((2, 3, 5), np.float32))
-    made = kernels.made("register", "float32", 64)
+    made = registry.made("register", "float32", 64)
     registers = max(made.get_regs_per_thread().values())
     assert registers * 256 <= planner.REGISTER_FILE
     assert max(made.get_local_mem_per_thread().values()) == 0

@@ -15,8 +15,9 @@ from unittest.mock import patch
 import numba
 import numpy as np
 
-from . import kernels, planner
+from . import planner
 from .device import cuda
+from .kernels import registry
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 # (kernel, dtype, rows of a tile, or units for "register"): all that the planner may choose, "register" at some sizes
@@ -80,7 +81,7 @@ def compiled_for(capability):
 
 def ptx_of(kernel, dtype, rows, architecture, function=None):
     """PTX of a kernel, and the threads it is compiled for."""
-    source, threads = kernels.source(kernel, dtype, rows)
+    source, threads = registry.source(kernel, dtype, rows)
     number = numba.from_dtype(np.dtype(dtype))
     kinds = {"i": numba.int64, "a": number[::1], "t": numba.int64[::1]}
     signature = tuple(kinds[letter] for letter in ARGUMENTS[kernel] if letter != " ")

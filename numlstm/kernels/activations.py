@@ -58,7 +58,7 @@ FLAT = {"float32": 20.0, "float64": 40.0}
 def activations(simd):
     """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``.
 
-    Whatever has these instructions gives the same bits: ``kernels.simd`` has them, and ``cuda.lane``.
+    Whatever has these instructions gives the same bits: ``kernels.simd`` has them, and ``cuda.kernels.lane``.
     """
     inline = simd.inline
     add, mul, div, fma, neg = simd.add, simd.mul, simd.div, simd.fma, simd.neg

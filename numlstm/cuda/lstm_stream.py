@@ -12,7 +12,7 @@ from numlstm.base import checks
 
 from . import device
 from .arrays import caller_stream, of_kind, on_device, strided, whole
-from .run import Runner, shaped
+from .runner import Runner, shaped
 from .streams import chosen
 from .weights import Weights
 

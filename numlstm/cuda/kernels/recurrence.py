@@ -10,7 +10,7 @@ the rows, never increasing, behind them stands where the rows of each step begin
 them from ``begin`` on; ``sign`` is -1 in the reverse direction, where every row begins at its own end.
 """
 
-from .device import cuda
+from ..device import cuda
 from .lane import SUBTOTAL
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from numlstm.kernels.activations import FAINTEST, activations
 
-from .device import SIMULATED, cuda, inline
+from ..device import SIMULATED, cuda, inline
 
 SUBTOTAL = 16  # terms of a sum before the next sub-total: ``kernels.simd`` has it too, and a test compares
 

@@ -4,7 +4,7 @@ For streams, for W_hh so large that one multiprocessor would take too long over 
 W_hr is another launch. No shared memory and no limit on sizes.
 """
 
-from .device import cuda
+from ..device import cuda
 from .lane import SUBTOTAL
 
 

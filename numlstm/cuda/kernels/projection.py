@@ -5,7 +5,7 @@ a tile of rows and columns, a thread ``HIGH`` x ``WIDE`` sums of it. A tile of t
 SUBTOTAL terms, so that the sub-totals of the specification cost nothing.
 """
 
-from .device import cuda
+from ..device import cuda
 from .lane import SUBTOTAL
 
 

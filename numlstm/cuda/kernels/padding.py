@@ -3,7 +3,7 @@
 ``table`` is that of ``rows.Rows``.
 """
 
-from .device import cuda
+from ..device import cuda
 
 
 def padding_kernel(lane, unpacks):

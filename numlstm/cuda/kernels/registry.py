@@ -3,12 +3,12 @@
 import functools
 from collections import Counter
 
-from . import planner
-from .device import kernel
+from .. import planner
+from ..device import kernel
 from .lane import Lane
 from .padding import arrange_kernel, padding_kernel
-from .project import project_kernel
-from .recur import register_kernel, stream_kernel
+from .projection import project_kernel
+from .recurrence import register_kernel, stream_kernel
 from .step import settle_kernel, step_kernel
 
 HIGH, WIDE = 4, {4: 4, 8: 2}  # sums of a thread that projects: rows, and columns by the bytes of a number

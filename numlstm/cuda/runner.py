@@ -14,7 +14,7 @@ from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gat
 
 from . import device, planner
 from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, place, strided, whole
-from .kernels import HIGH, WIDE, launch
+from .kernels.registry import HIGH, WIDE, launch
 from .rows import Laid, Rows
 from .streams import chosen
 from .weights import Weights
