@@ -13,7 +13,7 @@ from numlstm import formats, lazy
 from numlstm.base import checks
 from numlstm.base.checks import FLOAT32, FLOAT64
 from numlstm.formats import Found, Tensor
-from numlstm.formats.found import UNSTATED
+from numlstm.formats.detected import UNSTATED
 from numlstm.lstm import LSTM
 
 Array = np.ndarray[Any, np.dtype[Any]]

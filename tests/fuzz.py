@@ -108,13 +108,13 @@ def _zip_mutant(valid: bytes, rng: random.Random) -> bytes:
 READERS = {
     "safetensors": ("safetensors", "read"),
     "npz": ("npz", "read"),
-    "torch-zip": ("torch_zip", "read"),
-    "torchscript": ("torch_zip", "read"),
-    "torch-module": ("torch_zip", "read"),
-    "torch-legacy": ("torch_legacy", "read"),
-    "onnx": ("onnx", "read"),
-    "keras": ("keras", "read_zip"),
-    "keras2-h5": ("keras", "read_h5"),
+    "torch-zip": ("torch.archive", "read"),
+    "torchscript": ("torch.archive", "read"),
+    "torch-module": ("torch.archive", "read"),
+    "torch-legacy": ("torch.legacy", "read"),
+    "onnx": ("onnx.reader", "read"),
+    "keras": ("keras.reader", "read_zip"),
+    "keras2-h5": ("keras.reader", "read_h5"),
 }
 
 

@@ -26,25 +26,16 @@ import fuzz
 with atheris.instrument_imports(include=["numlstm.formats", "numlstm.series", "numlstm.base.opening"]):
     import numlstm
     from numlstm import series
-    from numlstm.formats import (
-        hdf5,
-        keras,
-        keras_config,
-        keras_weights,
-        npz,
-        numlstm_config,
-        onnx,
-        onnx_chain,
-        onnx_graph,
-        onnx_tensors,
-        safetensors,
-        state_dict,
-        torch_legacy,
-        torch_tree,
-        torch_zip,
-        unpickle,
-        zips,
-    )
+    from numlstm.formats import npz, numlstm_config, safetensors, state_dict, zips
+    from numlstm.formats.keras import hdf5
+    from numlstm.formats.keras import layers as keras_config
+    from numlstm.formats.keras import reader as keras
+    from numlstm.formats.keras import weights as keras_weights
+    from numlstm.formats.onnx import chain, graph, tensors
+    from numlstm.formats.onnx import reader as onnx
+    from numlstm.formats.torch import archive as torch_zip
+    from numlstm.formats.torch import legacy as torch_legacy
+    from numlstm.formats.torch import tree, unpickle
 
 import numpy as np
 
@@ -52,8 +43,8 @@ FIXTURES = Path(__file__).with_name("fixtures")
 ROOM = 512 << 20  # bytes of address space beyond what the imports and the fuzzer take; inputs are some kilobytes
 LONGEST = 16384  # bytes of an input
 READERS = (
-    *(hdf5, keras, keras_config, keras_weights, npz, numlstm_config, onnx, onnx_chain, onnx_graph, onnx_tensors),
-    *(safetensors, state_dict, torch_legacy, torch_tree, torch_zip, unpickle, zips),
+    *(hdf5, keras, keras_config, keras_weights, npz, numlstm_config, onnx, chain, graph, tensors),
+    *(safetensors, state_dict, torch_legacy, tree, torch_zip, unpickle, zips),
 )  # all are instrumented
 
 

@@ -18,7 +18,8 @@ from needs import need
 from work import assert_linear
 
 import numlstm
-from numlstm.formats import budget, npz, safetensors, state_dict, torch_tree, unpickle
+from numlstm.formats import budget, npz, safetensors, state_dict
+from numlstm.formats.torch import tree, unpickle
 
 MB = 1 << 20
 HEAD = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
@@ -290,8 +291,8 @@ def test_squared_work_is_noticed(where, tmp_path, monkeypatch):
     also(
         *{
             "unpickle": (unpickle, "_reduced"),
-            "walk": (torch_tree, "_tensor"),
-            "find": (torch_tree, "_repeats"),
+            "walk": (tree, "_tensor"),
+            "find": (tree, "_repeats"),
             "header": (safetensors, "_is_size"),
             "archive": (npz, "header"),
         }[where]

@@ -13,7 +13,7 @@ import pytest
 from needs import need
 
 import numlstm
-from numlstm.formats import hdf5
+from numlstm.formats.keras import hdf5
 
 FIXTURES = Path(__file__).with_name("fixtures") / "keras"
 FILES = sorted(path.name for path in FIXTURES.glob("*.h5"))
@@ -272,7 +272,7 @@ CHILD = """
 import json, resource, signal, sys, time
 from pathlib import Path
 import numlstm
-import numlstm.formats.keras
+import numlstm.formats.keras.reader
 size = int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) << 10
 resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20),) * 2)
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -17,9 +17,11 @@ from needs import need
 from samples import quietly as load
 
 import numlstm
-from numlstm.formats import keras, keras_config, keras_weights
 from numlstm.formats.budget import Budget
-from numlstm.formats.hdf5 import Hdf5
+from numlstm.formats.keras import layers as keras_config
+from numlstm.formats.keras import reader as keras
+from numlstm.formats.keras import weights as keras_weights
+from numlstm.formats.keras.hdf5 import Hdf5
 from numlstm.formats.tensor import Tensor
 
 FIXTURES = Path(__file__).with_name("fixtures") / "keras"

@@ -17,7 +17,7 @@ from needs import need
 
 import numlstm
 from numlstm.formats import state_dict
-from numlstm.formats.onnx_gates import gates_iofc
+from numlstm.formats.onnx.gates import gates_iofc
 
 onnx = need("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

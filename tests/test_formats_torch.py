@@ -16,7 +16,9 @@ from judge import UNIT, same_bits
 from needs import need
 
 import numlstm
-from numlstm.formats import budget, torch_tree, torch_zip, unpickle, zips
+from numlstm.formats import budget, zips
+from numlstm.formats.torch import archive as torch_zip
+from numlstm.formats.torch import tree, unpickle
 
 FOLDER = Path(__file__).with_name("fixtures") / "torch"
 NAMES = {"checkpoint.pt": "model.lstm", "ema.pt": "model/lstm", "cell.pt": "decoder"}
@@ -325,7 +327,7 @@ import os, resource, signal, sys, time
 import numlstm
 os.chdir(sys.argv[1])
 plant = sys.argv[2] if len(sys.argv) > 2 else ""
-from numlstm.formats import torch_legacy, torch_zip, unpickle
+from numlstm.formats.torch import legacy as torch_legacy, archive as torch_zip, unpickle
 if plant:  # Python's own machine, which does as it is told
     import pickle
     unpickle.Machine.load = lambda self: pickle.loads(self.source.file.read())
@@ -737,7 +739,7 @@ def test_a_part_of_a_storage_without_a_type_is_refused(start, tmp_path):
 def test_a_view_is_held_against_what_was_read(start, offset, shape, fits):
     """Whatever a format's reader gives: the check stands where the view is made."""
     storage = unpickle.Storage("float32", "0", 16, start)
-    tensor = torch_tree._tensor(unpickle.View(storage, "float32", offset, shape, (1,)), lambda *of: np.arange(4.0))
+    tensor = tree._tensor(unpickle.View(storage, "float32", offset, shape, (1,)), lambda *of: np.arange(4.0))
     if fits:
         assert tensor.read().tolist() == [0, 1, 2, 3]
     else:

@@ -18,8 +18,11 @@ from work import assert_linear
 
 import numlstm
 from numlstm.bench.memory import sees_pages
-from numlstm.formats import hdf5, keras_config, onnx, onnx_graph
 from numlstm.formats.budget import ALWAYS, TIMES, Budget
+from numlstm.formats.keras import hdf5
+from numlstm.formats.keras import layers as keras_config
+from numlstm.formats.onnx import graph as onnx_graph
+from numlstm.formats.onnx import reader as onnx
 
 CHILD = Path(__file__).with_name("hostile_child.py")
 FIXTURES = Path(__file__).with_name("fixtures")

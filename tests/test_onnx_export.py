@@ -9,8 +9,9 @@ from judge import same_bits
 from needs import need
 
 import numlstm
-from numlstm.formats import numlstm_config, onnx_export
-from numlstm.formats.onnx_gates import gates_ifgo, gates_iofc
+from numlstm.formats import numlstm_config
+from numlstm.formats.onnx import export as onnx_export
+from numlstm.formats.onnx.gates import gates_ifgo, gates_iofc
 
 onnx = need("onnx")
 

@@ -31,7 +31,7 @@ LEFT_ALONE = {
     "numlstm.series", "numlstm.stored", "numlstm.stream", "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
-FORMATS = {"found", "tensor", "safetensors", "state_dict", "numlstm_config"}
+FORMATS = {"detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
 FIRST = """
 import json, sys
 import numpy
@@ -94,7 +94,7 @@ def test_a_first_result_imports_nothing_that_it_does_not_need(package):
         "logging",
         "dataclasses",
         "numlstm.pool",
-        "numlstm.formats.keras",
+        "numlstm.formats.keras.reader",
         "numlstm.kernels.loading.cache",
         "concurrent.futures",
         "asyncio",

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from numlstm.formats.onnx_gates import gates_iofc
-
-from .grid import Array, Line
+from numlstm.bench.grid import Array, Line
+from numlstm.formats.onnx.gates import gates_iofc
 
 OPSET = 14  # LSTM, Split and Reshape as used here; read by every release of the last years
 IR_VERSION = 8

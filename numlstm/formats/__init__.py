@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.config import Config
-from numlstm.formats.found import Contents, Found, Kind
+from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 __all__ = ["WRITTEN", "Contents", "Found", "Tensor", "opened", "written"]
@@ -79,11 +79,11 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
     if start.startswith(ZIP):
         return _of_zip(file, size)
     if start.startswith(HDF5):
-        from numlstm.formats import keras
+        from numlstm.formats.keras import reader as keras
 
         return keras.read_h5(file)
     if start.startswith(PICKLE):
-        from numlstm.formats import torch_legacy
+        from numlstm.formats.torch import legacy as torch_legacy
 
         return torch_legacy.read(file, size)
     if start.partition(b"\0")[0] in TORCH_TAR:
@@ -91,7 +91,7 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
             "it is a tar archive, as the first releases of PyTorch wrote\n"
             "Load it with PyTorch, where you trust who made it, and save its state dict again: torch.save."
         )
-    from numlstm.formats import onnx
+    from numlstm.formats.onnx import reader as onnx
 
     if onnx.looks_like(start):
         return onnx.read(file, path, size)
@@ -110,11 +110,11 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
     names = archive.namelist()
     if npz.looks_like(names):
         return npz.read(archive, Budget(size))
-    from numlstm.formats import torch_zip
+    from numlstm.formats.torch import archive as torch_zip
 
     if torch_zip.looks_like(names):
         return torch_zip.read(archive, Budget(size))
-    from numlstm.formats import keras
+    from numlstm.formats.keras import reader as keras
 
     if keras.looks_like(names):
         return keras.read_zip(archive, Budget(size))
@@ -152,7 +152,7 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
 
         data = npz.dump(parameters, metadata)
     else:
-        from numlstm.formats import onnx_export
+        from numlstm.formats.onnx import export as onnx_export
 
         data = onnx_export.dump(kind, config, parameters, metadata)
     with replacing(path) as file:

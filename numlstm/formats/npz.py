@@ -13,7 +13,7 @@ import numpy as np
 
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents
+from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, TENSOR, Array, Tensor, hold_numbers
 from numlstm.formats.zips import DAMAGED
 

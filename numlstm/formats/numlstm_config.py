@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from numlstm.base.config import Config
-from numlstm.formats.found import UNSTATED, Contents, Found, Kind
+from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"

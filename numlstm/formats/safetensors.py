@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents
+from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, Array, Tensor, decoded, width
 
 DTYPES = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from numlstm.base.checks import counted
 from numlstm.base.config import Config
-from numlstm.formats.found import UNSTATED, Found, Kind
+from numlstm.formats.detected import UNSTATED, Found, Kind
 from numlstm.formats.tensor import FLOATS, Tensor
 
 NAME = re.compile(

@@ -20,9 +20,9 @@ import numpy as np
 from numlstm.base.checks import counted
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents, Found
+from numlstm.formats.detected import Contents, Found
 from numlstm.formats.tensor import TENSOR, Array, Tensor, hold_numbers, widened, width
-from numlstm.formats.unpickle import WHAT, Object, Storage, View
+from numlstm.formats.torch.unpickle import WHAT, Object, Storage, View
 
 Flags = dict[str, Any]
 CLASS = "torch.nn.modules.rnn."

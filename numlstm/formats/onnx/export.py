@@ -14,8 +14,8 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
-from numlstm.formats.found import Kind
-from numlstm.formats.onnx_gates import gates_iofc
+from numlstm.formats.detected import Kind
+from numlstm.formats.onnx.gates import gates_iofc
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -16,8 +16,8 @@ from functools import partial
 import numpy as np
 
 from numlstm.base.checks import counted
-from numlstm.formats.hdf5 import Hdf5, Text
-from numlstm.formats.keras_config import Cell, Layer
+from numlstm.formats.keras.hdf5 import Hdf5, Text
+from numlstm.formats.keras.layers import Cell, Layer
 from numlstm.formats.tensor import FLOATS, Array, Tensor
 
 KERNEL = re.compile(r"(?P<cell>.*/)?(?P<own>kernel|recurrent_kernel|bias)(?:_\d+)?(?::\d+)?", re.S)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.formats.onnx_fold import Constants
-from numlstm.formats.onnx_graph import Graph, Node, Value
+from numlstm.formats.onnx.fold import Constants
+from numlstm.formats.onnx.graph import Graph, Node, Value
 from numlstm.formats.tensor import Array, Tensor
 
 MOVES = frozenset(

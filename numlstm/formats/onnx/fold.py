@@ -15,8 +15,8 @@ import numpy as np
 
 from numlstm.base.checks import counted
 from numlstm.formats.budget import shown
-from numlstm.formats.onnx_graph import MAIN, Graph, Node, Value
-from numlstm.formats.onnx_tensors import DTYPES
+from numlstm.formats.onnx.graph import MAIN, Graph, Node, Value
+from numlstm.formats.onnx.tensors import DTYPES
 from numlstm.formats.tensor import Array, Tensor
 
 OPERATORS = 1_000  # that compute one constant

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from numlstm.base.config import Config
-from numlstm.formats import hdf5
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents, Found
-from numlstm.formats.keras_config import Layer, Network, parsed
-from numlstm.formats.keras_weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
+from numlstm.formats.detected import Contents, Found
+from numlstm.formats.keras import hdf5
+from numlstm.formats.keras.layers import Layer, Network, parsed
+from numlstm.formats.keras.weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
 from numlstm.formats.state_dict import LAYERS, MOST
 from numlstm.formats.tensor import FLOATS
 from numlstm.formats.zips import entry_bytes

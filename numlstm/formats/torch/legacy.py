@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.base.checks import counted
-from numlstm.formats import torch_tree
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents
+from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Array, Order, width
-from numlstm.formats.unpickle import Bounded, Machine, Storage, storage
+from numlstm.formats.torch import tree
+from numlstm.formats.torch.unpickle import Bounded, Machine, Storage, storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
@@ -96,4 +96,4 @@ def read(file: BinaryIO, size: int) -> Contents:
             raise ValueError(f"its storage {of.key!r} is missing")
         return places[of.key][1] * widths[of.key]
 
-    return torch_tree.contents("PyTorch (before 1.6)", root, numbers, held, budget)
+    return tree.contents("PyTorch (before 1.6)", root, numbers, held, budget)

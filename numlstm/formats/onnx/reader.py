@@ -22,12 +22,12 @@ from numlstm.base.config import Config
 from numlstm.base.requirements import install
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
-from numlstm.formats.found import Contents, Found, Kind
-from numlstm.formats.onnx_chain import Layer, batch_first, chains
-from numlstm.formats.onnx_fold import Constants, NotConstant
-from numlstm.formats.onnx_gates import gates_ifgo
-from numlstm.formats.onnx_graph import Graph, Node, Value
-from numlstm.formats.onnx_tensors import CONSTANT, Beside, charge_messages, tensor_of
+from numlstm.formats.detected import Contents, Found, Kind
+from numlstm.formats.onnx.chain import Layer, batch_first, chains
+from numlstm.formats.onnx.fold import Constants, NotConstant
+from numlstm.formats.onnx.gates import gates_ifgo
+from numlstm.formats.onnx.graph import Graph, Node, Value
+from numlstm.formats.onnx.tensors import CONSTANT, Beside, charge_messages, tensor_of
 from numlstm.formats.tensor import FLOATS, Array, Tensor
 
 IR_VERSION = 0x08  # tag of ModelProto's first field

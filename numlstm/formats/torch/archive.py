@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.formats import torch_tree
 from numlstm.formats.budget import Budget
-from numlstm.formats.found import Contents
+from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Array, Order
 from numlstm.formats.text import decimal, whole
-from numlstm.formats.unpickle import Bounded, Machine, Storage
+from numlstm.formats.torch import tree
+from numlstm.formats.torch.unpickle import Bounded, Machine, Storage
 from numlstm.formats.zips import entry_bytes
 
 PICKLE = "/data.pkl"
@@ -92,7 +92,7 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
         return classes(path).get(own, {})
 
     format = "TorchScript" if scripted else "PyTorch"
-    contents = torch_tree.contents(format, root, numbers, held, budget, flags)
+    contents = tree.contents(format, root, numbers, held, budget, flags)
     if scripted and not contents.tensors:
         frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
         return contents._replace(others=(*contents.others, frozen))
@@ -122,7 +122,7 @@ def script_flags(text: str) -> dict[str, dict[str, Any]]:
 def _class_flags(text: str) -> dict[str, Any]:
     constants = dict(FINAL.findall(text))
     if constants.get("mode") == '"LSTM"':
-        known = {flag: constants[flag] for flag in (*torch_tree.SIZES, "batch_first", "dropout") if flag in constants}
+        known = {flag: constants[flag] for flag in (*tree.SIZES, "batch_first", "dropout") if flag in constants}
         return {flag: _value(word) for flag, word in known.items()}
     calls = set(CALL.findall(text))
     if len(calls) != 1:
