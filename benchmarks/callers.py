@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from numlstm.bench import callers
+from numlstm.bench.costs import callers
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 

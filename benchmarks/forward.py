@@ -53,7 +53,7 @@ class Machine:
 
     def setup_cache(self) -> Found:
         """Measure all limits at each number of threads."""
-        from numlstm.bench.limits import Limits
+        from numlstm.bench.hardware.limits import Limits
 
         found = {}
         for threads in THREADS:

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from numlstm.bench import load
+from numlstm.bench.costs import load
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 MEGABYTES = 20 if QUICK else 100

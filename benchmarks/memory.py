@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.bench.memory import extra_bytes, promised_bytes
+from numlstm.bench.costs.memory import extra_bytes, promised_bytes
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 SCALE = 4 if QUICK else 1

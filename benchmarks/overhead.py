@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numlstm.bench import overhead
+from numlstm.bench.costs import overhead
 
 WAYS = ["with states", "without states", "with out=", "unbatched", "batch first", "cell"]
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from numlstm import num_threads
-from numlstm.bench import packed
+from numlstm.bench.costs import packed
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import NamedTuple
 
-from numlstm.bench import scale
+from numlstm.bench.costs import scale
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 WORK = scale.Work(chunks=8 if QUICK else 64, rows=64 if QUICK else 256)

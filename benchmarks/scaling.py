@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from numlstm.bench import clock, peers, scaling
+from numlstm.bench import peers, scaling
+from numlstm.bench.hardware import clock
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 LINES = {line.name: line for line in scaling.doubled()}

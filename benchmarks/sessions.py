@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from numlstm.bench import sessions
+from numlstm.bench.costs import sessions
 from numlstm.threads import num_threads
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"

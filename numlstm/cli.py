@@ -593,7 +593,7 @@ def _progress(what: str) -> None:
 def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
     from numlstm import threads
-    from numlstm.bench import machine
+    from numlstm.bench.hardware import machine
     from numlstm.cuda import presence
     from numlstm.kernels.loading import cache, registry
 

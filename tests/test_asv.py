@@ -13,7 +13,9 @@ from needs import leave_out, need
 from scripts import benchmark
 
 from numlstm import cli
-from numlstm.bench import callers, clock, grid, memory, overhead, packed, peers, scaling, sessions, streaming
+from numlstm.bench import grid, peers, scaling, streaming
+from numlstm.bench.costs import callers, memory, overhead, packed, sessions
+from numlstm.bench.hardware import clock
 from numlstm.kernels.loading import registry
 from numlstm.pool import Pool
 from numlstm.threads import get_num_threads

@@ -17,8 +17,10 @@ from scripts import benchmark
 
 from numlstm import reference
 from numlstm.base.config import Config
-from numlstm.bench import grid, limits, machine, measure, memory, peers, probes, streaming, table, worker
+from numlstm.bench import grid, measure, peers, streaming, table, worker
+from numlstm.bench.costs import memory
 from numlstm.bench.grid import GRID, Line
+from numlstm.bench.hardware import limits, machine, probes
 from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, LineResult, Report, Turn
 from numlstm.kernels.loading import levels, registry

@@ -17,7 +17,7 @@ from needs import leave_out, need
 from work import assert_linear
 
 import numlstm
-from numlstm.bench.memory import sees_pages
+from numlstm.bench.costs.memory import sees_pages
 from numlstm.formats.budget import ALWAYS, TIMES, Budget
 from numlstm.formats.keras import hdf5
 from numlstm.formats.keras import layers as keras_config

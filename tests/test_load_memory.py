@@ -4,8 +4,8 @@ import pytest
 from commands import child
 from needs import leave_out, need
 
-from numlstm.bench import load
-from numlstm.bench.memory import sees_pages
+from numlstm.bench.costs import load
+from numlstm.bench.costs.memory import sees_pages
 
 PROMISE = 2.2  # times the file's size
 # Keras' kernels are transposed; a protocol buffer is parsed whole, and held twice, before anything is read from it
@@ -38,8 +38,8 @@ def test_a_large_file_is_held_about_twice(suffix, tmp_path):
 WASTEFUL = """
 import sys
 from pathlib import Path
-from numlstm.bench import load
-from numlstm.bench.memory import high_water_above
+from numlstm.bench.costs import load
+from numlstm.bench.costs.memory import high_water_above
 small, large = map(Path, sys.argv[1:])
 load.loaded(small)
 print(high_water_above(lambda: (large.read_bytes(), large.read_bytes(), load.loaded(large))))

@@ -16,7 +16,7 @@ from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 import numlstm
 from numlstm import boxes, engine
 from numlstm import stream as streams
-from numlstm.bench import memory
+from numlstm.bench.costs import memory
 from numlstm.kernels.plan_layout import Live
 
 pytestmark = pytest.mark.cpu_level

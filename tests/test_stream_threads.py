@@ -21,7 +21,7 @@ from needs import leave_out, need
 import numlstm
 from numlstm import boxes, engine, module, plan
 from numlstm import stream as streams
-from numlstm.bench import memory
+from numlstm.bench.costs import memory
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import Live
 from numlstm.stream import Stream

@@ -22,9 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from . import machine
-from .grid import Line
-from .results import MACHINE, OURS, Entry, LineResult, Report, Turn
+from numlstm.bench.grid import Line
+from numlstm.bench.hardware import machine
+from numlstm.bench.results import MACHINE, OURS, Entry, LineResult, Report, Turn
 
 log = logging.getLogger(__name__)
 PATIENCE = 900.0  # seconds until a worker that does not answer is ended

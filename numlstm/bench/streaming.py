@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.bench.costs.overhead import model
 from numlstm.bench.grid import Array, Line, find
-from numlstm.bench.overhead import model
 from numlstm.bench.peers import ENGINES, PEERS, LeftOutError, Task
 from numlstm.bench.worker import Prepared, settle
 from numlstm.lstm import LSTM

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 
 from numlstm.base.checks import counted
-from numlstm.bench.machine import in_words
+from numlstm.bench.hardware.machine import in_words
 from numlstm.bench.results import LEVELS, OURS, LineResult, Report, pooled
 from numlstm.bench.scaling import AT_MOST, exponents
 

@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.bench.grid import Array, Line
+from numlstm.bench.peers import ENGINES, Engine, LeftOutError, Setting, Task, results
 from numlstm.reference import lstm as reference
-
-from .grid import Array, Line
-from .peers import ENGINES, Engine, LeftOutError, Setting, Task, results
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # far above what rounding does, far below what a wrong gate does
 RESULTS = ("output", "h_n", "c_n")
@@ -156,7 +155,7 @@ class Host:
     def do_limits(self, seconds: float) -> dict[str, Any]:
         """Measure the machine's limits."""
         if self.limits is None:
-            from .limits import Limits
+            from numlstm.bench.hardware.limits import Limits
 
             self.limits = Limits(self.threads, seconds)
         start = time.perf_counter_ns()

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.bench.costs.overhead import model
+from numlstm.bench.grid import Line, find
+from numlstm.bench.hardware.clock import microseconds
+from numlstm.bench.hardware.limits import Limits
 from numlstm.threads import get_num_threads
-
-from .clock import microseconds
-from .grid import Line, find
-from .limits import Limits
-from .overhead import model
 
 LINE = find("vad_step")
 SESSIONS = 1000

@@ -7,10 +7,9 @@ import time
 
 import numpy as np
 
+from numlstm.bench.costs.overhead import model
+from numlstm.bench.grid import Line, find
 from numlstm.lstm import LSTM
-
-from .grid import Line, find
-from .overhead import model
 
 LINES = {name: find(name) for name in ("vad_step", "tagger", "forecast", "voice")}
 

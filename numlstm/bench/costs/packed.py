@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.bench.costs.overhead import model
+from numlstm.bench.grid import Line
+from numlstm.bench.hardware.clock import microseconds
 from numlstm.sequence import pack_padded_sequence
-
-from .clock import microseconds
-from .grid import Line
-from .overhead import model
 
 LINES = {
     line.name: line

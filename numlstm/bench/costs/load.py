@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.bench.memory import high_water_above
+from numlstm.bench.costs.memory import high_water_above
 from numlstm.lstm import LSTM
 
 VOICE = Config(40, 256, num_layers=3)  # the grid's line
@@ -68,7 +68,7 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import numlstm
-from numlstm.bench.load import loaded, peak_of_load
+from numlstm.bench.costs.load import loaded, peak_of_load
 small, large = map(Path, sys.argv[1:])
 loaded(small)  # every module that the format needs is imported, and the kernels are there
 print(json.dumps(peak_of_load(large)))

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .grid import Array
-from .machine import cache_sizes, memory_bytes
-from .probes import STREAMS, Kernel, fma_kernel, read_kernel, registers
+from numlstm.bench.grid import Array
+from numlstm.bench.hardware.machine import cache_sizes, memory_bytes
+from numlstm.bench.hardware.probes import STREAMS, Kernel, fma_kernel, read_kernel, registers
 
 TRIES = 3  # runs of a probe in a sample: the fastest counts, since who loses the core meanwhile sees no limit
 

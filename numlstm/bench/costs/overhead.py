@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from numlstm import engine
+from numlstm.bench.grid import Array, Line, find
+from numlstm.bench.hardware.clock import microseconds
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
-
-from .clock import microseconds
-from .grid import Array, Line, find
 
 LINES = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
 
