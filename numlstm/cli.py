@@ -107,9 +107,9 @@ def inspect(file: Path, tensors: bool) -> None:
     A table of names, sizes and dtypes, and beneath it where they are and what hinders loading them. The exit code is 1
     where it holds none.
     """
-    from numlstm import listing
+    from numlstm.commands import inspect
 
-    if not listing.show(file, tensors, click.echo):
+    if not inspect.show(file, tensors, click.echo):
         raise click.exceptions.Exit(1)
 
 
@@ -126,9 +126,9 @@ def convert(source: Path, target: Path, name: str | None, dtype: str | None, bat
     The suffix of OUT names the format: .safetensors, .npz or .onnx. OUT holds the LSTM alone, and replaces what was
     there whole or not at all.
     """
-    from numlstm import conversion
+    from numlstm.commands import convert
 
-    conversion.convert(source, target, name=name, dtype=dtype, batch_first=batch_first, echo=_say)
+    convert.convert(source, target, name=name, dtype=dtype, batch_first=batch_first, echo=_say)
 
 
 class OneInput(click.Command):
@@ -221,9 +221,9 @@ def run(
     given = {"--scheduler": scheduler, "--group": group, "--order": order, "--features": features, "--per": per}
     if unused := [option for option, value in (given | {"--whole": whole}).items() if value]:
         raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
-    from numlstm import batch
+    from numlstm.commands import run
 
-    batch.run(
+    run.run(
         model,
         input,
         out,
@@ -271,9 +271,9 @@ def trace(
     units of the steps after which the forget gate has halved what a unit holds, and the shares of all gates that are
     closed (below 0.05) or open (above 0.95).
     """
-    from numlstm import tracing
+    from numlstm.commands import trace
 
-    tracing.trace(
+    trace.trace(
         model,
         input,
         out,
@@ -301,9 +301,9 @@ def check(model: Path, name: str | None, seed: int, steps: int | None, batch: in
     Both run on random input, the reference in higher precision. What is printed is a certificate: the file's SHA-256,
     the versions, the errors, and what they may be. The exit code is 1 where an error is beyond its limit.
     """
-    from numlstm import certificate
+    from numlstm.commands import check
 
-    fault = certificate.check(model, name=name, seed=seed, steps=steps, batch=batch, out=out, echo=click.echo)
+    fault = check.check(model, name=name, seed=seed, steps=steps, batch=batch, out=out, echo=click.echo)
     if fault:
         raise RuntimeError(f"{model}: {fault}")
 
@@ -629,6 +629,6 @@ def warmup() -> None:
     For the build of an image, say: the first process that runs there compiles nothing. It is done for the CPU of this
     machine, or the level that NUMLSTM_CPU names. The exit code is 1 where kernels cannot be kept.
     """
-    from numlstm import warmup
+    from numlstm.commands import warmup
 
     warmup.warm(_say)

@@ -23,9 +23,9 @@ from pathlib import Path
 import atheris
 import fuzz
 
-with atheris.instrument_imports(include=["numlstm.formats", "numlstm.series", "numlstm.base.opening"]):
+with atheris.instrument_imports(include=["numlstm.formats", "numlstm.commands.sequence_files", "numlstm.base.opening"]):
     import numlstm
-    from numlstm import series
+    from numlstm.commands import sequence_files
     from numlstm.formats import npz, numlstm_config, safetensors, state_dict, zips
     from numlstm.formats.keras import hdf5
     from numlstm.formats.keras import layers as keras_config
@@ -94,7 +94,7 @@ def read(form: str, path: Path, data: bytes) -> None:
             place = path.with_suffix(suffix)
             place.write_bytes(data)
             try:
-                with series.opened(place) as given:
+                with sequence_files.opened(place) as given:
                     outer, inner = (*given.shape, 1)[:2] if len(given.shape) > 2 else (given.shape[0], 1)
                     given.read(slice(0, outer), slice(0, inner))
             except (ValueError, OSError, IndexError) as error:

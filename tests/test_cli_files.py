@@ -19,9 +19,10 @@ from needs import leave_out, need
 from safetensors.numpy import save_file
 
 import numlstm
-from numlstm import batch, certificate, reference, series, stored
+from numlstm import reference
 from numlstm.base import atomic, console
 from numlstm.cli import main
+from numlstm.commands import check, disk_array, run, sequence_files
 from numlstm.panels import Panels
 
 LINUX = sys.platform == "linux"
@@ -345,13 +346,13 @@ def agree(got, want):
 def pieces(monkeypatch):
     """How many steps of all rows each piece of a run had."""
     taken = []
-    forward = batch.LSTM.forward
+    forward = run.LSTM.forward
 
     def counted(self, x, hx=None):
         taken.append(x.shape)
         return forward(self, x, hx)
 
-    monkeypatch.setattr(batch.LSTM, "__call__", counted)
+    monkeypatch.setattr(run.LSTM, "__call__", counted)
     return taken
 
 
@@ -362,7 +363,7 @@ class TestRun:
         lstm = save("m.npz", **CASES[case])
         x, hx = sequences(lstm), states(lstm)
         want = lstm.forward(x, hx)
-        monkeypatch.setattr(stored, "SPAN", 700)
+        monkeypatch.setattr(disk_array, "SPAN", 700)
         np.save("x.npy", x)
         np.savez("state.npz", h_0=hx[0], c_0=hx[1])
         output = done("run", "m.npz", "x.npy", "-o", "out.npz", "--state", "state.npz", "--chunk", chunk)
@@ -381,8 +382,8 @@ class TestRun:
         """Planted: the state is not handed on from piece to piece."""
         lstm = save("m.npz")
         np.save("x.npy", sequences(lstm))
-        forward = batch.LSTM.forward
-        monkeypatch.setattr(batch.LSTM, "__call__", lambda self, x, hx=None: forward(self, x))
+        forward = run.LSTM.forward
+        monkeypatch.setattr(run.LSTM, "__call__", lambda self, x, hx=None: forward(self, x))
         done("run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", 0.004)
         assert not agree(results(), lstm.forward(sequences(lstm)))
 
@@ -671,7 +672,11 @@ class TestRun:
             if len(calls) == 2:
                 raise what
 
-        name = {"reserve": (stored, "_reserve"), "write": (stored.Stored, "write"), "dump": (stored.Stored, "dump")}
+        name = {
+            "reserve": (disk_array, "_reserve"),
+            "write": (disk_array.Stored, "write"),
+            "dump": (disk_array.Stored, "dump"),
+        }
         monkeypatch.setattr(*name[where], fail)
         result = invoke("run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", 0.001)
         assert len(calls) == 2
@@ -691,7 +696,7 @@ class TestRun:
 
         lstm = save("m.npz")
         np.save("x.npy", sequences(lstm))
-        monkeypatch.setattr(stored.os, "posix_fallocate", unable, raising=False)
+        monkeypatch.setattr(disk_array.os, "posix_fallocate", unable, raising=False)
         done("run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", 0.001)
         assert agree(results(), lstm.forward(sequences(lstm)))
 
@@ -974,7 +979,7 @@ class TestCheck:
         taken = [int(row[3]) * int(row[4]) for row in rows if row and row[0] in ("ordinary", "tiny", "large", "long")]
         weights = 4 * 600 * (300 + 3 * 600)
         assert len(taken) == 4
-        assert all(certificate.WORK["float32"] / 2 < steps * weights <= certificate.WORK["float32"] for steps in taken)
+        assert all(check.WORK["float32"] / 2 < steps * weights <= check.WORK["float32"] for steps in taken)
 
     def test_a_cell(self, folder):
         numlstm.LSTMCell(6, 4, seed=0).save("cell.npz")
@@ -1074,7 +1079,7 @@ class TestCheck:
         assert int(rows["long"][3]) < 400
 
     def test_without_a_sharper_judge(self, folder, monkeypatch):
-        monkeypatch.setattr(certificate, "judge", lambda dtype: np.dtype(np.float64))
+        monkeypatch.setattr(check, "judge", lambda dtype: np.dtype(np.float64))
         save("m.npz", dtype="float64")
         output = done("check", "m.npz")
         assert "in float64\n          which has no more digits than the model here" in output
@@ -1188,7 +1193,7 @@ def test_a_zip_bomb_is_refused_as_input(folder):
 
 def test_series_reads_only_what_is_asked_for(folder):
     np.save("x.npy", np.arange(60.0).reshape(5, 4, 3))
-    with series.opened("x.npy") as given:
+    with sequence_files.opened("x.npy") as given:
         part = given.read(slice(1, 3), slice(2, 4))
         np.testing.assert_array_equal(part, np.arange(60.0).reshape(5, 4, 3)[1:3, 2:4])
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import numlstm
-from numlstm import batch, certificate, formats, series, stored
+from numlstm import formats
 from numlstm.base import opening
+from numlstm.commands import check, disk_array, run, sequence_files
 
 PACKAGE = Path(numlstm.__file__).parent
 NUMBERS = np.random.default_rng(0).standard_normal((23, 7, 5)).astype("f4")
@@ -24,10 +25,10 @@ READERS = {
     "find": (".safetensors", numlstm.find),
     "tensors": (".npz", numlstm.tensors),
     "trace": (".npz", numlstm.Trace.load),
-    "check": (".npz", certificate._digest),
-    "input": (".npy", lambda path: series.opened(path).__enter__()),
-    "input, text": (".csv", lambda path: series.opened(path).__enter__()),
-    "states": (".npz", series.states),
+    "check": (".npz", check._digest),
+    "input": (".npy", lambda path: sequence_files.opened(path).__enter__()),
+    "input, text": (".csv", lambda path: sequence_files.opened(path).__enter__()),
+    "states": (".npz", sequence_files.states),
 }
 
 
@@ -120,23 +121,23 @@ CUT = """
 import os, sys
 import numpy as np
 import numlstm
-from numlstm import batch, cli, formats, stored
+from numlstm.commands import run, disk_array; from numlstm import cli, formats
 
 suffix, order = sys.argv[1:]
 numlstm.LSTM(64, 2).save("m.npz")
 x = np.zeros((4000, 20, 64), np.float32)
 if suffix == ".npy":
     np.save("x.npy", np.asfortranarray(x) if order == "F" else x)
-    forward = batch.LSTM.__call__
+    forward = run.LSTM.__call__
 
     def cut(self, *arguments):
         os.truncate("x.npy", 100_000)
         return forward(self, *arguments)
 
-    batch.LSTM.__call__ = cut
+    run.LSTM.__call__ = cut
     if order == "map":  # planted
         mapped = np.load("x.npy", mmap_mode="r")
-        stored.Stored.read = lambda self, outer, inner: mapped[outer, inner].copy()
+        disk_array.Stored.read = lambda self, outer, inner: mapped[outer, inner].copy()
     cli.main(["run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.5"])
 else:
     numlstm.LSTM(64, 512).save("big" + suffix)
@@ -231,11 +232,11 @@ def test_files_of_the_caller_are_opened_in_one_place():
 @pytest.mark.parametrize("dtype", ["f4", ">f8", "?", "i2"])
 def test_every_part_of_an_array_on_disk_is_what_numpy_has(order, dtype, near, span, tmp_path, monkeypatch):
     """By a read for each run, by one for all that lies near, and by several for what is large."""
-    monkeypatch.setattr(stored, "NEAR", near)
-    monkeypatch.setattr(stored, "SPAN", span)
+    monkeypatch.setattr(disk_array, "NEAR", near)
+    monkeypatch.setattr(disk_array, "SPAN", span)
     whole = (NUMBERS > 0).astype(dtype) if dtype == "?" else (100 * NUMBERS).astype(dtype)
     np.save(tmp_path / "x.npy", np.asarray(whole, order=order))
-    with series.opened(tmp_path / "x.npy") as given:
+    with sequence_files.opened(tmp_path / "x.npy") as given:
         for outer in (slice(0, 23), slice(3, 4), slice(5, 22), slice(4, 4)):
             for inner in (slice(0, 7), slice(2, 3), slice(1, 7), slice(3, 3)):
                 part = given.read(outer, inner)
@@ -245,14 +246,14 @@ def test_every_part_of_an_array_on_disk_is_what_numpy_has(order, dtype, near, sp
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_sequence_without_a_batch(order, tmp_path):
     np.save(tmp_path / "x.npy", np.asarray(NUMBERS[:, 0], order=order))
-    with series.opened(tmp_path / "x.npy") as given:
+    with sequence_files.opened(tmp_path / "x.npy") as given:
         assert given.shape == (23, 5)
         np.testing.assert_array_equal(given.read(slice(2, 9), slice(0, 1)), NUMBERS[2:9, :1])
 
 
 def test_results_are_written_and_dumped_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "SPAN", 100)
-    made = stored.Stored.new(tmp_path, np.dtype("f4"), NUMBERS.shape)
+    monkeypatch.setattr(disk_array, "SPAN", 100)
+    made = disk_array.Stored.new(tmp_path, np.dtype("f4"), NUMBERS.shape)
     for row in range(7):
         made.write(slice(0, 10), slice(row, row + 1), NUMBERS[:10, row : row + 1])
     made.write(slice(10, 23), slice(0, 7), np.asfortranarray(NUMBERS[10:]))
@@ -266,7 +267,7 @@ def test_in_fortran_order_run_gives_the_bits_of_one_call(tmp_path):
     lstm = numlstm.LSTM(5, 3, num_layers=2, batch_first=True, seed=0).eval()
     lstm.save(tmp_path / "m.npz")
     np.save(tmp_path / "x.npy", np.asfortranarray(NUMBERS))
-    batch.run(tmp_path / "m.npz", tmp_path / "x.npy", tmp_path / "out.npz", chunk=500, echo=lambda line: None)
+    run.run(tmp_path / "m.npz", tmp_path / "x.npy", tmp_path / "out.npz", chunk=500, echo=lambda line: None)
     output, (h_n, c_n) = lstm(NUMBERS)
     with np.load(tmp_path / "out.npz") as results:
         for name, want in (("output", output), ("h_n", h_n), ("c_n", c_n)):
@@ -280,11 +281,11 @@ def test_a_line_without_an_end_is_refused_before_it_is_read(tmp_path):
     with open(tmp_path / "x.csv", "wb") as file:
         file.truncate(1 << 31)  # of which nothing is on the disk
     with pytest.raises(ValueError, match=r"x\.csv: it has a line of more than 1048576 characters"):
-        series.opened(tmp_path / "x.csv").__enter__()
+        sequence_files.opened(tmp_path / "x.csv").__enter__()
 
 
 @pytest.mark.parametrize("cell", ["1_0", "\u0661", "\u00a01", "\uff11"])
 def test_only_plain_digits_are_numbers(cell, tmp_path):
     (tmp_path / "x.csv").write_text(f"1,2\n{cell},2\n", "utf-8")
     with pytest.raises(ValueError, match=r"line 2, column 1: .* is not a number"):
-        series.opened(tmp_path / "x.csv").__enter__()
+        sequence_files.opened(tmp_path / "x.csv").__enter__()

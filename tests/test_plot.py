@@ -13,8 +13,9 @@ from judge import same_bits
 from needs import need
 
 import numlstm
-from numlstm import plot, tracing
+from numlstm import plot
 from numlstm.cli import main
+from numlstm.commands import trace as trace_command
 
 COMMAND = [sys.executable, "-m", "numlstm"]
 GATES = ("f", "i", "o")
@@ -415,7 +416,7 @@ def test_the_table_needs_no_file(folder):
     assert ran.returncode == 0 and ran.stderr == "", ran.stderr
     first, empty, *table = ran.stdout.splitlines()
     assert first == "m.npz over x.npy: Trace(l0, l0_reverse, l1, l1_reverse: 4 units; 20 steps, 3 rows, float32)"
-    assert empty == "" and table == tracing.summary(numlstm.load("m.npz").trace(np.load("x.npy")))
+    assert empty == "" and table == trace_command.summary(numlstm.load("m.npz").trace(np.load("x.npy")))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -489,5 +490,5 @@ def test_the_table_knows_no_number(folder):
     """Rows that are NaN, or none at all."""
     lstm = numlstm.LSTM(2, 3, seed=0)
     for x in (np.full((4, 1, 2), np.nan), np.ones((4, 0, 2))):
-        _, row = tracing.summary(lstm.trace(x))
+        _, row = trace_command.summary(lstm.trace(x))
         assert row.split()[:4] == ["l0", "-", "-", "-"]

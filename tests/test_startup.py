@@ -23,12 +23,13 @@ NEEDED = {
     "org", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
-    "numlstm.base.console", "numlstm.base.requirements", "numlstm.batch", "numlstm.bench", "numlstm.cell",
-    "numlstm.certificate", "numlstm.cli", "numlstm.conversion", "numlstm.dask", "numlstm.demo", "numlstm.interop",
+    "numlstm.base.console", "numlstm.base.requirements", "numlstm.bench", "numlstm.cell", "numlstm.cli",
+    "numlstm.commands.check", "numlstm.commands.convert", "numlstm.commands.disk_array", "numlstm.commands.inspect",
+    "numlstm.commands.run", "numlstm.commands.sequence_files", "numlstm.dask", "numlstm.demo", "numlstm.interop",
     "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
-    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd", "numlstm.listing",
-    "numlstm.packed", "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.sequence",
-    "numlstm.series", "numlstm.stored", "numlstm.stream", "numlstm.trace",
+    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd", "numlstm.packed",
+    "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.stream",
+    "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"detected", "tensor", "safetensors", "state_dict", "numlstm_config"}

@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Callable
 
-from numlstm import files, formats, listing
+from numlstm import files, formats
 from numlstm.base import atomic
 from numlstm.base.checks import counted
 from numlstm.base.console import size
+from numlstm.commands import inspect
 
 Path = str | os.PathLike[str]
 
@@ -61,7 +62,7 @@ def convert(
     echo(f"{os.fspath(target)}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
     with formats.opened(source) as contents:
         found = files.pick(contents, name)
-        rest, told = listing.others(contents)
+        rest, told = inspect.others(contents)
         more = len(contents.lstms) - 1
     if found.kind == "LSTM" and found.batch_first is None and batch_first is None:
         warnings.warn(

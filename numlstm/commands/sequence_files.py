@@ -16,10 +16,10 @@ import numpy as np
 
 from numlstm.base import opening
 from numlstm.base.checks import counted
+from numlstm.commands.disk_array import Stored
 from numlstm.formats import npz, zips
 from numlstm.formats.budget import Budget
 from numlstm.formats.text import decimal
-from numlstm.stored import Stored
 
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import files, series
+from numlstm import files
 from numlstm.base import atomic, checks
 from numlstm.base.config import Config
+from numlstm.commands import sequence_files
+from numlstm.commands.disk_array import Stored
 from numlstm.lstm import LSTM
-from numlstm.stored import Stored
 
 Path = str | os.PathLike[str]
 Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -104,18 +105,18 @@ def run(
 @contextmanager
 def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
-) -> Iterator[tuple[LSTM, series.Series, checks.States | None, checks.Call]]:
+) -> Iterator[tuple[LSTM, sequence_files.Series, checks.States | None, checks.Call]]:
     """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
     module, found = files.read(model, name, batch_first)
     lstm = files.as_lstm(module)
     if batch_first is not None:
         lstm.batch_first = batch_first  # of a cell over all steps as well
-    with series.opened(input) as given:
+    with sequence_files.opened(input) as given:
         hx = given.states
         if state is not None:
             if hx is not None:
                 raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
-            hx = series.states(state)
+            hx = sequence_files.states(state)
         checks.real_array("input", np.broadcast_to(np.empty((), given.dtype), given.shape))
         call = checks.lstm_call(lstm._config, given.shape, hx)
         if hx is not None:
@@ -133,7 +134,7 @@ def prepared(
 def _run(
     lstm: LSTM,
     config: Config,
-    given: series.Series,
+    given: sequence_files.Series,
     hx: checks.States | None,
     call: checks.Call,
     results: dict[str, Stored],

@@ -8,9 +8,10 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
-from numlstm import batch, plot
+from numlstm import plot
 from numlstm.base import atomic
 from numlstm.base.console import printable, shortened, size, table
+from numlstm.commands import run
 from numlstm.trace import CLOSED, OPEN, Trace, writable
 
 Path = str | os.PathLike[str]
@@ -62,7 +63,7 @@ def trace(
             atomic.apart(option, path, "INPUT", input)
             if state is not None and option == "--plot":
                 atomic.apart(option, path, "--state", state)
-    with batch.prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
+    with run.prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
         names = [suffix[1:] for _, _, suffix in lstm._config.cells()]
         for cell in cells:
             if cell not in names:
