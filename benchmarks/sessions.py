@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from numlstm.bench.costs import sessions
-from numlstm.threads import num_threads
+from numlstm.runtime.threads import num_threads
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 SESSIONS = 100 if QUICK else sessions.SESSIONS

@@ -1,8 +1,8 @@
 """Draws docs/panels.svg: where the packing code puts each weight, and the tile of registers that passes over a panel.
 
-Every cell of the drawing is read from panels that `numlstm.panels` packed: the value of a weight says which gate,
-unit and term it belongs to. Run `python docs/draw_panels.py` after a change of the layout; a test holds the file
-against it.
+Every cell of the drawing is read from panels that `numlstm.runtime.packed_weights` packed: the value of a weight says
+which gate, unit and term it belongs to. Run `python docs/draw_panels.py` after a change of the layout; a test holds the
+file against it.
 """
 
 import os
@@ -23,7 +23,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import lanes_of_last
 from numlstm.kernels.tile_shapes import REGISTERS_16
-from numlstm.panels import Panels
+from numlstm.runtime.packed_weights import Panels
 
 INPUTS, UNITS = 2, 10
 TERMS = INPUTS + UNITS

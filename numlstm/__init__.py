@@ -19,7 +19,7 @@ try:
     from numlstm import lazy
     from numlstm.files import find, load, load_cell, tensors
     from numlstm.lstm import LSTM
-    from numlstm.threads import get_num_threads, num_threads, set_num_threads
+    from numlstm.runtime.threads import get_num_threads, num_threads, set_num_threads
 finally:
     if _collecting:
         gc.enable()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import engine
 from numlstm.base import checks
 from numlstm.module import Module
+from numlstm.runtime import engine
 
 if TYPE_CHECKING:
     from numlstm.parameter_types import CellParameters

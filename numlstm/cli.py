@@ -460,7 +460,7 @@ def bench(
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
     from numlstm.plot import drawable
-    from numlstm.threads import usable_cores
+    from numlstm.runtime.threads import usable_cores
 
     if startup:
         if names or sizes or sweep or scaling or threads or reuse or save or show or plot:
@@ -592,10 +592,10 @@ def _progress(what: str) -> None:
 @sentences
 def info() -> None:
     """What runs here: versions, the CPU, its kernels and where they come from."""
-    from numlstm import threads
     from numlstm.bench.hardware import machine
     from numlstm.cuda import presence
     from numlstm.kernels.loading import cache, registry
+    from numlstm.runtime import threads
 
     def say(name: str, value: str) -> None:
         click.echo(f"{name:16} {value}")

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import engine, lazy
+from numlstm import lazy
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.module import Held, Module, changing
+from numlstm.runtime import engine
 
 if TYPE_CHECKING:
     from numlstm.parameter_types import LSTMParameters

@@ -20,7 +20,7 @@ import numpy as np
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.fork_locks import fork_safe
-from numlstm.panels import Panels
+from numlstm.runtime.packed_weights import Panels
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy import empty
 
-from numlstm import engine
 from numlstm.base import checks
 from numlstm.base.config import Config
-from numlstm.panels import Panels
+from numlstm.runtime import engine
+from numlstm.runtime.packed_weights import Panels
 from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -16,10 +16,10 @@ from weakref import ref
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import engine
 from numlstm.base import checks
 from numlstm.base.config import Config
-from numlstm.panels import Panels, aligned_empty
+from numlstm.runtime import engine
+from numlstm.runtime.packed_weights import Panels, aligned_empty
 
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]

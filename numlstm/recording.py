@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import engine
 from numlstm.base.checks import Call
-from numlstm.boxes import address
 from numlstm.kernels.plan_layout import Header
-from numlstm.panels import Array, Panels
+from numlstm.runtime import engine
+from numlstm.runtime.object_layout import address
+from numlstm.runtime.packed_weights import Array, Panels
 from numlstm.trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
-from numlstm import boxes, engine
 from numlstm.base import checks
 from numlstm.base.config import Config
-from numlstm.boxes import address
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import SELF_DATA, Header, Live
-from numlstm.panels import LINE, Panels, aligned_empty
-from numlstm.plan import CACHE_L1, Plan, checked, make_plan
+from numlstm.runtime import engine, object_layout
+from numlstm.runtime.object_layout import address
+from numlstm.runtime.packed_weights import LINE, Panels, aligned_empty
+from numlstm.runtime.planner import CACHE_L1, Plan, checked, make_plan
 
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
@@ -194,10 +194,10 @@ class Stream:
         slots, kernel, config = self._record, registry.kernel(self.dtype.name), self._config
         self._exchange = kernel.exchange
         work = self.batch_size * (self._panels.data.size + engine.STEP_WORK * config.num_layers)
-        if boxes.functions is None or boxes.DATA != SELF_DATA:
+        if object_layout.functions is None or object_layout.DATA != SELF_DATA:
             self.step, self._call = _by_ctypes(kernel.step, slots, self.address), _nothing
             return
-        new_array, _, keep, drop = boxes.functions
+        new_array, _, keep, drop = object_layout.functions
         held = max(0, engine.QUICK_WORK // work)
         for slot, value in {
             Live.NONE: id(None),

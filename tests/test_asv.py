@@ -18,7 +18,7 @@ from numlstm.bench.costs import callers, memory, overhead, packed, sessions
 from numlstm.bench.hardware import clock
 from numlstm.kernels.loading import registry
 from numlstm.pool import Pool
-from numlstm.threads import get_num_threads
+from numlstm.runtime.threads import get_num_threads
 
 pytestmark = pytest.mark.cpu_level
 

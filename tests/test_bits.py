@@ -17,12 +17,12 @@ from needs import leave_out
 from samples import data, make
 
 import numlstm
-from numlstm import engine, plan
 from numlstm.kernels import projection, recurrence
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.simd import FROM_ZERO, Simd
+from numlstm.runtime import engine, planner
 
 pytestmark = pytest.mark.cpu_level
 
@@ -55,7 +55,7 @@ def alone():
 
 def run(lstm, x, hx=None, **settings):
     """Results and the kernel's counters."""
-    with plan.override(**settings):
+    with planner.override(**settings):
         lstm(x[:1], hx)  # so that the workspace exists
         for workspace in lstm._panels.memo.idle:
             workspace.plan = None

@@ -23,7 +23,7 @@ from numlstm import reference
 from numlstm.base import atomic, console
 from numlstm.cli import main
 from numlstm.commands import check, disk_array, run, sequence_files
-from numlstm.panels import Panels
+from numlstm.runtime.packed_weights import Panels
 
 LINUX = sys.platform == "linux"
 MB = 1 << 20

@@ -18,10 +18,11 @@ import pytest
 from judge import bits, equal, flat, same_bits
 
 import numlstm
-from numlstm import engine, module
 from numlstm import lstm as lstm_module
+from numlstm import module
 from numlstm.base import checks
-from numlstm.panels import Panels
+from numlstm.runtime import engine
+from numlstm.runtime.packed_weights import Panels
 
 SMALL = np.random.default_rng(7).integers(0, 5, (4, 3, 6))  # small whole numbers: exact in every dtype
 

@@ -19,8 +19,8 @@ import dask.array as da  # noqa: E402
 from distributed import Client, LocalCluster  # noqa: E402
 
 import numlstm.dask  # noqa: E402
-from numlstm import threads  # noqa: E402
 from numlstm.dask import model  # noqa: E402
+from numlstm.runtime import threads  # noqa: E402
 
 RNG = np.random.default_rng(0)
 
@@ -263,7 +263,10 @@ def test_calls_in_a_worker_share_its_cores(cluster):
     x = da.zeros((2, 4, 3), chunks=(2, 2, 3), dtype=np.float32)
     numlstm.dask.forward(numlstm.LSTM(3, 4).eval(), x)[0].compute()
     said = cluster.run(
-        lambda: (__import__("numlstm").get_num_threads(), __import__("numlstm.threads").threads.source())
+        lambda: (
+            __import__("numlstm").get_num_threads(),
+            __import__("numlstm.runtime.threads").runtime.threads.source(),
+        )
     )
     assert (1, "one for each thread of this Dask worker") in said.values()
 

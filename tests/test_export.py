@@ -1,4 +1,5 @@
-"""What ``numlstm export`` writes: plans as in plan.py, error codes, archives and objects of every target, sentences."""
+"""What ``numlstm export`` writes: plans as in runtime/planner.py, error codes, archives and objects of every target,
+sentences."""
 
 import ctypes
 import re
@@ -14,13 +15,13 @@ from embedded import SIZES, model, run, tool
 from needs import leave_out
 
 import numlstm
-from numlstm import plan as planning
 from numlstm.cli import main
 from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.kernels.plan_layout import Cell, Header
-from numlstm.panels import Panels, aligned_empty
+from numlstm.runtime import planner as planning
+from numlstm.runtime.packed_weights import Panels, aligned_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
 
@@ -91,7 +92,7 @@ def sealed(content):
 
 
 def planned(lstm, rows, steps, lanes):
-    """The slots of plan.py for a C-contiguous call."""
+    """The slots of runtime/planner.py for a C-contiguous call."""
     panels, size = lstm._panels, lstm.dtype.itemsize
     if panels.lanes != lanes:
         named = ((name, panels.parameter(name)) for name in panels.config.parameter_shapes())

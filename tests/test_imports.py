@@ -165,13 +165,17 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
     [
         (
             "base/config.py",
-            "from numlstm.panels import Panels",
-            "base/config.py:{} imports numlstm.panels, which is above it",
+            "from numlstm.runtime.packed_weights import Panels",
+            "base/config.py:{} imports numlstm.runtime.packed_weights, which is above it",
         ),
         ("base/config.py", "from .lstm import LSTM", "base/config.py:{} imports numlstm.lstm, which is above it"),
-        ("engine.py", "from numlstm import LSTM", "engine.py:{} imports numlstm, which is above it"),
+        ("runtime/engine.py", "from numlstm import LSTM", "runtime/engine.py:{} imports numlstm, which is above it"),
         ("lstm.py", "import numlstm", "lstm.py:{} imports numlstm, which is above it"),
-        ("panels.py", "def late():\n    from . import plan", "panels.py:{} imports numlstm.plan, which is above it"),
+        (
+            "runtime/packed_weights.py",
+            "def late():\n    from . import plan",
+            "runtime/packed_weights.py:{} imports numlstm.runtime.planner, which is above it",
+        ),
         (
             "base/checks.py",
             "def late():\n    import numlstm.cell as c",
@@ -180,10 +184,18 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
         (
             "kernels/plan_layout.py",
             "from ..engine import forward",
-            "abi.py:{} imports numlstm.engine, which is above it",
+            "abi.py:{} imports numlstm.runtime.engine, which is above it",
         ),
-        ("plan.py", INDIRECT.format("numlstm.engine"), "plan.py:{} imports numlstm.engine, which is above it"),
-        ("plan.py", INDIRECT.format(".lstm"), "plan.py:{} imports numlstm.lstm, which is above it"),
+        (
+            "runtime/planner.py",
+            INDIRECT.format("numlstm.runtime.engine"),
+            "runtime/planner.py:{} imports numlstm.runtime.engine, which is above it",
+        ),
+        (
+            "runtime/planner.py",
+            INDIRECT.format(".lstm"),
+            "runtime/planner.py:{} imports numlstm.lstm, which is above it",
+        ),
         ("kernels/plan_layout.py", "from . import store", "a cycle inside a folder"),
         (
             "reference.py",

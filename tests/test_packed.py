@@ -19,10 +19,10 @@ from test_bits import FORCED, SIZES
 from test_threads import FLAGS, OTHERS, WAYS, Gathered
 
 import numlstm
-from numlstm import engine, plan, split
 from numlstm import packed as packed_calls
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import Header, Segment, Way
+from numlstm.runtime import engine, planner, schedule
 
 pytestmark = pytest.mark.cpu_level
 
@@ -70,7 +70,7 @@ def by_rows(net, x, hx, lengths):
 
 def run(net, x, hx, lengths, **forced):
     """Results by ``lengths=``, and the kernel's counters."""
-    with plan.override(**forced):
+    with planner.override(**forced):
         net(x, hx, lengths=lengths)
         net._panels.memo.idle.clear()
         results = net(x, hx, lengths=lengths)
@@ -228,7 +228,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
         for count in (2, 3):
             got, counts = gathered(call, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, other)
-            chosen = split.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
+            chosen = schedule.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
             assert (counts[Header.TICKETS] > 0) == (chosen is not None)
             if chosen is not None:
                 assert counts[Header.SEGMENTS] >= len(set(lengths))
@@ -236,17 +236,17 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
 
 def test_layers_of_several_lengths_do_not_go_in_waves():
     deep = Config(64, 64, 4)
-    assert split.choose(deep, 1000, 1, 4, 4).way == Way.WAVES
-    chosen = split.choose(deep, 1000, 1, 4, 4, packed_rows=2)
+    assert schedule.choose(deep, 1000, 1, 4, 4).way == Way.WAVES
+    chosen = schedule.choose(deep, 1000, 1, 4, 4, packed_rows=2)
     assert chosen is None or chosen.way != Way.WAVES
-    assert split.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
+    assert schedule.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 @pytest.mark.parametrize("rows", [2, 3, 5, 16, 64, 100, 256, 1000])
 def test_tickets_of_unequal_rows(rows, threads):
     """They cover all rows; claimed in their order, the last ones are small enough for all threads to end together."""
-    chosen = split.choose(Config(64, 64), 1000, -(-rows // 2), 4, threads, WAYS["rows"], packed_rows=rows)
+    chosen = schedule.choose(Config(64, 64), 1000, -(-rows // 2), 4, threads, WAYS["rows"], packed_rows=rows)
     assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
     assert chosen.ranges == 1 and 1 <= chosen.members <= threads
     each = chosen.piece_rows
@@ -490,14 +490,14 @@ def test_dropout_between_layers(layers):
 
 
 def segments_with(monkeypatch, change):
-    table = plan._with_segments
+    table = planner._with_segments
 
     def planted(slots, sizes):
         slots = table(slots, sizes)
         change(slots[-slots[Header.SEGMENT_COUNT] * Segment.LENGTH :].reshape(-1, Segment.LENGTH))
         return slots
 
-    monkeypatch.setattr(plan, "_with_segments", planted)
+    monkeypatch.setattr(planner, "_with_segments", planted)
 
 
 def one_row_less(segments):

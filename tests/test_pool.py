@@ -22,11 +22,11 @@ from samples import make
 from test_threads import Gathered, within
 
 import numlstm
-from numlstm import engine, plan, threads
 from numlstm import pool as pool_module
 from numlstm.kernels.plan_layout import Header, Way
 from numlstm.pool import Pool, Session
-from numlstm.split import Forced
+from numlstm.runtime import engine, planner, threads
+from numlstm.runtime.schedule import Forced
 
 pytestmark = pytest.mark.cpu_level
 
@@ -146,7 +146,7 @@ class TestBits:
     def test_any_number_present(self, forced):
         """Of 70 sessions, each number of them in turn; plans are for some of these numbers only."""
         lstm = make(hidden=16, num_layers=2)
-        with plan.override(**forced):
+        with planner.override(**forced):
             pool, sessions, want = opened(lstm, 70)
             before = pool._kept.plans.by_shape.copy()
             for count in range(1, 71):
@@ -244,7 +244,7 @@ def gathered_pool(monkeypatch, count, **settings):
     """Threads that are all there before a step begins, and what they do is counted."""
     Gathered(monkeypatch)
     numlstm.set_num_threads(count)
-    return plan.override(**settings)
+    return planner.override(**settings)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -776,7 +776,7 @@ class TestInterrupted:
                     if when == "after" and len(runs) == 1:
                         raise KeyboardInterrupt
 
-            with plan.override(split=Forced(way)), monkeypatch.context() as patch:
+            with planner.override(split=Forced(way)), monkeypatch.context() as patch:
                 patch.setattr(threads.Crew, "start", starting)
                 patch.setattr(engine.Workspace, "run", running)
                 with pytest.raises(KeyboardInterrupt):
@@ -802,7 +802,7 @@ class TestInterrupted:
             want[state[1].tobytes()] = k
         rows = np.repeat(x, 40, axis=0)
         try:
-            with plan.override(split=Forced(Way.ROWS)):
+            with planner.override(split=Forced(Way.ROWS)):
                 for n in range(150):
                     pool = lstm.pool(50)
                     for _ in range(50):

@@ -398,7 +398,7 @@ def test_a_step_with_an_argument_names_a_stream():
 
 
 def test_a_step_without_built_in_functions_takes_no_argument_either(monkeypatch):
-    monkeypatch.setattr(numlstm.stream.boxes, "functions", None)
+    monkeypatch.setattr("numlstm.runtime.object_layout.functions", None)
     stream = make().stream()
     with pytest.raises(TypeError, match=r"^Stream\.step\(\) takes 0 positional arguments but 1 was given"):
         stream.step(3)

@@ -16,7 +16,7 @@ import pytest
 from judge import counted, equal, same_bits
 
 import numlstm
-from numlstm import boxes, engine
+from numlstm.runtime import engine, object_layout
 
 pytestmark = pytest.mark.cpu_level
 
@@ -259,7 +259,7 @@ def test_a_subclass_may_override_forward():
 
 def test_without_readable_objects_everything_works(monkeypatch, taken):
     """On a Python that keeps objects otherwise, the long way serves alone."""
-    monkeypatch.setattr(boxes, "readable", False)
+    monkeypatch.setattr(object_layout, "readable", False)
     lstm = numlstm.LSTM(5, 6, 2, bidirectional=True, seed=0).eval()
     x = np.ones((3, 2, 5), np.float32)
     results = [lstm(x), lstm(x, lstm(x)[1]), lstm(x)]
@@ -270,18 +270,21 @@ def test_without_readable_objects_everything_works(monkeypatch, taken):
 
 def test_the_layout_of_objects_is_checked(monkeypatch):
     """The probe that decides whether objects are readable fails for each wrong offset."""
-    assert boxes.readable and boxes._as_expected()
+    assert object_layout.readable and object_layout._as_expected()
     for name, wrong in (
-        ("ITEMS", boxes.ITEMS + 8), ("TYPE", boxes.TYPE - 8), ("DATA", boxes.NDIM), ("NDIM", boxes.DATA),
-        ("DTYPE", boxes.DTYPE - 8),
-    ):  # fmt: skip
+        ("ITEMS", object_layout.ITEMS + 8),
+        ("TYPE", object_layout.TYPE - 8),
+        ("DATA", object_layout.NDIM),
+        ("NDIM", object_layout.DATA),
+        ("DTYPE", object_layout.DTYPE - 8),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(boxes, name, wrong)
-            assert not boxes._as_expected(), name
+            patch.setattr(object_layout, name, wrong)
+            assert not object_layout._as_expected(), name
     with monkeypatch.context() as patch:
-        patch.setattr(boxes, "SIZES", boxes.STRIDES)
-        patch.setattr(boxes, "STRIDES", boxes.SIZES)
-        assert not boxes._as_expected()
+        patch.setattr(object_layout, "SIZES", object_layout.STRIDES)
+        patch.setattr(object_layout, "STRIDES", object_layout.SIZES)
+        assert not object_layout._as_expected()
 
 
 class Reshape:
@@ -365,7 +368,7 @@ def test_without_the_functions_of_python_ctypes_serves(monkeypatch, missing):
     want = lstm(x), lstm(x, lstm(x)[1])
     with monkeypatch.context() as patch:
         if missing == "functions":
-            patch.setattr(boxes, "functions", None)
+            patch.setattr(object_layout, "functions", None)
         else:
             patch.setattr(engine, "SELF_DATA", 24)
         lstm = numlstm.LSTM(6, 4, 2, seed=0)
@@ -377,13 +380,13 @@ def test_without_the_functions_of_python_ctypes_serves(monkeypatch, missing):
     ("name", "wrong"), [("NUMPY_ABI", 0x3000000), ("ARRAY_TYPE", 3), ("readable", False), ("HEAD", None)]
 )
 def test_functions_of_another_numpy_are_not_called(monkeypatch, name, wrong):
-    assert boxes.functions == boxes._functions()
+    assert object_layout.functions == object_layout._functions()
     if name == "HEAD":
         monkeypatch.setattr(sys, "version", f"{sys.version} experimental free-threading build")
     else:
-        monkeypatch.setattr(boxes, name, wrong)
+        monkeypatch.setattr(object_layout, name, wrong)
     with pytest.raises(NotImplementedError):
-        boxes._functions()
+        object_layout._functions()
 
 
 def test_results_are_fresh_arrays_of_their_own():
@@ -462,13 +465,13 @@ def test_the_count_of_arguments_is_checked():
 @pytest.mark.parametrize("place", [0, 1])
 def test_no_memory_for_the_results_is_an_error(monkeypatch, place):
     """The function that makes arrays, or tuples, is replaced by one that sets the error and gives nothing."""
-    functions = list(boxes.functions)
+    functions = list(object_layout.functions)
     functions[place] = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     want = lstm(x)
     with monkeypatch.context() as patch:
-        patch.setattr(boxes, "functions", tuple(functions))
+        patch.setattr(object_layout, "functions", tuple(functions))
         lstm = numlstm.LSTM(6, 4, 2, seed=0)
         lstm(x)
         gc.collect()
@@ -570,9 +573,9 @@ def test_what_is_changed_while_the_last_tuple_is_made_is_noticed(monkeypatch, wh
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     want = lstm(x, lstm(x)[1])
-    functions = list(boxes.functions)
+    functions = list(object_layout.functions)
     functions[1] = ctypes.cast(new_tuple, ctypes.c_void_p).value
-    monkeypatch.setattr(boxes, "functions", tuple(functions))
+    monkeypatch.setattr(object_layout, "functions", tuple(functions))
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     _, hx = lstm(x)
     (route,) = lstm._panels.memo.routes[False].values()

@@ -18,7 +18,7 @@ from needs import need
 from scripts import script
 
 import numlstm
-from numlstm import engine
+from numlstm.runtime import engine
 
 connect = need("websockets.asyncio.client").connect
 connect_in_turn = need("websockets.sync.client").connect

@@ -14,10 +14,10 @@ import pytest
 from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 
 import numlstm
-from numlstm import boxes, engine
 from numlstm import stream as streams
 from numlstm.bench.costs import memory
 from numlstm.kernels.plan_layout import Live
+from numlstm.runtime import engine, object_layout
 
 pytestmark = pytest.mark.cpu_level
 
@@ -56,7 +56,7 @@ def whole(lstm, x, hx=None):
 def way(request, monkeypatch):
     """Every way in which Python reaches the machine code."""
     if request.param == "ctypes":
-        monkeypatch.setattr(boxes, "functions", None)
+        monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
         monkeypatch.setattr(engine, "QUICK_WORK", -1)
     return request.param
@@ -583,12 +583,12 @@ def test_wrong_states_and_rows_change_nothing():
 def test_no_memory_for_the_result_is_an_error_and_no_step(monkeypatch, dtype):
     """The function that makes arrays is replaced by one that sets the error and gives nothing."""
 
-    functions = list(boxes.functions)
+    functions = list(object_layout.functions)
     functions[0] = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
     lstm = model("small", dtype)
     x = steps(lstm, 1, 2)[0]
     with monkeypatch.context() as patch:
-        patch.setattr(boxes, "functions", tuple(functions))
+        patch.setattr(object_layout, "functions", tuple(functions))
         stream = lstm.stream(2)
     for _ in range(3):
         with pytest.raises(MemoryError):

@@ -19,11 +19,12 @@ from judge import equal, same_bits
 from needs import leave_out, need
 
 import numlstm
-from numlstm import boxes, engine, module, plan
+from numlstm import module
 from numlstm import stream as streams
 from numlstm.bench.costs import memory
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import Live
+from numlstm.runtime import engine, object_layout, planner
 from numlstm.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
@@ -35,7 +36,7 @@ IN_USE = "the stream is in use by another thread, and nothing was done"
 def way(request, monkeypatch):
     """Every way in which Python reaches the machine code."""
     if request.param == "ctypes":
-        monkeypatch.setattr(boxes, "functions", None)
+        monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
         monkeypatch.setattr(engine, "QUICK_WORK", -1)
     return request.param
@@ -295,7 +296,7 @@ def test_steps_wait_for_no_lock_of_the_package():
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line of stream.py, engine.py or a planted fault that is reached."""
+    """Raises KeyboardInterrupt at the n-th line of stream.py, runtime/engine.py or a planted fault that is reached."""
 
     def __init__(self, at):
         self.at, self.count = at, 0
@@ -348,9 +349,9 @@ def faults(name, way_of_making):
             found.append(f"line {at}: torn")
         kept = [panels, new_panels]
         slot = stream._record[Live.LENGTH + streams.Header.PANELS]
-        if slot != boxes.address(stream._panels.data) or not any(stream._panels is p for p in kept):
+        if slot != object_layout.address(stream._panels.data) or not any(stream._panels is p for p in kept):
             held = stream._record.held
-            if not any(slot == boxes.address(p.data) for p in (held if isinstance(held, tuple) else (held,))):
+            if not any(slot == object_layout.address(p.data) for p in (held if isinstance(held, tuple) else (held,))):
                 found.append(f"line {at}: panels that nobody holds")
         stream.step()
         if not interrupted:
@@ -425,7 +426,7 @@ def signalled(enough):
 
     previous = signal.signal(signal.SIGALRM, stop)
     try:
-        with plan.override(convert_bytes=600):
+        with planner.override(convert_bytes=600):
             lstm.stream(4)(x)
             begin = time.perf_counter()
             lstm.stream(4)(x)

@@ -22,14 +22,14 @@ from judge import equal, same_bits
 from samples import data, make
 
 import numlstm
-from numlstm import engine, plan, split, threads
 from numlstm.base.config import Config
 from numlstm.kernels import work_queue
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.plan_layout import Header, Share, Way
 from numlstm.kernels.simd import get, tally
-from numlstm.split import Forced
+from numlstm.runtime import engine, planner, schedule, threads
+from numlstm.runtime.schedule import Forced
 
 pytestmark = pytest.mark.cpu_level
 
@@ -51,7 +51,7 @@ OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
     """The number of threads is put back; calls use workers that have just been started, however brief they are."""
-    monkeypatch.setattr(plan, "START_WORTH", 0.0)
+    monkeypatch.setattr(planner, "START_WORTH", 0.0)
     before = numlstm.get_num_threads()
     yield
     numlstm.set_num_threads(before)
@@ -85,7 +85,7 @@ class Gathered:
         """Results, and the counters of all threads together: of the call alone, for the plans are new."""
         numlstm.set_num_threads(count)
         self.crew = None
-        with plan.override(**settings):
+        with planner.override(**settings):
             if lstm._panels.memo is not None:
                 lstm._panels.memo.idle.clear()
             results = lstm(x, hx)
@@ -120,7 +120,7 @@ def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
         for count in (2, 3, 8):
             got, counts = gathered(lstm, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, batch, other)
-            chosen = split.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
+            chosen = schedule.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
             assert (counts[Header.TICKETS] > 0) == (chosen is not None)
             if way.startswith("waves") and chosen:
                 assert counts[Header.WAVES] == counts[Header.TICKETS] >= lstm.num_layers
@@ -162,7 +162,7 @@ def test_a_brief_call_does_not_wait_for_workers_that_it_starts(monkeypatch):
     monkeypatch.setattr(threads.Crew, "start", lambda crew, *rest: started.append(crew) or start(crew, *rest))
     for worth, calls in ((1e9, [0, 1, 2]), (0.0, [1, 2, 3])):
         lstm, x, hx, want = long_enough()
-        monkeypatch.setattr(plan, "START_WORTH", worth)
+        monkeypatch.setattr(planner, "START_WORTH", worth)
         monkeypatch.setattr(threads, "_pool", threads.Pool())
         numlstm.set_num_threads(2)
         started.clear()
@@ -193,7 +193,7 @@ def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
 def test_a_small_foreign_input_is_shared_too(monkeypatch):
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
-    with plan.override(split=Forced(Way.ROWS)):
+    with planner.override(split=Forced(Way.ROWS)):
         assert equal(lstm(x.astype(np.float64), hx), lstm(x, hx))
         assert equal(lstm(np.asfortranarray(x), hx), want)
 
@@ -215,7 +215,7 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
         patch.setattr(threads.Pool, "another", lambda pool: Sleeper())
         patch.setattr(threads, "_pool", threads.Pool())
         for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-            with plan.override(split=Forced(way)):
+            with planner.override(split=Forced(way)):
                 results.append(lstm(x, hx))
     assert len(asleep) == 2 + 1 + 2  # two layers are two threads' waves
     assert all(equal(found, want) for found in results)
@@ -245,7 +245,7 @@ def test_a_worker_that_comes_in_the_middle_takes_part(monkeypatch):
     monkeypatch.setattr(engine, "_task", later)
     numlstm.set_num_threads(2)
     for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-        with plan.override(split=Forced(way)):
+        with planner.override(split=Forced(way)):
             assert equal(lstm(x, hx), want), way
 
 
@@ -307,9 +307,9 @@ import os, sys, threading
 os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
 import numlstm
 assert numlstm.get_num_threads() == 1, numlstm.get_num_threads()
-from numlstm import plan
+from numlstm.runtime import planner
 from numlstm.kernels.plan_layout import Way
-from numlstm.split import Forced
+from numlstm.runtime.schedule import Forced
 from judge import equal
 from samples import data
 lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
@@ -322,7 +322,7 @@ def call(way):
         assert equal(lstm(x, hx), want)
     ended.append(1)
 for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-    with plan.override(split=Forced(way)):
+    with planner.override(split=Forced(way)):
         callers = [threading.Thread(target=call, args=(way,)) for _ in range(8)]
         for caller in callers: caller.start()
         for caller in callers: caller.join()
@@ -472,11 +472,11 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
         layout=lambda n: types.SimpleNamespace(panel=0, bias=0, hr_panel=0),
     )
     key = (2, batch, 1), (batch * size, size, size), (batch * size, size, size)
-    alone = plan.make_plan(panels, *key)
+    alone = planner.make_plan(panels, *key)
     members, plans = 1, [alone]
     if way is not None:
-        with plan.override(split=Forced(way)):
-            team = plan.make_team(panels, key, count)
+        with planner.override(split=Forced(way)):
+            team = planner.make_team(panels, key, count)
         members, plans = team.split.members, [team.caller, team.worker]
     assert members == count
     for made in plans:
@@ -532,8 +532,8 @@ def test_a_call_while_python_ends_has_no_workers():
         "-c",
         """
 import numlstm, numpy as np
-from numlstm import plan
-plan.START_WORTH = 0.0
+from numlstm.runtime import planner
+planner.START_WORTH = 0.0
 numlstm.set_num_threads(2)
 lstm, x = numlstm.LSTM(8, 64, num_layers=2, seed=0).eval(), np.ones((100, 32, 8), "f4")
 want = lstm(x)[0].tobytes()
@@ -599,7 +599,7 @@ def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
     lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
     numlstm.set_num_threads(2)
     inputs = [np.zeros((steps, 64, 16), np.float32) for steps in (1500, 1400)]
-    with plan.override(split=Forced(Way.ROWS)):
+    with planner.override(split=Forced(Way.ROWS)):
         for x in inputs:
             lstm(x)
         idle = lstm._panels.memo.idle
@@ -670,7 +670,7 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
                 raise SystemExit
         go_on.set()
 
-    with monkeypatch.context() as patch, plan.override(split=Forced(Way.ROWS)):
+    with monkeypatch.context() as patch, planner.override(split=Forced(Way.ROWS)):
         patch.setattr(engine, "_task", holding)
         patch.setattr(threads.Crew, "start", forking)
         code = 1
@@ -928,7 +928,7 @@ def test_cores_that_become_fewer_are_respected(asked):
         "-c",
         """
 import os, numlstm, numpy as np
-from numlstm import threads
+from numlstm.runtime import threads
 lstm = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
 x = np.ones((400, 32, 16), "f4")
 lstm(x)
@@ -1001,7 +1001,7 @@ def test_every_split_covers_its_rows_and_steps(limit):
             int(2 ** rng.uniform(0, 8)), hidden, int(rng.integers(1, 5)), bidirectional=bool(rng.integers(2))
         )
         steps, rows = int(2 ** rng.uniform(0, 10)), int(2 ** rng.uniform(0, 9))
-        chosen = split.choose(config, steps, rows, 4, limit)
+        chosen = schedule.choose(config, steps, rows, 4, limit)
         if chosen is None:
             continue
         ways.add(chosen.way)
@@ -1062,14 +1062,14 @@ class Phantom:
             self.offered.append(1)
             return 0
 
-        monkeypatch.setattr(plan, "YIELD", ctypes.cast(offer, ctypes.c_void_p).value)
+        monkeypatch.setattr(planner, "YIELD", ctypes.cast(offer, ctypes.c_void_p).value)
         lstm = make(num_layers=2, bidirectional=way == Way.DIRECTIONS)
         self.x, (h_0, c_0) = data(lstm, steps=4)
-        with plan.override(split=Forced(way)):
+        with planner.override(split=Forced(way)):
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
             panels, kept = lstm._panels, lstm._panels.memo
             key = next(iter(kept.plans.by_shape))
-            team = plan.make_team(panels, key, 2)
+            team = planner.make_team(panels, key, 2)
         self.record = (ctypes.c_int64 * team.record)()
         self.record[work_queue.Share.CLAIMED] = 1
         leader = kept.lease(team.caller)

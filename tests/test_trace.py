@@ -14,7 +14,8 @@ from judge import DTYPES, flip_one_bit, need_longdouble, same_bits
 from needs import need
 
 import numlstm
-from numlstm import plan, recording, reference
+from numlstm import recording, reference
+from numlstm.runtime import planner
 from numlstm.trace import GATES, CellTrace
 
 pytestmark = pytest.mark.cpu_level
@@ -154,7 +155,7 @@ class TestBits:
     def test_of_every_path(self, forced):
         lstm, x, hx = make({"num_layers": 2, "bidirectional": True, "hidden_size": 37}, (5, 11))
         want = lstm.trace(x, hx)
-        with plan.override(**forced):
+        with planner.override(**forced):
             got = lstm.trace(x, hx)
         for name in want:
             assert same_bits(got[name].c, want[name].c) and same_bits(got[name].h, want[name].h)

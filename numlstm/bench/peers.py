@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .grid import Array, Line
-from .onnx_model import onnx_model
+from numlstm.bench.grid import Array, Line
+from numlstm.bench.onnx_model import onnx_model
 
 STYLES = ("fresh", "reuse")
 
@@ -81,7 +81,7 @@ def package_version(name: str) -> str:
 def numlstm(task: Task) -> dict[str, Setting]:
     """This package. Nothing to choose."""
     from numlstm.lstm import LSTM
-    from numlstm.threads import set_num_threads
+    from numlstm.runtime.threads import set_num_threads
 
     set_num_threads(task.threads)
     line, config = task.line, task.line.config

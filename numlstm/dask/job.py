@@ -24,7 +24,7 @@ import dask
 import dask.dataframe as dd
 from dask.diagnostics import ProgressBar
 
-from numlstm import files, threads
+from numlstm import files
 from numlstm.base import atomic
 from numlstm.base.checks import counted
 from numlstm.base.log import watched
@@ -33,6 +33,7 @@ from numlstm.dask.frames import Per, forward_frame, frame_piece
 from numlstm.dask.inputs import Input, Wanted
 from numlstm.dask.model import check, sent
 from numlstm.lstm import LSTM
+from numlstm.runtime import threads
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
 CHECKSUM = "sha256"  # of the manifest's other entries

@@ -8,8 +8,8 @@ from typing import Any
 from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 
-from numlstm import threads
 from numlstm.lstm import LSTM
+from numlstm.runtime import threads
 
 
 def check(lstm: Any) -> None:

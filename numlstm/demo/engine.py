@@ -12,7 +12,7 @@ import numpy as np
 from numlstm.bench import peers
 from numlstm.bench.grid import Line
 from numlstm.lstm import LSTM
-from numlstm.threads import num_threads
+from numlstm.runtime.threads import num_threads
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

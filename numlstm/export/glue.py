@@ -2,8 +2,8 @@
 
 They are written as the kernels are, for then one back end makes them for every target and no C compiler is needed.
 Nothing is allocated and nothing is global: a model is read only, and all that is written lies in the memory of a
-state. A model holds sizes and weights; the plan is made here, by the rules of ``plan.py`` (the tests compare the two
-slot by slot), so that no file, damaged or forged, can make the kernel touch what is not its own.
+state. A model holds sizes and weights; the plan is made here, by the rules of ``runtime/planner.py`` (the tests compare
+the two slot by slot), so that no file, damaged or forged, can make the kernel touch what is not its own.
 
 A library is two objects: ``kernel_object`` for the level asked for, and ``glue_object`` for any CPU of the family,
 which looks whether the CPU has what the level needs before the other is ever entered.
@@ -282,7 +282,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     def output_size(model):
         return get(model, Model.NUM_DIRECTIONS) * outputs_of(model)
 
-    # The plan: rules and names of plan.py -------------------------------------------------------------------------
+    # The plan: rules and names of runtime/planner.py ------------------------------------------------------------------
 
     @inline
     def group_of(model):

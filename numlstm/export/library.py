@@ -8,7 +8,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
-from numlstm import plan
 from numlstm.base.log import lengthy
 from numlstm.base.requirements import install
 from numlstm.export.archive import archive
@@ -16,8 +15,11 @@ from numlstm.export.model_layout import Tuning
 from numlstm.export.targets import Target
 from numlstm.kernels.loading import cache as kernel_cache
 from numlstm.kernels.loading.levels import Level
+from numlstm.runtime import planner
 
-TUNING = Tuning(plan.CACHE_L1, plan.CACHE_L2, plan.WORKING_SET, plan.GATES_MOST, plan.FEW_ROWS, plan.HIDDEN_MOST)
+TUNING = Tuning(
+    planner.CACHE_L1, planner.CACHE_L2, planner.WORKING_SET, planner.GATES_MOST, planner.FEW_ROWS, planner.HIDDEN_MOST
+)
 log = logging.getLogger("numlstm")
 FUNCTIONS = (
     "load",

@@ -7,7 +7,7 @@ import zlib
 
 from numlstm.export.model_layout import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
 from numlstm.kernels.loading.levels import Level
-from numlstm.panels import LINE, Panels
+from numlstm.runtime.packed_weights import LINE, Panels
 
 
 def model_bytes(panels: Panels, level: Level) -> bytes:

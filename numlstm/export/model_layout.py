@@ -26,7 +26,7 @@ MOST_NUMBERS = 1 << 52  # of a buffer
 
 @dataclass(frozen=True)
 class Tuning:
-    """The numbers that plans are made by: those of ``plan.py``, which is above this folder."""
+    """The numbers that plans are made by: those of ``runtime/planner.py``, which is above this folder."""
 
     first_cache: int
     second_cache: int

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import engine
 from numlstm.bench.grid import Array, Line, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
+from numlstm.runtime import engine
 
 LINES = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
 

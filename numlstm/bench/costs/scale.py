@@ -74,7 +74,7 @@ def seconds(client: Any, work: Work, lstm: LSTM) -> float:
 
 def alone(work: Work, lstm: LSTM) -> float:
     """Seconds for the same in this process without Dask, chunk by chunk on one thread."""
-    from numlstm.threads import num_threads
+    from numlstm.runtime.threads import num_threads
 
     with num_threads(1):
         x = np.full((STEPS, work.rows, FEATURES), 0.5, np.float32)

@@ -12,7 +12,7 @@ from numlstm.bench.costs.overhead import model
 from numlstm.bench.grid import Line, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.bench.hardware.limits import Limits
-from numlstm.threads import get_num_threads
+from numlstm.runtime.threads import get_num_threads
 
 LINE = find("vad_step")
 SESSIONS = 1000

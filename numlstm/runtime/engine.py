@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm import boxes
-from numlstm import plan as planning
-from numlstm.boxes import ABSENT, address
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import SELF_DATA, Box, Cell, Header, Quick, Share, Way
-from numlstm.panels import LINE, Array, Panels, aligned_empty
-from numlstm.plan import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
-from numlstm.threads import Crew, get_num_threads
+from numlstm.runtime import object_layout
+from numlstm.runtime import planner as planning
+from numlstm.runtime.object_layout import ABSENT, address
+from numlstm.runtime.packed_weights import LINE, Array, Panels, aligned_empty
+from numlstm.runtime.planner import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
+from numlstm.runtime.threads import Crew, get_num_threads
 
 QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
 STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
@@ -58,7 +58,7 @@ class Workspace:
 
     def run(self, kept: Memory, arrays: Arrays) -> None:
         """Run the plan on input, h_0, c_0, output, h_n, c_n and panels."""
-        if boxes.readable:
+        if object_layout.readable:
             boxed = tuple([ABSENT if array is None else array for array in arrays])
             kept.call(self.address, id(boxed))
         else:
@@ -406,7 +406,7 @@ def short_way(kept: Memory, plan: Plan, work: int, input: Shape, output: Shape, 
         ``take(input, hx, panels.data)``: the results, or None where an argument is not of the kind that this
         way is for.
     """
-    if boxes.functions is not None and boxes.DATA == SELF_DATA and work <= QUICK_WORK:
+    if object_layout.functions is not None and object_layout.DATA == SELF_DATA and work <= QUICK_WORK:
         return quick_way(kept, plan, (output, hidden, cell))
     call, idle, dtype = kept.call, kept.idle, kept.dtype
 
@@ -440,9 +440,9 @@ def quick_way(kept: Memory, plan: Plan, results: tuple[Shape, Shape, Shape]) -> 
     """
     size = kept.dtype.itemsize
     slots = np.zeros(Quick.LENGTH + plan.slots.size, np.int64)
-    assert boxes.functions is not None
-    slots[Quick.NONE], slots[Quick.TUPLE], slots[Quick.COUNT_AT] = id(None), id(tuple), boxes.COUNT
-    slots[Quick.NEW_ARRAY : Quick.DROP + 1] = boxes.functions
+    assert object_layout.functions is not None
+    slots[Quick.NONE], slots[Quick.TUPLE], slots[Quick.COUNT_AT] = id(None), id(tuple), object_layout.COUNT
+    slots[Quick.NEW_ARRAY : Quick.DROP + 1] = object_layout.functions
     for n, shape in enumerate(results):
         box = slots[Quick.RESULTS + n * Box.LENGTH :]
         box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
@@ -467,7 +467,7 @@ def add_route(
     """
     kept = memory(panels)
     routes = kept.routes[batch_first]
-    if input in routes or not boxes.readable or 0 in input:
+    if input in routes or not object_layout.readable or 0 in input:
         return
     size = panels.dtype.itemsize
     steps = (1,) if step else ()

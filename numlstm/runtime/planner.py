@@ -14,12 +14,12 @@ from weakref import WeakSet
 
 import numpy as np
 
-from numlstm import boxes
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
-from numlstm.panels import Array, Panels
-from numlstm.split import START_WORTH, USUAL, Forced, Split, choose, microseconds
-from numlstm.threads import BELL, YIELD
+from numlstm.runtime import object_layout
+from numlstm.runtime.packed_weights import Array, Panels
+from numlstm.runtime.schedule import START_WORTH, USUAL, Forced, Split, choose, microseconds
+from numlstm.runtime.threads import BELL, YIELD
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
@@ -30,14 +30,14 @@ HIDDEN_MOST = 6 << 20  # bytes: likewise h before W_hr; all threads together, bo
 
 
 OBJECTS = {  # for kernels that take arrays out of a tuple
-    Header.ITEMS_AT: boxes.ITEMS,
-    Header.TYPE_AT: boxes.TYPE,
-    Header.DATA_AT: boxes.DATA,
-    Header.NDIM_AT: boxes.NDIM,
-    Header.SIZES_AT: boxes.SIZES,
-    Header.STRIDES_AT: boxes.STRIDES,
-    Header.DTYPE_AT: boxes.DTYPE,
-    Header.ABSENT: id(boxes.ABSENT),
+    Header.ITEMS_AT: object_layout.ITEMS,
+    Header.TYPE_AT: object_layout.TYPE,
+    Header.DATA_AT: object_layout.DATA,
+    Header.NDIM_AT: object_layout.NDIM,
+    Header.SIZES_AT: object_layout.SIZES,
+    Header.STRIDES_AT: object_layout.STRIDES,
+    Header.DTYPE_AT: object_layout.DTYPE,
+    Header.ABSENT: id(object_layout.ABSENT),
 }
 
 
