@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from numlstm.cell import LSTMCell
     from numlstm.interop import from_torch
     from numlstm.plot import plot_trace
-    from numlstm.pool import Pool, Session
-    from numlstm.sequence import (
+    from numlstm.sequences.packing import (
         PackedSequence,
         pack_padded_sequence,
         pack_sequence,
@@ -38,7 +37,8 @@ if TYPE_CHECKING:
         unpack_sequence,
         unpad_sequence,
     )
-    from numlstm.stream import Stream, step_function
+    from numlstm.sequences.pool import Pool, Session
+    from numlstm.sequences.stream import Stream, step_function
     from numlstm.trace import Trace
 
     __version__: str
@@ -73,10 +73,10 @@ __all__ = [
 # Modules that a program may never need, by the names that import them.
 _LATER = {
     **lazy.MODULES,
-    "Session": "pool",
+    "Session": "sequences.pool",
     "from_torch": "interop",
     "plot_trace": "plot",
-    "step_function": "stream",
+    "step_function": "sequences.stream",
 } | dict.fromkeys(
     (
         "pack_padded_sequence",
@@ -86,7 +86,7 @@ _LATER = {
         "unpack_sequence",
         "unpad_sequence",
     ),
-    "sequence",
+    "sequences.packing",
 )
 
 if not TYPE_CHECKING:  # a type checker that saw this would take any name

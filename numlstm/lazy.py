@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 MODULES = {
     "LSTMCell": "cell",
-    "PackedSequence": "sequence",
-    "Pool": "pool",
-    "Stream": "stream",
+    "PackedSequence": "sequences.packing",
+    "Pool": "sequences.pool",
+    "Stream": "sequences.stream",
     "Trace": "trace",
 }
 
 # ruff: noqa: PLC0414
 if TYPE_CHECKING:
     from numlstm.cell import LSTMCell as LSTMCell
-    from numlstm.pool import Pool as Pool
-    from numlstm.sequence import PackedSequence as PackedSequence
-    from numlstm.stream import Stream as Stream
+    from numlstm.sequences.packing import PackedSequence as PackedSequence
+    from numlstm.sequences.pool import Pool as Pool
+    from numlstm.sequences.stream import Stream as Stream
     from numlstm.trace import Trace as Trace
 else:  # a type checker that saw this would take any name
 

@@ -386,15 +386,15 @@ class LSTM(LSTMParameters):
         if type(input) is ndarray and input.dtype is dtype and lengths is None:
             given = input
         elif lengths is not None or hasattr(input, "batch_sizes"):
-            from numlstm import packed
+            from numlstm.sequences import ragged
 
             def masks() -> engine.Dropout | None:
                 return self._masks(config) if self.training and config.dropout > 0 else None
 
             if not hasattr(input, "batch_sizes"):
-                return packed.run_padded(panels, config, masks, input, hx, lengths, out)
+                return ragged.run_padded(panels, config, masks, input, hx, lengths, out)
             checks.no_lengths(lengths)
-            return packed.run_packed(panels, config, masks, input, hx, out)
+            return ragged.run_packed(panels, config, masks, input, hx, out)
         else:
             given = checks.real_array("input", input)
         # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.

@@ -17,8 +17,8 @@ from numlstm.bench import grid, peers, scaling, streaming
 from numlstm.bench.costs import callers, memory, overhead, packed, sessions
 from numlstm.bench.hardware import clock
 from numlstm.kernels.loading import registry
-from numlstm.pool import Pool
 from numlstm.runtime.threads import get_num_threads
+from numlstm.sequences.pool import Pool
 
 pytestmark = pytest.mark.cpu_level
 

@@ -19,10 +19,10 @@ from test_bits import FORCED, SIZES
 from test_threads import FLAGS, OTHERS, WAYS, Gathered
 
 import numlstm
-from numlstm import packed as packed_calls
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import Header, Segment, Way
 from numlstm.runtime import engine, planner, schedule
+from numlstm.sequences import ragged as packed_calls
 
 pytestmark = pytest.mark.cpu_level
 

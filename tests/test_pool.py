@@ -22,11 +22,11 @@ from samples import make
 from test_threads import Gathered, within
 
 import numlstm
-from numlstm import pool as pool_module
 from numlstm.kernels.plan_layout import Header, Way
-from numlstm.pool import Pool, Session
 from numlstm.runtime import engine, planner, threads
 from numlstm.runtime.schedule import Forced
+from numlstm.sequences import pool as pool_module
+from numlstm.sequences.pool import Pool, Session
 
 pytestmark = pytest.mark.cpu_level
 
@@ -438,7 +438,7 @@ class TestSessions:
     def test_no_memory_to_grow(self, monkeypatch):
         lstm = make()
         pool, sessions, want = opened(lstm, 16)
-        from numlstm import pool as module
+        from numlstm.sequences import pool as module
 
         def none_left(count, dtype):
             raise MemoryError("planted")
@@ -868,7 +868,7 @@ print("whole")
 
 
 def test_a_pool_that_is_dropped_is_gone():
-    from numlstm import pool as module
+    from numlstm.sequences import pool as module
 
     count = len(module._pools)
     pool = make().pool()

@@ -22,8 +22,8 @@ from hypothesis.stateful import (
 from judge import DTYPES, same_bits
 
 import numlstm
-from numlstm.pool import Pool
 from numlstm.runtime import engine
+from numlstm.sequences.pool import Pool
 
 pytestmark = pytest.mark.cpu_level
 

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from judge import equal
 
 import numlstm
-from numlstm import sequence
+from numlstm.sequences import packing
 
 CI = os.environ.get("NUMLSTM_CI") == "1"
 many = settings(max_examples=150, deadline=None, derandomize=CI)
@@ -70,8 +70,8 @@ def test_what_a_packed_sequence_is(arrays):
 def test_a_planted_fault_is_noticed(monkeypatch):
     arrays = [np.arange(3), np.arange(5, 6), np.arange(9, 11)]
     assert equal(numlstm.unpack_sequence(numlstm.pack_sequence(arrays, enforce_sorted=False)), arrays)
-    places = sequence.places
-    monkeypatch.setattr(sequence, "places", lambda sizes, *rest: np.roll(places(sizes, *rest), 1))
+    places = packing.places
+    monkeypatch.setattr(packing, "places", lambda sizes, *rest: np.roll(places(sizes, *rest), 1))
     assert not equal(numlstm.unpack_sequence(numlstm.pack_sequence(arrays, enforce_sorted=False)), arrays)
 
 

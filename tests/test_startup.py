@@ -27,9 +27,9 @@ LEFT_ALONE = {
     "numlstm.commands.check", "numlstm.commands.convert", "numlstm.commands.disk_array", "numlstm.commands.inspect",
     "numlstm.commands.run", "numlstm.commands.sequence_files", "numlstm.dask", "numlstm.demo", "numlstm.interop",
     "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
-    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd", "numlstm.packed",
-    "numlstm.parameter_types", "numlstm.pool", "numlstm.reference", "numlstm.sequence", "numlstm.stream",
-    "numlstm.trace",
+    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd",
+    "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packing", "numlstm.sequences.pool",
+    "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
@@ -94,7 +94,7 @@ def test_a_first_result_imports_nothing_that_it_does_not_need(package):
         "click",
         "logging",
         "dataclasses",
-        "numlstm.pool",
+        "numlstm.sequences.pool",
         "numlstm.formats.keras.reader",
         "numlstm.kernels.loading.cache",
         "concurrent.futures",

@@ -14,10 +14,10 @@ import pytest
 from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 
 import numlstm
-from numlstm import stream as streams
 from numlstm.bench.costs import memory
 from numlstm.kernels.plan_layout import Live
 from numlstm.runtime import engine, object_layout
+from numlstm.sequences import stream as streams
 
 pytestmark = pytest.mark.cpu_level
 

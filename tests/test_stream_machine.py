@@ -24,7 +24,7 @@ from judge import DTYPES, same_bits
 
 import numlstm
 from numlstm.kernels.plan_layout import Live
-from numlstm.stream import Stream
+from numlstm.sequences.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
 

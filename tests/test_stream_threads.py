@@ -20,12 +20,12 @@ from needs import leave_out, need
 
 import numlstm
 from numlstm import module
-from numlstm import stream as streams
 from numlstm.bench.costs import memory
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import Live
 from numlstm.runtime import engine, object_layout, planner
-from numlstm.stream import Stream
+from numlstm.sequences import stream as streams
+from numlstm.sequences.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
 
@@ -296,7 +296,8 @@ def test_steps_wait_for_no_lock_of_the_package():
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line of stream.py, runtime/engine.py or a planted fault that is reached."""
+    """Raises KeyboardInterrupt at the n-th line of sequences/stream.py, runtime/engine.py or a planted fault that is
+    reached."""
 
     def __init__(self, at):
         self.at, self.count = at, 0

@@ -20,7 +20,7 @@ from numlstm.bench.peers import ENGINES, PEERS, LeftOutError, Task
 from numlstm.bench.worker import Prepared, settle
 from numlstm.lstm import LSTM
 from numlstm.reference import lstm as reference
-from numlstm.stream import step_function
+from numlstm.sequences.stream import step_function
 
 LINES = {line.name: line for line in (find("amp_step"), Line("H = 64", 64, 64, 1, 1, 1, 1), find("vad_step"))}
 STEP, CALL, FORWARD = "stream.step()", "stream(x)", "lstm(x, (h, c))"

@@ -10,7 +10,7 @@ from collections import OrderedDict
 import numpy as np
 
 from numlstm.base import checks
-from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places
+from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places
 
 from . import device, planner
 from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, place, strided, whole

@@ -12,7 +12,7 @@ import pandas as pd
 from numlstm.base.checks import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
-from numlstm.sequence import PackedSequence
+from numlstm.sequences.packing import PackedSequence
 
 Per = Literal["sequence", "step"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numlstm.bench.costs.overhead import model
 from numlstm.bench.grid import Line
 from numlstm.bench.hardware.clock import microseconds
-from numlstm.sequence import pack_padded_sequence
+from numlstm.sequences.packing import pack_padded_sequence
 
 LINES = {
     line.name: line

@@ -12,7 +12,7 @@ from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels
-from numlstm.sequence import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
+from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 States = tuple[Array, Array]
