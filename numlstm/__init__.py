@@ -27,7 +27,6 @@ finally:
 if TYPE_CHECKING:
     from numlstm.cell import LSTMCell
     from numlstm.interop import from_torch
-    from numlstm.plot import plot_trace
     from numlstm.sequences.packing import (
         PackedSequence,
         pack_padded_sequence,
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     )
     from numlstm.sequences.pool import Pool, Session
     from numlstm.sequences.stream import Stream, step_function
-    from numlstm.trace import Trace
+    from numlstm.tracing.plot import plot_trace
+    from numlstm.tracing.trace import Trace
 
     __version__: str
 
@@ -75,7 +75,7 @@ _LATER = {
     **lazy.MODULES,
     "Session": "sequences.pool",
     "from_torch": "interop",
-    "plot_trace": "plot",
+    "plot_trace": "tracing.plot",
     "step_function": "sequences.stream",
 } | dict.fromkeys(
     (

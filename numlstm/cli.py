@@ -459,8 +459,8 @@ def bench(
     from numlstm.bench.results import Report
     from numlstm.bench.scaling import doubled
     from numlstm.bench.sweep import configurations
-    from numlstm.plot import drawable
     from numlstm.runtime.threads import usable_cores
+    from numlstm.tracing.plot import drawable
 
     if startup:
         if names or sizes or sweep or scaling or threads or reuse or save or show or plot:

@@ -10,7 +10,7 @@ MODULES = {
     "PackedSequence": "sequences.packing",
     "Pool": "sequences.pool",
     "Stream": "sequences.stream",
-    "Trace": "trace",
+    "Trace": "tracing.trace",
 }
 
 # ruff: noqa: PLC0414
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numlstm.sequences.packing import PackedSequence as PackedSequence
     from numlstm.sequences.pool import Pool as Pool
     from numlstm.sequences.stream import Stream as Stream
-    from numlstm.trace import Trace as Trace
+    from numlstm.tracing.trace import Trace as Trace
 else:  # a type checker that saw this would take any name
 
     def __getattr__(name: str) -> Any:

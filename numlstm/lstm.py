@@ -500,7 +500,7 @@ class LSTM(LSTMParameters):
         ((4, 3), True)
         """
         self._cpu_only("trace")
-        from numlstm import recording
+        from numlstm.tracing import record
 
         panels, config = self._panels, self._config
         if hasattr(input, "batch_sizes"):
@@ -513,7 +513,7 @@ class LSTM(LSTMParameters):
         if hx is not None:
             hx = checks.lstm_states(call, hx, panels.dtype)
         dropout = self._masks(config) if self.training and config.dropout > 0 else None
-        return recording.record(panels, call, given, hx, dropout)
+        return record.record(panels, call, given, hx, dropout)
 
     def _masks(self, config: Config) -> Callable[[Array], None] | None:
         """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""

@@ -21,7 +21,7 @@ from numlstm.bench import grid, measure, picture, scaling, sweep, table, worker
 from numlstm.bench.grid import GRID, Line
 from numlstm.bench.results import OURS, Entry, LineResult, Report, Turn, pooled
 from numlstm.cli import main
-from numlstm.plot import SUFFIXES
+from numlstm.tracing.plot import SUFFIXES
 
 PEERS = ("torch", "onnxruntime", "openvino")
 MACHINE = {

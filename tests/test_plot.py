@@ -13,9 +13,9 @@ from judge import same_bits
 from needs import need
 
 import numlstm
-from numlstm import plot
 from numlstm.cli import main
 from numlstm.commands import trace as trace_command
+from numlstm.tracing import plot
 
 COMMAND = [sys.executable, "-m", "numlstm"]
 GATES = ("f", "i", "o")

@@ -22,7 +22,7 @@ from numlstm import reference
 from numlstm.base import requirements
 from numlstm.formats import Found, Tensor
 from numlstm.module import IncompatibleKeys
-from numlstm.trace import CellTrace
+from numlstm.tracing.trace import CellTrace
 
 ROOT = Path(__file__).parents[1]
 X = np.ones((5, 2, 3), np.float32)

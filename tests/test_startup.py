@@ -29,7 +29,7 @@ LEFT_ALONE = {
     "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
     "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd",
     "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packing", "numlstm.sequences.pool",
-    "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.trace",
+    "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.tracing.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"detected", "tensor", "safetensors", "state_dict", "numlstm_config"}

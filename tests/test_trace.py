@@ -14,9 +14,10 @@ from judge import DTYPES, flip_one_bit, need_longdouble, same_bits
 from needs import need
 
 import numlstm
-from numlstm import recording, reference
+from numlstm import reference
 from numlstm.runtime import planner
-from numlstm.trace import GATES, CellTrace
+from numlstm.tracing import record
+from numlstm.tracing.trace import GATES, CellTrace
 
 pytestmark = pytest.mark.cpu_level
 
@@ -96,7 +97,7 @@ def check_states(lstm, trace):
 
 def check_gates(lstm, trace):
     """Every gate against the reference with the very x and h: half a unit in the last place, and the sums' error."""
-    wide = recording.WIDER[lstm.dtype.name]
+    wide = record.WIDER[lstm.dtype.name]
     for name, parameters, reverse, read, h, _ in parts(lstm, trace):
         own = trace.steps_first(trace[name].h)
         before = np.concatenate([own[1:], h[None]]) if reverse else np.concatenate([h[None], own[:-1]])
@@ -214,7 +215,7 @@ class TestGates:
         """Of one row of one step at a time, and of some steps."""
         need_longdouble()
         lstm, x, hx = make({"num_layers": 2, "bidirectional": True, "batch_first": True}, (9, 3))
-        monkeypatch.setattr(recording, "CHUNK", chunk)
+        monkeypatch.setattr(record, "CHUNK", chunk)
         check_gates(lstm, lstm.trace(x, hx))
 
     @pytest.mark.parametrize("dtype", DTYPES)
@@ -238,7 +239,7 @@ class TestGates:
     @pytest.mark.parametrize("fault", ["i and f swapped", "first h not read", "h of this step", "other direction"])
     def test_a_wrong_gate_is_noticed(self, fault, monkeypatch):
         need_longdouble()
-        true, taken = recording._gates, []
+        true, taken = record._gates, []
 
         def wrong(panels, suffix, x, h, h_0, into, reverse):
             taken.append(suffix)
@@ -254,7 +255,7 @@ class TestGates:
 
         lstm, x, hx = make({"bidirectional": True}, (6, 3))
         check_gates(lstm, lstm.trace(x, hx))
-        monkeypatch.setattr(recording, "_gates", wrong)
+        monkeypatch.setattr(record, "_gates", wrong)
         trace = lstm.trace(x, hx)
         assert taken == ["_l0", "_l0_reverse"]
         with pytest.raises(AssertionError, match="l0"):
@@ -339,7 +340,7 @@ class TestCall:
             raise MemoryError("planted")
 
         with monkeypatch.context() as planted:
-            planted.setattr(recording, "_gates", fail)
+            planted.setattr(record, "_gates", fail)
             with pytest.raises(MemoryError, match="planted"):
                 lstm.trace(x, hx)
         assert same_bits(lstm(x, hx)[0], want)
@@ -545,5 +546,5 @@ def test_memory_beside_the_trace_is_bounded(flags, shape, monkeypatch):
     allowed = 16 * MB + below + 2 * 4 * lstm.hidden_size * (lstm.input_size + lstm.hidden_size) * x.itemsize
     assert beyond(lstm, x) <= allowed
     if shape[0] > 1000 and not flags:
-        monkeypatch.setattr(recording, "CHUNK", 1 << 40)  # the planted fault: all at once
+        monkeypatch.setattr(record, "CHUNK", 1 << 40)  # the planted fault: all at once
         assert beyond(lstm, x) > allowed

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..plot import drawable
-from ..plot import save as write
-from .results import OURS, LineResult, Report, pooled
-from .scaling import AT_MOST, exponents, series
-from .table import by_speed_up, number
+from numlstm.bench.results import OURS, LineResult, Report, pooled
+from numlstm.bench.scaling import AT_MOST, exponents, series
+from numlstm.bench.table import by_speed_up, number
+from numlstm.tracing.plot import drawable
+from numlstm.tracing.plot import save as write
 
 # Okabe and Ito's colours, apart for every kind of sight; hatches and markers differ as well
 COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}

@@ -8,11 +8,11 @@ from pathlib import Path as FilePath
 
 import numpy as np
 
-from numlstm import plot
 from numlstm.base import atomic
 from numlstm.base.console import printable, shortened, size, table
 from numlstm.commands import run
-from numlstm.trace import CLOSED, OPEN, Trace, writable
+from numlstm.tracing import plot
+from numlstm.tracing.trace import CLOSED, OPEN, Trace, writable
 
 Path = str | os.PathLike[str]
 

@@ -18,7 +18,7 @@ from numlstm.kernels.plan_layout import Header
 from numlstm.runtime import engine
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Array, Panels
-from numlstm.trace import Cells, CellTrace, Trace
+from numlstm.tracing.trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
 CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype

@@ -12,7 +12,7 @@ import numpy as np
 
 from numlstm.base import atomic
 from numlstm.base.requirements import install
-from numlstm.trace import CLOSED, OPEN, Trace
+from numlstm.tracing.trace import CLOSED, OPEN, Trace
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["half-life", "index"]
