@@ -12,7 +12,7 @@ NEEDS = {
 }
 
 # Hooks that PyInstaller runs, and a program of its own that changes the bytecode of what it imports
-collect_ignore = ["numlstm/__pyinstaller", "tests/fuzz_coverage.py"]
+collect_ignore = ["numlstm/__pyinstaller", "tests/support/fuzz_coverage.py"]
 missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 collect_ignore_glob = [] if os.environ.get("NUMLSTM_CI") == "1" else [glob for name in missing for glob in NEEDS[name]]
 SLOW = ["numlstm/export/__init__.py", "docs/streaming.md", "docs/scale.md"]  # doctests of several seconds

@@ -313,7 +313,7 @@ def digest():
 @pytest.mark.skipif(levels.this_machine().name != "x86-64-v4", reason="needs a CPU with AVX-512 to compare with")
 def test_another_level_of_the_cpu_gives_the_same_bits():
     environment = {**os.environ, "NUMLSTM_CPU": "x86-64-v3"}
-    code = DIGEST.format(path=[os.path.dirname(__file__)])
+    code = DIGEST.format(path=[os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "support")])
     child = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True
     )

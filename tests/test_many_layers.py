@@ -1,4 +1,5 @@
-"""What is done with an LSTM of many layers is in proportion to them: work is counted, not timed (tests/work.py)."""
+"""What is done with an LSTM of many layers is in proportion to them: work is counted, not timed
+(tests/support/work.py)."""
 
 import copy
 import pickle

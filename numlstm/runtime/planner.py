@@ -311,7 +311,7 @@ def _hoisted_steps(
 
     It pays where the panels are too big for the first cache, and the recurrence has too few rows to use them for long;
     or where a single panel is, for X and R are then summed as `chain_by_runs` says. Exported libraries follow the same
-    rules, in ``export/glue.py``; ``tests/test_export.py`` compares the two.
+    rules, in ``export/glue.py``; ``tests/export/test_export.py`` compares the two.
     """
     row_bytes = blocks * 4 * lanes * itemsize
     of_term = 4 * lanes * itemsize

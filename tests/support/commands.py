@@ -1,0 +1,55 @@
+"""Python in a fresh process, and the command ``numlstm`` in this one and in its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from numlstm.cli import main
+
+TESTS = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "numlstm"]
+
+
+def child(
+    *arguments: str | Path,
+    timeout: float = 300,
+    cwd: Path | None = None,
+    path: Sequence[Path] = (),
+    **environment: str | None,
+) -> str:
+    """What a fresh Python with these arguments prints; it must succeed.
+
+    It imports from `path`, and the helpers of the tests. An environment variable given as None is unset.
+    """
+    given = {**os.environ, **environment}
+    given["PYTHONPATH"] = os.pathsep.join(
+        map(str, filter(None, (*path, os.environ.get("PYTHONPATH"), TESTS, TESTS / "support")))
+    )
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={name: value for name, value in given.items() if value is not None},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-4000:]
+    return done.stdout.strip()
+
+
+def invoke(*arguments: Any) -> Result:
+    """``numlstm`` with these arguments in this process, however it ends."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """``numlstm`` with these arguments in a process of its own, however it ends."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options
+    )
