@@ -405,7 +405,7 @@ def test_without_matplotlib_the_chart_is_text(tmp_path, monkeypatch, few_calls):
     monkeypatch.chdir(tmp_path)
     lines = lines_of("plot.png")
     assert not list(tmp_path.iterdir())
-    assert lines[-1] == "matplotlib is not installed, so this is text. Install it: pip install matplotlib"
+    assert lines[-1] == "matplotlib is not installed, so this is text; pip install 'matplotlib>=3.8' for a picture."
     assert lines[-2].split() == ["1999", "2000", "2001"]
     rows = [line.split("|", 1)[1] for line in lines if re.match(r"[ \d.]{6} \|", line)]
     assert len(rows) == chart.ROWS
