@@ -376,6 +376,19 @@ class TestDemo:
 
         asked = []
         monkeypatch.setattr(numlstm.demo, "run", asked.append, raising=False)
+        monkeypatch.setattr("numlstm.plot.drawable", lambda path: None)
         assert invoke("demo").exit_code == 0
         assert invoke("demo", "--plot", tmp_path / "a.png").exit_code == 0
         assert asked == [None, tmp_path / "a.png"]
+
+    @pytest.mark.parametrize(
+        "plot, says", [("a.pdf", "its suffix must be .svg or .png"), ("a.png", "--plot needs matplotlib: pip install")]
+    )
+    def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(self, monkeypatch, plot, says):
+        import numlstm.demo
+
+        monkeypatch.setattr(numlstm.demo, "run", lambda plot: pytest.fail("it ran"), raising=False)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        result = invoke("demo", "--plot", plot)
+        assert result.exit_code == 1 and says in result.output
