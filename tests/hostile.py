@@ -503,10 +503,10 @@ def nested_messages(n):
         body = b"\x0a" + size + body
         if len(body) > 20 * n:
             break
-    return b"\x08\x08\x3a" + _varint(len(body)) + body
+    return b"\x08\x08\x3a" + varint(len(body)) + body
 
 
-def _varint(number):
+def varint(number):
     out = b""
     while number > 127:
         out, number = out + bytes([number & 127 | 128]), number >> 7
