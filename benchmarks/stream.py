@@ -57,7 +57,7 @@ class Peers:
     def track_times_faster(self, found: dict[str, dict[str, float]], line: str, way: str) -> float:
         return found[line][way]
 
-    track_times_faster.unit = "times as fast as the best peer"  # type: ignore[attr-defined]
+    track_times_faster.unit = "times as fast as the fastest baseline"  # type: ignore[attr-defined]
 
 
 class Silence:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 FILE = click.Path(path_type=Path)  # whether it can be read is said by what reads it
-NAME = click.option("--name", help="Which LSTM, where the file holds several: a name that inspect gives.")
+NAME = click.option("--name", help="Which LSTM to use if the file holds several: a name from inspect.")
 BATCH_FIRST = click.option(
-    "--batch-first/--steps-first", default=None, help="What the file does not state: which axis comes first."
+    "--batch-first/--steps-first", default=None, help="Which axis comes first, if the file does not say."
 )
 
 
@@ -99,13 +99,13 @@ def main() -> None:
 
 @main.command()
 @click.argument("file", type=FILE)
-@click.option("--tensors", is_flag=True, help="List the tensors besides.")
+@click.option("--tensors", is_flag=True, help="Also list the other tensors.")
 @sentences
 def inspect(file: Path, tensors: bool) -> None:
-    """Tell what LSTMs a model FILE holds.
+    """List the LSTMs in a model FILE.
 
-    A table of names, sizes and dtypes, and beneath it where they are and what hinders loading them. The exit code is 1
-    where it holds none.
+    Prints their names, sizes and dtypes, where they are in the file, and what prevents loading them, if anything. The
+    exit code is 1 if there is none.
     """
     from numlstm.commands import inspect
 
@@ -117,14 +117,16 @@ def inspect(file: Path, tensors: bool) -> None:
 @click.argument("source", metavar="IN", type=FILE)
 @click.argument("target", metavar="OUT", type=FILE)
 @NAME
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of the parameters written.  [default: IN's]")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the saved parameters.  [default: as in IN]"
+)
 @BATCH_FIRST
 @sentences
 def convert(source: Path, target: Path, name: str | None, dtype: str | None, batch_first: bool | None) -> None:
-    """Load the LSTM of model file IN, save it as OUT.
+    """Save the LSTM of model file IN as OUT, in another format.
 
-    The suffix of OUT names the format: .safetensors, .npz or .onnx. OUT holds the LSTM alone, and replaces what was
-    there whole or not at all.
+    The suffix of OUT selects the format: .safetensors, .npz or .onnx. Only the LSTM is saved. An existing OUT is
+    replaced, unless an error occurs.
     """
     from numlstm.commands import convert
 
@@ -151,8 +153,10 @@ class OneInput(click.Command):
 @main.command(cls=OneInput)
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
-@click.option("-o", "--out", type=FILE, required=True, help="Where to write output, h_n and c_n: a .npz file.")
-@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@click.option(
+    "-o", "--out", type=FILE, required=True, help="The .npz file for output, h_n and c_n; for Parquet, a folder."
+)
+@click.option("--state", type=FILE, help="Initial states: the .npz of an earlier run, or one with h_0 and c_0.")
 @NAME
 @BATCH_FIRST
 @click.option(
@@ -161,14 +165,24 @@ class OneInput(click.Command):
     type=Finite(min=0, min_open=True),
     default=64.0,
     show_default=True,
-    help="Memory for a piece of the work. The results are the same bits.",
+    help="Memory for each piece of the work. The results do not depend on it.",
 )
-@click.option("--scheduler", metavar="ADDRESS", help="Parquet: of a Dask scheduler, or 'local'.  [default: local]")
-@click.option("--group", metavar="COLUMN", help="Parquet: which sequence a row belongs to.")
-@click.option("--order", metavar="COLUMN", help="Parquet: orders the steps of a sequence.")
-@click.option("--features", metavar="COLUMNS", help="Parquet: with commas between.  [default: all others]")
-@click.option("--per", type=click.Choice(["sequence", "step"]), help="Parquet: what a row of OUT is for.")
-@click.option("--whole", is_flag=True, help="Parquet: every sequence lies in one file, nothing needs to be shuffled.")
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Parquet: address of a Dask scheduler, or local.  [default: local]"
+)
+@click.option("--group", metavar="COLUMN", help="Parquet: the column that says which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Parquet: the column that orders the steps of a sequence.")
+@click.option(
+    "--features",
+    metavar="COLUMNS",
+    help="Parquet: the columns of the input, separated by commas.  [default: all others]",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["sequence", "step"]),
+    help="Parquet: write a row per sequence or per step.  [default: sequence]",
+)
+@click.option("--whole", is_flag=True, help="Parquet: no sequence spans two files, so rows need no shuffle.")
 @sentences
 def run(
     *,
@@ -188,12 +202,12 @@ def run(
 ) -> None:
     """Run the LSTM of MODEL over the sequences in INPUT.
 
-    INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) where the batch comes first,
-    or (steps, features); a .npz file with such an array named input, and perhaps h_0 and c_0; or a .csv file, a row a
-    step. A .npy file may be larger than memory.
+    INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) if the batch comes first, or
+    (steps, features); a .npz file with such an array named input and optionally h_0 and c_0; or a .csv file with one
+    row per step. A .npy file may be larger than memory.
 
-    Or it is Parquet: a file, a folder, or a pattern in quotes, a row a step (extra dask). OUT is a folder then, and a
-    job that was stopped goes on when it is given again.
+    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). OUT is then a
+    folder. To resume a job, give the same command again.
     """
     if input.suffix.lower() == ".parquet" or (input.is_dir() and (group or order)):
         if not (group and order):
@@ -240,16 +254,16 @@ def run(
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
 @click.option("-o", "--out", type=FILE, help="Write the gates and states of every step to this .npz file.")
-@click.option("--plot", type=FILE, help="Draw them into this .png or .svg file.")
-@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="Of the batch: what is drawn.")
+@click.option("--plot", type=FILE, help="Draw them to this .png or .svg file.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="The row of the batch to draw.")
 @click.option(
     "--cell",
     "cells",
     multiple=True,
     metavar="NAME",
-    help="Draw this one: l0, l0_reverse, l1. Repeatable.  [default: all]",
+    help="Draw only this cell, such as l0 or l0_reverse. Repeatable.  [default: all]",
 )
-@click.option("--state", type=FILE, help="A .npz with h_n and c_n of an earlier run to go on from, or h_0 and c_0.")
+@click.option("--state", type=FILE, help="Initial states: the .npz of an earlier run, or one with h_0 and c_0.")
 @NAME
 @BATCH_FIRST
 @sentences
@@ -267,9 +281,9 @@ def trace(
 ) -> None:
     """Show what the gates of MODEL do over the sequences in INPUT.
 
-    INPUT is what run takes, as large as memory allows. The table has for each layer and direction the median over all
-    units of the steps after which the forget gate has halved what a unit holds, and the shares of all gates that are
-    closed (below 0.05) or open (above 0.95).
+    INPUT is as for run, but not Parquet, and must fit in memory. For each layer and direction, the table has the
+    median half-life of the units in steps (how long the forget gate takes to halve a cell's state), and the shares of
+    gates that are closed (below 0.05) or open (above 0.95).
     """
     from numlstm.commands import trace
 
@@ -290,16 +304,16 @@ def trace(
 @main.command()
 @click.argument("model", type=FILE)
 @NAME
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random input.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of a sequence.  [default: 50, fewer for large models]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random input.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps per sequence.  [default: 50, fewer for large models]")
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of the batch.  [default: 4]")
-@click.option("-o", "--out", type=FILE, help="Write the certificate to this file as well.")
+@click.option("-o", "--out", type=FILE, help="Also write the report to this file.")
 @sentences
 def check(model: Path, name: str | None, seed: int, steps: int | None, batch: int | None, out: Path | None) -> None:
     """Check the LSTM of MODEL against the reference.
 
-    Both run on random input, the reference in higher precision. What is printed is a certificate: the file's SHA-256,
-    the versions, the errors, and what they may be. The exit code is 1 where an error is beyond its limit.
+    Both run on random input, the reference in higher precision. Prints an accuracy report: the file's SHA-256, the
+    versions, the errors and their limits. The exit code is 1 if an error is above its limit.
     """
     from numlstm.commands import check
 
@@ -310,26 +324,26 @@ def check(model: Path, name: str | None, seed: int, steps: int | None, batch: in
 
 @main.command()
 @click.argument("model", type=FILE)
-@click.option("-o", "--out", type=FILE, required=True, metavar="DIR", help="Folder to write to.")
+@click.option("-o", "--out", type=FILE, required=True, metavar="DIR", help="The folder to write to.")
 @click.option(
     "--target",
     default="host",
     show_default=True,
-    help="What the library is for: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos or x86_64-windows.",
+    help="Platform of the library: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos or x86_64-windows.",
 )
 @click.option(
     "--level",
     metavar="LEVEL",
-    help="Instructions of x86-64 that may be used: x86-64-v3, x86-64-v4, or x86-64 with other bits in the results.  "
+    help="Level of x86-64 instructions: x86-64-v3, x86-64-v4, or x86-64, whose results have other bits.  "
     "[default: x86-64-v3]",
 )
 @click.option(
     "--prefix",
     default="numlstm",
     show_default=True,
-    help="What the library's names begin with; a library each has one.",
+    help="Prefix of the library's names. Libraries that are linked together need different ones.",
 )
-@click.option("--shared", is_flag=True, help="Link a shared library too; needs a C compiler, or ziglang.")
+@click.option("--shared", is_flag=True, help="Also link a shared library. Needs a C compiler or the package ziglang.")
 @NAME
 @sentences
 def export(
@@ -337,8 +351,8 @@ def export(
 ) -> None:
     """Write the LSTM of MODEL as a library for C, C++ and Rust.
 
-    DIR gets a header, a static library, the model as a binary file, and an example in C. No Python is needed to run
-    them, and no C compiler to make them.
+    Writes a header, a static library, the model as a binary file and an example in C to DIR. Running them needs no
+    Python, and making them needs no C compiler.
     """
     from numlstm import files
     from numlstm.export import export
@@ -354,76 +368,85 @@ def _say(text: str) -> None:
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the forecast into this .png or .svg file, with matplotlib.  [default: a chart in text]",
+    help="Draw the forecast to this .png or .svg file with matplotlib.  [default: a chart in text]",
 )
 @sentences
 def demo(plot: Path | None) -> None:
-    """Time a small model, check its bits, and forecast what it has not seen.
+    """Time a small model and forecast atmospheric CO2.
 
-    Where PyTorch is installed, its times and results stand beside the engine's.
+    Also checks that the results are bitwise reproducible, and compares times and results with PyTorch if that is
+    installed. The forecast is for years that the model was not trained on.
     """
     from numlstm.demo import run
+    from numlstm.plot import drawable
 
+    if plot:
+        drawable(plot)  # before anything is measured that could not be drawn
     run(plot)
 
 
 @main.command()
-@click.option("--line", "names", multiple=True, metavar="NAME", help="Only this line of the grid. Repeatable.")
+@click.option("--workload", "names", multiple=True, metavar="NAME", help="Measure only this workload. Repeatable.")
 @click.option(
     "--sizes",
     multiple=True,
     metavar="I,H,L,D,T,B[,P]",
-    help="Own sizes: input, hidden, layers, directions, steps, batch, and proj_size; the words batch_first and float64 "
-    "may follow. Repeatable.",
+    help="A workload of your own: input, hidden, layers, directions, steps, batch and optionally proj_size. The words "
+    "batch_first and float64 may follow. Repeatable.",
 )
 @click.option(
     "--sweep",
     metavar="N",
     type=click.IntRange(min=1),
-    help="N random configurations instead, sorted by speed-up: which are below 1.0?",
+    help="Measure N random configurations instead, sorted by speed-up.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sweep.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sweep.")
 @click.option(
     "--max-fmas",
     type=Finite(min=1e6, max=2e10),
     default=2e9,
     show_default=True,
-    help="Multiply-adds of a call in the sweep, at most.",
+    help="Largest number of multiply-adds per call in the sweep.",
 )
-@click.option("--startup", is_flag=True, help="Cold processes up to their first result instead: time and memory.")
-@click.option("--scaling", is_flag=True, help="Batches, steps and hidden sizes that double instead.")
-@click.option("--stream", is_flag=True, help="Single steps of a stream instead: throughput, latency, silence, Numba.")
+@click.option(
+    "--startup", is_flag=True, help="Measure time and memory of new processes up to their first result instead."
+)
+@click.option("--scaling", is_flag=True, help="Measure batches, steps and hidden sizes that double instead.")
+@click.option(
+    "--stream", is_flag=True, help="Measure single steps of a stream instead: throughput, latency, silence, Numba."
+)
 @click.option(
     "--threads",
     multiple=True,
     type=click.IntRange(1, 256),
-    help="Threads that every engine may use. Repeatable.  [default: 1]",
+    help="Number of threads each engine may use. Repeatable.  [default: 1]",
 )
 @click.option(
-    "--peers", metavar="LIST", help="Peers, with commas between, or 'none'. All that are installed by default."
+    "--baselines",
+    "peers",
+    metavar="LIST",
+    help="Engines to compare with, separated by commas, or none.  [default: all that are installed]",
 )
-@click.option("--rounds", type=click.IntRange(min=1), help="Turns of every engine.  [default: 15, sweep 5, quick 3]")
-@click.option("--quick", is_flag=True, help="Few and short turns: to see that it works, not to quote.")
-@click.option("--reuse", is_flag=True, help="Let every engine write into buffers that it keeps, as with out=.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Turns of each engine.  [default: 15, sweep 5, quick 3]")
+@click.option("--quick", is_flag=True, help="Few and short turns, to see that it works. Do not quote the results.")
+@click.option("--reuse", is_flag=True, help="Let each engine reuse its output buffers, as with out=.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float64"]),
     default="float32",
     show_default=True,
-    help="A sweep draws its own.",
+    help="Not for a sweep, which draws its own.",
 )
-@click.option(
-    "--save", type=click.Path(dir_okay=False, path_type=Path), help="Write all raw samples to this JSON file."
-)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Save all raw samples to this JSON file.")
 @click.option(
     "--show",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Measure nothing; print the table of a saved file.",
+    help="Print the table of a saved file, without measuring.",
 )
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw the results, and a roofline, into this .svg or .png file.",
+    help="Draw the results and a roofline to this .svg or .png file.",
 )
 @sentences
 def bench(
@@ -446,10 +469,12 @@ def bench(
     show: Path | None,
     plot: Path | None,
 ) -> None:
-    """Time numlstm against torch, onnxruntime and openvino, and against the limits of this machine.
+    """Compare the speed with PyTorch and other baselines.
 
-    Every engine's results are checked first. Then all take turns, round by round, so that a machine
-    that slows down slows all of them. A peer that is not installed is left out by name.
+    Times numlstm, PyTorch, ONNX Runtime and OpenVINO, and measures the limits of this machine.
+
+    The results of each engine are checked first. Then the engines take turns, so that a machine that slows down slows
+    all of them. Baselines that are not installed are left out, and the report says so.
     """
     from numlstm.base import opening
     from numlstm.base.atomic import replacing
@@ -464,7 +489,7 @@ def bench(
 
     if startup:
         if names or sizes or sweep or scaling or threads or reuse or save or show or plot:
-            raise click.UsageError("--startup goes with --peers, --rounds and --quick alone")
+            raise click.UsageError("--startup goes with --baselines, --rounds and --quick alone")
         _startup(_peers(peers, PEERS), rounds or (3 if quick else 15))
         return
     for option, file in (("--save", save), ("--plot", plot)):
@@ -485,7 +510,7 @@ def bench(
         return
     if sum(map(bool, (names or sizes, sweep, scaling, stream))) > 1:
         raise click.UsageError(
-            "--sweep, --scaling, --stream and lines of one's own (--line, --sizes) exclude each other"
+            "--sweep, --scaling, --stream and chosen workloads (--workload, --sizes) exclude each other"
         )
     given = {name for name in ("seed", "max_fmas", "dtype") if _said(name)}
     if sweep and "dtype" in given:
@@ -497,7 +522,7 @@ def bench(
         from numlstm.kernels.loading import registry
 
         if threads or rounds or reuse or save or plot or dtype != "float32":
-            raise click.UsageError("--stream takes --peers and --quick, and no other option")
+            raise click.UsageError("--stream takes --baselines and --quick, and no other option")
         engines = _peers(peers, PEERS)
         registry.kernel("float32")  # that it is compiled is a line of its own, before those that are written over
         measured = streaming.text(engines, quick, _progress)
@@ -558,7 +583,7 @@ def _lines(names: tuple[str, ...], sizes: tuple[str, ...], dtype: str) -> list[L
     try:
         lines = [grid.find(name) for name in names]
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--line") from None
+        raise click.BadParameter(str(error), param_hint="--workload") from None
     try:
         own = [grid.Line.parse(text, dtype) for text in sizes]
     except ValueError as error:
@@ -572,7 +597,8 @@ def _peers(text: str | None, known: tuple[str, ...]) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip() not in ("", "none")]
     for name in names:
         if name not in known:
-            raise click.BadParameter(f"there is no peer {name!r}; there are {', '.join(known)}", param_hint="--peers")
+            fact = f"there is no baseline {name!r}; there are {', '.join(known)}"
+            raise click.BadParameter(fact, param_hint="--baselines")
     return list(dict.fromkeys(names))
 
 
@@ -591,7 +617,7 @@ def _progress(what: str) -> None:
 @main.command()
 @sentences
 def info() -> None:
-    """What runs here: versions, the CPU, its kernels and where they come from."""
+    """Show versions, the CPU, and which kernels run on it."""
     from numlstm.bench.hardware import machine
     from numlstm.cuda import presence
     from numlstm.kernels.loading import cache, registry
@@ -624,10 +650,11 @@ def info() -> None:
 @main.command()
 @sentences
 def warmup() -> None:
-    """Compile and cache ahead what the package does not ship for this CPU.
+    """Compile and cache the kernels ahead of time.
 
-    For the build of an image, say: the first process that runs there compiles nothing. It is done for the CPU of this
-    machine, or the level that NUMLSTM_CPU names. The exit code is 1 where kernels cannot be kept.
+    Does nothing for kernels that the package contains. Use it when you build a container image, so that the first
+    process compiles nothing. NUMLSTM_CPU selects a lower level than this machine's. The exit code is 1 if the kernels
+    cannot be cached.
     """
     from numlstm.commands import warmup
 

@@ -54,7 +54,7 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
         was given; or the LSTM computes something that is not supported; or `batch_first` contradicts the file or is
         given for a cell. The message says which.
     TypeError
-        `batch_first` is no bool.
+        `batch_first` is no bool, or `name` no str.
     ImportError
         The extra for its format is not installed.
 
@@ -124,6 +124,9 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
 
 def read(path: Path, name: str | None, batch_first: bool | None = None) -> tuple[LSTM | lazy.LSTMCell, Found]:
     """Load for a function that the user has called, and give what was found as well. See `load`."""
+    if name is not None and not isinstance(name, str):
+        hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.find lists the names."
+        raise TypeError(f"name must be None or a str, not {name!r}\n{hint}")
     if batch_first is not None:
         checks.flag("batch_first", batch_first)
     with formats.opened(path) as contents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,6 +47,7 @@ def from_torch(module: Any) -> LSTM | Any:
     Traceback (most recent call last):
         ...
     TypeError: from_torch takes a torch.nn.LSTM or torch.nn.LSTMCell, not str
+    numlstm.load reads a file.
     """
     module = _only_one(module)
     base = _base(module)
@@ -91,6 +93,10 @@ def _only_one(module: Any) -> Any:
     if inside:
         calls = "\n".join(f"  from_torch(module.get_submodule({name!r}))" for name in inside)
         said += f", which holds {len(inside)} of them\nPass one:\n{calls}"
+    elif isinstance(module, Mapping):
+        said += "\nFor a state dict, make an LSTM of its sizes and call load_state_dict."
+    elif isinstance(module, (str, os.PathLike)):
+        said += "\nnumlstm.load reads a file."
     raise TypeError(said)
 
 

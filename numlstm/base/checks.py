@@ -80,7 +80,7 @@ def dropout_probability(dropout: Any) -> float:
     if not isinstance(dropout, Number) or isinstance(dropout, bool) or not 0 <= probability <= 1:
         raise ValueError(
             "dropout should be a number in range [0, 1] representing the probability of an element being zeroed\n"
-            f"It is {_show(dropout)}, a {type(dropout).__name__}."
+            f"It is {_show(dropout)}, of type {type(dropout).__name__}."
         )
     return probability
 

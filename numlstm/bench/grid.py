@@ -223,4 +223,4 @@ def find(name: str) -> Line:
     for line in GRID:
         if line.name == name:
             return line
-    raise ValueError(f"no line is called {name!r}; there are {', '.join(line.name for line in GRID)}")
+    raise ValueError(f"no workload is called {name!r}; there are {', '.join(line.name for line in GRID)}")

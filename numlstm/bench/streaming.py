@@ -257,7 +257,7 @@ def text(peers: Sequence[str] = PEERS, quick: bool = False, progress: Callable[[
         for way in calls:
             progress(f"{name}, {steps:,} steps one by one: {way}")
             one = latency(calls[way], steps)
-            faster = f"   {beside.ratio(way):6.1f} times as fast as the best peer" if beside.peers else ""
+            faster = f"   {beside.ratio(way):6.1f} times as fast as the fastest baseline" if beside.peers else ""
             written.append(
                 f"  {way:16} {beside.median(way):8.2f} us{faster}   "
                 f"one by one: median {one.median:.2f}, p99 {one.p99:.2f}, most {one.most:.1f} us"

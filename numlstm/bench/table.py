@@ -127,7 +127,7 @@ def table(results: Sequence[LineResult], caches: dict[str, int], alone: Mapping[
     numlstm is than there.
     """
     engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
-    head = ["line", *engines, "best peer", "speed-up", "of medians", "GF/s", "of FMA peak", "of its limit"]
+    head = ["workload", *engines, "fastest baseline", "speed-up", "of medians", "GF/s", "of FMA peak", "of its limit"]
     rows = [_row(result, engines, caches) for result in results]
     if alone:
         head.append("over 1 thread")
@@ -166,7 +166,7 @@ def geometric_mean(results: Sequence[LineResult]) -> str:
     if len(compared) < 2:
         return ""
     mean = math.exp(sum(map(math.log, compared)) / len(compared))
-    return f"Geometric mean of the speed-ups over {counted(len(compared), 'line')}: {mean:.2f}."
+    return f"Geometric mean of the speed-ups over {counted(len(compared), 'workload')}: {mean:.2f}."
 
 
 def notes(results: Sequence[LineResult]) -> str:
@@ -183,7 +183,8 @@ def notes(results: Sequence[LineResult]) -> str:
         said = [f"{setting}{_where(where, results, settings)}" for setting, where in settings.items()]
         said += [f"left out{_where(where, results, reasons)}: {reason}" for reason, where in reasons.items()]
         if restless:
-            said.append(f"still used the CPU a second after its turn{_these(restless, results)}: mistrust these lines")
+            where = _these(restless, results)
+            said.append(f"still used the CPU a second after its turn{where}: do not trust its times")
         lines.append(f"- {name}: {'; '.join(said)}")
     return "\n".join(lines)
 
@@ -196,4 +197,6 @@ def _where(names: Sequence[str], results: Sequence[LineResult], kinds: Sized) ->
 
 
 def _these(names: Sequence[str], results: Sequence[LineResult]) -> str:
-    return f" ({', '.join(names)})" if len(names) <= NAMED else f" ({len(names)} of {counted(len(results), 'line')})"
+    if len(names) <= NAMED:
+        return f" ({', '.join(names)})"
+    return f" ({len(names)} of {counted(len(results), 'workload')})"

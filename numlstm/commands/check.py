@@ -273,7 +273,7 @@ def _text(
         yield f"          {' '.join(note.split())}"
     yield f"engine    numlstm {version('numlstm')} in {dtype}, numpy {np.__version__}"
     yield f"kernels   {kernel.level.name}{fused}; {kernel.origin}"
-    yield f"judge     the LSTM's equations in NumPy on the file's own numbers, in {_judge_name(dtype)}"
+    yield f"reference the LSTM's equations in NumPy on the file's own numbers, in {_judge_name(dtype)}"
     if not _sharper(dtype):
         yield "          which has no more digits than the model here: its own error is in every error below"
     yield f"seed      {seed}"

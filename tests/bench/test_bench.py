@@ -568,7 +568,7 @@ class TestTable:
         assert len({row.count("|") for row in rows}) == 1
         assert len({len(row) for row in rows}) == 1
         cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-        assert cells[0][:5] == ["line", "numlstm", "torch", "onnxruntime", "best peer"]
+        assert cells[0][:5] == ["workload", "numlstm", "torch", "onnxruntime", "fastest baseline"]
         assert cells[2][:7] == ["tiny", "2.00 (1.00)", "20.0 (10.0)", "8.00 (3.00)", "onnxruntime", "3.00", "4.00"]
         assert cells[3][:7] == ["second", "2.00 (2.00)", "1.00 (1.00)", "left out", "torch", "0.50", "0.50"]
 
@@ -576,7 +576,7 @@ class TestTable:
         text = table.text(self.report())
         assert "- onnxruntime: s (tiny); left out (second): wrong result: c_n" in text
         assert "- torch: s (tiny); another (second); still used the CPU a second after its turn (second)" in text
-        assert "Geometric mean of the speed-ups over 2 lines: 1.22." in text  # sqrt(3 x 0.5)
+        assert "Geometric mean of the speed-ups over 2 workloads: 1.22." in text  # sqrt(3 x 0.5)
 
     def test_heading_names_machine_date_versions(self):
         text = table.text(self.report())

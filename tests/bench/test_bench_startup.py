@@ -106,7 +106,7 @@ class TestCommand:
             return Startup({"numlstm": [Start(0.1, 0.2, 30_000_000)]}, {"numlstm": 1}, {"torch": "it is not there"})
 
         monkeypatch.setattr(startup, "measure", measure)
-        result = CliRunner().invoke(main, ["bench", "--startup", "--quick", "--peers", "torch"])
+        result = CliRunner().invoke(main, ["bench", "--startup", "--quick", "--baselines", "torch"])
         assert result.exit_code == 0, result.output
         assert asked == [(["numlstm", "torch"], 3)]
         assert "| numlstm |          100 |              200 |" in result.output
@@ -117,7 +117,7 @@ class TestCommand:
         result = CliRunner().invoke(main, ["bench", "--startup"])
         assert result.exit_code == 1 and "torch: wrong result: planted" in result.output
 
-    @pytest.mark.parametrize("other", [["--scaling"], ["--line", "seed"], ["--threads", "1"], ["--save", "a.json"]])
+    @pytest.mark.parametrize("other", [["--scaling"], ["--workload", "seed"], ["--threads", "1"], ["--save", "a.json"]])
     def test_it_goes_alone(self, other):
         result = CliRunner().invoke(main, ["bench", "--startup", *other])
         assert result.exit_code == 2 and "--startup goes with" in result.output

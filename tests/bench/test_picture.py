@@ -261,7 +261,7 @@ class TestCommand:
     @pytest.mark.slow
     def test_a_real_one(self, tmp_path):
         need("matplotlib")
-        args = ["--sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "1", "--peers", "none"]
+        args = ["--sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "1", "--baselines", "none"]
         saved, drawn = tmp_path / "saved.json", tmp_path / "drawn.svg"
         done = CliRunner().invoke(main, ["bench", *args, "--save", str(saved), "--plot", str(drawn)])
         assert done.exit_code == 0, done.output
@@ -281,15 +281,15 @@ class TestCommand:
             (["--sweep", "0"], "0 is not in the range"),
             (["--sweep", "2", "--max-fmas", "3e10"], "is not in the range"),
             (["--sweep", "2", "--max-fmas", "nan"], "nan is no finite number"),
-            (["--sweep", "2", "--line", "seed"], "exclude each other"),
+            (["--sweep", "2", "--workload", "seed"], "exclude each other"),
             (["--sweep", "2", "--scaling"], "exclude each other"),
             (["--sweep", "2", "--dtype", "float32"], "leave out --dtype"),
-            (["--line", "seed", "--seed", "0"], "--seed and --max-fmas go with --sweep"),
+            (["--workload", "seed", "--seed", "0"], "--seed and --max-fmas go with --sweep"),
             (["--scaling", "--max-fmas", "1e7"], "--seed and --max-fmas go with --sweep"),
-            (["--line", "seed", "--plot", "nowhere/at/all.svg"], "there is no folder nowhere"),
-            (["--line", "seed", "--plot", "picture.pdf"], "its suffix must be .svg or .png"),
-            (["--line", "seed", "--plot", "a.svg", "--save", "./a.svg"], "--save and --plot name the same file"),
-            (["--show", __file__, "--line", "seed"], "--show goes with --plot alone"),
+            (["--workload", "seed", "--plot", "nowhere/at/all.svg"], "there is no folder nowhere"),
+            (["--workload", "seed", "--plot", "picture.pdf"], "its suffix must be .svg or .png"),
+            (["--workload", "seed", "--plot", "a.svg", "--save", "./a.svg"], "--save and --plot name the same file"),
+            (["--show", __file__, "--workload", "seed"], "--show goes with --plot alone"),
             (["--show", __file__, "--save", "again.json"], "--show goes with --plot alone"),
         ],
     )
@@ -310,17 +310,17 @@ class TestCommand:
             file.write_text("before")
             with monkeypatch.context() as patched:
                 patched.setattr(atomic.os, "replace", full)
-                done, _ = run("--line", "seed", option, file)
+                done, _ = run("--workload", "seed", option, file)
             assert done.exit_code == 1
             assert f"Error: {file} cannot be written" in done.output
             assert file.read_text() == "before"
         assert set(tmp_path.iterdir()) == set(files)
 
     def test_two_threads_beside_one(self, run):
-        done, _ = run("--line", "seed", "--threads", 1, "--threads", 2)
-        heads = [line for line in done.output.splitlines() if line.startswith("| line")]
+        done, _ = run("--workload", "seed", "--threads", 1, "--threads", 2)
+        heads = [line for line in done.output.splitlines() if line.startswith("| workload")]
         assert ["over 1 thread" in head for head in heads] == [False, True]
-        alone, _ = run("--line", "seed", "--threads", 2)
+        alone, _ = run("--workload", "seed", "--threads", 2)
         assert "over 1 thread" not in alone.output
 
 

@@ -53,13 +53,13 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("args", "code", "words"),
         [
-            (["bench", "--line", "sead"], 2, "no line is called 'sead'; there are seed, amp_step"),
+            (["bench", "--workload", "sead"], 2, "no workload is called 'sead'; there are seed, amp_step"),
             (["bench", "--sizes", "1,2"], 2, "sizes are '1,2'; they must be six whole numbers"),
             (["bench", "--sizes", "1,2,1,3,1,1"], 2, "directions of line '1,2,1,3,1,1' is 3; it must be 1 or 2"),
-            (["bench", "--peers", "torch,tensorflow"], 2, "there is no peer 'tensorflow'; there are torch"),
+            (["bench", "--baselines", "torch,tensorflow"], 2, "there is no baseline 'tensorflow'; there are torch"),
             (["bench", "--threads", "0"], 2, "0 is not in the range"),
             (["bench", "--rounds", "0"], 2, "0 is not in the range"),
-            (["bench", "--line", "seed", "--save", "nowhere/at/all.json"], 2, "there is no folder nowhere"),
+            (["bench", "--workload", "seed", "--save", "nowhere/at/all.json"], 2, "there is no folder nowhere"),
             (["bench", "--show", "absent.json"], 2, "does not exist"),
             (["nonsense"], 2, "No such command"),
         ],
@@ -88,7 +88,7 @@ class TestErrors:
             raise error
 
         monkeypatch.setattr(measure, "run", fail)
-        result = invoke("bench", "--line", "seed")
+        result = invoke("bench", "--workload", "seed")
         assert result.exit_code == 1
         (line,) = result.output.splitlines()
         assert line.startswith("Error: ") and len(line) > len("Error: ")
@@ -105,9 +105,9 @@ class TestErrors:
             return lambda *_, **__: Report(facts, "today", 1, [result])
 
         monkeypatch.setattr(measure, "run", report(torch="torch is not installed (pip install torch)"))
-        assert invoke("bench", "--line", "seed").exit_code == 0
+        assert invoke("bench", "--workload", "seed").exit_code == 0
         monkeypatch.setattr(measure, "run", report(numlstm="wrong result: output differs"))
-        result = invoke("bench", "--line", "seed")
+        result = invoke("bench", "--workload", "seed")
         assert result.exit_code == 1
         assert "Error: numlstm on seed at 1 thread: wrong result: output differs" in result.output
 
@@ -123,8 +123,8 @@ class TestBench:
             raise OSError("enough")
 
         monkeypatch.setattr(measure, "run", run)
-        invoke("bench", "--line", "voice", "--sizes", "1,4,1,2,3,5,2", "--threads", "1", "--threads", "2", "--peers",
-               "openvino,torch", "--rounds", "7", "--reuse", "--dtype", "float64")  # fmt: skip
+        invoke("bench", "--workload", "voice", "--sizes", "1,4,1,2,3,5,2", "--threads", "1", "--threads", "2",
+               "--baselines", "openvino,torch", "--rounds", "7", "--reuse", "--dtype", "float64")  # fmt: skip
         assert [(line.name, line.dtype) for line in asked["lines"]] == [
             ("voice", "float64"),
             ("1,4,1,2,3,5,2", "float64"),
@@ -135,7 +135,7 @@ class TestBench:
         assert asked["lines"] == list(grid.GRID)
         assert asked["engines"] == ["numlstm", *peers.PEERS]
         assert (asked["threads"], asked["rounds"], asked["style"]) == ((1,), 15, "fresh")
-        invoke("bench", "--quick", "--peers", "none")
+        invoke("bench", "--quick", "--baselines", "none")
         assert asked["engines"] == ["numlstm"]
         assert (asked["rounds"], asked["seconds"]) == (3, 0.005)
 
@@ -143,7 +143,7 @@ class TestBench:
     def test_end_to_end_without_peers(self, tmp_path):
         """A real process, one round of one line; the saved samples give the same table again."""
         saved = tmp_path / "results.json"
-        done = process("bench", "--quick", "--line", "seed", "--peers", "none", "--save", saved)
+        done = process("bench", "--quick", "--workload", "seed", "--baselines", "none", "--save", saved)
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""  # progress is for terminals
         (row,) = (line for line in done.stdout.splitlines() if line.startswith("| seed"))
@@ -165,7 +165,7 @@ class TestBench:
         for package in ("torch", "onnxruntime", "onnx", "openvino"):
             need(package)
         saved = tmp_path / "results.json"
-        done = process("bench", "--quick", "--line", "seed", "--rounds", 2, "--threads", threads, "--save", saved)
+        done = process("bench", "--quick", "--workload", "seed", "--rounds", 2, "--threads", threads, "--save", saved)
         assert done.returncode == 0, done.stderr
         (row,) = (line for line in done.stdout.splitlines() if line.startswith("| seed"))
         assert "left out" not in done.stdout
@@ -376,6 +376,19 @@ class TestDemo:
 
         asked = []
         monkeypatch.setattr(numlstm.demo, "run", asked.append, raising=False)
+        monkeypatch.setattr("numlstm.plot.drawable", lambda path: None)
         assert invoke("demo").exit_code == 0
         assert invoke("demo", "--plot", tmp_path / "a.png").exit_code == 0
         assert asked == [None, tmp_path / "a.png"]
+
+    @pytest.mark.parametrize(
+        "plot, says", [("a.pdf", "its suffix must be .svg or .png"), ("a.png", "--plot needs matplotlib: pip install")]
+    )
+    def test_a_plot_that_cannot_be_drawn_is_refused_before_the_work(self, monkeypatch, plot, says):
+        import numlstm.demo
+
+        monkeypatch.setattr(numlstm.demo, "run", lambda plot: pytest.fail("it ran"), raising=False)
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        result = invoke("demo", "--plot", plot)
+        assert result.exit_code == 1 and says in result.output

@@ -88,6 +88,10 @@ def test_the_order_that_a_file_leaves_open_is_passed(tmp_path):
     assert same_bits(numlstm.load(tmp_path / "open.npz", batch_first=True)(x)[0], lstm(x)[0])
     with pytest.raises(TypeError, match="batch_first should be of type bool, got: int"):
         numlstm.load(tmp_path / "open.npz", batch_first=1)
+    with pytest.raises(TypeError, match=r"name must be None or a str, not True\nDid you mean batch_first=True\?"):
+        numlstm.load(tmp_path / "open.npz", True)
+    with pytest.raises(TypeError, match=r"name must be None or a str, not 0\nnumlstm.find lists the names"):
+        numlstm.load_cell(tmp_path / "open.npz", 0)
 
 
 @pytest.mark.parametrize("stated", [False, True])
