@@ -378,7 +378,7 @@ def demo(plot: Path | None) -> None:
     installed. The forecast is for years that the model was not trained on.
     """
     from numlstm.demo import run
-    from numlstm.plot import drawable
+    from numlstm.tracing.plot import drawable
 
     if plot:
         drawable(plot)  # before anything is measured that could not be drawn
