@@ -16,6 +16,7 @@ from judge import same_bits
 from needs import need
 
 import numlstm
+from numlstm.formats import state_dict
 from numlstm.formats.onnx_gates import gates_iofc
 
 onnx = need("onnx")
@@ -800,7 +801,8 @@ def test_external_ranges_may_be_shared_but_not_many_times(saved, tmp_path):
         numlstm.tensors(tmp_path / "model.onnx")
 
 
-def test_a_stack_of_more_layers_than_anyone_trains_is_refused(saved):
+def test_a_stack_of_more_layers_than_anyone_trains_is_refused(saved, monkeypatch):
+    monkeypatch.setattr(state_dict, "LAYERS", 256)
     (found,) = numlstm.find(saved(hostile.stacked(300)))
     assert found.problem == "it has 300 layers; 256 are the most that are loaded"
     (found,) = numlstm.find(saved(hostile.stacked(256)))
@@ -931,6 +933,11 @@ HOSTILE = {
         "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
     ),
     "deep nesting": (lambda: deep(3_000), "no ONNX model, or damaged"),
+    "a hole in a sparse file": (
+        lambda: b"\x08\x08\x12\x00" + bytes(60_000_000),
+        "no ONNX model, or damaged: a field of number 0 before byte 5",
+    ),
+    "a hole within a graph": (lambda: with_graph(bytes(60_000_000)), "damaged: a field of number 0 before byte"),
     "a doubling bomb": (bomb, "its W cannot be computed: its operators make more of its constants than"),
     "a huge constant": (
         lambda: filled("ConstantOfShape", [1 << 20, 1 << 20]),
