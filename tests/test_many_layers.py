@@ -107,3 +107,15 @@ def test_the_place_of_every_parameter_is_where_the_layout_has_it(flags):
     for layer, direction, suffix in sizes.cells():
         for own in sizes.cell_shapes(layer):
             assert sizes.place(own + suffix) == (layer, direction, own)
+
+
+def test_what_cannot_be_loaded_again_is_not_saved(tmp_path):
+    """An operator is some hundred bytes of an ONNX file, and kilobytes of memory."""
+    need("onnx")
+    lstm = numlstm.LSTM(1, 1, 1000, dtype="float64")
+    with pytest.raises(ValueError, match=r"its 1000 layers make an ONNX file that cannot be loaded again: use \.safe"):
+        lstm.save(tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+    lstm = numlstm.LSTM(1, 1, 300, dtype="float64")
+    lstm.save(tmp_path / "m.onnx")
+    assert repr(numlstm.load(tmp_path / "m.onnx")).startswith("LSTM(1, 1, num_layers=300")

@@ -131,18 +131,20 @@ def sync_folder(folder: Path) -> None:
     """
     if os.name == "nt":  # which opens no folder
         return
+    handles: list[int] = []
     try:
-        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            _sync(handle)
-        finally:
-            os.close(handle)
+        # an interrupt that comes while it is opened would else strike before its number is kept
+        handles.extend(map(os.open, (folder,), (os.O_RDONLY | os.O_DIRECTORY,)))
+        _sync(handles[0])
     except PermissionError:
         pass  # a folder that may be written to and not read
     except OSError as error:
         raise OSError(
             f"{folder} cannot be synced: {error.strerror}\nWhat was written is whole, but a power cut may undo it."
         ) from error
+    finally:
+        for handle in handles:
+            os.close(handle)
 
 
 def ready(path: str | os.PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import signal
 import stat
 import threading
 
@@ -117,6 +118,36 @@ def test_an_unguarded_removal_is_found(target, monkeypatch):
     monkeypatch.setattr(atomic, "_removed", once)
     with pytest.raises(AssertionError):
         test_an_interrupt_amid_a_failure_leaves_nothing_either(target)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists open files")
+def test_interrupts_at_any_instruction_leave_no_file_open(tmp_path, monkeypatch):
+    """A signal that comes within a system call is handled before the call's result has a name."""
+    monkeypatch.setattr(atomic, "_sync", lambda handle: None)  # opening is to be most of the time
+    armed, count, wanted = False, 0, 500
+
+    def strike(number, frame):
+        if armed:
+            raise KeyboardInterrupt
+
+    before = len(os.listdir("/proc/self/fd"))
+    handler = signal.signal(signal.SIGALRM, strike)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.00111)
+    try:
+        while count < wanted:
+            try:
+                armed = True
+                for _ in range(100):
+                    atomic.sync_folder(tmp_path)
+                armed = False
+            except KeyboardInterrupt:
+                armed = False
+                count += 1
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert len(os.listdir("/proc/self/fd")) - before <= wanted // 50
 
 
 @pytest.mark.parametrize("what", [KeyboardInterrupt, MemoryError, ValueError])

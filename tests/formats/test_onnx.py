@@ -926,6 +926,11 @@ HOSTILE = {
         "its messages would take more memory than 20 times its 10000007 bytes and 32 MB",
     ),
     "deep nesting": (lambda: deep(3_000), "no ONNX model, or damaged"),
+    "a hole in a sparse file": (
+        lambda: b"\x08\x08\x12\x00" + bytes(60_000_000),
+        "no ONNX model, or damaged: a field of number 0 before byte 5",
+    ),
+    "a hole within a graph": (lambda: with_graph(bytes(60_000_000)), "damaged: a field of number 0 before byte"),
     "a doubling bomb": (bomb, "its W cannot be computed: its operators make more of its constants than"),
     "a huge constant": (
         lambda: filled("ConstantOfShape", [1 << 20, 1 << 20]),

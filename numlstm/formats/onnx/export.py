@@ -7,6 +7,7 @@ the same to the bit.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 OPSET = 14  # LSTM, Scan, Split, Squeeze and Reshape as used here; read by every release of the last years
 IR_VERSION = 8
 LONGEST = (1 << 31) - 1  # bytes of a message, by protobuf's own rule
+MANY = 32  # layers beyond which a file is read again before it is written
 TIME, BATCH = "time", "batch"
 
 
@@ -48,7 +50,7 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
     ImportError
         onnx is not installed.
     ValueError
-        The parameters are more than an ONNX file can hold.
+        The parameters are more than an ONNX file can hold, or the layers more than can be read again.
     """
     try:
         import onnx
@@ -66,7 +68,21 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
     helper.set_model_props(model, dict(metadata))
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
+    if config.num_layers > MANY:
+        _check_readable(data, config)
     return data
+
+
+def _check_readable(data: bytes, config: Config) -> None:
+    """Raise for a file so dense in nodes that reading it would take more memory than its size justifies."""
+    from numlstm.formats import onnx as reader
+
+    try:
+        reader.read(io.BytesIO(data), "", len(data))
+    except ValueError as error:
+        raise ValueError(
+            f"its {config.num_layers} layers make an ONNX file that cannot be loaded again: use .safetensors\n{error}"
+        ) from error
 
 
 class Writer:

@@ -113,6 +113,8 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
         if at == end:
             return
         tag, at = _varint(data, at, end)
+        if not tag >> 3:  # as a hole in a sparse file would be, two gigabytes of them perhaps
+            raise ValueError(f"it is no ONNX model, or damaged: a field of number 0 before byte {at}")
         field = inside.get(tag >> 3, other)
         budget.hold(field.cost, "its messages")
         kind = tag & 7
