@@ -32,7 +32,7 @@ LEFT_ALONE = {
     "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.tracing.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
-FORMATS = {"detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
+FORMATS = {"budget", "detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
 FIRST = """
 import json, sys
 import numpy

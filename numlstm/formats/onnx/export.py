@@ -75,7 +75,7 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
 
 def _check_readable(data: bytes, config: Config) -> None:
     """Raise for a file so dense in nodes that reading it would take more memory than its size justifies."""
-    from numlstm.formats import onnx as reader
+    from numlstm.formats.onnx import reader
 
     try:
         reader.read(io.BytesIO(data), "", len(data))
