@@ -59,7 +59,7 @@ class Held:
         self.config = config
         self.panels: Panels = panels  # None while they are being packed
         self.gpu = gpu  # on CUDA: what runs calls there
-        self.order = int(config.batch_first)  # as `engine.Memory` counts
+        self.order = int(config.batch_first)  # as `engine.Executor` counts
         self.drops = config.dropout > 0
 
     def but(self, **parts: Any) -> Held:

@@ -16,7 +16,7 @@ from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
 from numlstm.runtime.packed_weights import LINE, Array, Panels, aligned_empty
-from numlstm.runtime.planner import PLANS_KEPT, Plan, Plans, Shape, Team, checked, make_plan, make_team
+from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, Shape, Team, checked, make_plan, make_team
 from numlstm.runtime.threads import Crew, get_num_threads
 
 QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
@@ -56,7 +56,7 @@ class Workspace:
         self.address = address(slots)
         self.plan = plan
 
-    def run(self, kept: Memory, arrays: Arrays) -> None:
+    def run(self, kept: Executor, arrays: Arrays) -> None:
         """Run the plan on input, h_0, c_0, output, h_n, c_n and panels."""
         if object_layout.readable:
             boxed = tuple([ABSENT if array is None else array for array in arrays])
@@ -67,12 +67,12 @@ class Workspace:
             kept.run(self.address)
 
 
-class Memory:
+class Executor:
     """What a model remembers between calls: plans by shape, and the workspaces that no call uses at the moment."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
-        self.plans = Plans()
+        self.plans = PlanCache()
         self.idle: list[Workspace] = []
         kernel = registry.kernel(dtype.name)
         self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
@@ -123,11 +123,11 @@ class Memory:
                     self.idle.remove(other)
 
 
-def memory(panels: Panels) -> Memory:
+def executor(panels: Panels) -> Executor:
     """What the model of these panels remembers."""
     if panels.memo is None:
-        panels.memo = Memory(panels.dtype)
-    kept: Memory = panels.memo
+        panels.memo = Executor(panels.dtype)
+    kept: Executor = panels.memo
     return kept
 
 
@@ -157,7 +157,7 @@ def forward(
     dropout : callable or None
         Applied in place to what each layer but the last puts out, as (T, B, features).
     """
-    kept = panels.memo or memory(panels)
+    kept = panels.memo or executor(panels)
     key = (x.shape, x.strides, output.strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
     readable = plan.direct and x.dtype == panels.dtype and x.flags.aligned
@@ -174,7 +174,7 @@ def forward(
     _run(panels, kept, key, plan, (x, h_0, c_0, output, h_n, c_n, panels.data), x.shape[1])
 
 
-def forward_rows(panels: Panels, kept: Memory, x: Array, output: Array, states: States, state_rows: int) -> None:
+def forward_rows(panels: Panels, kept: Executor, x: Array, output: Array, states: States, state_rows: int) -> None:
     """One forward pass whose states are rows of larger arrays and are replaced there. All checking has been done.
 
     Plans are for a few batch sizes in each octave, so that a batch that changes at every step needs no new one.
@@ -182,7 +182,7 @@ def forward_rows(panels: Panels, kept: Memory, x: Array, output: Array, states: 
     Parameters
     ----------
     panels : Panels
-    kept : Memory
+    kept : Executor
         The caller's own, for it alone knows of these plans.
     x : array, (T, B, input_size)
         C-contiguous, aligned, of the panels' dtype.
@@ -217,7 +217,7 @@ def batch_size(rows: int) -> int:
 
 def _run(
     panels: Panels,
-    kept: Memory,
+    kept: Executor,
     key: tuple[Shape, Shape, Shape],
     plan: Plan,
     arrays: Arrays,
@@ -265,7 +265,7 @@ def forward_packed(
     dropout : callable or None
         As in `forward`, for (sum of sizes, 1, features); only where all is packed.
     """
-    kept, config = panels.memo or memory(panels), panels.config
+    kept, config = panels.memo or executor(panels), panels.config
     if x.ndim == 2 and not (x.dtype == panels.dtype and x.flags.carray):
         converted = empty(x.shape, panels.dtype)
         convert(converted, x)
@@ -311,7 +311,7 @@ def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
     return workspace.buffers["below"][: output.size].reshape(output.shape)
 
 
-def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
+def _shared(kept: Executor, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
     """The pass over the first rows by as many threads as the team is for and are free.
 
     A worker that has just been started may be late by more than a brief call takes: when a process begins, NumPy's own
@@ -327,7 +327,7 @@ def _shared(kept: Memory, plan: Plan, team: Team | None, arrays: Arrays, rows: i
             _by_itself(kept, plan, arrays, rows)
 
 
-def _by_itself(kept: Memory, plan: Plan, arrays: Arrays, rows: int) -> None:
+def _by_itself(kept: Executor, plan: Plan, arrays: Arrays, rows: int) -> None:
     """The pass by this thread alone."""
     workspace = kept.lease(plan)
     workspace.words[Header.ROWS_TO] = rows
@@ -335,7 +335,7 @@ def _by_itself(kept: Memory, plan: Plan, arrays: Arrays, rows: int) -> None:
     kept.idle.append(workspace)
 
 
-def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
+def _in_company(kept: Executor, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
     leader.words[Header.ROWS_TO] = rows
@@ -368,7 +368,7 @@ def _in_company(kept: Memory, team: Team, crew: Crew, arrays: Arrays, rows: int)
 
 
 def _task(
-    kept: Memory, team: Team, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
+    kept: Executor, team: Team, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
 ) -> Callable[[], None]:
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
@@ -386,12 +386,12 @@ def _task(
     return task
 
 
-def short_way(kept: Memory, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape) -> Take:
+def short_way(kept: Executor, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape) -> Take:
     """A call whose shapes were seen before: machine code checks the arrays where they lie.
 
     Parameters
     ----------
-    kept : Memory
+    kept : Executor
         Of the model.
     plan : Plan
         As `plan.checked` makes it.
@@ -433,7 +433,7 @@ def short_way(kept: Memory, plan: Plan, work: int, input: Shape, output: Shape, 
     return take
 
 
-def quick_way(kept: Memory, plan: Plan, results: tuple[Shape, Shape, Shape]) -> Take:
+def quick_way(kept: Executor, plan: Plan, results: tuple[Shape, Shape, Shape]) -> Take:
     """The same as a built-in function that is all machine code, for calls of microseconds: it holds the GIL.
 
     What a workspace has is here in the one array that the function is bound to.
@@ -465,7 +465,7 @@ def add_route(
 
     With ``step``, the input is a step of a sequence, not a sequence.
     """
-    kept = memory(panels)
+    kept = executor(panels)
     routes = kept.routes[batch_first]
     if input in routes or not object_layout.readable or 0 in input:
         return
@@ -511,7 +511,7 @@ def convert(into: Array, given: Array) -> None:
 
 def _forward_in_pieces(
     panels: Panels,
-    kept: Memory,
+    kept: Executor,
     x: Array,
     direct: bool,
     hx: States | None,

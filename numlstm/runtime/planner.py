@@ -82,20 +82,20 @@ class Team(NamedTuple):
     brief: bool  # whether it is over before a thread that is yet to be started would be of use
 
 
-class Plans:
+class PlanCache:
     """The plans of one model by shape; forgotten when the settings change.
 
     ``routes`` is for the engine's short ways by the shape of the input, without and with ``batch_first``, ``latest``
     for those that were of use last; they are forgotten with the plans.
     """
 
-    _all: ClassVar[WeakSet[Plans]] = WeakSet()
+    _all: ClassVar[WeakSet[PlanCache]] = WeakSet()
 
     def __init__(self) -> None:
         self.by_shape: dict[Any, Plan] = {}
         self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
         self.latest: list[Any] = [None, None]
-        Plans._all.add(self)
+        PlanCache._all.add(self)
 
     def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
         """Make and remember the plan for an input of this shape and these strides, and an output of those."""
@@ -109,7 +109,7 @@ class Plans:
     @staticmethod
     def forget_all() -> None:
         """Let every model plan anew."""
-        for plans in list(Plans._all):
+        for plans in list(PlanCache._all):
             plans.latest[:] = None, None
             for remembered in (plans.by_shape, *plans.routes):
                 remembered.clear()
@@ -121,12 +121,12 @@ def override(**changes: Any) -> Iterator[None]:
     global settings
     before = settings
     settings = before._replace(**changes)
-    Plans.forget_all()
+    PlanCache.forget_all()
     try:
         yield
     finally:
         settings = before
-        Plans.forget_all()
+        PlanCache.forget_all()
 
 
 def make_team(

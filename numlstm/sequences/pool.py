@@ -315,7 +315,7 @@ class Pool:
             h[:, :have], c[:, :have], is_open[:have] = self._h, self._c, self._is_open
         self._h, self._c, self._batch_h, self._batch_c = h, c, batch_h, batch_c
         self._places, self._is_open = places, is_open
-        self._kept = engine.Memory(self.dtype)  # plans say how far the states of two layers are apart: none fits now
+        self._kept = engine.Executor(self.dtype)  # plans say how far the states of two layers are apart: none fits now
 
     # ------------------------------------------------------------ steps
 

@@ -66,7 +66,7 @@ def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
     h_0, c_0, h_n, c_n = (
         state[:, None] if trace.unbatched else state for state in (trace.h_0, trace.c_0, trace.h_n, trace.c_n)
     )
-    kept = engine.memory(panels)
+    kept = engine.executor(panels)
     key = (x.shape, x.strides, output.strides)
     workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
     try:

@@ -48,7 +48,7 @@ def ways(line: Line) -> dict[str, Callable[[], Any]]:
 def kernel_alone(lstm: LSTM, x: Array, h_0: Array, c_0: Array) -> Callable[[], Any]:
     """The kernel's part of ``lstm(x, (h_0, c_0))``: the same plan, and results written to the same place each time."""
     panels = lstm._panels
-    kept = engine.memory(panels)
+    kept = engine.executor(panels)
     output, (h_n, c_n) = lstm(x, (h_0, c_0))
     key = (x.shape, x.strides, output.strides)
     workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
