@@ -124,10 +124,10 @@ class LSTMCell(CellParameters):
         panels = self._held.panels
         kept = panels.memo
         if kept is not None:
-            latest = kept.latest[0]
-            results = None if latest is None else latest(input, hx, panels.data)
+            inline_cache = kept.inline_cache[0]
+            results = None if inline_cache is None else inline_cache(input, hx, panels.data)
             if results is None:
-                results = kept.take(0, input, hx, panels.data)
+                results = kept.dispatch(0, input, hx, panels.data)
             if results is not None:
                 states: tuple[Array, Array] = results[1]
                 return states
@@ -148,7 +148,7 @@ class LSTMCell(CellParameters):
         axes = (None, None) if call.unbatched else (None,)  # one step, and a batch of one
         given = None if hx is None else (hx[0][axes], hx[1][axes])
         engine.forward(panels, array[axes], given, output[axes], h_1[axes], c_1[axes])
-        engine.add_route(panels, array.shape, call.hidden, call.hidden, call.cell, batch_first=False, step=True)
+        engine.install_fast_path(panels, array.shape, call.hidden, call.hidden, call.cell, batch_first=False, step=True)
         return h_1, c_1
 
     __call__ = forward

@@ -363,10 +363,10 @@ class LSTM(LSTMParameters):
             and held.gpu is None
             and not (held.drops and self.training)
         ):
-            latest = kept.latest[held.order]
-            quick: Result | None = None if latest is None else latest(input, hx, panels.data)
+            inline_cache = kept.inline_cache[held.order]
+            quick: Result | None = None if inline_cache is None else inline_cache(input, hx, panels.data)
             if quick is None:
-                quick = kept.take(held.order, input, hx, panels.data)
+                quick = kept.dispatch(held.order, input, hx, panels.data)
             if quick is not None:
                 return quick
         return self._run(held, input, hx, lengths, out)
@@ -420,7 +420,7 @@ class LSTM(LSTMParameters):
             engine.forward(panels, array, hx, output, h_n, c_n, dropout)
         if out is not None:
             return out[0], (out[1], out[2])
-        engine.add_route(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
+        engine.install_fast_path(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
         return output, (h_n, c_n)
 
     def stream(self, batch_size: int = 1) -> lazy.Stream:

@@ -5,7 +5,7 @@ be absent. The plan says where objects keep their parts and, if ``CHECKED``, wha
 written before all is found right; the result is 0, or the number of the first array that is not what the plan is for.
 
 ``quick`` is what Python calls a built-in function (``METH_FASTCALL``), of input, hx and panels, bound to an array of
-``Quick`` slots and a plan. Its result is (output, (h_n, c_n)), which it makes itself, or None where an
+``Fastcall`` slots and a plan. Its result is (output, (h_n, c_n)), which it makes itself, or None where an
 argument is not what the plan is for. It holds the GIL throughout: from the last look at the arrays to the end nothing
 of Python runs, neither another thread nor the collector, so that the plan has one user at a time.
 """
@@ -14,13 +14,13 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
-from .plan_layout import SELF_DATA, Box, Header, Quick
+from .plan_layout import SELF_DATA, Box, Fastcall, Header
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
 BOX = int(Box.LENGTH)
-QUICK = int(Quick.LENGTH)
+FASTCALL = int(Fastcall.LENGTH)
 INT32 = ir.IntType(32)
 
 
@@ -113,47 +113,47 @@ def boxed(forward):
     @inline
     def refused(record):
         """A new reference to None: the call must go another way."""
-        none = get(record, Quick.NONE)
-        call_pointer(get(record, Quick.KEEP), none)
+        none = get(record, Fastcall.NONE)
+        call_pointer(get(record, Fastcall.KEEP), none)
         return none
 
     @inline
     def result(record, plan, n):
         """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
-        want, dtype = record_at(record, Quick.RESULTS + n * BOX), get(plan, Header.DTYPE)
-        call_pointer(get(record, Quick.KEEP), dtype)
+        want, dtype = record_at(record, Fastcall.RESULTS + n * BOX), get(plan, Header.DTYPE)
+        call_pointer(get(record, Fastcall.KEEP), dtype)
         sizes, ndim = address_of(want, Box.SIZE_0), get(want, Box.NDIM)
-        return new_array(get(record, Quick.NEW_ARRAY), get(plan, Header.TYPE), dtype, ndim, sizes)
+        return new_array(get(record, Fastcall.NEW_ARRAY), get(plan, Header.TYPE), dtype, ndim, sizes)
 
     @inline
     def pair(record, plan, first, second):
         """The tuple of two new objects, which it takes over; 0 and Python's error, where one is 0 too."""
         made = 0
         if first != 0 and second != 0:
-            made = call_pointer(get(record, Quick.NEW_TUPLE), 2)
+            made = call_pointer(get(record, Fastcall.NEW_TUPLE), 2)
         if made == 0:
-            call_pointer(get(record, Quick.DROP), first)
-            call_pointer(get(record, Quick.DROP), second)
+            call_pointer(get(record, Fastcall.DROP), first)
+            call_pointer(get(record, Fastcall.DROP), second)
             return 0
         items = made + get(plan, Header.ITEMS_AT)
         set_word(items, first)
         set_word(items + 8, second)
         return made
 
-    def quick(self, arguments, count):
+    def fastcall(self, arguments, count):
         record = slots_at(word_at(self + SELF_DATA))
-        plan = record_at(record, QUICK)
+        plan = record_at(record, FASTCALL)
         if count != 3:
             return refused(record)
         x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
         boxes, items, data = get(plan, Header.BOXES), get(plan, Header.ITEMS_AT), get(plan, Header.DATA_AT)
         if not fits(plan, x, record_at(plan, boxes)):
             return refused(record)
-        with_states = hx != get(record, Quick.NONE)
+        with_states = hx != get(record, Fastcall.NONE)
         if with_states:
-            if word_at(hx + get(plan, Header.TYPE_AT)) != get(record, Quick.TUPLE):
+            if word_at(hx + get(plan, Header.TYPE_AT)) != get(record, Fastcall.TUPLE):
                 return refused(record)
-            if word_at(hx + get(record, Quick.COUNT_AT)) != 2:
+            if word_at(hx + get(record, Fastcall.COUNT_AT)) != 2:
                 return refused(record)
         y = result(record, plan, 0)
         h_n, c_n = 0, 0
@@ -177,7 +177,7 @@ def boxed(forward):
             if right:
                 h_0, c_0 = word_at(h + data), word_at(c + data)
         if not right:
-            call_pointer(get(record, Quick.DROP), results)
+            call_pointer(get(record, Fastcall.DROP), results)
             return refused(record)
         put(plan, Header.INPUT, word_at(x + data))
         put(plan, Header.H_0, h_0)
@@ -189,7 +189,7 @@ def boxed(forward):
         forward(plan)
         return results
 
-    call, quick = standalone(call), standalone(quick)
+    call, fastcall = standalone(call), standalone(fastcall)
     call.compile(types.int64(PLAN, types.int64))
-    quick.compile(types.int64(types.int64, types.int64, types.int64))
-    return call, quick
+    fastcall.compile(types.int64(types.int64, types.int64, types.int64))
+    return call, fastcall

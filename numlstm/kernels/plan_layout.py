@@ -8,7 +8,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum
 from itertools import count
 
-FORWARD, CALL, QUICK = "numlstm_forward", "numlstm_call", "numlstm_quick"  # the entries of a kernel object
+FORWARD, CALL, FASTCALL = "numlstm_forward", "numlstm_call", "numlstm_fastcall"  # the entries of a kernel object
 STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
 LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
 
@@ -140,7 +140,7 @@ class Box(metaclass=Slots):
     LENGTH = auto()
 
 
-class Quick(metaclass=Slots):
+class Fastcall(metaclass=Slots):
     """What ``quick`` needs besides a plan, which follows it: how objects are told apart and made."""
 
     auto = count().__next__

@@ -11,7 +11,7 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import SELF_DATA, Box, Cell, Header, Quick, Share, Way
+from numlstm.kernels.plan_layout import SELF_DATA, Box, Cell, Fastcall, Header, Share, Way
 from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
@@ -19,15 +19,15 @@ from numlstm.runtime.packed_weights import LINE, Array, Panels, aligned_empty
 from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, Shape, Team, checked, make_plan, make_team
 from numlstm.runtime.threads import Crew, get_num_threads
 
-QUICK_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
+FAST_PATH_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
 STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
 KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it the next call needs
 
 Arrays = tuple[Array, Array | None, Array | None, Array, Array, Array, Array]
 Dropout = Callable[[Array], None]
 States = tuple[Array, Array]
-Take = Callable[[Any, Any, Array], tuple[Array, States] | None]
-Routes = dict[Shape | None, Take | None]
+FastPath = Callable[[Any, Any, Array], tuple[Array, States] | None]
+DispatchTable = dict[Shape | None, FastPath | None]
 
 
 class Workspace:
@@ -75,9 +75,9 @@ class Executor:
         self.plans = PlanCache()
         self.idle: list[Workspace] = []
         kernel = registry.kernel(dtype.name)
-        self.run, self.call, self.quick = kernel.forward, kernel.call, kernel.quick
-        self.routes: tuple[Routes, Routes] = self.plans.routes
-        self.latest: list[Take | None] = self.plans.latest
+        self.run, self.call, self.fastcall = kernel.forward, kernel.call, kernel.fastcall
+        self.dispatch_table: tuple[DispatchTable, DispatchTable] = self.plans.dispatch_table
+        self.inline_cache: list[FastPath | None] = self.plans.inline_cache
 
     def lease(self, plan: Plan) -> Workspace:
         """A workspace of the caller's own, ready for the plan; to be given back by ``idle.append``."""
@@ -98,20 +98,20 @@ class Executor:
 
     def adopt(self, workspace: Workspace, plan: Plan) -> None:
         """Make a workspace ready for another plan."""
-        self.latest[:] = None, None  # so that the next short call comes by ``take``
+        self.inline_cache[:] = None, None  # so that the next short call comes by ``take``
         self.let_go()  # before more is taken
         workspace.adopt(plan)
 
-    def take(self, order: int, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+    def dispatch(self, order: int, input: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
         """What the short way for this input's shape gives, where the latest one gave nothing."""
         if type(input) is not ndarray:
             return None
-        route = self.routes[order].get(input.shape)
-        if route is None or route is self.latest[order]:
+        route = self.dispatch_table[order].get(input.shape)
+        if route is None or route is self.inline_cache[order]:
             return None
         results = route(input, hx, data)
         if results is not None:
-            self.latest[order] = route
+            self.inline_cache[order] = route
             self.let_go()
         return results
 
@@ -386,7 +386,9 @@ def _task(
     return task
 
 
-def short_way(kept: Executor, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape) -> Take:
+def make_fast_path(
+    kept: Executor, plan: Plan, work: int, input: Shape, output: Shape, hidden: Shape, cell: Shape
+) -> FastPath:
     """A call whose shapes were seen before: machine code checks the arrays where they lie.
 
     Parameters
@@ -406,11 +408,11 @@ def short_way(kept: Executor, plan: Plan, work: int, input: Shape, output: Shape
         ``take(input, hx, panels.data)``: the results, or None where an argument is not of the kind that this
         way is for.
     """
-    if object_layout.functions is not None and object_layout.DATA == SELF_DATA and work <= QUICK_WORK:
-        return quick_way(kept, plan, (output, hidden, cell))
+    if object_layout.functions is not None and object_layout.DATA == SELF_DATA and work <= FAST_PATH_WORK:
+        return make_fastcall(kept, plan, (output, hidden, cell))
     call, idle, dtype = kept.call, kept.idle, kept.dtype
 
-    def take(x: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
+    def dispatch(x: Any, hx: Any, data: Array) -> tuple[Array, States] | None:
         if type(x) is not ndarray or x.shape != input:
             return None
         h_0 = c_0 = ABSENT
@@ -430,35 +432,35 @@ def short_way(kept: Executor, plan: Plan, work: int, input: Shape, output: Shape
         idle.append(workspace)
         return None if refused else (y, (h_n, c_n))
 
-    return take
+    return dispatch
 
 
-def quick_way(kept: Executor, plan: Plan, results: tuple[Shape, Shape, Shape]) -> Take:
+def make_fastcall(kept: Executor, plan: Plan, results: tuple[Shape, Shape, Shape]) -> FastPath:
     """The same as a built-in function that is all machine code, for calls of microseconds: it holds the GIL.
 
     What a workspace has is here in the one array that the function is bound to.
     """
     size = kept.dtype.itemsize
-    slots = np.zeros(Quick.LENGTH + plan.slots.size, np.int64)
+    slots = np.zeros(Fastcall.LENGTH + plan.slots.size, np.int64)
     assert object_layout.functions is not None
-    slots[Quick.NONE], slots[Quick.TUPLE], slots[Quick.COUNT_AT] = id(None), id(tuple), object_layout.COUNT
-    slots[Quick.NEW_ARRAY : Quick.DROP + 1] = object_layout.functions
+    slots[Fastcall.NONE], slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(None), id(tuple), object_layout.COUNT
+    slots[Fastcall.NEW_ARRAY : Fastcall.DROP + 1] = object_layout.functions
     for n, shape in enumerate(results):
-        box = slots[Quick.RESULTS + n * Box.LENGTH :]
+        box = slots[Fastcall.RESULTS + n * Box.LENGTH :]
         box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
-    slots[Quick.LENGTH :] = plan.slots
+    slots[Fastcall.LENGTH :] = plan.slots
     ends = [-(-slots.nbytes // LINE) * LINE]
     for count in (plan.below, plan.gates, plan.hidden):
         ends.append(ends[-1] + -(-count * size // LINE) * LINE)
     record = aligned_empty(ends[-1] // 8, slots.dtype)
     record[: slots.size] = slots
-    header = record[Quick.LENGTH :]
+    header = record[Fastcall.LENGTH :]
     header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = address(record) + np.array(ends[:3])
-    quick: Take = kept.quick(record)
-    return quick
+    fastcall: FastPath = kept.fastcall(record)
+    return fastcall
 
 
-def add_route(
+def install_fast_path(
     panels: Panels, input: Shape, output: Shape, hidden: Shape, cell: Shape, batch_first: bool, step: bool = False
 ) -> None:
     """Remember the short way for a call of these shapes, as the user sees them: unbatched ones have an axis less.
@@ -466,22 +468,22 @@ def add_route(
     With ``step``, the input is a step of a sequence, not a sequence.
     """
     kept = executor(panels)
-    routes = kept.routes[batch_first]
-    if input in routes or not object_layout.readable or 0 in input:
+    dispatch_table = kept.dispatch_table[batch_first]
+    if input in dispatch_table or not object_layout.readable or 0 in input:
         return
     size = panels.dtype.itemsize
     steps = (1,) if step else ()
     (shape, strides), (_, output_strides) = (_step_row((*steps, *s), batch_first, size) for s in (input, output))
     key = (shape, strides, output_strides)
     plan = kept.plans.by_shape.get(key) or kept.plans.make(panels, *key)
-    if len(routes) >= PLANS_KEPT:
-        routes.clear()
+    if len(dispatch_table) >= PLANS_KEPT:
+        dispatch_table.clear()
     if plan.long:  # a call whose cost is not in its beginning, and which threads may share
-        routes[input] = None
+        dispatch_table[input] = None
         return
     of_a_step = panels.data.size + STEP_WORK * panels.config.num_layers * panels.config.num_directions
     plan = checked(plan, panels.dtype, (input, hidden, cell))
-    routes[input] = short_way(kept, plan, shape[0] * shape[1] * of_a_step, input, output, hidden, cell)
+    dispatch_table[input] = make_fast_path(kept, plan, shape[0] * shape[1] * of_a_step, input, output, hidden, cell)
 
 
 def _step_row(shape: Shape, batch_first: bool, size: int) -> tuple[Shape, Shape]:

@@ -93,8 +93,8 @@ class PlanCache:
 
     def __init__(self) -> None:
         self.by_shape: dict[Any, Plan] = {}
-        self.routes: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
-        self.latest: list[Any] = [None, None]
+        self.dispatch_table: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
+        self.inline_cache: list[Any] = [None, None]
         PlanCache._all.add(self)
 
     def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
@@ -110,8 +110,8 @@ class PlanCache:
     def forget_all() -> None:
         """Let every model plan anew."""
         for plans in list(PlanCache._all):
-            plans.latest[:] = None, None
-            for remembered in (plans.by_shape, *plans.routes):
+            plans.inline_cache[:] = None, None
+            for remembered in (plans.by_shape, *plans.dispatch_table):
                 remembered.clear()
 
 

@@ -198,7 +198,7 @@ class Stream:
             self.step, self._call = _by_ctypes(kernel.step, slots, self.address), _nothing
             return
         new_array, _, keep, drop = object_layout.functions
-        held = max(0, engine.QUICK_WORK // work)
+        held = max(0, engine.FAST_PATH_WORK // work)
         for slot, value in {
             Live.NONE: id(None),
             Live.NEW_ARRAY: new_array,

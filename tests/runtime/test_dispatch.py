@@ -26,11 +26,11 @@ def taken(monkeypatch, request):
     """Count the calls that the short way served (True) and refused (False), for both kinds of it."""
     counted = []
     if request.param == "ctypes":
-        monkeypatch.setattr(engine, "QUICK_WORK", -1)
-    short_way = engine.short_way
+        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
+    make_fast_path = engine.make_fast_path
 
     def counting(*arguments):
-        take = short_way(*arguments)
+        take = make_fast_path(*arguments)
 
         def counted_take(*arrays):
             results = take(*arrays)
@@ -39,7 +39,7 @@ def taken(monkeypatch, request):
 
         return counted_take
 
-    monkeypatch.setattr(engine, "short_way", counting)
+    monkeypatch.setattr(engine, "make_fast_path", counting)
     return counted
 
 
@@ -348,7 +348,7 @@ def test_none_as_a_state_is_refused_however_often(taken):
 def way(lstm, x):
     """The short way that calls of this shape take, once they may."""
     lstm(x), lstm(x)
-    return lstm._panels.memo.routes[lstm.batch_first][x.shape]
+    return lstm._panels.memo.dispatch_table[lstm.batch_first][x.shape]
 
 
 def test_only_short_calls_hold_the_gil():
@@ -578,7 +578,7 @@ def test_what_is_changed_while_the_last_tuple_is_made_is_noticed(monkeypatch, wh
     monkeypatch.setattr(object_layout, "functions", tuple(functions))
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     _, hx = lstm(x)
-    (route,) = lstm._panels.memo.routes[False].values()
+    (route,) = lstm._panels.memo.dispatch_table[False].values()
     assert equal(route(x, hx, lstm._panels.data), want)
     arrays.update(x=x, h_0=hx[0], c_0=hx[1])
     assert route(x, hx, lstm._panels.data) is None

@@ -432,11 +432,11 @@ def test_no_plan_is_kept():
     net = make(proj_size=5, num_layers=2)
     net(np.zeros((3, 2, 5), "f4"))
     kept = net._panels.memo
-    before = len(kept.plans.by_shape), len(kept.routes[0])
+    before = len(kept.plans.by_shape), len(kept.dispatch_table[0])
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(1, 8, 6)
         net(ragged(net, lengths)[0], lengths=lengths)
-    assert (len(kept.plans.by_shape), len(kept.routes[0])) == before and len(kept.idle) == 1
+    assert (len(kept.plans.by_shape), len(kept.dispatch_table[0])) == before and len(kept.idle) == 1
 
 
 def test_an_empty_batch():

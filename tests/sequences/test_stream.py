@@ -58,7 +58,7 @@ def way(request, monkeypatch):
     if request.param == "ctypes":
         monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(engine, "QUICK_WORK", -1)
+        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
     return request.param
 
 

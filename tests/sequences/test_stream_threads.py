@@ -38,7 +38,7 @@ def way(request, monkeypatch):
     if request.param == "ctypes":
         monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(engine, "QUICK_WORK", -1)
+        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
     return request.param
 
 
@@ -566,7 +566,7 @@ def held_after(call, count):
 @pytest.mark.parametrize("kind", ["step", "without the GIL", "step_function"])
 def test_a_million_steps_allocate_nothing(monkeypatch, dtype, kind):
     if kind == "without the GIL":
-        monkeypatch.setattr(engine, "QUICK_WORK", -1)
+        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
     stream = numlstm.LSTM(1, 8, dtype=dtype, seed=0).stream()
     call, address = stream.step, stream.address
     if kind == "step_function":

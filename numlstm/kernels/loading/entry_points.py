@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import CALL, EXCHANGE, FORWARD, LIVE, QUICK, STEP
+from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, LIVE, STEP
 from .levels import Level
 
 Forward = Callable[[int], None]
@@ -13,7 +13,7 @@ Call = Callable[[int, int], int]
 Step = Callable[[int], int]
 Exchange = Callable[[int, int, int], int]
 Bind = Callable[[object], Any]
-ENTRIES = FORWARD, CALL, QUICK, STEP, LIVE, EXCHANGE
+ENTRIES = FORWARD, CALL, FASTCALL, STEP, LIVE, EXCHANGE
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
@@ -28,7 +28,7 @@ class Kernel(NamedTuple):
 
     forward: Forward
     call: Call
-    quick: Bind
+    fastcall: Bind
     step: Step
     live_step: Bind
     live_call: Bind
@@ -48,7 +48,7 @@ def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun
     return Kernel(
         forward,
         call,
-        _binder(address[QUICK], keep, b"numlstm_quick", METHOD_FASTCALL),
+        _binder(address[FASTCALL], keep, b"numlstm_fastcall", METHOD_FASTCALL),
         ctypes.CFUNCTYPE(word, word)(address[STEP]),
         _binder(address[LIVE], keep, b"step", METHOD_NOARGS),
         _binder(address[LIVE], keep, b"numlstm_live", METHOD_O),
