@@ -14,12 +14,12 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
-from .plan_layout import SELF_DATA, Box, Fastcall, Header
+from .plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
-BOX = int(Box.LENGTH)
+ARRAY_SPEC = int(ArraySpec.LENGTH)
 FASTCALL = int(Fastcall.LENGTH)
 INT32 = ir.IntType(32)
 
@@ -75,15 +75,15 @@ def fits(plan, box, want):
     """Whether it is one of the expected sizes and strides besides."""
     if not of_its_kind(plan, box):
         return False
-    ndim = get(want, Box.NDIM)
+    ndim = get(want, ArraySpec.NDIM)
     if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
         return False
     sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
     for k in range(ndim):
-        size = get(want, Box.SIZE_0 + k)
+        size = get(want, ArraySpec.SIZE_0 + k)
         if word_at(sizes + 8 * k) != size:
             return False
-        if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
+        if size != 1 and word_at(strides + 8 * k) != get(want, ArraySpec.STRIDE_0 + k):
             return False
     return True
 
@@ -98,7 +98,7 @@ def boxed(forward):
                 return 2
             for n in range(CHECKED_ARRAYS):
                 box = word_at(items + 8 * n)
-                want = record_at(plan, get(plan, Header.BOXES) + n * BOX)
+                want = record_at(plan, get(plan, Header.ARRAY_SPECS) + n * ARRAY_SPEC)
                 if (n == 0 or box != absent) and not fits(plan, box, want):
                     return n + 1
         for n in range(ARRAYS):
@@ -120,9 +120,9 @@ def boxed(forward):
     @inline
     def result(record, plan, n):
         """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
-        want, dtype = record_at(record, Fastcall.RESULTS + n * BOX), get(plan, Header.DTYPE)
+        want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), get(plan, Header.DTYPE)
         call_pointer(get(record, Fastcall.KEEP), dtype)
-        sizes, ndim = address_of(want, Box.SIZE_0), get(want, Box.NDIM)
+        sizes, ndim = address_of(want, ArraySpec.SIZE_0), get(want, ArraySpec.NDIM)
         return new_array(get(record, Fastcall.NEW_ARRAY), get(plan, Header.TYPE), dtype, ndim, sizes)
 
     @inline
@@ -146,7 +146,7 @@ def boxed(forward):
         if count != 3:
             return refused(record)
         x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
-        boxes, items, data = get(plan, Header.BOXES), get(plan, Header.ITEMS_AT), get(plan, Header.DATA_AT)
+        boxes, items, data = get(plan, Header.ARRAY_SPECS), get(plan, Header.ITEMS_AT), get(plan, Header.DATA_AT)
         if not fits(plan, x, record_at(plan, boxes)):
             return refused(record)
         with_states = hx != get(record, Fastcall.NONE)
@@ -167,13 +167,13 @@ def boxed(forward):
         # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
         # one of the new states, which the collector knows of by their tuple.
         right = fits(plan, x, record_at(plan, boxes))
-        right = right and fits(plan, h_n, record_at(plan, boxes + BOX))
-        right = right and fits(plan, c_n, record_at(plan, boxes + 2 * BOX))
+        right = right and fits(plan, h_n, record_at(plan, boxes + ARRAY_SPEC))
+        right = right and fits(plan, c_n, record_at(plan, boxes + 2 * ARRAY_SPEC))
         h_0, c_0 = 0, 0
         if with_states:
             h, c = word_at(hx + items), word_at(hx + items + 8)
-            right = right and fits(plan, h, record_at(plan, boxes + BOX))
-            right = right and fits(plan, c, record_at(plan, boxes + 2 * BOX))
+            right = right and fits(plan, h, record_at(plan, boxes + ARRAY_SPEC))
+            right = right and fits(plan, c, record_at(plan, boxes + 2 * ARRAY_SPEC))
             if right:
                 h_0, c_0 = word_at(h + data), word_at(c + data)
         if not right:

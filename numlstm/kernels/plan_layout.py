@@ -92,7 +92,7 @@ class Header(metaclass=Slots):
     TYPE = auto()  # address of the type that arrays must have
     DTYPE = auto()  # address of their dtype
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
-    BOXES = auto()  # slot of the first of three ``Box`` records: input, h_0 and c_0
+    ARRAY_SPECS = auto()  # slot of the first of three ``ArraySpec`` records: input, h_0 and c_0
     # of a packed sequence
     PACKED = (
         auto()
@@ -126,7 +126,7 @@ class Share(metaclass=Slots):
     CLAIMED = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
 
 
-class Box(metaclass=Slots):
+class ArraySpec(metaclass=Slots):
     """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
 
     auto = count().__next__
@@ -151,8 +151,8 @@ class Fastcall(metaclass=Slots):
     NEW_TUPLE = auto()
     KEEP = auto()
     DROP = auto()
-    RESULTS = auto()  # the first of three ``Box`` records: sizes of output, h_n and c_n
-    LENGTH = RESULTS + 3 * Box.LENGTH
+    RESULTS = auto()  # the first of three ``ArraySpec`` records: sizes of output, h_n and c_n
+    LENGTH = RESULTS + 3 * ArraySpec.LENGTH
 
 
 class Live(metaclass=Slots):

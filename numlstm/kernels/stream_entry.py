@@ -5,8 +5,8 @@ memory. ``step(stream)`` is for C and for Numba: 0, or 1 where another thread is
 nothing was done. ``live`` is what Python calls a built-in function bound to the array: without an argument
 (``METH_NOARGS``) the same step, whose result is None; with an input (``METH_O``) as many steps as that has, whose
 result is a new array, or None where the input is not what the stream is for or has too many. Where another
-thread is in the stream it raises what the slots say. The plan's three ``Box`` records are what inputs of one, two and
-three axes must be.
+thread is in the stream it raises what the slots say. The plan's three ``ArraySpec`` records are what inputs of one, two
+and three axes must be.
 
 ``exchange(flag, expected, value)`` is how Python keeps the stream to itself for longer: the flag as it was, and set if
 that was expected. Who has set it to a value of his own can always put it back, and never another's.
@@ -16,8 +16,8 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
-from .cpython import BOX, address_of, call_pointer, new_array, of_its_kind, slots_at
-from .plan_layout import SELF_DATA, Box, Header, Live
+from .cpython import ARRAY_SPEC, address_of, call_pointer, new_array, of_its_kind, slots_at
+from .plan_layout import SELF_DATA, ArraySpec, Header, Live
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 from .work_queue import exchange as compare_and_set
 from .work_queue import publish
@@ -69,18 +69,18 @@ def streamed(forward):
     @inline
     def steps_of(stream, plan, box, axes):
         """How many steps an array of so many axes has; 0 where its shape or its strides are wrong, or it has more."""
-        want = record_at(plan, get(plan, Header.BOXES) + (axes - 1) * BOX)
+        want = record_at(plan, get(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
         sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
         steps = 1
-        if get(want, Box.NDIM) != axes:
+        if get(want, ArraySpec.NDIM) != axes:
             return 0
         for k in range(axes):
-            size, wanted = word_at(sizes + 8 * k), get(want, Box.SIZE_0 + k)
+            size, wanted = word_at(sizes + 8 * k), get(want, ArraySpec.SIZE_0 + k)
             if wanted == 0:
                 steps = size
             elif size != wanted:
                 return 0
-            if size != 1 and word_at(strides + 8 * k) != get(want, Box.STRIDE_0 + k):
+            if size != 1 and word_at(strides + 8 * k) != get(want, ArraySpec.STRIDE_0 + k):
                 return 0
             put(stream, Live.SIZE_0 + k, size)
         put(stream, Live.SIZE_0 + axes - 1, get(stream, Live.OUTPUTS))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import SELF_DATA, Box, Cell, Fastcall, Header, Share, Way
+from numlstm.kernels.plan_layout import SELF_DATA, ArraySpec, Cell, Fastcall, Header, Share, Way
 from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
@@ -446,8 +446,8 @@ def make_fastcall(kept: Executor, plan: Plan, results: tuple[Shape, Shape, Shape
     slots[Fastcall.NONE], slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(None), id(tuple), object_layout.COUNT
     slots[Fastcall.NEW_ARRAY : Fastcall.DROP + 1] = object_layout.functions
     for n, shape in enumerate(results):
-        box = slots[Fastcall.RESULTS + n * Box.LENGTH :]
-        box[Box.NDIM], box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = len(shape), shape
+        box = slots[Fastcall.RESULTS + n * ArraySpec.LENGTH :]
+        box[ArraySpec.NDIM], box[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = len(shape), shape
     slots[Fastcall.LENGTH :] = plan.slots
     ends = [-(-slots.nbytes // LINE) * LINE]
     for count in (plan.below, plan.gates, plan.hidden):

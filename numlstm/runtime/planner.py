@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import LINE_SLOTS, Box, Cell, Header, Segment, Share, Way
+from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Segment, Share, Way
 from numlstm.runtime import object_layout
 from numlstm.runtime.packed_weights import Array, Panels
 from numlstm.runtime.schedule import START_WORTH, USUAL, Forced, Split, choose, microseconds
@@ -288,15 +288,15 @@ def _rows(shape: Shape, sizes: Array | None) -> int:
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
     """The same plan for a kernel that checks input, h_0 and c_0 itself: C-contiguous arrays of these shapes."""
-    slots = np.concatenate([plan.slots, np.zeros(len(shapes) * Box.LENGTH, np.int64)])
+    slots = np.concatenate([plan.slots, np.zeros(len(shapes) * ArraySpec.LENGTH, np.int64)])
     slots[Header.CHECKED], slots[Header.TYPE], slots[Header.DTYPE] = 1, id(np.ndarray), id(dtype)
-    slots[Header.MISALIGNED], slots[Header.BOXES] = dtype.itemsize - 1, plan.slots.size
+    slots[Header.MISALIGNED], slots[Header.ARRAY_SPECS] = dtype.itemsize - 1, plan.slots.size
     for n, shape in enumerate(shapes):
         strides = [dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape))]
-        box = slots[plan.slots.size + n * Box.LENGTH :]
-        box[Box.NDIM] = len(shape)
-        box[Box.SIZE_0 : Box.SIZE_0 + len(shape)] = shape
-        box[Box.STRIDE_0 : Box.STRIDE_0 + len(shape)] = strides
+        box = slots[plan.slots.size + n * ArraySpec.LENGTH :]
+        box[ArraySpec.NDIM] = len(shape)
+        box[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
+        box[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides
     return plan._replace(slots=slots)
 
 
