@@ -9,7 +9,7 @@ from enum import IntEnum
 from itertools import count
 
 FORWARD, CALL, FASTCALL = "numlstm_forward", "numlstm_call", "numlstm_fastcall"  # the entries of a kernel object
-STEP, LIVE, EXCHANGE = "numlstm_step", "numlstm_live", "numlstm_exchange"  # those of a stream
+STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
 
 
@@ -155,7 +155,7 @@ class Fastcall(metaclass=Slots):
     LENGTH = RESULTS + 3 * ArraySpec.LENGTH
 
 
-class Live(metaclass=Slots):
+class StreamSlots(metaclass=Slots):
     """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
 
     auto = count().__next__

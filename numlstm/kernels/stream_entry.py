@@ -1,7 +1,7 @@
 """The entries of a stream: one step over states that are kept where they are.
 
-A stream is an array of ``Live`` slots and a plan behind them, whose states before and after the step are the same
-memory. ``step(stream)`` is for C and for Numba: 0, or 1 where another thread is in the stream, and then
+A stream is an array of ``StreamSlots`` slots and a plan behind them, whose states before and after the step are the
+same memory. ``step(stream)`` is for C and for Numba: 0, or 1 where another thread is in the stream, and then
 nothing was done. ``live`` is what Python calls a built-in function bound to the array: without an argument
 (``METH_NOARGS``) the same step, whose result is None; with an input (``METH_O``) as many steps as that has, whose
 result is a new array, or None where the input is not what the stream is for or has too many. Where another
@@ -17,12 +17,12 @@ from numba import types
 
 from .compiler import inline, standalone
 from .cpython import ARRAY_SPEC, address_of, call_pointer, new_array, of_its_kind, slots_at
-from .plan_layout import SELF_DATA, ArraySpec, Header, Live
+from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
 from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
 from .work_queue import exchange as compare_and_set
 from .work_queue import publish
 
-LIVE = int(Live.LENGTH)
+STREAM_SLOTS = int(StreamSlots.LENGTH)
 MOST_AXES = 3
 
 
@@ -45,16 +45,16 @@ def streamed(forward):
     @inline
     def enter(stream):
         """Whether nobody else is in the stream; from now on this thread is."""
-        return compare_and_set(address_of(stream, Live.BUSY), 0, 1) == 0
+        return compare_and_set(address_of(stream, StreamSlots.BUSY), 0, 1) == 0
 
     @inline
     def leave(stream):
-        publish(address_of(stream, Live.BUSY), 0)
+        publish(address_of(stream, StreamSlots.BUSY), 0)
 
     def step(stream):
         if not enter(stream):
             return 1
-        forward(record_at(stream, LIVE))
+        forward(record_at(stream, STREAM_SLOTS))
         leave(stream)
         return 0
 
@@ -82,38 +82,38 @@ def streamed(forward):
                 return 0
             if size != 1 and word_at(strides + 8 * k) != get(want, ArraySpec.STRIDE_0 + k):
                 return 0
-            put(stream, Live.SIZE_0 + k, size)
-        put(stream, Live.SIZE_0 + axes - 1, get(stream, Live.OUTPUTS))
-        return steps if steps <= get(stream, Live.MOST_STEPS) else 0
+            put(stream, StreamSlots.SIZE_0 + k, size)
+        put(stream, StreamSlots.SIZE_0 + axes - 1, get(stream, StreamSlots.OUTPUTS))
+        return steps if steps <= get(stream, StreamSlots.MOST_STEPS) else 0
 
     @inline
     def result(stream, plan, axes):
         """A new array of the sizes that ``steps_of`` has left, its numbers not set; or 0 and Python's error."""
         dtype = get(plan, Header.DTYPE)
-        call_pointer(get(stream, Live.KEEP), dtype)
-        sizes = address_of(stream, Live.SIZE_0)
-        return new_array(get(stream, Live.NEW_ARRAY), get(plan, Header.TYPE), dtype, axes, sizes)
+        call_pointer(get(stream, StreamSlots.KEEP), dtype)
+        sizes = address_of(stream, StreamSlots.SIZE_0)
+        return new_array(get(stream, StreamSlots.NEW_ARRAY), get(plan, Header.TYPE), dtype, axes, sizes)
 
     @inline
     def run(stream, plan, steps):
         """So many steps, from ``INPUT`` to ``OUTPUT`` on."""
-        let_go, thread = steps > get(stream, Live.HELD_STEPS), 0
+        let_go, thread = steps > get(stream, StreamSlots.HELD_STEPS), 0
         if let_go:
-            thread = ask_pointer(get(stream, Live.SAVE))
+            thread = ask_pointer(get(stream, StreamSlots.SAVE))
         while True:
             forward(plan)
             steps -= 1
             if steps == 0:
                 break
-            put(plan, Header.INPUT, get(plan, Header.INPUT) + get(stream, Live.INPUT_STEP))
-            put(plan, Header.OUTPUT, get(plan, Header.OUTPUT) + get(stream, Live.OUTPUT_STEP))
+            put(plan, Header.INPUT, get(plan, Header.INPUT) + get(stream, StreamSlots.INPUT_STEP))
+            put(plan, Header.OUTPUT, get(plan, Header.OUTPUT) + get(stream, StreamSlots.OUTPUT_STEP))
         if let_go:
-            call_pointer(get(stream, Live.RESTORE), thread)
+            call_pointer(get(stream, StreamSlots.RESTORE), thread)
 
     def live(self, x):
         stream = slots_at(word_at(self + SELF_DATA))
-        plan = record_at(stream, LIVE)
-        made, axes, steps = get(stream, Live.NONE), 0, 0
+        plan = record_at(stream, STREAM_SLOTS)
+        made, axes, steps = get(stream, StreamSlots.NONE), 0, 0
         if x != 0:
             axes = axes_of(plan, x)
             if axes > 0:
@@ -121,20 +121,20 @@ def streamed(forward):
         if steps > 0:
             made = result(stream, plan, axes)
         else:
-            call_pointer(get(stream, Live.KEEP), made)
+            call_pointer(get(stream, StreamSlots.KEEP), made)
         if made == 0 or (x != 0 and steps == 0):
             return made
         if not enter(stream):
-            call_pointer(get(stream, Live.DROP), made)
-            set_error(get(stream, Live.RAISE), get(stream, Live.ERROR), get(stream, Live.TEXT))
+            call_pointer(get(stream, StreamSlots.DROP), made)
+            set_error(get(stream, StreamSlots.RAISE), get(stream, StreamSlots.ERROR), get(stream, StreamSlots.TEXT))
             return 0
         if x != 0:
             data = get(plan, Header.DATA_AT)
             put(plan, Header.INPUT, word_at(x + data))
             put(plan, Header.OUTPUT, word_at(made + data))
             run(stream, plan, steps)
-            put(plan, Header.INPUT, get(stream, Live.INPUT))
-            put(plan, Header.OUTPUT, get(stream, Live.OUTPUT))
+            put(plan, Header.INPUT, get(stream, StreamSlots.INPUT))
+            put(plan, Header.OUTPUT, get(stream, StreamSlots.OUTPUT))
         else:
             run(stream, plan, 1)
         leave(stream)

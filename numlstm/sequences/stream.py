@@ -12,7 +12,7 @@ import numpy as np
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import SELF_DATA, Header, Live
+from numlstm.kernels.plan_layout import SELF_DATA, Header, StreamSlots
 from numlstm.runtime import engine, object_layout
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import LINE, Panels, aligned_empty
@@ -132,7 +132,7 @@ class Stream:
         read, written = ((rows * features * size, features * size, size) for features in (inputs, outputs))
         plan = make_plan(panels, (1, rows, inputs), read, written)
         plan = checked(plan, dtype, self._shapes(inputs))
-        head = int(Live.LENGTH) + plan.slots.size
+        head = int(StreamSlots.LENGTH) + plan.slots.size
         h_room = -(-layers * rows * outputs * size // LINE) * LINE // size  # so that c begins on a line
         counts = {
             "below": plan.below,
@@ -159,9 +159,9 @@ class Stream:
         self._c = self._both[h_room:].reshape(layers, rows, units)
         self.input, self.output = part("input").reshape(rows, inputs), part("output").reshape(rows, outputs)
         slots = memory.view(_Slots)
-        slots[Live.INPUT], slots[Live.OUTPUT] = address(self.input), address(self.output)
-        slots[Live.LENGTH : head] = plan.slots
-        header = slots[Live.LENGTH : head]
+        slots[StreamSlots.INPUT], slots[StreamSlots.OUTPUT] = address(self.input), address(self.output)
+        slots[StreamSlots.LENGTH : head] = plan.slots
+        header = slots[StreamSlots.LENGTH : head]
         for slot, value in {
             Header.INPUT: address(self.input),
             Header.OUTPUT: address(self.output),
@@ -200,26 +200,26 @@ class Stream:
         new_array, _, keep, drop = object_layout.functions
         held = max(0, engine.FAST_PATH_WORK // work)
         for slot, value in {
-            Live.NONE: id(None),
-            Live.NEW_ARRAY: new_array,
-            Live.KEEP: keep,
-            Live.DROP: drop,
-            Live.RAISE: _function("PyErr_SetString"),
-            Live.ERROR: id(RuntimeError),
-            Live.TEXT: ctypes.addressof(_busy_text),
-            Live.INPUT_STEP: self.input.nbytes,
-            Live.OUTPUT_STEP: self.output.nbytes,
-            Live.OUTPUTS: config.output_size,
-            Live.SAVE: _function("PyEval_SaveThread"),
-            Live.RESTORE: _function("PyEval_RestoreThread"),
-            Live.HELD_STEPS: held,
+            StreamSlots.NONE: id(None),
+            StreamSlots.NEW_ARRAY: new_array,
+            StreamSlots.KEEP: keep,
+            StreamSlots.DROP: drop,
+            StreamSlots.RAISE: _function("PyErr_SetString"),
+            StreamSlots.ERROR: id(RuntimeError),
+            StreamSlots.TEXT: ctypes.addressof(_busy_text),
+            StreamSlots.INPUT_STEP: self.input.nbytes,
+            StreamSlots.OUTPUT_STEP: self.output.nbytes,
+            StreamSlots.OUTPUTS: config.output_size,
+            StreamSlots.SAVE: _function("PyEval_SaveThread"),
+            StreamSlots.RESTORE: _function("PyEval_RestoreThread"),
+            StreamSlots.HELD_STEPS: held,
             # Step after step through all layers is as good as layer after layer where the first cache holds them all.
-            Live.MOST_STEPS: max(1, held * (LONGER if self._panels.data.nbytes <= CACHE_L1 else 1)),
+            StreamSlots.MOST_STEPS: max(1, held * (LONGER if self._panels.data.nbytes <= CACHE_L1 else 1)),
         }.items():
             slots[slot] = value
-        self.step = kernel.live_step(slots)
+        self.step = kernel.stream_step(slots)
         # where threads may share the work of a single step, the engine has it
-        self._call = _nothing if plan.long else kernel.live_call(slots)
+        self._call = _nothing if plan.long else kernel.stream_call(slots)
 
     def __call__(self, input: np.typing.ArrayLike) -> Array:
         """Run the steps that come next.
@@ -414,7 +414,7 @@ class Stream:
         """
         panels = self._present()
         checks.same_dtype(panels.dtype, self.dtype)
-        slot, at = int(Live.LENGTH) + int(Header.PANELS), address(panels.data)
+        slot, at = int(StreamSlots.LENGTH) + int(Header.PANELS), address(panels.data)
 
         def adopt() -> None:
             record = self._record

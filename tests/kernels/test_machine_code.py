@@ -11,7 +11,7 @@ import pytest
 
 from numlstm.kernels.loading.build import assembly
 from numlstm.kernels.loading.levels import LEVELS
-from numlstm.kernels.plan_layout import FASTCALL, LIVE
+from numlstm.kernels.plan_layout import FASTCALL, STREAM_ENTRY
 from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,7 @@ def test_the_module_needs_nothing_of_python(level):
     that waits the system's by which it offers its core to others.
     """
     code = rest = text("float32", level)
-    for name in (FASTCALL, LIVE, "wait"):
+    for name in (FASTCALL, STREAM_ENTRY, "wait"):
         # Numba makes another of it for other kinds of arguments
         found = re.findall(rf"^({name}(?:\.\d+)?):\n(.*?)^\s*\.size\s+\1,", code, re.DOTALL | re.MULTILINE)
         assert found, name

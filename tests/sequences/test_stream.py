@@ -15,7 +15,7 @@ from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 
 import numlstm
 from numlstm.bench.costs import memory
-from numlstm.kernels.plan_layout import Live
+from numlstm.kernels.plan_layout import StreamSlots
 from numlstm.runtime import engine, object_layout
 from numlstm.sequences import stream as streams
 
@@ -76,7 +76,7 @@ def test_steps_and_chunks_have_the_bits_of_one_call(way, name, dtype, rows):
     stream = lstm.stream(rows)
     assert type(stream.step) is (types.FunctionType if way == "ctypes" else types.BuiltinFunctionType)
     if name != "long":
-        assert (stream._record[Live.HELD_STEPS] > 0) == (way == "built-in")
+        assert (stream._record[StreamSlots.HELD_STEPS] > 0) == (way == "built-in")
     got = [stream(x[0])[None]]
     stream.input[...] = x[1]
     assert stream.step() is None
@@ -98,8 +98,8 @@ def test_steps_and_chunks_have_the_bits_of_one_call(way, name, dtype, rows):
 def test_which_inputs_machine_code_takes(dtype, rows, batch_first):
     """Steps that follow each other in memory, and not too many: the rest goes to the engine, with the same bits."""
     lstm = numlstm.LSTM(3, 5, 2, batch_first=batch_first, dtype=dtype, seed=0).eval()
-    most = int(lstm.stream(rows)._record[Live.MOST_STEPS])
-    assert most > 16 * lstm.stream(rows)._record[Live.HELD_STEPS] - 16 > 0
+    most = int(lstm.stream(rows)._record[StreamSlots.MOST_STEPS])
+    assert most > 16 * lstm.stream(rows)._record[StreamSlots.HELD_STEPS] - 16 > 0
     x = steps(lstm, most + 1, rows)
     want, _ = whole(lstm, x)
     swap = (lambda a: a.swapaxes(0, 1)) if batch_first else (lambda a: a)
@@ -145,7 +145,7 @@ def test_every_reference_that_is_taken_is_given_back(dtype):
     lstm = model("small", dtype)
     for rows, busy in ((1, False), (2, False), (2, True)):
         stream = lstm.stream(rows)
-        stream._record[Live.BUSY] = busy
+        stream._record[StreamSlots.BUSY] = busy
         x = steps(lstm, 2, rows)
         held = counted(x, stream.step, stream._call, stream._record, None, np.dtype(dtype), np.ndarray, RuntimeError)
 
@@ -593,7 +593,7 @@ def test_no_memory_for_the_result_is_an_error_and_no_step(monkeypatch, dtype):
     for _ in range(3):
         with pytest.raises(MemoryError):
             stream(x)
-    assert not any(state.any() for state in stream.state) and stream._record[Live.BUSY] == 0
+    assert not any(state.any() for state in stream.state) and stream._record[StreamSlots.BUSY] == 0
     stream.step()
 
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from judge import DTYPES, same_bits
 
 import numlstm
-from numlstm.kernels.plan_layout import Live
+from numlstm.kernels.plan_layout import StreamSlots
 from numlstm.sequences.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
@@ -219,7 +219,7 @@ class Streams(RuleBasedStateMachine):
     @invariant()
     def states_agree(self):
         for stream, solo in getattr(self, "streams", ()):
-            assert stream._record[Live.BUSY] == 0
+            assert stream._record[StreamSlots.BUSY] == 0
             for got, want in zip(stream.state, solo.states(), strict=True):
                 self.compare(got, want)
 

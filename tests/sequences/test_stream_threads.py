@@ -22,7 +22,7 @@ import numlstm
 from numlstm import module
 from numlstm.bench.costs import memory
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import Live
+from numlstm.kernels.plan_layout import StreamSlots
 from numlstm.runtime import engine, object_layout, planner
 from numlstm.sequences import stream as streams
 from numlstm.sequences.stream import Stream
@@ -78,19 +78,19 @@ def test_a_stream_in_use_refuses_everything_and_stays_what_it_was(way):
     stream.output[:] = 7
     gc.collect()  # what other tests have left would go in between
     references = sys.getrefcount(np.dtype(np.float32))
-    stream._record[Live.BUSY] = 1  # another thread is in it
+    stream._record[StreamSlots.BUSY] = 1  # another thread is in it
     for name, act in tried.items():
         with pytest.raises(RuntimeError, match=IN_USE):
             act()
-        assert stream._record[Live.BUSY] == 1, name
+        assert stream._record[StreamSlots.BUSY] == 1, name
     assert numlstm.step_function()(stream.address) == 1
     assert (stream.output == 7).all()
-    stream._record[Live.BUSY] = 0
+    stream._record[StreamSlots.BUSY] = 0
     assert abs(sys.getrefcount(np.dtype(np.float32)) - references) < 3
     assert equal(stream.state, before) and stream._panels is panels
     for act in tried.values():  # now that it is free, all of them work
         act()
-        assert stream._record[Live.BUSY] == 0
+        assert stream._record[StreamSlots.BUSY] == 0
 
 
 # ------------------------------------------------------------ two threads
@@ -120,7 +120,7 @@ def test_a_chunk_keeps_a_stream_to_itself(monkeypatch):
         try:
             assert inside.wait(60)
             if not flag:
-                stream._record[Live.BUSY] = 0
+                stream._record[StreamSlots.BUSY] = 0
             try:
                 stream.step()
                 steps_done += 1
@@ -152,15 +152,15 @@ def test_a_step_keeps_a_stream_to_itself():
 
     def tried(flag):
         stream = lstm.stream(rows)
-        assert stream._record[Live.HELD_STEPS] == 0 and stream._record[Live.SAVE]
+        assert stream._record[StreamSlots.HELD_STEPS] == 0 and stream._record[StreamSlots.SAVE]
         stream.input[:] = step[0]
         thread = threading.Thread(target=stream.step)
         thread.start()
-        while stream._record[Live.BUSY] == 0 and thread.is_alive():
+        while stream._record[StreamSlots.BUSY] == 0 and thread.is_alive():
             pass
         met = thread.is_alive()
         if met and not flag:
-            stream._record[Live.BUSY] = 0
+            stream._record[StreamSlots.BUSY] = 0
         try:
             stream.step()
             done = 2
@@ -218,7 +218,7 @@ def test_many_threads_on_one_stream(way):
     with ThreadPoolExecutor(8) as pool:
         counts = list(pool.map(work, range(8)))
     done = sum(count for count, _ in counts)
-    assert stream._record[Live.BUSY] == 0
+    assert stream._record[StreamSlots.BUSY] == 0
     _, want = lstm(np.full((done, 2, 3), 0.5, np.float32))
     assert done > 0 and equal(stream.state, want)
     assert not equal(stream.state, lstm(np.full((1, 2, 3), 0.5, np.float32))[1])
@@ -342,14 +342,14 @@ def faults(name, way_of_making):
                 interrupted = False
             except KeyboardInterrupt:
                 interrupted = True
-        if stream._record[Live.BUSY] != 0:
+        if stream._record[StreamSlots.BUSY] != 0:
             found.append(f"line {at}: in use for ever")
-            stream._record[Live.BUSY] = 0
+            stream._record[StreamSlots.BUSY] = 0
         state = stream.state
         if not equal(state, after) and not (interrupted and equal(state, before)):
             found.append(f"line {at}: torn")
         kept = [panels, new_panels]
-        slot = stream._record[Live.LENGTH + streams.Header.PANELS]
+        slot = stream._record[StreamSlots.LENGTH + streams.Header.PANELS]
         if slot != object_layout.address(stream._panels.data) or not any(stream._panels is p for p in kept):
             held = stream._record.held
             if not any(slot == object_layout.address(p.data) for p in (held if isinstance(held, tuple) else (held,))):
@@ -444,9 +444,9 @@ def signalled(enough):
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 except KeyboardInterrupt:
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                if stream._record[Live.BUSY] != 0:
+                if stream._record[StreamSlots.BUSY] != 0:
                     found.append("in use for ever")
-                    stream._record[Live.BUSY] = 0
+                    stream._record[StreamSlots.BUSY] = 0
                 after = stream.state
                 if not equal(after, want) and (done or not equal(after, before)):
                     found.append("torn")
@@ -505,7 +505,7 @@ def test_a_handler_that_steps_in_the_midst_of_a_chunk_is_refused(monkeypatch):
     monkeypatch.setattr(engine, "forward", handled)
     x = np.ones((4, 2, 3))  # to be converted, which the engine does
     got = stream(x)
-    assert said == [1, 1, 1] and stream._record[Live.BUSY] == 0
+    assert said == [1, 1, 1] and stream._record[StreamSlots.BUSY] == 0
     monkeypatch.undo()
     assert same_bits(got, lstm(x)[0])
 
@@ -518,7 +518,7 @@ def test_a_forked_child_goes_on_by_itself(monkeypatch):
     want = lstm(x)[0]
     stream, in_use = lstm.stream(2), lstm.stream(2)
     stream(x[:3])
-    in_use._record[Live.BUSY] = 1
+    in_use._record[StreamSlots.BUSY] = 1
     child = os.fork()
     if child == 0:
         try:
@@ -615,9 +615,9 @@ def test_steps_inside_numba(dtype):
     assert run(x, y, stream.input, stream.output, stream.address) == 500
     want, states = lstm(x[:, None])
     assert same_bits(y, want[:, 0]) and equal(stream.state, states)
-    stream._record[Live.BUSY] = 1
+    stream._record[StreamSlots.BUSY] = 1
     assert run(x, y, stream.input, stream.output, stream.address) == 0
-    stream._record[Live.BUSY] = 0
+    stream._record[StreamSlots.BUSY] = 0
     assert equal(stream.state, states)
 
 

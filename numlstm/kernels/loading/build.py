@@ -5,7 +5,7 @@ result depends on the level asked for and not on the machine that builds. The ob
 are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan, int64_t boxes)`` and
 ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``, and it needs nothing
 undefined: what ``numlstm_fastcall`` calls of Python and NumPy it is told the addresses of. A stream's are
-``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_live(PyObject *self, PyObject *input)`` and
+``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)`` and
 ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``.
 """
 
@@ -20,7 +20,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from ..compiler import STANDALONE
 from ..cpython import boxed
-from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, LIVE, STEP
+from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from ..recurrence import forward_kernel
 from ..stream_entry import streamed
 from ..tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
@@ -87,7 +87,7 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
     call, fastcall = boxed(forward)
     step, live, exchange = streamed(forward)
-    entries = {FORWARD: forward, CALL: call, FASTCALL: fastcall, STEP: step, LIVE: live, EXCHANGE: exchange}
+    entries = {FORWARD: forward, CALL: call, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: live, EXCHANGE: exchange}
     module = bare_module(entries)
     machine = target_machine(level)
     optimise(module, machine, tuple(entries))

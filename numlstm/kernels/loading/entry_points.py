@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, LIVE, STEP
+from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from .levels import Level
 
 Forward = Callable[[int], None]
@@ -13,7 +13,7 @@ Call = Callable[[int, int], int]
 Step = Callable[[int], int]
 Exchange = Callable[[int, int, int], int]
 Bind = Callable[[object], Any]
-ENTRIES = FORWARD, CALL, FASTCALL, STEP, LIVE, EXCHANGE
+ENTRIES = FORWARD, CALL, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
@@ -23,15 +23,15 @@ class Kernel(NamedTuple):
 
     ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``quick`` takes
     the array of ``abi.Quick`` slots and gives the built-in function that is bound to it. ``step`` takes the address of
-    a stream, ``live_step`` and ``live_call`` the array of its slots, and ``exchange`` sets its flag.
+    a stream, ``stream_step`` and ``stream_call`` the array of its slots, and ``exchange`` sets its flag.
     """
 
     forward: Forward
     call: Call
     fastcall: Bind
     step: Step
-    live_step: Bind
-    live_call: Bind
+    stream_step: Bind
+    stream_call: Bind
     exchange: Exchange
     level: Level
     origin: str
@@ -50,8 +50,8 @@ def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun
         call,
         _binder(address[FASTCALL], keep, b"numlstm_fastcall", METHOD_FASTCALL),
         ctypes.CFUNCTYPE(word, word)(address[STEP]),
-        _binder(address[LIVE], keep, b"step", METHOD_NOARGS),
-        _binder(address[LIVE], keep, b"numlstm_live", METHOD_O),
+        _binder(address[STREAM_ENTRY], keep, b"step", METHOD_NOARGS),
+        _binder(address[STREAM_ENTRY], keep, b"numlstm_stream", METHOD_O),
         ctypes.CFUNCTYPE(word, word, word, word)(address[EXCHANGE]),
         level,
         origin,
