@@ -53,7 +53,7 @@ class Header(metaclass=Slots):
     HIDDEN = auto()  # h before W_hr: [row][unit]
     WALKED = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
     # how threads share a call; each has slots of its own, which differ in MEMBER and in buffers
-    WAY = auto()  # one of ``Way``
+    WAY = auto()  # one of ``Partition``
     SHARE = auto()  # address of the record of ``Share``
     MEMBER = auto()  # 0 is the caller
     RANGES = auto()  # parts of a phase, each of which one thread begins with
@@ -78,7 +78,7 @@ class Header(metaclass=Slots):
     STOLEN = auto()  # of those, from another's range
     YIELDS = auto()  # times that the core was offered to others
     PHASES = auto()  # phases that were joined
-    WAVES = auto()  # chunks of a layer that ran in waves
+    WAVEFRONT = auto()  # chunks of a layer that ran in waves
     # for ``call``: where objects keep their parts, in bytes from their start, and what the arrays must be
     ITEMS_AT = auto()
     TYPE_AT = auto()
@@ -101,15 +101,15 @@ class Header(metaclass=Slots):
     LENGTH = auto()  # the header's own length
 
 
-class Way(IntEnum):
+class Partition(IntEnum):
     """How threads share a call."""
 
-    ALONE = 0
+    SERIAL = 0
     ROWS = 1  # groups of batch rows, through all layers
     DIRECTIONS = 2  # the two directions of a layer
-    WAVES = 3  # layers, each following the one below by a chunk of steps
+    WAVEFRONT = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
-    REST = 5  # no call: a worker looks CHUNK times at the counter at BELL, as long as it is PIECES
+    SPIN = 5  # no call: a worker looks CHUNK times at the counter at BELL, as long as it is PIECES
 
 
 LINE_SLOTS = 8  # int64 of a cache line

@@ -8,7 +8,7 @@ read back from there a step later; c lives in c_n.
 
 Order: groups of rows, cells (layer, direction), steps, blocks, tiles of rows: a panel
 stays in cache while all the rows of a group pass over it. Odd steps take the blocks from the last to the first: of
-panels a little larger than a cache, those used last are still in it. Threads that share a call (``Way``) claim
+panels a little larger than a cache, those used last are still in it. Threads that share a call (``Partition``) claim
 rows, directions, chunks of a layer or blocks of a step from it; ``tickets`` says how.
 
 Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
@@ -21,7 +21,7 @@ from numba import types
 
 from .compiler import inline
 from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
-from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Segment, Share, Way
+from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Partition, Segment, Share
 from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 from .tail_block import last_block, no_half, whole_blocks
@@ -362,8 +362,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     def wave_wait(plan, progress, layer, least):
         wait(plan, progress + 8 * LINE_SLOTS * layer, least, False)
 
-    @named("in_waves")
-    def in_waves(plan):
+    @named("wavefront")
+    def wavefront(plan):
         """A phase for each group of rows, whose tickets are chunks of steps of one layer, diagonal by diagonal.
 
         A chunk waits for the one before in its layer, and for the same one in the layer below. It overwrites what
@@ -393,7 +393,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     wave_wait(plan, progress, layer - 1, before + chunk + 1)
                 if layer > 1:
                     wave_wait(plan, progress, layer - 2, before + smaller(chunk + 2, chunks))
-                tally(plan, Header.WAVES)
+                tally(plan, Header.WAVEFRONT)
                 run_alone(plan, layer, first, rows,
                           chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
                 publish(progress + 8 * LINE_SLOTS * layer, before + chunk + 1)
@@ -413,17 +413,17 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("forward")
     def forward(plan):
         way = get(plan, Header.WAY)
-        if get(plan, Header.BELL) != 0 and way != Way.REST and get(plan, Header.MEMBER) == 0:
+        if get(plan, Header.BELL) != 0 and way != Partition.SPIN and get(plan, Header.MEMBER) == 0:
             count_up(get(plan, Header.BELL))
-        if way == Way.ALONE:
+        if way == Partition.SERIAL:
             run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
-        elif way == Way.ROWS:
+        elif way == Partition.ROWS:
             by_rows(plan)
-        elif way == Way.DIRECTIONS:
+        elif way == Partition.DIRECTIONS:
             by_directions(plan)
-        elif way == Way.WAVES:
-            in_waves(plan)
-        elif way == Way.BLOCKS:
+        elif way == Partition.WAVEFRONT:
+            wavefront(plan)
+        elif way == Partition.BLOCKS:
             by_blocks(plan)
         else:
             rest(plan)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import SELF_DATA, ArraySpec, Cell, Fastcall, Header, Share, Way
+from numlstm.kernels.plan_layout import SELF_DATA, ArraySpec, Cell, Fastcall, Header, Partition, Share
 from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
@@ -339,7 +339,7 @@ def _in_company(kept: Executor, team: Team, crew: Crew, arrays: Arrays, rows: in
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team.caller)
     leader.words[Header.ROWS_TO] = rows
-    if team.split.way == Way.ROWS:  # whatever the call before has left here, of fewer rows or of more
+    if team.split.way == Partition.ROWS:  # whatever the call before has left here, of fewer rows or of more
         planned = leader.words[Header.ROWS]
         leader.words[Header.PIECE_ROWS] = team.split.piece_rows if rows == planned else -(-rows // team.split.pieces)
     record = (ctypes.c_int64 * team.record)()
@@ -376,7 +376,7 @@ def _task(
     own[Header.MEMBER] = member
     for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.PIECE_ROWS):
         own[slot] = of_caller[slot]
-    if team.split.way == Way.BLOCKS:
+    if team.split.way == Partition.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
     def task(held: Any = held) -> None:

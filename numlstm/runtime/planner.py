@@ -15,10 +15,10 @@ from weakref import WeakSet
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Segment, Share, Way
+from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Segment, Share
 from numlstm.runtime import object_layout
 from numlstm.runtime.packed_weights import Array, Panels
-from numlstm.runtime.schedule import START_WORTH, USUAL, Forced, Split, choose, microseconds
+from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
 from numlstm.runtime.threads import BELL, YIELD
 
 CACHE_L1 = 32 << 10
@@ -51,7 +51,7 @@ class Settings(NamedTuple):
     runs_from: int = 0  # terms from which tiles of rows take turns at a panel; 0: where the first cache cannot hold it
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
     convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
-    split: Forced = USUAL  # how threads share a call
+    split: Overrides = USUAL  # how threads share a call
 
 
 settings = Settings()
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 class Team(NamedTuple):
     """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
 
-    split: Split
+    split: Schedule
     caller: Plan
     worker: Plan
     record: int  # slots of the record that they share
@@ -138,7 +138,7 @@ def make_team(
     if chosen is None:
         return None
     # each thread that has gates and a hidden h of its own takes its part of what one thread may
-    apart = 1 if chosen.way == Way.BLOCKS else chosen.members
+    apart = 1 if chosen.way == Partition.BLOCKS else chosen.members
     shared = make_plan(panels, *key, state_rows, most_rows=chosen.piece_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.WAY, chosen.way),
@@ -152,7 +152,7 @@ def make_team(
         shared.slots[slot] = value
     # of blocks, all threads work on the same gates and the same hidden h: those of the caller
     worker = shared._replace(below=0)
-    if chosen.way == Way.BLOCKS:
+    if chosen.way == Partition.BLOCKS:
         worker = worker._replace(gates=0, hidden=0)
     record = Share.CLAIMED + LINE_SLOTS * (chosen.ranges + config.num_layers)
     brief = settings.split.way is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
@@ -269,7 +269,7 @@ def _with_segments(slots: Array, sizes: Array) -> Array:
     return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
 
 
-def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Split | None:
+def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Schedule | None:
     """How at most so many threads share a call."""
     steps, rows, _ = shape
     packed_rows = 0 if sizes is None else rows

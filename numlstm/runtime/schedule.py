@@ -8,7 +8,7 @@ waves follow each other.
 from typing import NamedTuple
 
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import Way
+from numlstm.kernels.plan_layout import Partition
 
 WORTH = 200.0  # microseconds of work from which on a call has use for more than one thread
 START_WORTH = 20_000.0  # the same for a thread that is yet to be started
@@ -18,16 +18,16 @@ LOW_ROWS = 3  # the same at worst, where there is no better way: tiles are low t
 TALL_ROWS = 24  # the same where weights are large; and rows of a ticket that fills tiles well
 UNITS = 16  # hidden units of a block, where registers are widest
 CACHE = 3 << 19  # bytes of recurrent weights that a core of its own keeps at hand
-WAVE_STEPS = 32  # steps of a chunk, at most
+WAVEFRONT_STEPS = 32  # steps of a chunk, at most
 FMAS_A_MICROSECOND, BYTES_A_MICROSECOND = 40_000, 60_000  # what one thread does of float32, roughly
 
 
-class Split(NamedTuple):
+class Schedule(NamedTuple):
     """How threads share a call.
 
     Parameters
     ----------
-    way : Way
+    way : Partition
     members : int
         Threads, the caller among them.
     pieces : int
@@ -40,7 +40,7 @@ class Split(NamedTuple):
         In waves: steps of a ticket.
     """
 
-    way: Way
+    way: Partition
     members: int
     pieces: int
     ranges: int
@@ -48,16 +48,16 @@ class Split(NamedTuple):
     chunk: int = 0
 
 
-class Forced(NamedTuple):
+class Overrides(NamedTuple):
     """What a test wants, whether it pays or not."""
 
-    way: Way | None = None  # None: where it pays, and the best one
+    way: Partition | None = None  # None: where it pays, and the best one
     pieces: int = 0  # tickets of a phase by blocks; 0: what is usual
     piece_rows: int = 0  # rows of a ticket; 0: what is usual
     chunk: int = 0  # steps of a ticket in waves; 0: what is usual
 
 
-USUAL = Forced()
+USUAL = Overrides()
 
 
 def choose(
@@ -66,9 +66,9 @@ def choose(
     rows: int,
     itemsize: int,
     limit: int,
-    forced: Forced = USUAL,
+    overrides: Overrides = USUAL,
     packed_rows: int = 0,
-) -> Split | None:
+) -> Schedule | None:
     """How ``limit`` threads at most share a call of these sizes; None where one thread is to do it alone.
 
     Parameters
@@ -80,7 +80,7 @@ def choose(
         Bytes of a number.
     limit : int
         Threads, the caller among them.
-    forced : Forced
+    overrides : Overrides
         What a test wants.
     packed_rows : int
         Of a packed sequence: rows of its first step, and `rows` those of a step on average. Its layers do not go in
@@ -92,23 +92,25 @@ def choose(
     """
     if limit < 2 or rows == 0:
         return None
-    way, members = forced.way, limit
+    way, members = overrides.way, limit
     if way is None:
         if microseconds(config, steps, rows, itemsize) < WORTH:
             return None
         way, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
-    if way == Way.ROWS and packed_rows:
-        return _by_unequal_rows(packed_rows, members, forced.piece_rows)
-    if way == Way.ROWS:
-        return _by_rows(rows, members, forced.piece_rows)
-    if way == Way.DIRECTIONS and config.bidirectional:
-        return Split(Way.DIRECTIONS, members=2, pieces=2, ranges=2)
-    if way == Way.WAVES and not config.bidirectional and config.num_layers > 1 and not packed_rows:
-        chunk = forced.chunk or max(1, min(WAVE_STEPS, steps // (8 * config.num_layers)))
+    if way == Partition.ROWS and packed_rows:
+        return _by_unequal_rows(packed_rows, members, overrides.piece_rows)
+    if way == Partition.ROWS:
+        return _by_rows(rows, members, overrides.piece_rows)
+    if way == Partition.DIRECTIONS and config.bidirectional:
+        return Schedule(Partition.DIRECTIONS, members=2, pieces=2, ranges=2)
+    if way == Partition.WAVEFRONT and not config.bidirectional and config.num_layers > 1 and not packed_rows:
+        chunk = overrides.chunk or max(1, min(WAVEFRONT_STEPS, steps // (8 * config.num_layers)))
         chunks = -(-steps // chunk)
-        return Split(Way.WAVES, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk)
-    if way == Way.BLOCKS:
-        return Split(Way.BLOCKS, members, forced.pieces or members, ranges=members)
+        return Schedule(
+            Partition.WAVEFRONT, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk
+        )
+    if way == Partition.BLOCKS:
+        return Schedule(Partition.BLOCKS, members, overrides.pieces or members, ranges=members)
     return None
 
 
@@ -124,17 +126,17 @@ def microseconds(config: Config, steps: int, rows: int, itemsize: int) -> float:
     return steps * (max(computing, reading) + 0.1 * config.num_layers * config.num_directions)
 
 
-def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
+def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None:
     members = min(limit, rows)
     if members < 2:
         return None
     tickets = members * max(1, rows // (members * TALL_ROWS))  # more of them than threads, as long as they are tall
     of_a_ticket = of_a_ticket or -(-rows // tickets)
     pieces = -(-rows // of_a_ticket)
-    return Split(Way.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
+    return Schedule(Partition.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
 
 
-def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
+def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None:
     """Rows of a packed sequence, the longest first: many tickets in one range, so that the small ones come last."""
     members = min(limit, rows)
     if members < 2:
@@ -143,10 +145,10 @@ def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Split | None:
         most = rows // (3 * members)
         of_a_ticket = most // ROWS_EACH * ROWS_EACH or max(LOW_ROWS, most // LOW_ROWS * LOW_ROWS)
     pieces = -(-rows // of_a_ticket)
-    return Split(Way.ROWS, min(members, pieces), pieces, ranges=1, piece_rows=of_a_ticket)
+    return Schedule(Partition.ROWS, min(members, pieces), pieces, ranges=1, piece_rows=of_a_ticket)
 
 
-def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Way, int]:
+def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Partition, int]:
     """The way and the number of threads that promise most: the parts at work at once, and what of them remains.
 
     The factors are rounded from measurements with two threads.
@@ -154,13 +156,13 @@ def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, pack
     step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)  # of one cell
     large = 4 * config.hidden_size * config.output_size * itemsize > CACHE  # what every step needs again
     deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers and not packed
-    promises = [(1.0, Way.ALONE, 1)]
+    promises = [(1.0, Partition.SERIAL, 1)]
     for way, members, remains in (
-        (Way.ROWS, rows // (TALL_ROWS if large else ROWS_EACH), 1.1),
-        (Way.BLOCKS, min(int(step / STEP_WORTH), -(-config.hidden_size // UNITS)), 1.05 if large else 0.8),
-        (Way.DIRECTIONS, config.num_directions, 0.9),
-        (Way.WAVES, config.num_layers if deep else 1, 0.95),
-        (Way.ROWS, max(rows // LOW_ROWS, min(rows, 2)), 0.6),
+        (Partition.ROWS, rows // (TALL_ROWS if large else ROWS_EACH), 1.1),
+        (Partition.BLOCKS, min(int(step / STEP_WORTH), -(-config.hidden_size // UNITS)), 1.05 if large else 0.8),
+        (Partition.DIRECTIONS, config.num_directions, 0.9),
+        (Partition.WAVEFRONT, config.num_layers if deep else 1, 0.95),
+        (Partition.ROWS, max(rows // LOW_ROWS, min(rows, 2)), 0.6),
     ):
         members = min(members, limit)
         promises.append((members * remains, way, members))

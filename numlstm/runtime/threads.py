@@ -25,7 +25,7 @@ except ImportError:
 
 from numlstm.base.fork_locks import fork_safe
 from numlstm.base.log import log
-from numlstm.kernels.plan_layout import Header, Way
+from numlstm.kernels.plan_layout import Header, Partition
 
 Task = Callable[[], None]
 Run = Callable[[int], None]
@@ -264,7 +264,7 @@ class Worker:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
-        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Way.REST, BELL, LOOKS
+        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Partition.SPIN, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
         self.steered: list[set[int]] = []  # those that it is to use, after those that it had where that is not sure yet

@@ -26,24 +26,24 @@ from numlstm.base.config import Config
 from numlstm.kernels import work_queue
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
-from numlstm.kernels.plan_layout import Header, Share, Way
+from numlstm.kernels.plan_layout import Header, Partition, Share
 from numlstm.kernels.simd import get, tally
 from numlstm.runtime import engine, planner, schedule, threads
-from numlstm.runtime.schedule import Forced
+from numlstm.runtime.schedule import Overrides
 
 pytestmark = pytest.mark.cpu_level
 
 FOR_EVER = 120.0  # seconds
 WAYS = {
-    "rows": Forced(Way.ROWS),
-    "rows, one a ticket": Forced(Way.ROWS, piece_rows=1),
-    "rows, three a ticket": Forced(Way.ROWS, piece_rows=3),
-    "directions": Forced(Way.DIRECTIONS),
-    "waves": Forced(Way.WAVES),
-    "waves, chunks of 2": Forced(Way.WAVES, chunk=2),
-    "waves, one chunk": Forced(Way.WAVES, chunk=1000),
-    "blocks": Forced(Way.BLOCKS),
-    "blocks, seven tickets": Forced(Way.BLOCKS, pieces=7),
+    "rows": Overrides(Partition.ROWS),
+    "rows, one a ticket": Overrides(Partition.ROWS, piece_rows=1),
+    "rows, three a ticket": Overrides(Partition.ROWS, piece_rows=3),
+    "directions": Overrides(Partition.DIRECTIONS),
+    "waves": Overrides(Partition.WAVEFRONT),
+    "waves, chunks of 2": Overrides(Partition.WAVEFRONT, chunk=2),
+    "waves, one chunk": Overrides(Partition.WAVEFRONT, chunk=1000),
+    "blocks": Overrides(Partition.BLOCKS),
+    "blocks, seven tickets": Overrides(Partition.BLOCKS, pieces=7),
 }
 OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"tallest": 2}, {"tallest": 1})
 
@@ -123,7 +123,7 @@ def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
             chosen = schedule.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
             assert (counts[Header.TICKETS] > 0) == (chosen is not None)
             if way.startswith("waves") and chosen:
-                assert counts[Header.WAVES] == counts[Header.TICKETS] >= lstm.num_layers
+                assert counts[Header.WAVEFRONT] == counts[Header.TICKETS] >= lstm.num_layers
             if way.startswith("blocks"):
                 assert counts[Header.PHASES] >= chosen.members * len(x) * lstm.num_layers
                 assert counts[Header.TICKETS] * chosen.members == counts[Header.PHASES] * chosen.pieces
@@ -133,7 +133,7 @@ def test_every_way_is_taken(gathered):
     """What the test above forces is there: several threads claim, and one claims from another's range."""
     deep, both = make(num_layers=3), make(num_layers=2, bidirectional=True)
     for name, forced in WAYS.items():
-        lstm = both if forced.way == Way.DIRECTIONS else deep
+        lstm = both if forced.way == Partition.DIRECTIONS else deep
         x, hx = data(lstm)
         _, counts = gathered(lstm, x, hx, 2, split=forced)
         team = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
@@ -142,7 +142,7 @@ def test_every_way_is_taken(gathered):
     x, hx = data(deep, steps=200)
     stolen = 0
     for _ in range(50):
-        _, counts = gathered(deep, x, hx, 2, split=Forced(Way.BLOCKS, pieces=8))
+        _, counts = gathered(deep, x, hx, 2, split=Overrides(Partition.BLOCKS, pieces=8))
         stolen += counts[Header.STOLEN]
     assert stolen > 0
 
@@ -193,7 +193,7 @@ def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
 def test_a_small_foreign_input_is_shared_too(monkeypatch):
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
-    with planner.override(split=Forced(Way.ROWS)):
+    with planner.override(split=Overrides(Partition.ROWS)):
         assert equal(lstm(x.astype(np.float64), hx), lstm(x, hx))
         assert equal(lstm(np.asfortranarray(x), hx), want)
 
@@ -214,8 +214,8 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threads.Pool, "another", lambda pool: Sleeper())
         patch.setattr(threads, "_pool", threads.Pool())
-        for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-            with planner.override(split=Forced(way)):
+        for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
+            with planner.override(split=Overrides(way)):
                 results.append(lstm(x, hx))
     assert len(asleep) == 2 + 1 + 2  # two layers are two threads' waves
     assert all(equal(found, want) for found in results)
@@ -244,8 +244,8 @@ def test_a_worker_that_comes_in_the_middle_takes_part(monkeypatch):
 
     monkeypatch.setattr(engine, "_task", later)
     numlstm.set_num_threads(2)
-    for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-        with planner.override(split=Forced(way)):
+    for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
+        with planner.override(split=Overrides(way)):
             assert equal(lstm(x, hx), want), way
 
 
@@ -308,8 +308,8 @@ os.sched_setaffinity(0, {next(iter(os.sched_getaffinity(0)))})
 import numlstm
 assert numlstm.get_num_threads() == 1, numlstm.get_num_threads()
 from numlstm.runtime import planner
-from numlstm.kernels.plan_layout import Way
-from numlstm.runtime.schedule import Forced
+from numlstm.kernels.plan_layout import Partition
+from numlstm.runtime.schedule import Overrides
 from judge import equal
 from samples import data
 lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
@@ -321,8 +321,8 @@ def call(way):
     for _ in range(5):
         assert equal(lstm(x, hx), want)
     ended.append(1)
-for way in (Way.ROWS, Way.WAVES, Way.BLOCKS):
-    with planner.override(split=Forced(way)):
+for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
+    with planner.override(split=Overrides(way)):
         callers = [threading.Thread(target=call, args=(way,)) for _ in range(8)]
         for caller in callers: caller.start()
         for caller in callers: caller.join()
@@ -461,7 +461,9 @@ def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
     assert equal(lstm(x, hx), want) and len(threads._pool.workers) == 1
 
 
-@pytest.mark.parametrize(("way", "count", "hidden"), [(None, 1, 65536), (Way.ROWS, 64, 16384), (Way.WAVES, 3, 16384)])
+@pytest.mark.parametrize(
+    ("way", "count", "hidden"), [(None, 1, 65536), (Partition.ROWS, 64, 16384), (Partition.WAVEFRONT, 3, 16384)]
+)
 def test_what_all_threads_take_is_bounded(way, count, hidden):
     """Whatever the hidden size: gates and h before W_hr, of all of them."""
     batch, size = 64 * 100, 4
@@ -475,7 +477,7 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
     alone = planner.make_plan(panels, *key)
     members, plans = 1, [alone]
     if way is not None:
-        with planner.override(split=Forced(way)):
+        with planner.override(split=Overrides(way)):
             team = planner.make_team(panels, key, count)
         members, plans = team.split.members, [team.caller, team.worker]
     assert members == count
@@ -599,7 +601,7 @@ def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
     lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
     numlstm.set_num_threads(2)
     inputs = [np.zeros((steps, 64, 16), np.float32) for steps in (1500, 1400)]
-    with planner.override(split=Forced(Way.ROWS)):
+    with planner.override(split=Overrides(Partition.ROWS)):
         for x in inputs:
             lstm(x)
         idle = lstm._panels.memo.idle
@@ -670,7 +672,7 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
                 raise SystemExit
         go_on.set()
 
-    with monkeypatch.context() as patch, planner.override(split=Forced(Way.ROWS)):
+    with monkeypatch.context() as patch, planner.override(split=Overrides(Partition.ROWS)):
         patch.setattr(engine, "_task", holding)
         patch.setattr(threads.Crew, "start", forking)
         code = 1
@@ -1006,9 +1008,9 @@ def test_every_split_covers_its_rows_and_steps(limit):
             continue
         ways.add(chosen.way)
         assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.pieces)
-        if chosen.way == Way.ROWS:
+        if chosen.way == Partition.ROWS:
             assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
-        if chosen.way == Way.WAVES:
+        if chosen.way == Partition.WAVEFRONT:
             chunks = chosen.pieces // config.num_layers
             assert chunks * chosen.chunk >= steps > (chunks - 1) * chosen.chunk
     assert len(ways) >= 3
@@ -1063,9 +1065,9 @@ class Phantom:
             return 0
 
         monkeypatch.setattr(planner, "YIELD", ctypes.cast(offer, ctypes.c_void_p).value)
-        lstm = make(num_layers=2, bidirectional=way == Way.DIRECTIONS)
+        lstm = make(num_layers=2, bidirectional=way == Partition.DIRECTIONS)
         self.x, (h_0, c_0) = data(lstm, steps=4)
-        with planner.override(split=Forced(way)):
+        with planner.override(split=Overrides(way)):
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
             panels, kept = lstm._panels, lstm._panels.memo
             key = next(iter(kept.plans.by_shape))
@@ -1093,7 +1095,7 @@ class Phantom:
         return waited
 
 
-@pytest.mark.parametrize("way", [Way.ROWS, Way.DIRECTIONS, Way.BLOCKS], ids=lambda way: way.name)
+@pytest.mark.parametrize("way", [Partition.ROWS, Partition.DIRECTIONS, Partition.BLOCKS], ids=lambda way: way.name)
 def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
     phantom = Phantom(monkeypatch, way)
     assert phantom.waits() and phantom.offered
@@ -1112,7 +1114,7 @@ def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
         return spread
 
     planted(monkeypatch, together=hasty)
-    for way in (Way.ROWS, Way.BLOCKS):
+    for way in (Partition.ROWS, Partition.BLOCKS):
         phantom = Phantom(monkeypatch, way)
         assert not phantom.waits() and not phantom.offered
 
@@ -1123,7 +1125,7 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
 
     def claims(lstm):
         x, hx = data(lstm, steps=1, batch=300)
-        _, counts = gathered(lstm, x, hx, 3, split=Forced(Way.ROWS, piece_rows=1))
+        _, counts = gathered(lstm, x, hx, 3, split=Overrides(Partition.ROWS, piece_rows=1))
         return counts[Header.TICKETS]
 
     assert claims(make(hidden=1)) == 300

@@ -22,9 +22,9 @@ from runtime.test_threads import Gathered, within
 from samples import make
 
 import numlstm
-from numlstm.kernels.plan_layout import Header, Way
+from numlstm.kernels.plan_layout import Header, Partition
 from numlstm.runtime import engine, planner, threads
-from numlstm.runtime.schedule import Forced
+from numlstm.runtime.schedule import Overrides
 from numlstm.sequences import pool as pool_module
 from numlstm.sequences.pool import Pool, Session
 
@@ -248,7 +248,7 @@ def gathered_pool(monkeypatch, count, **settings):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("way", [Way.ROWS, Way.BLOCKS])
+@pytest.mark.parametrize("way", [Partition.ROWS, Partition.BLOCKS])
 @pytest.mark.parametrize("flags", [{"num_layers": 2}, {"num_layers": 2, "proj_size": 20}])
 def test_threads_share_a_step(monkeypatch, way, count, flags):
     """Each number of sessions, in a pool of more: workers know of no rows beyond those that are present."""
@@ -258,7 +258,7 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
         taken.append((team.split.way, len(crew.workers)))
         company(kept, team, crew, arrays, rows)
 
-    with gathered_pool(monkeypatch, count, split=Forced(way)):
+    with gathered_pool(monkeypatch, count, split=Overrides(way)):
         monkeypatch.setattr(engine, "_in_company", counting)
         pool, sessions, want = opened(lstm, 33)
         for present in (33, 9, 10, 17, 18, 25, 31, 32):
@@ -277,7 +277,7 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
 def test_more_sessions_after_fewer_of_the_same_plan(monkeypatch, count):
     """Tickets are as large as the rows of this step ask for, not those of the one before."""
     lstm = make(num_layers=2)
-    with gathered_pool(monkeypatch, count, split=Forced(Way.ROWS)):
+    with gathered_pool(monkeypatch, count, split=Overrides(Partition.ROWS)):
         pool, sessions, want = opened(lstm, 40)
         for present in (33, 40, 37, 39, 36, 40):
             x = draw(lstm, present, seed=present)
@@ -299,7 +299,7 @@ def test_a_planted_worker_that_does_not_know_how_many_are_present_is_noticed(mon
         return run
 
     monkeypatch.setattr(engine, "_task", ignorant)
-    with gathered_pool(monkeypatch, 2, split=Forced(Way.ROWS)):
+    with gathered_pool(monkeypatch, 2, split=Overrides(Partition.ROWS)):
         for _ in range(50):
             pool, sessions, want = opened(lstm, 12)
             x = draw(lstm, 9)
@@ -754,7 +754,7 @@ class TestInterrupted:
         assert equal_states(states(sessions), want)
         pool.step([0, 2], x)
 
-    @pytest.mark.parametrize("way", [Way.ROWS, Way.BLOCKS])
+    @pytest.mark.parametrize("way", [Partition.ROWS, Partition.BLOCKS])
     def test_before_workers_have_begun_and_after(self, monkeypatch, way):
         """States that are replaced where they are: what some threads have begun is done by the caller."""
         lstm = make(num_layers=2)
@@ -776,7 +776,7 @@ class TestInterrupted:
                     if when == "after" and len(runs) == 1:
                         raise KeyboardInterrupt
 
-            with planner.override(split=Forced(way)), monkeypatch.context() as patch:
+            with planner.override(split=Overrides(way)), monkeypatch.context() as patch:
                 patch.setattr(threads.Crew, "start", starting)
                 patch.setattr(engine.Workspace, "run", running)
                 with pytest.raises(KeyboardInterrupt):
@@ -802,7 +802,7 @@ class TestInterrupted:
             want[state[1].tobytes()] = k
         rows = np.repeat(x, 40, axis=0)
         try:
-            with planner.override(split=Forced(Way.ROWS)):
+            with planner.override(split=Overrides(Partition.ROWS)):
                 for n in range(150):
                     pool = lstm.pool(50)
                     for _ in range(50):

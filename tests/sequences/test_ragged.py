@@ -20,7 +20,7 @@ from test_bits import FORCED, SIZES
 
 import numlstm
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import Header, Segment, Way
+from numlstm.kernels.plan_layout import Header, Partition, Segment
 from numlstm.runtime import engine, planner, schedule
 from numlstm.sequences import ragged as packed_calls
 
@@ -236,9 +236,9 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
 
 def test_layers_of_several_lengths_do_not_go_in_waves():
     deep = Config(64, 64, 4)
-    assert schedule.choose(deep, 1000, 1, 4, 4).way == Way.WAVES
+    assert schedule.choose(deep, 1000, 1, 4, 4).way == Partition.WAVEFRONT
     chosen = schedule.choose(deep, 1000, 1, 4, 4, packed_rows=2)
-    assert chosen is None or chosen.way != Way.WAVES
+    assert chosen is None or chosen.way != Partition.WAVEFRONT
     assert schedule.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
 
 
