@@ -52,14 +52,14 @@ class Header(metaclass=Slots):
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
     WALKED = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
-    # how threads share a call; each has slots of its own, which differ in MEMBER and in buffers
+    # how threads share a call; each has slots of its own, which differ in THREAD_INDEX and in buffers
     WAY = auto()  # one of ``Partition``
     SHARE = auto()  # address of the record of ``Share``
-    MEMBER = auto()  # 0 is the caller
+    THREAD_INDEX = auto()  # 0 is the caller
     RANGES = auto()  # parts of a phase, each of which one thread begins with
-    PIECES = auto()  # tickets of a phase
-    PIECE_ROWS = auto()  # by rows: those of a ticket
-    CHUNK = auto()  # in waves: steps of a ticket
+    NUM_CHUNKS = auto()  # tickets of a phase
+    CHUNK_ROWS = auto()  # by rows: those of a ticket
+    CHUNK_STEPS = auto()  # in waves: steps of a ticket
     BELL = auto()  # address of a counter that the caller adds to when its kernel begins, or 0
     YIELD = auto()  # address of a function that offers the core to others, or 0
     # counters of the paths taken, for the tests that must know
@@ -74,7 +74,7 @@ class Header(metaclass=Slots):
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
     SEGMENTS = auto()  # of packed sequences, for each layer, direction and group
-    TICKETS = auto()  # claimed by this thread
+    WORK_ITEMS = auto()  # claimed by this thread
     STOLEN = auto()  # of those, from another's range
     YIELDS = auto()  # times that the core was offered to others
     PHASES = auto()  # phases that were joined
@@ -109,7 +109,7 @@ class Partition(IntEnum):
     DIRECTIONS = 2  # the two directions of a layer
     WAVEFRONT = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
-    SPIN = 5  # no call: a worker looks CHUNK times at the counter at BELL, as long as it is PIECES
+    SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at BELL, as long as it is NUM_CHUNKS
 
 
 LINE_SLOTS = 8  # int64 of a cache line
@@ -123,7 +123,7 @@ class Share(metaclass=Slots):
 
     DONE = 0  # tickets done
     LEAVE = LINE_SLOTS  # not 0: workers are to leave
-    CLAIMED = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
+    NEXT_CHUNK = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
 
 
 class ArraySpec(metaclass=Slots):

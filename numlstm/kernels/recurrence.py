@@ -336,7 +336,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("by_rows")
     def by_rows(plan):
         """One phase, whose tickets are rows."""
-        of_a_ticket, end = get(plan, Header.PIECE_ROWS), get(plan, Header.ROWS_TO)
+        of_a_ticket, end = get(plan, Header.CHUNK_ROWS), get(plan, Header.ROWS_TO)
         part = claim(plan, 0)
         while part >= 0:
             first = get(plan, Header.ROWS_FROM) + part * of_a_ticket
@@ -371,9 +371,9 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         done. All of these have earlier tickets.
         """
         phase, end, layers = 0, get(plan, Header.ROWS_TO), get(plan, Header.CELLS_TO)
-        steps, of_a_chunk = get(plan, Header.STEPS_TO), get(plan, Header.CHUNK)
+        steps, of_a_chunk = get(plan, Header.STEPS_TO), get(plan, Header.CHUNK_STEPS)
         chunks = (steps + of_a_chunk - 1) // of_a_chunk
-        progress = shared(plan, Share.CLAIMED + LINE_SLOTS * get(plan, Header.RANGES))
+        progress = shared(plan, Share.NEXT_CHUNK + LINE_SLOTS * get(plan, Header.RANGES))
         for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
             before = phase * chunks  # of the groups before
@@ -413,7 +413,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("forward")
     def forward(plan):
         way = get(plan, Header.WAY)
-        if get(plan, Header.BELL) != 0 and way != Partition.SPIN and get(plan, Header.MEMBER) == 0:
+        if get(plan, Header.BELL) != 0 and way != Partition.SPIN and get(plan, Header.THREAD_INDEX) == 0:
             count_up(get(plan, Header.BELL))
         if way == Partition.SERIAL:
             run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))

@@ -77,25 +77,25 @@ def shared(plan, slot):
 @inline
 def leaves(plan):
     """Whether this thread is a worker and is wanted elsewhere. The caller itself never leaves."""
-    return get(plan, Header.MEMBER) > 0 and seen(shared(plan, Share.LEAVE)) != 0
+    return get(plan, Header.THREAD_INDEX) > 0 and seen(shared(plan, Share.LEAVE)) != 0
 
 
 @named("claim")
 def claim(plan, phase):
     """The number of a ticket of this phase that nobody else has, or -1."""
-    pieces, ranges, member = get(plan, Header.PIECES), get(plan, Header.RANGES), get(plan, Header.MEMBER)
-    if seen(shared(plan, Share.DONE)) >= (phase + 1) * pieces or leaves(plan):
+    num_chunks, ranges, member = get(plan, Header.NUM_CHUNKS), get(plan, Header.RANGES), get(plan, Header.THREAD_INDEX)
+    if seen(shared(plan, Share.DONE)) >= (phase + 1) * num_chunks or leaves(plan):
         return -1
     for n in range(ranges):
         r = (member + n) % ranges
-        first = pieces * r // ranges
-        size = pieces * (r + 1) // ranges - first
-        counter = shared(plan, Share.CLAIMED + LINE_SLOTS * r)
+        first = num_chunks * r // ranges
+        size = num_chunks * (r + 1) // ranges - first
+        counter = shared(plan, Share.NEXT_CHUNK + LINE_SLOTS * r)
         claimed = seen(counter)
         while claimed < (phase + 1) * size:
             before = exchange(counter, claimed, claimed + 1)
             if before == claimed:
-                tally(plan, Header.TICKETS)
+                tally(plan, Header.WORK_ITEMS)
                 if n > 0:
                     tally(plan, Header.STOLEN)
                 return first + claimed - phase * size
@@ -123,8 +123,8 @@ def waiting(pause):
     @named("rest")
     def rest(plan):
         """Until another call begins, or the worker has looked often enough and is to sleep."""
-        for look in range(get(plan, Header.CHUNK)):
-            if seen(get(plan, Header.BELL)) != get(plan, Header.PIECES):
+        for look in range(get(plan, Header.CHUNK_STEPS)):
+            if seen(get(plan, Header.BELL)) != get(plan, Header.NUM_CHUNKS):
                 return
             relax(look)
 
@@ -145,13 +145,13 @@ def together(wait):
 
     @inline
     def bounds(plan, part, count):
-        pieces = get(plan, Header.PIECES)
-        return part * count // pieces, (part + 1) * count // pieces
+        num_chunks = get(plan, Header.NUM_CHUNKS)
+        return part * count // num_chunks, (part + 1) * count // num_chunks
 
     @inline
     def joined(plan, phase):
         tally(plan, Header.PHASES)
-        wait(plan, shared(plan, Share.DONE), (phase + 1) * get(plan, Header.PIECES), True)
+        wait(plan, shared(plan, Share.DONE), (phase + 1) * get(plan, Header.NUM_CHUNKS), True)
         return phase + 1
 
     return SimpleNamespace(begin=claim, more=more, bounds=bounds, joined=joined)

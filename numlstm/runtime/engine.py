@@ -341,7 +341,9 @@ def _in_company(kept: Executor, team: Team, crew: Crew, arrays: Arrays, rows: in
     leader.words[Header.ROWS_TO] = rows
     if team.split.way == Partition.ROWS:  # whatever the call before has left here, of fewer rows or of more
         planned = leader.words[Header.ROWS]
-        leader.words[Header.PIECE_ROWS] = team.split.piece_rows if rows == planned else -(-rows // team.split.pieces)
+        leader.words[Header.CHUNK_ROWS] = (
+            team.split.chunk_rows if rows == planned else -(-rows // team.split.num_chunks)
+        )
     record = (ctypes.c_int64 * team.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
@@ -373,8 +375,8 @@ def _task(
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
     own, of_caller = workspace.words, leader.words
-    own[Header.MEMBER] = member
-    for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.PIECE_ROWS):
+    own[Header.THREAD_INDEX] = member
+    for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.CHUNK_ROWS):
         own[slot] = of_caller[slot]
     if team.split.way == Partition.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
@@ -531,12 +533,12 @@ def _forward_in_pieces(
     steps, rows, features = x.shape
     if rows == 0:
         return
-    piece_steps, piece_rows, strides = steps, rows, x.strides
+    piece_steps, chunk_rows, strides = steps, rows, x.strides
     if not direct:
         most = planning.settings.convert_bytes // (features * size)
-        piece_rows = max(1, min(rows, most))
-        piece_steps = max(1, min(steps, most // piece_rows))
-        strides = (piece_rows * features * size, features * size, size)
+        chunk_rows = max(1, min(rows, most))
+        piece_steps = max(1, min(steps, most // chunk_rows))
+        strides = (chunk_rows * features * size, features * size, size)
     key = (x.shape, strides, output.strides)
     workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
     try:
@@ -555,17 +557,17 @@ def _forward_in_pieces(
             slots[[Header.STEPS_FROM, Header.STEPS_TO]] = of_steps
             kept.run(workspace.address)
 
-        for first_row in range(0, rows, piece_rows):
-            of_rows = (first_row, min(first_row + piece_rows, rows))
+        for first_row in range(0, rows, chunk_rows):
+            of_rows = (first_row, min(first_row + chunk_rows, rows))
             for direction in range(config.num_directions):
                 for done in range(0, steps, piece_steps):
                     of_steps = (done, min(done + piece_steps, steps))
                     if not direct:
                         # the reverse direction takes its first steps at the end of the sequence
                         begin, end = of_steps if direction == 0 else (steps - of_steps[1], steps - of_steps[0])
-                        count = piece_steps * piece_rows * features
+                        count = piece_steps * chunk_rows * features
                         buffer = workspace.room("piece", count)[:count]
-                        piece = buffer.reshape(piece_steps, piece_rows, features)
+                        piece = buffer.reshape(piece_steps, chunk_rows, features)
                         convert(piece[: end - begin, : of_rows[1] - first_row], x[begin:end, first_row : of_rows[1]])
                         # where the whole input would begin; only the piece's own part of it is ever read
                         slots[Header.INPUT] = address(buffer) - begin * strides[0] - first_row * strides[1]

@@ -139,13 +139,13 @@ def make_team(
         return None
     # each thread that has gates and a hidden h of its own takes its part of what one thread may
     apart = 1 if chosen.way == Partition.BLOCKS else chosen.members
-    shared = make_plan(panels, *key, state_rows, most_rows=chosen.piece_rows or rows, apart=apart, sizes=sizes)
+    shared = make_plan(panels, *key, state_rows, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.WAY, chosen.way),
         (Header.RANGES, chosen.ranges),
-        (Header.PIECES, chosen.pieces),
-        (Header.PIECE_ROWS, chosen.piece_rows),
-        (Header.CHUNK, chosen.chunk),
+        (Header.NUM_CHUNKS, chosen.num_chunks),
+        (Header.CHUNK_ROWS, chosen.chunk_rows),
+        (Header.CHUNK_STEPS, chosen.chunk_steps),
         (Header.YIELD, YIELD),
         (Header.BELL, BELL),
     ):
@@ -154,7 +154,7 @@ def make_team(
     worker = shared._replace(below=0)
     if chosen.way == Partition.BLOCKS:
         worker = worker._replace(gates=0, hidden=0)
-    record = Share.CLAIMED + LINE_SLOTS * (chosen.ranges + config.num_layers)
+    record = Share.NEXT_CHUNK + LINE_SLOTS * (chosen.ranges + config.num_layers)
     brief = settings.split.way is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
     return Team(chosen, shared, worker, record, brief)
 

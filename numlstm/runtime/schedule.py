@@ -34,7 +34,7 @@ class Schedule(NamedTuple):
         Tickets of a phase.
     ranges : int
         Parts of a phase, each of which one thread begins with.
-    piece_rows : int
+    chunk_rows : int
         By rows: rows of a ticket.
     chunk : int
         In waves: steps of a ticket.
@@ -42,19 +42,19 @@ class Schedule(NamedTuple):
 
     way: Partition
     members: int
-    pieces: int
+    num_chunks: int
     ranges: int
-    piece_rows: int = 0
-    chunk: int = 0
+    chunk_rows: int = 0
+    chunk_steps: int = 0
 
 
 class Overrides(NamedTuple):
     """What a test wants, whether it pays or not."""
 
     way: Partition | None = None  # None: where it pays, and the best one
-    pieces: int = 0  # tickets of a phase by blocks; 0: what is usual
-    piece_rows: int = 0  # rows of a ticket; 0: what is usual
-    chunk: int = 0  # steps of a ticket in waves; 0: what is usual
+    num_chunks: int = 0  # tickets of a phase by blocks; 0: what is usual
+    chunk_rows: int = 0  # rows of a ticket; 0: what is usual
+    chunk_steps: int = 0  # steps of a ticket in waves; 0: what is usual
 
 
 USUAL = Overrides()
@@ -98,19 +98,23 @@ def choose(
             return None
         way, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
     if way == Partition.ROWS and packed_rows:
-        return _by_unequal_rows(packed_rows, members, overrides.piece_rows)
+        return _by_unequal_rows(packed_rows, members, overrides.chunk_rows)
     if way == Partition.ROWS:
-        return _by_rows(rows, members, overrides.piece_rows)
+        return _by_rows(rows, members, overrides.chunk_rows)
     if way == Partition.DIRECTIONS and config.bidirectional:
-        return Schedule(Partition.DIRECTIONS, members=2, pieces=2, ranges=2)
+        return Schedule(Partition.DIRECTIONS, members=2, num_chunks=2, ranges=2)
     if way == Partition.WAVEFRONT and not config.bidirectional and config.num_layers > 1 and not packed_rows:
-        chunk = overrides.chunk or max(1, min(WAVEFRONT_STEPS, steps // (8 * config.num_layers)))
-        chunks = -(-steps // chunk)
+        chunk_steps = overrides.chunk_steps or max(1, min(WAVEFRONT_STEPS, steps // (8 * config.num_layers)))
+        chunks = -(-steps // chunk_steps)
         return Schedule(
-            Partition.WAVEFRONT, min(members, config.num_layers), config.num_layers * chunks, ranges=1, chunk=chunk
+            Partition.WAVEFRONT,
+            min(members, config.num_layers),
+            config.num_layers * chunks,
+            ranges=1,
+            chunk_steps=chunk_steps,
         )
     if way == Partition.BLOCKS:
-        return Schedule(Partition.BLOCKS, members, overrides.pieces or members, ranges=members)
+        return Schedule(Partition.BLOCKS, members, overrides.num_chunks or members, ranges=members)
     return None
 
 
@@ -132,8 +136,10 @@ def _by_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None:
         return None
     tickets = members * max(1, rows // (members * TALL_ROWS))  # more of them than threads, as long as they are tall
     of_a_ticket = of_a_ticket or -(-rows // tickets)
-    pieces = -(-rows // of_a_ticket)
-    return Schedule(Partition.ROWS, min(members, pieces), pieces, ranges=min(members, pieces), piece_rows=of_a_ticket)
+    num_chunks = -(-rows // of_a_ticket)
+    return Schedule(
+        Partition.ROWS, min(members, num_chunks), num_chunks, ranges=min(members, num_chunks), chunk_rows=of_a_ticket
+    )
 
 
 def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None:
@@ -144,8 +150,8 @@ def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None
     if not of_a_ticket:
         most = rows // (3 * members)
         of_a_ticket = most // ROWS_EACH * ROWS_EACH or max(LOW_ROWS, most // LOW_ROWS * LOW_ROWS)
-    pieces = -(-rows // of_a_ticket)
-    return Schedule(Partition.ROWS, min(members, pieces), pieces, ranges=1, piece_rows=of_a_ticket)
+    num_chunks = -(-rows // of_a_ticket)
+    return Schedule(Partition.ROWS, min(members, num_chunks), num_chunks, ranges=1, chunk_rows=of_a_ticket)
 
 
 def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Partition, int]:

@@ -264,7 +264,7 @@ class Worker:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
-        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK] = Partition.SPIN, BELL, LOOKS
+        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK_STEPS] = Partition.SPIN, BELL, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
         self.steered: list[set[int]] = []  # those that it is to use, after those that it had where that is not sure yet
@@ -313,7 +313,7 @@ class Worker:
 
     def _rest(self) -> None:
         """Look for a while whether another call begins, before the system is asked to sleep."""
-        self.slots[Header.PIECES] = _bell.value
+        self.slots[Header.NUM_CHUNKS] = _bell.value
         if self.run is not None and self.tasks.empty():
             self.run(ctypes.addressof(self.slots))
 

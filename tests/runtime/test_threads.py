@@ -36,14 +36,14 @@ pytestmark = pytest.mark.cpu_level
 FOR_EVER = 120.0  # seconds
 WAYS = {
     "rows": Overrides(Partition.ROWS),
-    "rows, one a ticket": Overrides(Partition.ROWS, piece_rows=1),
-    "rows, three a ticket": Overrides(Partition.ROWS, piece_rows=3),
+    "rows, one a ticket": Overrides(Partition.ROWS, chunk_rows=1),
+    "rows, three a ticket": Overrides(Partition.ROWS, chunk_rows=3),
     "directions": Overrides(Partition.DIRECTIONS),
     "waves": Overrides(Partition.WAVEFRONT),
-    "waves, chunks of 2": Overrides(Partition.WAVEFRONT, chunk=2),
-    "waves, one chunk": Overrides(Partition.WAVEFRONT, chunk=1000),
+    "waves, chunks of 2": Overrides(Partition.WAVEFRONT, chunk_steps=2),
+    "waves, one chunk": Overrides(Partition.WAVEFRONT, chunk_steps=1000),
     "blocks": Overrides(Partition.BLOCKS),
-    "blocks, seven tickets": Overrides(Partition.BLOCKS, pieces=7),
+    "blocks, seven tickets": Overrides(Partition.BLOCKS, num_chunks=7),
 }
 OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"tallest": 2}, {"tallest": 1})
 
@@ -116,17 +116,17 @@ def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
     for batch, other in ((7, {}), (1, {"hoist": True, "hoist_steps": 2}), *((7, other) for other in OTHERS[1:])):
         x, hx = data(lstm, batch=batch)
         want, alone = gathered(lstm, x, hx, 1, **other)
-        assert alone[Header.TICKETS] == 0
+        assert alone[Header.WORK_ITEMS] == 0
         for count in (2, 3, 8):
             got, counts = gathered(lstm, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, batch, other)
             chosen = schedule.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
-            assert (counts[Header.TICKETS] > 0) == (chosen is not None)
+            assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
             if way.startswith("waves") and chosen:
-                assert counts[Header.WAVEFRONT] == counts[Header.TICKETS] >= lstm.num_layers
+                assert counts[Header.WAVEFRONT] == counts[Header.WORK_ITEMS] >= lstm.num_layers
             if way.startswith("blocks"):
                 assert counts[Header.PHASES] >= chosen.members * len(x) * lstm.num_layers
-                assert counts[Header.TICKETS] * chosen.members == counts[Header.PHASES] * chosen.pieces
+                assert counts[Header.WORK_ITEMS] * chosen.members == counts[Header.PHASES] * chosen.num_chunks
 
 
 def test_every_way_is_taken(gathered):
@@ -137,12 +137,12 @@ def test_every_way_is_taken(gathered):
         x, hx = data(lstm)
         _, counts = gathered(lstm, x, hx, 2, split=forced)
         team = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
-        assert counts[Header.TICKETS] > 0, name
+        assert counts[Header.WORK_ITEMS] > 0, name
         assert team is None  # forgotten with the settings
     x, hx = data(deep, steps=200)
     stolen = 0
     for _ in range(50):
-        _, counts = gathered(deep, x, hx, 2, split=Overrides(Partition.BLOCKS, pieces=8))
+        _, counts = gathered(deep, x, hx, 2, split=Overrides(Partition.BLOCKS, num_chunks=8))
         stolen += counts[Header.STOLEN]
     assert stolen > 0
 
@@ -654,10 +654,10 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
         run, record = task(kept, team, member, held, workspace), held[2]
 
         def both():
-            record[Share.CLAIMED] += 1
+            record[Share.NEXT_CHUNK] += 1
             begun.set()
             go_on.wait(FOR_EVER)
-            record[Share.CLAIMED] -= 1
+            record[Share.NEXT_CHUNK] -= 1
             run()
 
         return both
@@ -736,9 +736,9 @@ def test_a_worker_rests_until_the_next_call_and_not_for_ever():
     worker = threads.Worker()
     try:
         run, slots = registry.kernel("float32").forward, worker.slots
-        slots[Header.PIECES] = threads._bell.value
+        slots[Header.NUM_CHUNKS] = threads._bell.value
         run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
-        slots[Header.CHUNK] = 1 << 60
+        slots[Header.CHUNK_STEPS] = 1 << 60
         ended = threading.Event()
         resting = threading.Thread(target=lambda: (run(ctypes.addressof(slots)), ended.set()), daemon=True)
         resting.start()
@@ -1007,12 +1007,12 @@ def test_every_split_covers_its_rows_and_steps(limit):
         if chosen is None:
             continue
         ways.add(chosen.way)
-        assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.pieces)
+        assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.num_chunks)
         if chosen.way == Partition.ROWS:
-            assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
+            assert chosen.num_chunks * chosen.chunk_rows >= rows > (chosen.num_chunks - 1) * chosen.chunk_rows
         if chosen.way == Partition.WAVEFRONT:
-            chunks = chosen.pieces // config.num_layers
-            assert chunks * chosen.chunk >= steps > (chunks - 1) * chosen.chunk
+            chunks = chosen.num_chunks // config.num_layers
+            assert chunks * chosen.chunk_steps >= steps > (chunks - 1) * chosen.chunk_steps
     assert len(ways) >= 3
 
 
@@ -1073,7 +1073,7 @@ class Phantom:
             key = next(iter(kept.plans.by_shape))
             team = planner.make_team(panels, key, 2)
         self.record = (ctypes.c_int64 * team.record)()
-        self.record[work_queue.Share.CLAIMED] = 1
+        self.record[work_queue.Share.NEXT_CHUNK] = 1
         leader = kept.lease(team.caller)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
         self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
@@ -1125,8 +1125,8 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
 
     def claims(lstm):
         x, hx = data(lstm, steps=1, batch=300)
-        _, counts = gathered(lstm, x, hx, 3, split=Overrides(Partition.ROWS, piece_rows=1))
-        return counts[Header.TICKETS]
+        _, counts = gathered(lstm, x, hx, 3, split=Overrides(Partition.ROWS, chunk_rows=1))
+        return counts[Header.WORK_ITEMS]
 
     assert claims(make(hidden=1)) == 300
 
@@ -1135,10 +1135,10 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
         """Every ticket is claimed twice."""
         counter = work_queue.shared(plan, work_queue.Share.LEAVE + 1)
         taken = work_queue.seen(counter)
-        if taken >= 2 * get(plan, Header.PIECES):
+        if taken >= 2 * get(plan, Header.NUM_CHUNKS):
             return -1
         work_queue.publish(counter, taken + 1)
-        tally(plan, Header.TICKETS)
+        tally(plan, Header.WORK_ITEMS)
         return taken // 2
 
     def twice(wait):

@@ -771,7 +771,7 @@ class TestInterrupted:
 
             def running(workspace, *rest, when=when, runs=runs):
                 run(workspace, *rest)
-                if workspace.words[Header.MEMBER] == 0:
+                if workspace.words[Header.THREAD_INDEX] == 0:
                     runs.append(1)
                     if when == "after" and len(runs) == 1:
                         raise KeyboardInterrupt

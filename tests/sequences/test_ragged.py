@@ -224,12 +224,12 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
     call, want = Padded(net, lengths), by_rows(net, x, hx, lengths)
     for other in OTHERS:
         got, counts = gathered(call, x, hx, 1, **other)
-        assert equal(got, want) and counts[Header.TICKETS] == 0
+        assert equal(got, want) and counts[Header.WORK_ITEMS] == 0
         for count in (2, 3):
             got, counts = gathered(call, x, hx, count, split=WAYS[way], **other)
             assert equal(got, want), (count, other)
             chosen = schedule.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
-            assert (counts[Header.TICKETS] > 0) == (chosen is not None)
+            assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
             if chosen is not None:
                 assert counts[Header.SEGMENTS] >= len(set(lengths))
 
@@ -247,10 +247,10 @@ def test_layers_of_several_lengths_do_not_go_in_waves():
 def test_tickets_of_unequal_rows(rows, threads):
     """They cover all rows; claimed in their order, the last ones are small enough for all threads to end together."""
     chosen = schedule.choose(Config(64, 64), 1000, -(-rows // 2), 4, threads, WAYS["rows"], packed_rows=rows)
-    assert chosen.pieces * chosen.piece_rows >= rows > (chosen.pieces - 1) * chosen.piece_rows
+    assert chosen.num_chunks * chosen.chunk_rows >= rows > (chosen.num_chunks - 1) * chosen.chunk_rows
     assert chosen.ranges == 1 and 1 <= chosen.members <= threads
-    each = chosen.piece_rows
-    work = [sum(range(rows - part * each, max(rows - (part + 1) * each, 0), -1)) for part in range(chosen.pieces)]
+    each = chosen.chunk_rows
+    work = [sum(range(rows - part * each, max(rows - (part + 1) * each, 0), -1)) for part in range(chosen.num_chunks)]
     ends = [0] * chosen.members
     for ticket in work:
         ends[ends.index(min(ends))] += ticket
@@ -266,7 +266,7 @@ def test_long_calls_use_workers(monkeypatch):
     packed = numlstm.pack_padded_sequence(x, lengths, enforce_sorted=False)
     want = net(packed, hx)
     got, counts = gathered(net, packed, hx, 2)
-    assert counts[Header.TICKETS] > 0
+    assert counts[Header.WORK_ITEMS] > 0
     assert same_bits(got[0].data, want[0].data) and equal((got[1][0], got[1]), (want[1][0], want[1]))
 
 
