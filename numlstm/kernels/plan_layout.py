@@ -60,7 +60,7 @@ class Header(metaclass=Slots):
     NUM_CHUNKS = auto()  # tickets of a phase
     CHUNK_ROWS = auto()  # by rows: those of a ticket
     CHUNK_STEPS = auto()  # in waves: steps of a ticket
-    BELL = auto()  # address of a counter that the caller adds to when its kernel begins, or 0
+    EPOCH = auto()  # address of a counter that the caller adds to when its kernel begins, or 0
     YIELD = auto()  # address of a function that offers the core to others, or 0
     # counters of the paths taken, for the tests that must know
     TILES = auto()  # tiles of several rows
@@ -109,7 +109,7 @@ class Partition(IntEnum):
     DIRECTIONS = 2  # the two directions of a layer
     WAVEFRONT = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
-    SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at BELL, as long as it is NUM_CHUNKS
+    SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at EPOCH, as long as it is NUM_CHUNKS
 
 
 LINE_SLOTS = 8  # int64 of a cache line

@@ -26,7 +26,7 @@ from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
 from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
 from .tail_block import last_block, no_half, whole_blocks
 from .tile_shapes import by_size, next_size
-from .work_queue import alone, claim, count_up, publish, shared, together, waiting
+from .work_queue import claim, count_up, parallel_for, publish, serial_for, shared, waiting
 
 RECORDS, RECORD, SEGMENT = int(Header.LENGTH), int(Cell.LENGTH), int(Segment.LENGTH)
 
@@ -143,7 +143,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         Some steps of one layer and direction for the rows [first, first + rows). The blocks of a step,
         and rows where states are copied, are what ``spread`` says.
         """
-        begin_part, more, bounds, joined = spread.begin, spread.more, spread.bounds, spread.joined
+        begin_part, more, bounds, barrier = spread.begin, spread.more, spread.bounds, spread.barrier
 
         @named(name)
         def run_cell(plan, cell, first, rows, from_step, to_step, phase):
@@ -163,7 +163,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     r, r_end = bounds(plan, part, rows)
                     states(plan, cell, first + r, r_end - r)
                     part = more(plan, phase)
-                phase = joined(plan, phase)
+                phase = barrier(plan, phase)
             if units % lanes != 0:
                 tally(plan, Header.PART)
             chunk, done = 0, 0  # steps of the chunk of hoisted projection, and how many of them are done
@@ -182,7 +182,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                             b, b_end = bounds(plan, part, blocks)
                             project_input(plan, cell, x, chunk, rows, whole, b, b_end)
                             part = more(plan, phase)
-                        phase = joined(plan, phase)
+                        phase = barrier(plan, phase)
                     x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
                     done += 1
                 else:
@@ -201,7 +201,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                         block_step(plan, cell, first, rows, odd, whole, b, b_end,
                                    x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     part = more(plan, phase)
-                phase = joined(plan, phase)
+                phase = barrier(plan, phase)
                 if projected:
                     tally(plan, Header.PROJECTED)
                     part = begin_part(plan, phase)
@@ -210,7 +210,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                         project_hidden(plan, cell, y, rows, q * QUAD,
                                        smaller(q_end * QUAD, (outputs + lanes - 1) // lanes))  # fmt: skip
                         part = more(plan, phase)
-                    phase = joined(plan, phase)
+                    phase = barrier(plan, phase)
             if to_step == get(plan, Header.STEPS):
                 y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
                 part = begin_part(plan, phase)
@@ -219,7 +219,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     for r in range(r_from, r_end):
                         settle_h(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
                     part = more(plan, phase)
-                phase = joined(plan, phase)
+                phase = barrier(plan, phase)
             return phase
 
         return run_cell
@@ -245,7 +245,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         All of its steps then: segment after segment, each as a sequence of its own. Between segments states are in
         h_n and c_n: there rows that have ended keep theirs, and those that begin later find their initial one.
         """
-        begin_part, more, bounds, joined = spread.begin, spread.more, spread.bounds, spread.joined
+        begin_part, more, bounds, barrier = spread.begin, spread.more, spread.bounds, spread.barrier
         run_cell = cell_runner(name, spread)
         if pause is None:
 
@@ -263,7 +263,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 r, r_end = bounds(plan, part, rows)
                 states(plan, cell, first + r, r_end - r)
                 part = more(plan, phase)
-            phase = joined(plan, phase)
+            phase = barrier(plan, phase)
             put(plan, Header.H_0, get(plan, Header.H_N))
             put(plan, Header.C_0, get(plan, Header.C_N))
             own = record_at(plan, get(plan, Header.PACKED))
@@ -303,7 +303,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     def cell_at(plan, n):
         return record_at(plan, RECORDS + n * RECORD)
 
-    run_alone = any_runner("cell", alone())
+    run_alone = any_runner("cell", serial_for())
 
     @inline
     def group_rows(plan, first, end):
@@ -328,9 +328,9 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         forward_alone.compile(types.void(PLAN))
         return forward_alone
-    wait, rest = waiting(pause)
-    shared_phases = together(wait)
-    more, joined = shared_phases.more, shared_phases.joined
+    wait, spin_wait = waiting(pause)
+    shared_phases = parallel_for(wait)
+    more, barrier = shared_phases.more, shared_phases.barrier
     run_together = any_runner("cell_together", shared_phases)
 
     @named("by_rows")
@@ -342,7 +342,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             first = get(plan, Header.ROWS_FROM) + part * of_a_ticket
             run_rows(plan, first, smaller(first + of_a_ticket, end))
             part = more(plan, 0)
-        joined(plan, 0)
+        barrier(plan, 0)
 
     @named("by_directions")
     def by_directions(plan):
@@ -356,7 +356,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 while part >= 0:
                     run_alone(plan, n + part, first, rows, from_step, to_step, 0)
                     part = more(plan, phase)
-                phase = joined(plan, phase)
+                phase = barrier(plan, phase)
 
     @inline
     def wave_wait(plan, progress, layer, least):
@@ -398,7 +398,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                           chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
                 publish(progress + 8 * LINE_SLOTS * layer, before + chunk + 1)
                 part = more(plan, phase)
-            phase = joined(plan, phase)
+            phase = barrier(plan, phase)
 
     @named("by_blocks")
     def by_blocks(plan):
@@ -413,8 +413,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("forward")
     def forward(plan):
         way = get(plan, Header.WAY)
-        if get(plan, Header.BELL) != 0 and way != Partition.SPIN and get(plan, Header.THREAD_INDEX) == 0:
-            count_up(get(plan, Header.BELL))
+        if get(plan, Header.EPOCH) != 0 and way != Partition.SPIN and get(plan, Header.THREAD_INDEX) == 0:
+            count_up(get(plan, Header.EPOCH))
         if way == Partition.SERIAL:
             run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
         elif way == Partition.ROWS:
@@ -426,7 +426,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         elif way == Partition.BLOCKS:
             by_blocks(plan)
         else:
-            rest(plan)
+            spin_wait(plan)
         put(plan, Header.WALKED, (get(plan, Header.WALKED) + get(plan, Header.STEPS_TO)) & 1)
 
     forward.compile(types.void(PLAN))

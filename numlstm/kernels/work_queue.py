@@ -121,17 +121,17 @@ def waiting(pause):
                 call_at(get(plan, Header.YIELD))
 
     @named("rest")
-    def rest(plan):
+    def spin_wait(plan):
         """Until another call begins, or the worker has looked often enough and is to sleep."""
         for look in range(get(plan, Header.CHUNK_STEPS)):
-            if seen(get(plan, Header.BELL)) != get(plan, Header.NUM_CHUNKS):
+            if seen(get(plan, Header.EPOCH)) != get(plan, Header.NUM_CHUNKS):
                 return
             relax(look)
 
-    return wait, rest
+    return wait, spin_wait
 
 
-def together(wait):
+def parallel_for(wait):
     """How a thread goes through phases that it shares: ``part`` by ``part`` as long as it can claim one.
 
     ``begin(plan, phase)`` and ``more(plan, phase)`` give a part or -1, ``bounds(plan, part, count)`` what of ``count``
@@ -149,15 +149,15 @@ def together(wait):
         return part * count // num_chunks, (part + 1) * count // num_chunks
 
     @inline
-    def joined(plan, phase):
+    def barrier(plan, phase):
         tally(plan, Header.PHASES)
         wait(plan, shared(plan, Share.DONE), (phase + 1) * get(plan, Header.NUM_CHUNKS), True)
         return phase + 1
 
-    return SimpleNamespace(begin=claim, more=more, bounds=bounds, joined=joined)
+    return SimpleNamespace(begin=claim, more=more, bounds=bounds, barrier=barrier)
 
 
-def alone():
+def serial_for():
     """The same for a thread that shares nothing: a phase is one part."""
 
     @inline
@@ -173,7 +173,7 @@ def alone():
         return 0, count
 
     @inline
-    def joined(plan, phase):
+    def barrier(plan, phase):
         return phase
 
-    return SimpleNamespace(begin=begin, more=more, bounds=bounds, joined=joined)
+    return SimpleNamespace(begin=begin, more=more, bounds=bounds, barrier=barrier)

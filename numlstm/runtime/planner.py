@@ -19,7 +19,7 @@ from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Par
 from numlstm.runtime import object_layout
 from numlstm.runtime.packed_weights import Array, Panels
 from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
-from numlstm.runtime.threads import BELL, YIELD
+from numlstm.runtime.threads import EPOCH, YIELD
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
@@ -147,7 +147,7 @@ def make_team(
         (Header.CHUNK_ROWS, chosen.chunk_rows),
         (Header.CHUNK_STEPS, chosen.chunk_steps),
         (Header.YIELD, YIELD),
-        (Header.BELL, BELL),
+        (Header.EPOCH, EPOCH),
     ):
         shared.slots[slot] = value
     # of blocks, all threads work on the same gates and the same hidden h: those of the caller

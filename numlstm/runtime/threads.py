@@ -248,8 +248,8 @@ def _current_core() -> Callable[[], int] | None:
 
 
 _core = _current_core()
-_bell = ctypes.c_int64(0)  # counts calls that workers are in: kernels add to it when they begin, without the GIL
-BELL = ctypes.addressof(_bell)
+_epoch = ctypes.c_int64(0)  # counts calls that workers are in: kernels add to it when they begin, without the GIL
+EPOCH = ctypes.addressof(_epoch)
 LOOKS = 2000  # at the bell before a worker sleeps, some 100 us: calls in a row find it awake
 
 
@@ -264,7 +264,7 @@ class Worker:
         self.tasks: SimpleQueue[Task | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
-        self.slots[Header.WAY], self.slots[Header.BELL], self.slots[Header.CHUNK_STEPS] = Partition.SPIN, BELL, LOOKS
+        self.slots[Header.WAY], self.slots[Header.EPOCH], self.slots[Header.CHUNK_STEPS] = Partition.SPIN, EPOCH, LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
         self.steered: list[set[int]] = []  # those that it is to use, after those that it had where that is not sure yet
@@ -313,7 +313,7 @@ class Worker:
 
     def _rest(self) -> None:
         """Look for a while whether another call begins, before the system is asked to sleep."""
-        self.slots[Header.NUM_CHUNKS] = _bell.value
+        self.slots[Header.NUM_CHUNKS] = _epoch.value
         if self.run is not None and self.tasks.empty():
             self.run(ctypes.addressof(self.slots))
 

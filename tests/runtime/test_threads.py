@@ -736,7 +736,7 @@ def test_a_worker_rests_until_the_next_call_and_not_for_ever():
     worker = threads.Worker()
     try:
         run, slots = registry.kernel("float32").forward, worker.slots
-        slots[Header.NUM_CHUNKS] = threads._bell.value
+        slots[Header.NUM_CHUNKS] = threads._epoch.value
         run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
         slots[Header.CHUNK_STEPS] = 1 << 60
         ended = threading.Event()
@@ -1104,13 +1104,13 @@ def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
 @pytest.mark.slow
 def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
     def hasty(wait):
-        spread = work_queue.together(wait)
+        spread = work_queue.parallel_for(wait)
 
         @work_queue.inline
-        def joined(plan, phase):
+        def barrier(plan, phase):
             return phase + 1
 
-        spread.joined = joined
+        spread.barrier = barrier
         return spread
 
     planted(monkeypatch, together=hasty)
@@ -1142,7 +1142,7 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
         return taken // 2
 
     def twice(wait):
-        spread = work_queue.together(wait)
+        spread = work_queue.parallel_for(wait)
         spread.begin = claim
 
         @work_queue.inline
