@@ -16,8 +16,8 @@ from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
 from numlstm.runtime.packed_weights import LINE, Array, Panels, aligned_empty
-from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, Shape, Team, checked, make_plan, make_team
-from numlstm.runtime.threads import Crew, get_num_threads
+from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, Shape, TeamPlan, checked, make_plan, make_team_plan
+from numlstm.runtime.threads import Team, get_num_threads
 
 FAST_PATH_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
 STEP_WORK = 1 << 11  # what a step of a layer takes besides, counted likewise
@@ -230,7 +230,7 @@ def _run(
     """
     limit = get_num_threads() if plan.long else 1
     if limit not in plan.teams:
-        plan.teams[limit] = make_team(panels, key, limit, state_rows)
+        plan.teams[limit] = make_team_plan(panels, key, limit, state_rows)
     _shared(kept, plan, plan.teams[limit], arrays, rows)
 
 
@@ -276,9 +276,9 @@ def forward_packed(
     h_0, c_0 = (None, None) if hx is None else (_state(hx[0], h_n), _state(hx[1], c_n))
     arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
     limit = get_num_threads() if plan.long else 1
-    team = make_team(panels, key, limit, sizes=sizes)
+    team_plan = make_team_plan(panels, key, limit, sizes=sizes)
     if dropout is None:
-        _shared(kept, plan, team, arrays, int(sizes[0]))
+        _shared(kept, plan, team_plan, arrays, int(sizes[0]))
         return
     workspace = kept.lease(plan)
     try:
@@ -311,18 +311,18 @@ def _between(workspace: Workspace, first_cell: int, output: Array) -> Array:
     return workspace.buffers["below"][: output.size].reshape(output.shape)
 
 
-def _shared(kept: Executor, plan: Plan, team: Team | None, arrays: Arrays, rows: int) -> None:
+def _shared(kept: Executor, plan: Plan, team_plan: TeamPlan | None, arrays: Arrays, rows: int) -> None:
     """The pass over the first rows by as many threads as the team is for and are free.
 
     A worker that has just been started may be late by more than a brief call takes: when a process begins, NumPy's own
     threads, among others, keep its cores busy. The call after this one finds it there.
     """
-    if team is None:
+    if team_plan is None:
         _by_itself(kept, plan, arrays, rows)
         return
-    with Crew(team.split.members - 1) as crew:
-        if crew.workers and not (crew.fresh and team.brief):
-            _in_company(kept, team, crew, arrays, rows)
+    with Team(team_plan.split.members - 1) as team:
+        if team.workers and not (team.fresh and team_plan.brief):
+            _in_company(kept, team_plan, team, arrays, rows)
         else:
             _by_itself(kept, plan, arrays, rows)
 
@@ -335,42 +335,42 @@ def _by_itself(kept: Executor, plan: Plan, arrays: Arrays, rows: int) -> None:
     kept.idle.append(workspace)
 
 
-def _in_company(kept: Executor, team: Team, crew: Crew, arrays: Arrays, rows: int) -> None:
+def _in_company(kept: Executor, team_plan: TeamPlan, team: Team, arrays: Arrays, rows: int) -> None:
     """The same pass by this thread and the workers that it has."""
-    leader = kept.lease(team.caller)
+    leader = kept.lease(team_plan.caller)
     leader.words[Header.ROWS_TO] = rows
-    if team.split.way == Partition.ROWS:  # whatever the call before has left here, of fewer rows or of more
+    if team_plan.split.way == Partition.ROWS:  # whatever the call before has left here, of fewer rows or of more
         planned = leader.words[Header.ROWS]
         leader.words[Header.CHUNK_ROWS] = (
-            team.split.chunk_rows if rows == planned else -(-rows // team.split.num_chunks)
+            team_plan.split.chunk_rows if rows == planned else -(-rows // team_plan.split.num_chunks)
         )
-    record = (ctypes.c_int64 * team.record)()
+    record = (ctypes.c_int64 * team_plan.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
     # a worker that is late outlives the call: it holds all that a kernel may touch
     held = (arrays, leader, record)
-    workspaces = [kept.lease(team.worker) for _ in crew.workers]
-    tasks = [_task(kept, team, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
+    workspaces = [kept.lease(team_plan.worker) for _ in team.workers]
+    tasks = [_task(kept, team_plan, n + 1, held, workspace) for n, workspace in enumerate(workspaces)]
     try:
-        crew.start(tasks, record, Share.LEAVE, kept.run)
+        team.start(tasks, record, Share.LEAVE, kept.run)
         leader.run(kept, arrays)
     except BaseException:
         # states are being replaced: what is left of the call is done all the same
-        if arrays[1] is arrays[4] and not crew.abandoned:
+        if arrays[1] is arrays[4] and not team.abandoned:
             leader.run(kept, arrays)
         raise
-    if arrays[1] is arrays[4] and crew.abandoned:  # a worker may have replaced some before this thread began anew
+    if arrays[1] is arrays[4] and team.abandoned:  # a worker may have replaced some before this thread began anew
         raise RuntimeError(
             "this process was forked in the midst of a call that replaces states, and they may be wrong here\n"
             "A signal's handler has forked, it seems. Set the states anew."
         )
     kept.idle.append(leader)
-    for errand, workspace in zip(crew.errands, workspaces, strict=True):
-        if errand.call_off():
+    for item, workspace in zip(team.assigned, workspaces, strict=True):
+        if item.call_off():
             kept.idle.append(workspace)
 
 
 def _task(
-    kept: Executor, team: Team, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
+    kept: Executor, team_plan: TeamPlan, member: int, held: tuple[Arrays, Workspace, Any], workspace: Workspace
 ) -> Callable[[], None]:
     """What a worker does for a call; then it gives back its workspace."""
     arrays, leader, _ = held
@@ -378,7 +378,7 @@ def _task(
     own[Header.THREAD_INDEX] = member
     for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.CHUNK_ROWS):
         own[slot] = of_caller[slot]
-    if team.split.way == Partition.BLOCKS:
+    if team_plan.split.way == Partition.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
     def task(held: Any = held) -> None:

@@ -69,10 +69,10 @@ class Plan(NamedTuple):
     direct: bool  # whether the kernel can read an input of these strides where it is
     long: bool  # whether there is enough work for more than one thread
     # the same call by so many threads, made when it is first asked for; None where one alone is to do it
-    teams: dict[int, Team | None]
+    teams: dict[int, TeamPlan | None]
 
 
-class Team(NamedTuple):
+class TeamPlan(NamedTuple):
     """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
 
     split: Schedule
@@ -129,9 +129,9 @@ def override(**changes: Any) -> Iterator[None]:
         PlanCache.forget_all()
 
 
-def make_team(
+def make_team_plan(
     panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, state_rows: int = 0, sizes: Array | None = None
-) -> Team | None:
+) -> TeamPlan | None:
     """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes."""
     config, rows = panels.config, key[0][1]
     chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
@@ -156,7 +156,7 @@ def make_team(
         worker = worker._replace(gates=0, hidden=0)
     record = Share.NEXT_CHUNK + LINE_SLOTS * (chosen.ranges + config.num_layers)
     brief = settings.split.way is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
-    return Team(chosen, shared, worker, record, brief)
+    return TeamPlan(chosen, shared, worker, record, brief)
 
 
 def make_plan(

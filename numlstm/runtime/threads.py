@@ -27,7 +27,7 @@ from numlstm.base.fork_locks import fork_safe
 from numlstm.base.log import log
 from numlstm.kernels.plan_layout import Header, Partition
 
-Task = Callable[[], None]
+Work = Callable[[], None]
 Run = Callable[[int], None]
 MOST = 1024  # threads that may be asked for
 ONE_A_CORE, OF_OPENMP = "one for each core", "OMP_NUM_THREADS and cores"
@@ -260,8 +260,8 @@ class Worker:
     """A thread that sleeps until it is given a task."""
 
     def __init__(self) -> None:
-        self.crew: ref[Crew] | None = None  # that it belongs to, or belonged to last
-        self.tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self.team: ref[Team] | None = None  # that it belongs to, or belonged to last
+        self.tasks: SimpleQueue[Work | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
         self.slots[Header.WAY], self.slots[Header.EPOCH], self.slots[Header.CHUNK_STEPS] = Partition.SPIN, EPOCH, LOOKS
@@ -271,7 +271,7 @@ class Worker:
         self.off = -1  # the core that it keeps off
         self.within: set[int] = set()  # those that the thread which calls may use
 
-    def keep_off(self, core: int, within: set[int]) -> None:
+    def set_affinity(self, core: int, within: set[int]) -> None:
         """Stay off the core of the thread that calls, if there is another one of those that this thread may use.
 
         Some systems wake a thread on the core of the one that wakes it, where it then waits for the very call
@@ -298,8 +298,8 @@ class Worker:
     @property
     def taken(self) -> bool:
         """Whether a call has it; one that was interrupted before it was over has not."""
-        crew = None if self.crew is None else self.crew()
-        return crew is not None and crew.inside
+        team = None if self.team is None else self.team()
+        return team is not None and team.inside
 
     def _work(self) -> None:
         while (task := self.tasks.get()) is not None:
@@ -318,7 +318,7 @@ class Worker:
             self.run(ctypes.addressof(self.slots))
 
 
-class Pool:
+class WorkerPool:
     """The workers of this process, and the calls that could use some.
 
     Who is free and who is busy is not counted but looked up, since a call may be interrupted anywhere, and must
@@ -327,14 +327,14 @@ class Pool:
 
     def __init__(self) -> None:
         self.workers: list[Worker] = []
-        self.crews: set[ref[Crew]] = set()
+        self.teams: set[ref[Team]] = set()
         self.refusal: RuntimeError | None = None  # why there is no further thread, until the log has it
         self.closed = False  # whether Python is about to end
 
     @property
-    def calling(self) -> list[Crew]:
+    def calling(self) -> list[Team]:
         """Crews of calls. A snapshot, for a signal handler may call in the midst of a walk over them."""
-        return [crew for known in list(self.crews) if (crew := known()) is not None]
+        return [team for known in list(self.teams) if (team := known()) is not None]
 
     @property
     def free(self) -> list[Worker]:
@@ -344,7 +344,7 @@ class Pool:
     @property
     def busy(self) -> int:
         """Threads that compute, or are about to."""
-        return sum(crew.inside for crew in self.calling) + len(self.workers) - len(self.free)
+        return sum(team.inside for team in self.calling) + len(self.workers) - len(self.free)
 
     def another(self) -> Worker | None:
         """A new worker; None where the system gives no thread, and where Python ends: one may never begin there."""
@@ -367,10 +367,10 @@ class Pool:
         return worker
 
 
-class Errand:
+class Task:
     """A task for a worker, who either begins it or finds it called off; then it holds nothing any more."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Work) -> None:
         self.tasks = [task]
         self.under_way = threading.Lock()
 
@@ -402,7 +402,7 @@ class Errand:
         self.under_way = threading.Lock()
 
 
-class Crew:
+class Team:
     """The workers that one call has: as many as are free, perhaps none.
 
     All threads that compute are counted. A call gets no more workers than leave the count within
@@ -418,7 +418,7 @@ class Crew:
         self.inside = True  # until the call is over; then its workers are free
         self.workers: list[Worker] = []
         self.fresh = False  # whether some of them have just been started
-        self.errands: list[Errand] = []
+        self.assigned: list[Task] = []
         self.record: Any = None  # the shared record of the call, and where it says that workers are to leave
         self.leave = 0
         self.abandoned = False  # whether this is a child that was forked amid the call
@@ -428,33 +428,33 @@ class Crew:
         if self.cores and _source in (ONE_A_CORE, OF_OPENMP):
             wanted = min(wanted, len(self.cores) - 1)
         with _lock:
-            pool.crews.add(ref(self, pool.crews.discard))
+            pool.teams.add(ref(self, pool.teams.discard))
             free, busy = pool.free, pool.busy
             if busy > limit:
-                for crew in pool.calling:
-                    crew.dismiss()
+                for team in pool.calling:
+                    team.dismiss()
             for _ in range(min(wanted, limit - busy)):
                 self.fresh = self.fresh or not free
                 worker = free.pop() if free else pool.another()
                 if worker is None:
                     break
-                worker.crew = ref(self)
+                worker.team = ref(self)
                 self.workers.append(worker)
             refusal, pool.refusal = pool.refusal, None
         if refusal is not None:
             log().info("numlstm: no further thread can be started: %s", refusal)
 
-    def start(self, tasks: list[Task], record: Any, leave: int, run: Run | None = None) -> None:
+    def start(self, tasks: list[Work], record: Any, leave: int, run: Run | None = None) -> None:
         """Give each worker a task. They are to leave when ``record[leave]`` is not 0, and may rest in ``run``."""
         self.leave, self.record = leave, record
         core = -1 if _core is None else _core()
         for worker, task in zip(self.workers, tasks, strict=True):
-            errand = Errand(task)
-            self.errands.append(errand)  # before a worker has it: an exception may come in between
+            item = Task(task)
+            self.assigned.append(item)  # before a worker has it: an exception may come in between
             worker.run = run
             if self.cores:
-                worker.keep_off(core, self.cores)
-            worker.tasks.put(errand)
+                worker.set_affinity(core, self.cores)
+            worker.tasks.put(item)
 
     def dismiss(self) -> None:
         """Let the workers leave as soon as each has finished the ticket that it holds."""
@@ -463,8 +463,8 @@ class Crew:
 
     def join(self) -> None:
         """Wait until no worker is in the call any more, and none will be."""
-        for errand in self.errands:
-            errand.join()
+        for item in self.assigned:
+            item.join()
 
     def abandon(self) -> None:
         """In a forked child, where the workers are no more: what they were at is open again, and nobody is waited for.
@@ -472,12 +472,12 @@ class Crew:
         It is the thread that calls which has forked, in a signal's handler, say, and it may go on with the call.
         """
         self.abandoned = True
-        for errand in self.errands:
-            errand.abandon()
+        for item in self.assigned:
+            item.abandon()
         if self.record is not None:
             ctypes.memset(self.record, 0, ctypes.sizeof(self.record))
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Team:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -488,8 +488,8 @@ class Crew:
         a signal's say, they are waited for: what they write to is the caller's again.
         """
         try:
-            for errand in self.errands:
-                errand.call_off()
+            for item in self.assigned:
+                item.call_off()
             if kind is not None:
                 self.dismiss()
                 self.join()
@@ -497,17 +497,17 @@ class Crew:
             self.inside = False
 
 
-# reentrant: a signal handler, or the end of a Crew, may come while this very thread holds it
+# reentrant: a signal handler, or the end of a Team, may come while this very thread holds it
 _lock = fork_safe(threading.RLock())
-_pool = Pool()
+_pool = WorkerPool()
 
 
 def _forget() -> None:
     """In a forked child: threads are not inherited. Crews of calls that were under way have nobody left."""
     global _pool
-    for crew in _pool.calling:
-        crew.abandon()
-    _pool = Pool()
+    for team in _pool.calling:
+        team.abandon()
+    _pool = WorkerPool()
 
 
 def _end() -> None:
@@ -515,8 +515,8 @@ def _end() -> None:
     with _lock:
         _pool.closed = True
         workers, _pool.workers = _pool.workers, []
-        for crew in _pool.calling:
-            crew.dismiss()
+        for team in _pool.calling:
+            team.dismiss()
     for worker in workers:
         worker.tasks.put(None)
     deadline = time.monotonic() + 1

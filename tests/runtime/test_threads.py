@@ -61,7 +61,7 @@ class Gathered:
     """Workers that a call waits for before it begins, so that all of them are there."""
 
     def __init__(self, monkeypatch):
-        task, start = engine._task, threads.Crew.start
+        task, start = engine._task, threads.Team.start
 
         def gathering(*arguments):
             run = task(*arguments)
@@ -72,25 +72,25 @@ class Gathered:
 
             return both
 
-        def starting(crew, tasks, *rest):
+        def starting(team, tasks, *rest):
             self.barrier = threading.Barrier(len(tasks) + 1)
-            start(crew, tasks, *rest)
+            start(team, tasks, *rest)
             self.barrier.wait(FOR_EVER)
-            self.crew = crew
+            self.team = team
 
         monkeypatch.setattr(engine, "_task", gathering)
-        monkeypatch.setattr(threads.Crew, "start", starting)
+        monkeypatch.setattr(threads.Team, "start", starting)
 
     def __call__(self, lstm, x, hx, count, **settings):
         """Results, and the counters of all threads together: of the call alone, for the plans are new."""
         numlstm.set_num_threads(count)
-        self.crew = None
+        self.team = None
         with planner.override(**settings):
             if lstm._panels.memo is not None:
                 lstm._panels.memo.idle.clear()
             results = lstm(x, hx)
-            if self.crew is not None:
-                self.crew.join()
+            if self.team is not None:
+                self.team.join()
             counts = sum(w.slots[: Header.LENGTH] for w in lstm._panels.memo.idle)
         return results, counts
 
@@ -136,9 +136,9 @@ def test_every_way_is_taken(gathered):
         lstm = both if forced.way == Partition.DIRECTIONS else deep
         x, hx = data(lstm)
         _, counts = gathered(lstm, x, hx, 2, split=forced)
-        team = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
+        team_plan = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
         assert counts[Header.WORK_ITEMS] > 0, name
-        assert team is None  # forgotten with the settings
+        assert team_plan is None  # forgotten with the settings
     x, hx = data(deep, steps=200)
     stolen = 0
     for _ in range(50):
@@ -158,12 +158,12 @@ def long_enough():
 def test_a_brief_call_does_not_wait_for_workers_that_it_starts(monkeypatch):
     """The next one finds them; a long one, whose work is worth it, waits."""
     started = []
-    start = threads.Crew.start
-    monkeypatch.setattr(threads.Crew, "start", lambda crew, *rest: started.append(crew) or start(crew, *rest))
+    start = threads.Team.start
+    monkeypatch.setattr(threads.Team, "start", lambda team, *rest: started.append(team) or start(team, *rest))
     for worth, calls in ((1e9, [0, 1, 2]), (0.0, [1, 2, 3])):
         lstm, x, hx, want = long_enough()
         monkeypatch.setattr(planner, "START_WORTH", worth)
-        monkeypatch.setattr(threads, "_pool", threads.Pool())
+        monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
         numlstm.set_num_threads(2)
         started.clear()
         for count in calls:
@@ -174,13 +174,13 @@ def test_a_brief_call_does_not_wait_for_workers_that_it_starts(monkeypatch):
 def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
     lstm, x, hx, want = long_enough()
     started = []
-    start = threads.Crew.start
+    start = threads.Team.start
 
-    def counting(crew, tasks, *rest):
+    def counting(team, tasks, *rest):
         started.append(len(tasks))
-        start(crew, tasks, *rest)
+        start(team, tasks, *rest)
 
-    monkeypatch.setattr(threads.Crew, "start", counting)
+    monkeypatch.setattr(threads.Team, "start", counting)
     numlstm.set_num_threads(2)
     assert equal(lstm(x, hx), want) and started == [1]
     assert equal(lstm(x, hx), want) and started == [1, 1]
@@ -205,15 +205,15 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
     asleep, results = [], []
 
     class Sleeper:
-        crew = None
-        keep_off = staticmethod(lambda core, within: None)
+        team = None
+        set_affinity = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads.Pool, "another", lambda pool: Sleeper())
-        patch.setattr(threads, "_pool", threads.Pool())
+        patch.setattr(threads.WorkerPool, "another", lambda pool: Sleeper())
+        patch.setattr(threads, "_pool", threads.WorkerPool())
         for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
             with planner.override(split=Overrides(way)):
                 results.append(lstm(x, hx))
@@ -255,7 +255,7 @@ def test_no_system_thread_is_no_error(monkeypatch):
     def refuse():
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
     monkeypatch.setattr(threads, "Worker", refuse)
     numlstm.set_num_threads(4)
     assert equal(lstm(x, hx), want)
@@ -264,21 +264,21 @@ def test_no_system_thread_is_no_error(monkeypatch):
 
 def test_workers_are_never_more_than_the_limit_leaves(monkeypatch):
     """A second caller gets none, and lets the first one's workers leave."""
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
     numlstm.set_num_threads(2)
     record = [0]
-    with threads.Crew(1) as first:
+    with threads.Team(1) as first:
         assert len(first.workers) == 1 and threads._pool.busy == 2
         first.start([lambda: None], record, 0)
-        with threads.Crew(1) as second:
+        with threads.Team(1) as second:
             assert second.workers == [] and record == [1]
             assert threads._pool.busy == 3
     assert threads._pool.busy == 0
-    with threads.Crew(5) as again:
+    with threads.Team(5) as again:
         assert again.workers == first.workers
-    with numlstm.num_threads(4), threads.Crew(5) as more:
+    with numlstm.num_threads(4), threads.Team(5) as more:
         assert len(more.workers) == 3 and threads._pool.busy == 4
-        with numlstm.num_threads(8), threads.Crew(2) as besides:
+        with numlstm.num_threads(8), threads.Team(2) as besides:
             assert len(besides.workers) == 2 and not set(besides.workers) & set(more.workers)
     first.join()
 
@@ -374,8 +374,8 @@ def test_a_caller_interrupted_by_a_signal():
     assert interrupted > 100
     assert threads._pool.busy == 0
     assert equal(lstm(x, hx), want)
-    with threads.Crew(1) as crew:
-        assert len(crew.workers) == 1
+    with threads.Team(1) as team:
+        assert len(team.workers) == 1
 
 
 def within(seconds, call):
@@ -392,8 +392,8 @@ def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
     numlstm.set_num_threads(3)
 
     class Interrupting:
-        crew = None
-        keep_off = staticmethod(lambda core, within: None)
+        team = None
+        set_affinity = staticmethod(lambda core, within: None)
 
         class tasks:
             @staticmethod
@@ -409,8 +409,8 @@ def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
             raised.append(type(error))
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads.Pool, "another", lambda pool: Interrupting())
-        patch.setattr(threads, "_pool", threads.Pool())
+        patch.setattr(threads.WorkerPool, "another", lambda pool: Interrupting())
+        patch.setattr(threads, "_pool", threads.WorkerPool())
         assert within(FOR_EVER, call)
     assert raised == [KeyboardInterrupt]
     assert equal(lstm(x, hx), want)
@@ -423,14 +423,14 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
     asleep = []
 
     class Sleeper:
-        crew = None
-        keep_off = staticmethod(lambda core, within: None)
+        team = None
+        set_affinity = staticmethod(lambda core, within: None)
 
         class tasks:
             put = staticmethod(asleep.append)
 
-    monkeypatch.setattr(threads.Pool, "another", lambda pool: Sleeper())
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads.WorkerPool, "another", lambda pool: Sleeper())
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
     for _ in range(3):
         mine = x.copy()
         held = weakref.ref(mine)
@@ -444,7 +444,7 @@ def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
     """Else nobody would know of it."""
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
     start, begun = threading.Thread.start, []
 
     def interrupted(thread):
@@ -478,8 +478,8 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
     members, plans = 1, [alone]
     if way is not None:
         with planner.override(split=Overrides(way)):
-            team = planner.make_team(panels, key, count)
-        members, plans = team.split.members, [team.caller, team.worker]
+            team_plan = planner.make_team_plan(panels, key, count)
+        members, plans = team_plan.split.members, [team_plan.caller, team_plan.worker]
     assert members == count
     for made in plans:
         assert (made.hidden + made.gates) * size * members <= 10 << 20
@@ -492,23 +492,23 @@ def test_a_call_in_the_midst_of_another_s_count_of_threads(monkeypatch):
     inner = []
 
     class Nosy:
-        def __get__(self, crew, _):
+        def __get__(self, team, _):
             if not inner:
                 inner.append(None)
                 inner.append(lstm(x, hx))
-            return vars(crew).get("inside", True)
+            return vars(team).get("inside", True)
 
-        def __set__(self, crew, value):
-            vars(crew)["inside"] = value
+        def __set__(self, team, value):
+            vars(team)["inside"] = value
 
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
-    monkeypatch.setattr(threads.Crew, "inside", Nosy(), raising=False)
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+    monkeypatch.setattr(threads.Team, "inside", Nosy(), raising=False)
     assert equal(lstm(x, hx), want)
     assert equal(inner[1], want)
 
 
 def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
-    monkeypatch.setattr(threads, "_pool", threads.Pool())
+    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
     numlstm.set_num_threads(2)
     told = threading.Event()
 
@@ -517,9 +517,9 @@ def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
             told.set()
 
     left = []
-    with threads.Crew(1) as crew:
-        (worker,) = crew.workers
-        crew.start([lambda: left.append(told.wait(FOR_EVER))], Record(), 0)
+    with threads.Team(1) as team:
+        (worker,) = team.workers
+        team.start([lambda: left.append(told.wait(FOR_EVER))], Record(), 0)
         while not worker.tasks.empty():
             time.sleep(0.001)
         threads._end()
@@ -648,10 +648,10 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
     begun, go_on, found = threading.Event(), threading.Event(), []
-    task, start = engine._task, threads.Crew.start
+    task, start = engine._task, threads.Team.start
 
-    def holding(kept, team, member, held, workspace):
-        run, record = task(kept, team, member, held, workspace), held[2]
+    def holding(kept, team_plan, member, held, workspace):
+        run, record = task(kept, team_plan, member, held, workspace), held[2]
 
         def both():
             record[Share.NEXT_CHUNK] += 1
@@ -662,8 +662,8 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
 
         return both
 
-    def forking(crew, *arguments):
-        start(crew, *arguments)
+    def forking(team, *arguments):
+        start(team, *arguments)
         assert begun.wait(FOR_EVER)
         found.append(os.fork())
         if found == [0]:
@@ -674,7 +674,7 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
 
     with monkeypatch.context() as patch, planner.override(split=Overrides(Partition.ROWS)):
         patch.setattr(engine, "_task", holding)
-        patch.setattr(threads.Crew, "start", forking)
+        patch.setattr(threads.Team, "start", forking)
         code = 1
         try:
             code = 0 if equal(lstm(x, hx), want) else 2
@@ -691,17 +691,17 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
 def test_states_that_a_fork_has_left_half_replaced_are_an_error(monkeypatch):
     lstm, x, (h, c), want = long_enough()
     numlstm.set_num_threads(2)
-    start = threads.Crew.start
+    start = threads.Team.start
 
-    def forked(crew, *arguments):
-        start(crew, *arguments)
-        for errand in crew.errands:
-            errand.join()
-        crew.abandon()
+    def forked(team, *arguments):
+        start(team, *arguments)
+        for item in team.assigned:
+            item.join()
+        team.abandon()
 
     out = np.empty_like(want[0]), h, c
     with monkeypatch.context() as patch:
-        patch.setattr(threads.Crew, "start", forked)
+        patch.setattr(threads.Team, "start", forked)
         with pytest.raises(RuntimeError, match="forked in the midst"):
             lstm(x, (h, c), out=out)
 
@@ -851,20 +851,20 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
     worker, within = threads.Worker(), {2, 3, 5}  # its thread is not started
-    worker.keep_off(-1, within)
+    worker.set_affinity(-1, within)
     assert masks == []
-    worker.keep_off(3, within)
-    worker.keep_off(3, within)
+    worker.set_affinity(3, within)
+    worker.set_affinity(3, within)
     assert masks == [{2, 5}]
-    worker.keep_off(2, within)
+    worker.set_affinity(2, within)
     assert masks == [{2, 5}, {3, 5}]
-    worker.keep_off(7, within)
+    worker.set_affinity(7, within)
     assert masks[2:] == [{2, 3, 5}]
     given[0] = {2}  # somebody else's doing
-    worker.keep_off(2, within)
+    worker.set_affinity(2, within)
     assert masks[3:] == [] and worker.steered == [{2}]
     given[0] = {2, 4}
-    worker.keep_off(4, within)
+    worker.set_affinity(4, within)
     assert masks[3:] == [{2}]
 
     def refuse(thread, cores):
@@ -872,7 +872,7 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     for core in (2, 3, 2, 3, 2):
-        worker.keep_off(core, within)
+        worker.set_affinity(core, within)
     assert worker.off == 2 and len(worker.steered) <= 2
 
 
@@ -892,15 +892,15 @@ def test_what_interrupts_the_steering_of_a_worker_changes_nothing_for_long(monke
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
     worker, interrupting = threads.Worker(), False
-    worker.keep_off(3, {2, 3})
+    worker.set_affinity(3, {2, 3})
     assert given[0] == {2}
     interrupting = True
     with pytest.raises(KeyboardInterrupt):
-        worker.keep_off(2, {2, 3})
+        worker.set_affinity(2, {2, 3})
     interrupting = False
-    worker.keep_off(3, {2, 3})
+    worker.set_affinity(3, {2, 3})
     assert given[0] == {2} and not worker.cores
-    worker.keep_off(2, {2, 3})
+    worker.set_affinity(2, {2, 3})
     assert given[0] == {3} and not worker.cores
 
 
@@ -911,13 +911,13 @@ def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: given.insert(0, set(cores)))
     worker = threads.Worker()
-    worker.keep_off(3, {2, 3})
+    worker.set_affinity(3, {2, 3})
     assert given[0] == {2}
-    worker.keep_off(2, {2})  # `taskset -a`, say
+    worker.set_affinity(2, {2})  # `taskset -a`, say
     assert given[0] == {2}
-    worker.keep_off(3, {3})  # the caller alone has been moved
+    worker.set_affinity(3, {3})  # the caller alone has been moved
     assert given[0] == {3}
-    worker.keep_off(3, {2, 3, 4})
+    worker.set_affinity(3, {2, 3, 4})
     assert given[0] == {2, 4}
 
 
@@ -939,7 +939,7 @@ counts, apart = [], []
 for core in os.sched_getaffinity(0):
     os.sched_setaffinity(0, {core})
     lstm(x)
-    with threads.Crew(1) as crew:
+    with threads.Team(1) as crew:
         counts.append(len(crew.workers))
     apart += [worker for worker in workers if os.sched_getaffinity(worker) != {core}]
 print(len(workers) > 0, set(counts), bool(apart))
@@ -1071,14 +1071,14 @@ class Phantom:
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
             panels, kept = lstm._panels, lstm._panels.memo
             key = next(iter(kept.plans.by_shape))
-            team = planner.make_team(panels, key, 2)
-        self.record = (ctypes.c_int64 * team.record)()
+            team_plan = planner.make_team_plan(panels, key, 2)
+        self.record = (ctypes.c_int64 * team_plan.record)()
         self.record[work_queue.Share.NEXT_CHUNK] = 1
-        leader = kept.lease(team.caller)
+        leader = kept.lease(team_plan.caller)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
         self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
         self.thread = threading.Thread(
-            target=engine._task(kept, team, 1, self.held, kept.lease(team.worker)), daemon=True
+            target=engine._task(kept, team_plan, 1, self.held, kept.lease(team_plan.worker)), daemon=True
         )
         self.thread.start()
 

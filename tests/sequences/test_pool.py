@@ -254,9 +254,9 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
     """Each number of sessions, in a pool of more: workers know of no rows beyond those that are present."""
     lstm, taken, company = make(**flags), [], engine._in_company
 
-    def counting(kept, team, crew, arrays, rows):
-        taken.append((team.split.way, len(crew.workers)))
-        company(kept, team, crew, arrays, rows)
+    def counting(kept, team_plan, team, arrays, rows):
+        taken.append((team_plan.split.way, len(team.workers)))
+        company(kept, team_plan, team, arrays, rows)
 
     with gathered_pool(monkeypatch, count, split=Overrides(way)):
         monkeypatch.setattr(engine, "_in_company", counting)
@@ -293,8 +293,8 @@ def test_a_planted_worker_that_does_not_know_how_many_are_present_is_noticed(mon
     """It leaves out the last one, whose step nobody else does."""
     lstm, task, left_out = make(), engine._task, 0
 
-    def ignorant(kept, team, member, held, workspace):
-        run = task(kept, team, member, held, workspace)
+    def ignorant(kept, team_plan, member, held, workspace):
+        run = task(kept, team_plan, member, held, workspace)
         workspace.words[Header.ROWS_TO] -= 1
         return run
 
@@ -759,13 +759,13 @@ class TestInterrupted:
         """States that are replaced where they are: what some threads have begun is done by the caller."""
         lstm = make(num_layers=2)
         numlstm.set_num_threads(3)
-        start, run = threads.Crew.start, engine.Workspace.run
+        start, run = threads.Team.start, engine.Workspace.run
         for when in ("before", "after"):
             pool, sessions, want = opened(lstm, 24)
             x, runs = draw(lstm, 24), []
 
-            def starting(crew, tasks, *rest, when=when):
-                start(crew, tasks, *rest)
+            def starting(team, tasks, *rest, when=when):
+                start(team, tasks, *rest)
                 if when == "before":
                     raise KeyboardInterrupt
 
@@ -777,7 +777,7 @@ class TestInterrupted:
                         raise KeyboardInterrupt
 
             with planner.override(split=Overrides(way)), monkeypatch.context() as patch:
-                patch.setattr(threads.Crew, "start", starting)
+                patch.setattr(threads.Team, "start", starting)
                 patch.setattr(engine.Workspace, "run", running)
                 with pytest.raises(KeyboardInterrupt):
                     pool.step(np.arange(24), x)
