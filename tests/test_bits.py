@@ -147,11 +147,11 @@ def test_every_path_is_taken_and_counted():
     for most in (2, 3, 4):
         count = counts[f"tiles of at most {most}"]
         known = build.REGISTERS_32 if registry.level().registers >= 32 else build.REGISTERS_16
-        assert count[Header.TALL] == max(rows for rows in known.rows if rows <= most)
+        assert count[Header.TALL] == max(rows for rows in known.mr if rows <= most)
         assert count[Header.TILES] > 0 and count[Header.TOGETHER] == 0
     for name in ("run after run", "run after run, chunks of 2", "run after run, tiles of at most 2"):
-        assert counts[name][Header.RUNS] > counts[name][Header.HOISTED] > 0, name
-    assert counts["not hoisted"][Header.RUNS] == counts["rows one by one"][Header.RUNS] == 0
+        assert counts[name][Header.K_BLOCKS] > counts[name][Header.HOISTED] > 0, name
+    assert counts["not hoisted"][Header.K_BLOCKS] == counts["rows one by one"][Header.K_BLOCKS] == 0
     assert counts["groups of 1 row"][Header.GROUPS] == 11
     assert counts["groups of 5 rows"][Header.GROUPS] == 3
     for name, count in counts.items():
@@ -167,7 +167,7 @@ def test_the_default_plan_hoists_and_fills_tiles():
     assert count[Header.HOISTED] >= 2 and count[Header.TALL] >= 3 and count[Header.SINGLE] == 0
     lstm = numlstm.LSTM(8, 520, seed=0).eval()
     _, count = run(lstm, np.zeros((2, 8, 8), np.float32))
-    assert count[Header.RUNS] >= 2
+    assert count[Header.K_BLOCKS] >= 2
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -190,9 +190,9 @@ def test_more_rows_than_take_turns_at_once():
     for far in (False, True):
         x, hx = data(lstm, 3, 4 * projection.ROWS_AT_ONCE + 5)
         want, count = run(lstm, x, hx, hoist=False)
-        assert count[Header.RUNS] == 0
+        assert count[Header.K_BLOCKS] == 0
         got, count = run(lstm, x, hx, hoist=True, runs_from=1, far=far)
-        assert count[Header.RUNS] > 0 and equal(got, want)
+        assert count[Header.K_BLOCKS] > 0 and equal(got, want)
 
 
 def test_few_rows_take_turns_where_no_cache_holds_the_panels():
@@ -202,7 +202,7 @@ def test_few_rows_take_turns_where_no_cache_holds_the_panels():
         x, hx = data(lstm, 5, rows)
         want, near = run(lstm, x, hx, hoist=True, runs_from=1, far=False)  # of the projection ahead alone
         got, far = run(lstm, x, hx, hoist=True, runs_from=1, far=True)
-        assert (far[Header.RUNS] > near[Header.RUNS]) == (rows > 1) and equal(got, want)
+        assert (far[Header.K_BLOCKS] > near[Header.K_BLOCKS]) == (rows > 1) and equal(got, want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -53,7 +53,7 @@ def by_distance(near, far):
 
         @inline
         def dot(cell, value, panels, panel, gap, count, source, stride):
-            if get(cell, Cell.FAR) > 0:
+            if get(cell, Cell.BEYOND_L2) > 0:
                 return far(value, panels, panel, gap, count, source, stride)
             return near(value, panels, panel, gap, count, source, stride)
 
@@ -116,7 +116,7 @@ def runs_of_block(simd, epilogue, shapes, chain):
     pointer_at, moved = simd.pointer_at, simd.moved
     far_rows = far_rows_at_once(simd)
     room = simd.scratch(far_rows * width)
-    height_of = next_size(shapes.rows)
+    height_of = next_size(shapes.mr)
 
     def end_kernel(height):
         tile = simd.tile(height, 4)
@@ -130,7 +130,7 @@ def runs_of_block(simd, epilogue, shapes, chain):
 
         return kernel
 
-    end = by_size(shapes.rows, {height: end_kernel(height) for height in shapes.rows})
+    end = by_size(shapes.mr, {height: end_kernel(height) for height in shapes.mr})
 
     @named("runs")
     def runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, gates):
@@ -138,8 +138,8 @@ def runs_of_block(simd, epilogue, shapes, chain):
         terms = inputs + outputs
         panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
         following = moved(panel, onward * terms * width)
-        unit, tallest, sums = block * lanes, get(plan, Header.TALLEST), room()
-        most = far_rows if get(cell, Cell.FAR) > 0 else ROWS_AT_ONCE
+        unit, tallest, sums = block * lanes, get(plan, Header.MR), room()
+        most = far_rows if get(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
         done = 0
         while done < rows:
             count = smaller(most, rows - done)

@@ -14,7 +14,7 @@ from numba import types
 
 from .compiler import inline
 from .plan_layout import Cell, Header
-from .simd import FROM_BIAS, GO_ON, SUBTOTAL, get, named, smaller, tally
+from .simd import FROM_BIAS, GO_ON, K_BLOCK, get, named, smaller, tally
 from .tile_shapes import by_size, largest_size, next_size
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
@@ -35,14 +35,14 @@ def far_rows_at_once(simd):
 def chain_by_runs(simd, shapes):
     """``chain(plan, begin, bias, sums, sums_stride, panel, following, terms, ...)`` for several tiles of rows at once.
 
-    The tiles take turns, a few runs of SUBTOTAL terms each, so that a panel that the first cache does not hold is read
+    The tiles take turns, a few runs of K_BLOCK terms each, so that a panel that the first cache does not hold is read
     once for all ``rows`` (ROWS_AT_ONCE, or those above), and at an even pace. The sums wait in memory, where those of a
     tall tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are
     ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
     """
     moved, width = simd.moved, 4 * simd.lanes
     half = width // 2
-    turn = max(1, TURN // (SUBTOTAL * width * simd.number.itemsize)) * SUBTOTAL  # in terms
+    turn = max(1, TURN // (K_BLOCK * width * simd.number.itemsize)) * K_BLOCK  # in terms
 
     def run_kernel(height):
         run = simd.tile(height, 4).run
@@ -53,12 +53,12 @@ def chain_by_runs(simd, shapes):
 
         return kernel
 
-    height_of = next_size(shapes.rows)
-    run = by_size(shapes.rows, {height: run_kernel(height) for height in shapes.rows})
+    height_of = next_size(shapes.mr)
+    run = by_size(shapes.mr, {height: run_kernel(height) for height in shapes.mr})
 
     @inline
     def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
-        tally(plan, Header.RUNS)
+        tally(plan, Header.K_BLOCKS)
         for k in range(0, terms, turn):
             count = smaller(turn, terms - k)
             later = k + turn
@@ -69,7 +69,7 @@ def chain_by_runs(simd, shapes):
                 ahead = moved(following, k * width)
             r, part = 0, 0
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.TALLEST))
+                height = height_of(rows - r, get(plan, Header.MR))
                 run(height, moved(panel, k * width), moved(ahead, part), count, moved(source, r * stride + k), stride,
                     moved(sums, r * sums_stride), sums_stride, bias, begin)  # fmt: skip
                 r += height
@@ -86,7 +86,7 @@ def input_projection(simd, shapes, chain, halved):
     only happens where kernels are ``halved``.
     """
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
-    tallest = shapes.rows[0]
+    tallest = shapes.mr[0]
 
     def tile_kernel(height, columns=4):
         tile = simd.tile(height, columns)
@@ -102,12 +102,12 @@ def input_projection(simd, shapes, chain, halved):
 
         return kernel
 
-    height_of = next_size(shapes.rows)
-    run_tile = by_size(shapes.rows, {height: tile_kernel(height) for height in shapes.rows})
+    height_of = next_size(shapes.mr)
+    run_tile = by_size(shapes.mr, {height: tile_kernel(height) for height in shapes.mr})
     half_tile, half_height_of = run_tile, height_of
     if halved:
-        half_tile = by_size(shapes.of_pairs, {height: tile_kernel(height, PAIRS) for height in shapes.of_pairs})
-        half_height_of = largest_size(shapes.of_pairs)
+        half_tile = by_size(shapes.row_pairs, {height: tile_kernel(height, PAIRS) for height in shapes.row_pairs})
+        half_height_of = largest_size(shapes.row_pairs)
 
     @named("project_runs")
     def by_runs(plan, cell, block, source, stride, count, gates, gates_stride):
@@ -129,15 +129,15 @@ def input_projection(simd, shapes, chain, halved):
         r = 0
         if block >= whole:
             while r < count:
-                height = half_height_of(count - r, get(plan, Header.TALLEST))
+                height = half_height_of(count - r, get(plan, Header.MR))
                 half_tile(height, plan, cell, block, moved(source, r * stride), stride,
                           moved(gates, r * gates_stride), gates_stride)  # fmt: skip
                 r += height
-        elif count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.RUNS_FROM):
+        elif count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.K_BLOCK_MIN):
             by_runs(plan, cell, block, source, stride, count, gates, gates_stride)
             r = count
         while r < count:
-            height = height_of(count - r, get(plan, Header.TALLEST))
+            height = height_of(count - r, get(plan, Header.MR))
             run_tile(height, plan, cell, block, moved(source, r * stride), stride,
                      moved(gates, r * gates_stride), gates_stride)  # fmt: skip
             r += height
@@ -206,9 +206,9 @@ def hidden_projection(simd, shapes):
 
         return kernel
 
-    height_of = next_size(shapes.rows)
-    wide = by_size(shapes.rows, {height: tile_kernel(height, 4) for height in shapes.rows})
-    narrow = by_size(shapes.rows, {height: tile_kernel(height, 1) for height in shapes.rows})
+    height_of = next_size(shapes.mr)
+    wide = by_size(shapes.mr, {height: tile_kernel(height, 4) for height in shapes.mr})
+    narrow = by_size(shapes.mr, {height: tile_kernel(height, 1) for height in shapes.mr})
 
     @inline
     def project(plan, cell, target, rows, begin, end):
@@ -216,7 +216,7 @@ def hidden_projection(simd, shapes):
         while block < end:
             r = 0
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.TALLEST))
+                height = height_of(rows - r, get(plan, Header.MR))
                 if end - block >= QUAD:
                     wide(height, plan, cell, block, r, target)
                 else:

@@ -13,7 +13,7 @@ rows, directions, chunks of a layer or blocks of a step from it; ``tickets`` say
 
 Arithmetic, which is the specification: for each gate and unit X starts at b_ih + b_hh and adds x_k w_k, R starts
 at 0 and adds h_k w_k, in order of k, one FMA each, the first 16 terms on the start value, each further run of 16
-summed from 0 and then added (``SUBTOTAL``). The gate is X + R. Rows, tiles and the hoisted projection only choose
+summed from 0 and then added (``K_BLOCK``). The gate is X + R. Rows, tiles and the hoisted projection only choose
 which of these chains run side by side, never the order within one.
 """
 
@@ -45,16 +45,16 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     halved = lanes >= LEAST_HALVED
     project_input = input_projection(simd, shapes, chain, halved)
     project_hidden = hidden_projection(simd, shapes)
-    height_of = next_size(shapes.rows)
-    blocks_of = next_size(shapes.together)
-    most = shapes.together[0]
-    tallest = shapes.rows[0]
+    height_of = next_size(shapes.mr)
+    blocks_of = next_size(shapes.nr)
+    most = shapes.nr[0]
+    tallest = shapes.mr[0]
     zeros = simd.splat(0)
     runs = runs_of_block(simd, epilogue, shapes, chain)
     single = recurrent_tile(simd, epilogue, 1, 1)
-    tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.rows if n > 1}
-    wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.together if n > 1}
-    tall_tile, wide_tile = by_size(shapes.rows, tall | {1: single}), by_size(shapes.together, wide | {1: single})
+    tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.mr if n > 1}
+    wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.nr if n > 1}
+    tall_tile, wide_tile = by_size(shapes.mr, tall | {1: single}), by_size(shapes.nr, wide | {1: single})
     last_tile, half_step = last_block(simd, epilogue, shapes) if halved else no_half(wide_tile)
     whole_of = whole_blocks(lanes)
 
@@ -117,8 +117,8 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         """
         by_runs = (
             get(cell, Cell.HOIST) > 0
-            and (rows > tallest or get(cell, Cell.FAR) > 0)
-            and get(cell, Cell.OUTPUTS) >= get(plan, Header.RUNS_FROM)
+            and (rows > tallest or get(cell, Cell.BEYOND_L2) > 0)
+            and get(cell, Cell.OUTPUTS) >= get(plan, Header.K_BLOCK_MIN)
         )
         onward = -1 if odd else 1
         for n in range(begin, end):
@@ -130,7 +130,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
                 r = rows
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.TALLEST))
+                height = height_of(rows - r, get(plan, Header.MR))
                 count_tile(plan, height)
                 tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
@@ -194,7 +194,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 part = begin_part(plan, phase)
                 while part >= 0:
                     b, b_end = bounds(plan, part, blocks)
-                    if rows == 1 or get(plan, Header.TALLEST) == 1:
+                    if rows == 1 or get(plan, Header.MR) == 1:
                         row_step(plan, cell, first, rows, odd, whole, b, b_end,
                                  x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     else:

@@ -23,7 +23,7 @@ from .compiler import STANDALONE, inline, standalone
 
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
-SUBTOTAL = 16
+K_BLOCK = 16
 FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how a run of terms whose sums are in memory begins
 INT64 = ir.IntType(64)
 LINE = 64  # bytes of a cache line
@@ -150,7 +150,7 @@ def emit_loop(builder, begin, end, step, state, body):
 def emit_chain(builder, zero, count, sums, term):
     """``count`` terms added to sums, ``term(k, sums)`` each, in order of k.
 
-    The first SUBTOTAL of them go on from ``sums``; every SUBTOTAL after them start from 0 and are added to it. Emitted
+    The first K_BLOCK of them go on from ``sums``; every K_BLOCK after them start from 0 and are added to it. Emitted
     at once: as a Python function, Numba would take most of a build to type it anew for every tile.
     """
 
@@ -158,11 +158,11 @@ def emit_chain(builder, zero, count, sums, term):
         return builder.select(builder.icmp_signed("<", last, count), last, count)
 
     def sub_total(first, sums):
-        part = emit_loop(builder, first, at_most(builder.add(first, INT64(SUBTOTAL))), 1, [zero] * len(sums), term)
+        part = emit_loop(builder, first, at_most(builder.add(first, INT64(K_BLOCK))), 1, [zero] * len(sums), term)
         return [builder.fadd(a, b) for a, b in zip(sums, part, strict=True)]
 
-    sums = emit_loop(builder, INT64(0), at_most(INT64(SUBTOTAL)), 1, sums, term)
-    return emit_loop(builder, INT64(SUBTOTAL), count, SUBTOTAL, sums, sub_total)
+    sums = emit_loop(builder, INT64(0), at_most(INT64(K_BLOCK)), 1, sums, term)
+    return emit_loop(builder, INT64(K_BLOCK), count, K_BLOCK, sums, sub_total)
 
 
 class Simd:
@@ -637,11 +637,11 @@ class Simd:
         @inline
         def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
             """``dot`` with the sums in memory, run after run. Half as many lines are asked for meanwhile."""
-            for first in range(0, count, SUBTOTAL):
+            for first in range(0, count, K_BLOCK):
                 value = zero()
                 if begin == FROM_BIAS:
                     value = start(bias, 0, 0)
-                for k in range(first, smaller(first + SUBTOTAL, count)):
+                for k in range(first, smaller(first + K_BLOCK, count)):
                     ask(ahead, k * columns * lanes)
                     value = fma(value, panel, k * columns * lanes, 0, source, k, stride)
                 if begin == GO_ON:

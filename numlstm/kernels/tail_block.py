@@ -122,16 +122,16 @@ def last_block(simd, epilogue, shapes):
     width, moved = 4 * simd.lanes, simd.moved
     of_half, of_pair = half_epilogue(simd), pair_epilogue(simd)
     single = recurrent_tile(simd, of_half, 1, 1, half=True)
-    wide = {n: wide_half_tile(simd, epilogue, of_half, n - 1) for n in shapes.together if n > 1}
-    tall = {n: recurrent_tile(simd, of_pair, n, 1, half=True) for n in shapes.of_pairs if n > 1}
-    last_tile, tall_tile = by_size(shapes.together, wide | {1: single}), by_size(shapes.of_pairs, tall | {1: single})
-    height_of = largest_size(shapes.of_pairs)
+    wide = {n: wide_half_tile(simd, epilogue, of_half, n - 1) for n in shapes.nr if n > 1}
+    tall = {n: recurrent_tile(simd, of_pair, n, 1, half=True) for n in shapes.row_pairs if n > 1}
+    last_tile, tall_tile = by_size(shapes.nr, wide | {1: single}), by_size(shapes.row_pairs, tall | {1: single})
+    height_of = largest_size(shapes.row_pairs)
 
     @inline
     def half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, gates):
         r = 0
         while r < rows:
-            height = height_of(rows - r, get(plan, Header.TALLEST))
+            height = height_of(rows - r, get(plan, Header.MR))
             tally(plan, Header.HALF)
             count_tile(plan, height)
             tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),

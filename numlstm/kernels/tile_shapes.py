@@ -14,18 +14,19 @@ class Shapes:
 
     ``rows``: heights of tiles of several rows x one block, tallest first, 1 last.
     ``together``: how many blocks of one row run side by side, most first, 1 last.
-    ``of_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1 last.
+    ``row_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1
+    last.
     """
 
-    rows: tuple[int, ...]
-    together: tuple[int, ...]
-    of_pairs: tuple[int, ...]
+    mr: tuple[int, ...]
+    nr: tuple[int, ...]
+    row_pairs: tuple[int, ...]
 
 
 # 16 registers: 3 rows x 4 gates + 3 splats + 1 weight; one row x 3 blocks x 4 gates, weights from memory
-REGISTERS_16 = Shapes(rows=(3, 2, 1), together=(3, 2, 1), of_pairs=(6, 4, 2, 1))
+REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1))
 # 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
-REGISTERS_32 = Shapes(rows=(6, 4, 3, 2, 1), together=(4, 3, 2, 1), of_pairs=(12, 6, 4, 2, 1))
+REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 2, 1))
 
 
 def next_size(sizes):

@@ -206,8 +206,8 @@ def make_plan(
         Header.STEPS: steps,
         Header.ROWS: rows,
         Header.GROUP: group,
-        Header.TALLEST: settings.tallest,
-        Header.RUNS_FROM: settings.runs_from or CACHE_L1 // (4 * lanes * itemsize),
+        Header.MR: settings.tallest,
+        Header.K_BLOCK_MIN: settings.runs_from or CACHE_L1 // (4 * lanes * itemsize),
     }
     for slot, value in (header | OBJECTS).items():
         slots[slot] = value
@@ -241,7 +241,7 @@ def make_plan(
         cell[Cell.PROJECTED] = config.proj_size > 0
         cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
         cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
-        cell[Cell.FAR] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
+        cell[Cell.BEYOND_L2] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
         cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
         cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
     if sizes is not None:

@@ -20,7 +20,7 @@ import numlstm
 from numlstm.cuda import device, lstm_stream, planner, runner, streams
 from numlstm.cuda.kernels import registry
 from numlstm.cuda.kernels.exact import fused
-from numlstm.cuda.kernels.lane import SUBTOTAL
+from numlstm.cuda.kernels.lane import K_BLOCK
 from numlstm.kernels import simd
 
 DTYPES = ("float32", "float64")
@@ -160,7 +160,7 @@ def test_the_fma_rounds_once(dtype):
 
 
 def test_sub_totals_are_those_of_the_cpu():
-    assert SUBTOTAL == simd.SUBTOTAL
+    assert K_BLOCK == simd.K_BLOCK
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

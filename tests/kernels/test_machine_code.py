@@ -67,12 +67,14 @@ def arithmetic(text, name):
 
 
 def check(text, shapes):
-    tallest = shapes.rows[0]
-    names = [f"recur_{rows}x1" for rows in shapes.rows] + [f"project_{rows}" for rows in shapes.rows]
-    names += [f"run_{rows}" for rows in shapes.rows]
-    names += [f"recur_{rows}x1_half" for rows in shapes.of_pairs] + [f"project_{rows}_half" for rows in shapes.of_pairs]
-    names += [f"recur_1x{blocks}_half" for blocks in shapes.together]
-    names += [f"recur_1x{blocks}" for blocks in shapes.together] + [f"hidden_{rows}x4" for rows in shapes.rows]
+    tallest = shapes.mr[0]
+    names = [f"recur_{rows}x1" for rows in shapes.mr] + [f"project_{rows}" for rows in shapes.mr]
+    names += [f"run_{rows}" for rows in shapes.mr]
+    names += [f"recur_{rows}x1_half" for rows in shapes.row_pairs] + [
+        f"project_{rows}_half" for rows in shapes.row_pairs
+    ]
+    names += [f"recur_1x{blocks}_half" for blocks in shapes.nr]
+    names += [f"recur_1x{blocks}" for blocks in shapes.nr] + [f"hidden_{rows}x4" for rows in shapes.mr]
     for name in names:
         loops = main_loops(text, name)
         assert len(loops) >= (2 if name.startswith("recur") else 1), f"{name}: a chain is missing"
@@ -105,14 +107,14 @@ def test_the_epilogue_grows_by_no_instruction(level):
 
 def test_the_check_notices_a_tile_that_does_not_fit():
     """Four rows by four gates are all 16 registers of AVX2: LLVM must spill."""
-    too_tall = Shapes(rows=(4, 1), together=(1,), of_pairs=(1,))
+    too_tall = Shapes(mr=(4, 1), nr=(1,), row_pairs=(1,))
     with pytest.raises(AssertionError, match="spills"):
         check(text("float32", "x86-64-v3", too_tall), too_tall)
 
 
 def test_the_check_notices_a_missing_function():
     with pytest.raises(AssertionError, match="no function recur_5x1"):
-        check(text("float32", "x86-64-v3"), Shapes(rows=(5, 1), together=(1,), of_pairs=(1,)))
+        check(text("float32", "x86-64-v3"), Shapes(mr=(5, 1), nr=(1,), row_pairs=(1,)))
 
 
 @pytest.mark.parametrize("level", SHAPES)

@@ -162,8 +162,8 @@ def test_every_path_is_taken_and_counted():
     counts = {name: run(net, x, hx, lengths, **forced)[1] for name, forced in FORCED.items()}
     cells, segments, steps = 2, len(set(lengths)), 7
     assert counts["hoisted, long chunks"][Header.HOISTED] == cells * segments
-    assert counts["not hoisted"][Header.HOISTED] == counts["not hoisted"][Header.RUNS] == 0
-    assert counts["run after run"][Header.RUNS] > 0
+    assert counts["not hoisted"][Header.HOISTED] == counts["not hoisted"][Header.K_BLOCKS] == 0
+    assert counts["run after run"][Header.K_BLOCKS] > 0
     assert counts["rows one by one"][Header.TILES] == 0 < counts["rows one by one"][Header.TOGETHER]
     # each group of rows takes the steps of its longest row, and no more
     groups = {"groups of 1 row": 1, "groups of 5 rows": 5}

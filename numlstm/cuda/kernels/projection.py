@@ -2,11 +2,11 @@
 
 ``target[m][n]`` is the sum over k of ``source[m][k] weights[k][n]``, from the bias or from 0. A block of threads has
 a tile of rows and columns, a thread ``HIGH`` x ``WIDE`` sums of it. A tile of terms in shared memory is one run of
-SUBTOTAL terms, so that the sub-totals of the specification cost nothing.
+K_BLOCK terms, so that the sub-totals of the specification cost nothing.
 """
 
 from ..device import cuda
-from .lane import SUBTOTAL
+from .lane import K_BLOCK
 
 
 def project_kernel(lane, across, down, high, wide, flushed):
@@ -18,7 +18,7 @@ def project_kernel(lane, across, down, high, wide, flushed):
     fma, add, flush = lane.fma, lane.add, lane.flush_h
     rows, columns = down * high, across * wide
     threads = across * down
-    source_pad, source_shape, weight_shape = rows + 1, SUBTOTAL * (rows + 1), SUBTOTAL * columns
+    source_pad, source_shape, weight_shape = rows + 1, K_BLOCK * (rows + 1), K_BLOCK * columns
 
     def project(count, batch, terms, width, source, source_at, source_step, source_row, source_term,
                 weights, weights_at, bias_at, target, target_at, target_step, target_row):  # fmt: skip
@@ -36,16 +36,16 @@ def project_kernel(lane, across, down, high, wide, flushed):
                 start = weights[bias_at + n]
             for i in range(high):
                 part[i, j] = start  # the first run goes on from it
-        for first in range(0, terms, SUBTOTAL):
-            count_here = min(SUBTOTAL, terms - first)
-            for place in range(thread, SUBTOTAL * rows, threads):
-                k, m = place % SUBTOTAL, first_row + place // SUBTOTAL
+        for first in range(0, terms, K_BLOCK):
+            count_here = min(K_BLOCK, terms - first)
+            for place in range(thread, K_BLOCK * rows, threads):
+                k, m = place % K_BLOCK, first_row + place // K_BLOCK
                 number = zero
                 if m < count and k < count_here:
                     at = source_at + (m // batch) * source_step + (m % batch) * source_row
                     number = source[at + (first + k) * source_term]
-                source_tile[k * source_pad + place // SUBTOTAL] = number
-            for place in range(thread, SUBTOTAL * columns, threads):
+                source_tile[k * source_pad + place // K_BLOCK] = number
+            for place in range(thread, K_BLOCK * columns, threads):
                 k, n = place // columns, first_column + place % columns
                 number = zero
                 if n < width and k < count_here:

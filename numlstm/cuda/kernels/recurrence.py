@@ -11,7 +11,7 @@ them from ``begin`` on; ``sign`` is -1 in the reverse direction, where every row
 """
 
 from ..device import cuda
-from .lane import SUBTOTAL
+from .lane import K_BLOCK
 
 
 def stream_kernel(lane, rows):
@@ -40,11 +40,11 @@ def stream_kernel(lane, rows):
             start = table[batch + step]
             live = table[batch + step + 1] - start
             for unit in range(thread, units, threads):
-                for run in range(0, units, SUBTOTAL):
+                for run in range(0, units, K_BLOCK):
                     for gate in range(4):
                         for r in range(rows):
                             part[gate, r] = zero
-                    for k in range(run, min(run + SUBTOTAL, units)):
+                    for k in range(run, min(run + K_BLOCK, units)):
                         for gate in range(4):
                             weight = weights[weights_at + k * width + gate * units + unit]
                             for r in range(rows):
@@ -84,7 +84,7 @@ def register_kernel(lane, units):
     """The kernel for one number of units: 4 * units threads a block, a row each."""
     scalar, zero = lane.scalar, lane.zero
     fma, add, cell = lane.fma, lane.add, lane.cell
-    width, head = 4 * units, min(SUBTOTAL, units)
+    width, head = 4 * units, min(K_BLOCK, units)
 
     def register(steps, batch, table, begin, sign, gates, gates_at, weights, weights_at,
                  target, target_at, target_step, target_start, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
@@ -107,9 +107,9 @@ def register_kernel(lane, units):
             value = zero
             for k in range(head):
                 value = fma(weight[k], h[k], value)
-            for run in range(SUBTOTAL, units, SUBTOTAL):
+            for run in range(K_BLOCK, units, K_BLOCK):
                 part = zero
-                for k in range(SUBTOTAL):
+                for k in range(K_BLOCK):
                     if run + k < units:
                         part = fma(weight[run + k], h[run + k], part)
                 value = add(value, part)

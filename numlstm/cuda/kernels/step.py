@@ -5,7 +5,7 @@ W_hr is another launch. No shared memory and no limit on sizes.
 """
 
 from ..device import cuda
-from .lane import SUBTOTAL
+from .lane import K_BLOCK
 
 
 def step_kernel(lane, rows):
@@ -20,11 +20,11 @@ def step_kernel(lane, rows):
         first, width = cuda.blockIdx.x * rows, 4 * units
         unit = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         if unit < units:
-            for begin in range(0, terms, SUBTOTAL):
+            for begin in range(0, terms, K_BLOCK):
                 for gate in range(4):
                     for r in range(rows):
                         part[gate, r] = zero
-                for k in range(begin, min(begin + SUBTOTAL, terms)):
+                for k in range(begin, min(begin + K_BLOCK, terms)):
                     for r in range(rows):
                         given = h[h_at + min(first + r, batch - 1) * h_row + k]
                         for gate in range(4):
