@@ -180,7 +180,7 @@ def test_after_an_odd_number_of_steps_blocks_are_walked_backwards(rows):
         for after in walked:
             results = np.empty((steps, rows, 70), np.float32), *(np.empty_like(state) for state in hx)
             engine.forward(lstm._panels, x[:steps], hx, *results)
-            assert lstm._panels.memo.idle[-1].slots[Header.WALKED] == after
+            assert lstm._panels.memo.idle[-1].slots[Header.SERPENTINE] == after
             assert equal(results[:1], (whole[:steps],)) and equal((results[1][0],), (whole[steps - 1],))
 
 

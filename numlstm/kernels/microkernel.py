@@ -14,7 +14,7 @@ from .projection import PAIRS, ROWS_AT_ONCE, far_rows_at_once
 from .simd import FROM_ZERO, get, greater, named, put, smaller, tally
 from .tile_shapes import by_size, next_size
 
-AHEAD = 1024  # bytes; 512 and 2048 were measured to be worse or equal
+PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 
 
 def cell_epilogue(simd):
@@ -73,7 +73,7 @@ def recurrent_tile(simd, epilogue, height, blocks, half=False):
     zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
     # several rows pass over a panel that is in cache by then; a single row waits for every line of it
     waits = height == 1 and not half
-    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=AHEAD).dot if waits else near)
+    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if waits else near)
     first, second = epilogue
     of_rows = simd.tile(height // 2, 4) if half and height > 1 else tile  # the same registers, four of each pair
     finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)

@@ -51,7 +51,7 @@ class Header(metaclass=Slots):
     BELOW = auto()  # the sequence between two layers, where output cannot serve
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
-    WALKED = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
+    SERPENTINE = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
     # how threads share a call; each has slots of its own, which differ in THREAD_INDEX and in buffers
     WAY = auto()  # one of ``Partition``
     SHARE = auto()  # address of the record of ``Share``

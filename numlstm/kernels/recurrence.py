@@ -190,7 +190,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
                 if projected:
                     h_new, h_new_stride = hidden, blocks * lanes
-                odd = (step + get(plan, Header.WALKED)) & 1 == 1
+                odd = (step + get(plan, Header.SERPENTINE)) & 1 == 1
                 part = begin_part(plan, phase)
                 while part >= 0:
                     b, b_end = bounds(plan, part, blocks)
@@ -427,7 +427,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             by_blocks(plan)
         else:
             spin_wait(plan)
-        put(plan, Header.WALKED, (get(plan, Header.WALKED) + get(plan, Header.STEPS_TO)) & 1)
+        put(plan, Header.SERPENTINE, (get(plan, Header.SERPENTINE) + get(plan, Header.STEPS_TO)) & 1)
 
     forward.compile(types.void(PLAN))
     return forward

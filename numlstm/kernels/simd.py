@@ -290,19 +290,19 @@ class Simd:
 
             return scratch
 
-        def ask(lines):
+        def prefetch(lines):
             """An instruction that asks for so many lines from an address on."""
 
             @instruction(types.void, P, at)
-            def ask(builder, pointer, index):
+            def prefetch(builder, pointer, index):
                 for n in range(lines):
                     where = builder.add(index, INT64(n * LINE // self.number.itemsize))
                     self.emit_prefetch(builder, builder.gep(pointer, [where]))
 
-            return ask
+            return prefetch
 
         self.load, self.store, self.pointer_at, self.moved = load, store, pointer_at, moved
-        self.scratch, self.ask = scratch, ask
+        self.scratch, self.prefetch = scratch, prefetch
         lanes = self.lanes
 
         @inline
@@ -632,7 +632,7 @@ class Simd:
 
             return emit_chain(builder, simd.constant(0), count, unpacked(builder, value), next_term)
 
-        ask = self.ask(max(1, size // rows * lanes * self.number.itemsize // LINE // 2))
+        prefetch = self.prefetch(max(1, size // rows * lanes * self.number.itemsize // LINE // 2))
 
         @inline
         def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
@@ -642,7 +642,7 @@ class Simd:
                 if begin == FROM_BIAS:
                     value = start(bias, 0, 0)
                 for k in range(first, smaller(first + K_BLOCK, count)):
-                    ask(ahead, k * columns * lanes)
+                    prefetch(ahead, k * columns * lanes)
                     value = fma(value, panel, k * columns * lanes, 0, source, k, stride)
                 if begin == GO_ON:
                     value = add(load(sums, 0, sums_stride, 0), value)
