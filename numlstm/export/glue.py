@@ -40,7 +40,18 @@ from numlstm.kernels.loading.build import bare_module, optimise, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.plan_layout import Cell, Header
 from numlstm.kernels.recurrence import forward_kernel
-from numlstm.kernels.simd import INT64, LINE, PLAN, get, greater, instruction, named, put, record_at, smaller
+from numlstm.kernels.simd import (
+    INT64,
+    LINE,
+    PLAN,
+    greater,
+    instruction,
+    load_slot,
+    named,
+    record_at,
+    smaller,
+    store_slot,
+)
 from numlstm.kernels.tail_block import whole_blocks
 from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32
 
@@ -166,7 +177,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         """CRC-32 of whole words, eight bytes at a time (slicing by 8)."""
         crc = 0xFFFFFFFF
         for k in range(first, end):
-            x = get(words, k) ^ crc
+            x = load_slot(words, k) ^ crc
             crc = (
                 remainder(7 * 256 + (x & 255))
                 ^ remainder(6 * 256 + (x >> 8 & 255))
@@ -182,16 +193,16 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     @inline
     def outputs_of(model):
         """Size of h."""
-        projected = get(model, Model.PROJ_SIZE)
+        projected = load_slot(model, Model.PROJ_SIZE)
         if projected > 0:
             return projected
-        return get(model, Model.HIDDEN_SIZE)
+        return load_slot(model, Model.HIDDEN_SIZE)
 
     @inline
     def inputs_of(model, layer):
         if layer == 0:
-            return get(model, Model.INPUT_SIZE)
-        return get(model, Model.NUM_DIRECTIONS) * outputs_of(model)
+            return load_slot(model, Model.INPUT_SIZE)
+        return load_slot(model, Model.NUM_DIRECTIONS) * outputs_of(model)
 
     @inline
     def blocks_of(units):
@@ -199,21 +210,21 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
 
     @inline
     def cells_of(model):
-        return get(model, Model.NUM_LAYERS) * get(model, Model.NUM_DIRECTIONS)
+        return load_slot(model, Model.NUM_LAYERS) * load_slot(model, Model.NUM_DIRECTIONS)
 
     @inline
     def panel_numbers(model, layer):
         """Numbers of the gate panels of a cell; the bias follows them."""
-        units = get(model, Model.HIDDEN_SIZE)
+        units = load_slot(model, Model.HIDDEN_SIZE)
         packed = blocks_of(units) * lanes - (blocks_of(units) - whole_of(units)) * half
         return packed * (inputs_of(model, layer) + outputs_of(model)) * 4
 
     @inline
     def cell_numbers(model, layer):
         """Numbers of all panels of a cell, as ``panels.cell_layouts`` lays them out."""
-        units = get(model, Model.HIDDEN_SIZE)
+        units = load_slot(model, Model.HIDDEN_SIZE)
         end = panel_numbers(model, layer) + blocks_of(units) * width
-        end += blocks_of(get(model, Model.PROJ_SIZE)) * units * lanes
+        end += blocks_of(load_slot(model, Model.PROJ_SIZE)) * units * lanes
         return (end + 15) & -16
 
     @inline
@@ -224,17 +235,17 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     def sizes_fit(model):
         """Whether the sizes are within their limits and the weights are as many as they say."""
         if not (
-            within(get(model, Model.INPUT_SIZE), 1, MOST_FEATURES)
-            and within(get(model, Model.HIDDEN_SIZE), 1, MOST_FEATURES)
-            and within(get(model, Model.NUM_LAYERS), 1, MOST_LAYERS)
-            and within(get(model, Model.NUM_DIRECTIONS), 1, 2)
-            and within(get(model, Model.PROJ_SIZE), 0, MOST_FEATURES)
+            within(load_slot(model, Model.INPUT_SIZE), 1, MOST_FEATURES)
+            and within(load_slot(model, Model.HIDDEN_SIZE), 1, MOST_FEATURES)
+            and within(load_slot(model, Model.NUM_LAYERS), 1, MOST_LAYERS)
+            and within(load_slot(model, Model.NUM_DIRECTIONS), 1, 2)
+            and within(load_slot(model, Model.PROJ_SIZE), 0, MOST_FEATURES)
         ):
             return False
         count = 0
-        for layer in range(get(model, Model.NUM_LAYERS)):
-            count += get(model, Model.NUM_DIRECTIONS) * cell_numbers(model, layer)
-        return get(model, Model.BYTES) == HEADER_BYTES + rounded(count * size)
+        for layer in range(load_slot(model, Model.NUM_LAYERS)):
+            count += load_slot(model, Model.NUM_DIRECTIONS) * cell_numbers(model, layer)
+        return load_slot(model, Model.BYTES) == HEADER_BYTES + rounded(count * size)
 
     def load(model, length, result):
         if word(model) == 0 or word(result) == 0:
@@ -243,19 +254,19 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
             return Code.MISALIGNED
         if length < 8:
             return Code.TRUNCATED
-        if get(model, Model.MAGIC) != MAGIC:
+        if load_slot(model, Model.MAGIC) != MAGIC:
             return Code.NOT_A_MODEL
         if length < HEADER_BYTES:
             return Code.TRUNCATED
-        if get(model, Model.VERSION) != VERSION:
+        if load_slot(model, Model.VERSION) != VERSION:
             return Code.VERSION
-        if get(model, Model.BYTES) != length or length & 7 != 0:
+        if load_slot(model, Model.BYTES) != length or length & 7 != 0:
             return Code.TRUNCATED
-        if get(model, Model.CHECKSUM) != checksum(model, Model.CHECKSUM + 1, length >> 3):
+        if load_slot(model, Model.CHECKSUM) != checksum(model, Model.CHECKSUM + 1, length >> 3):
             return Code.DAMAGED
-        if get(model, Model.NUMBER) != size:
+        if load_slot(model, Model.NUMBER) != size:
             return Code.NUMBER
-        if get(model, Model.LEVEL) != level_number:
+        if load_slot(model, Model.LEVEL) != level_number:
             return Code.LEVEL
         if not cpu_fits():
             return Code.CPU
@@ -265,38 +276,38 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         return Code.OK
 
     def input_size(model):
-        return get(model, Model.INPUT_SIZE)
+        return load_slot(model, Model.INPUT_SIZE)
 
     def hidden_size(model):
-        return get(model, Model.HIDDEN_SIZE)
+        return load_slot(model, Model.HIDDEN_SIZE)
 
     def num_layers(model):
-        return get(model, Model.NUM_LAYERS)
+        return load_slot(model, Model.NUM_LAYERS)
 
     def num_directions(model):
-        return get(model, Model.NUM_DIRECTIONS)
+        return load_slot(model, Model.NUM_DIRECTIONS)
 
     def proj_size(model):
-        return get(model, Model.PROJ_SIZE)
+        return load_slot(model, Model.PROJ_SIZE)
 
     def output_size(model):
-        return get(model, Model.NUM_DIRECTIONS) * outputs_of(model)
+        return load_slot(model, Model.NUM_DIRECTIONS) * outputs_of(model)
 
     # The plan: rules and names of runtime/planner.py ------------------------------------------------------------------
 
     @inline
     def group_of(model):
         """Rows that pass through all layers together."""
-        units, outputs = get(model, Model.HIDDEN_SIZE), outputs_of(model)
+        units, outputs = load_slot(model, Model.HIDDEN_SIZE), outputs_of(model)
         group = greater(96, working_set // (size * (units + outputs)) // 12 * 12)
-        if get(model, Model.PROJ_SIZE) > 0:
+        if load_slot(model, Model.PROJ_SIZE) > 0:
             group = smaller(group, greater(1, hidden_most // (blocks_of(units) * lanes * size)))
         return group
 
     @inline
     def hoisted_steps(model, layer, rows, steps):
         inputs, outputs = inputs_of(model, layer), outputs_of(model)
-        row_bytes = blocks_of(get(model, Model.HIDDEN_SIZE)) * width * size
+        row_bytes = blocks_of(load_slot(model, Model.HIDDEN_SIZE)) * width * size
         of_term = width * size
         by_runs = smaller(inputs, outputs) * of_term >= l1
         if steps == 1:
@@ -313,28 +324,28 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
 
     @inline
     def below_numbers(model, rows, steps):
-        if get(model, Model.NUM_LAYERS) == 1:
+        if load_slot(model, Model.NUM_LAYERS) == 1:
             return 0
         return steps * rows * output_size_of(model)
 
     @inline
     def output_size_of(model):
-        return get(model, Model.NUM_DIRECTIONS) * outputs_of(model)
+        return load_slot(model, Model.NUM_DIRECTIONS) * outputs_of(model)
 
     @named("gates_numbers")
     def gates_numbers(model, rows, steps):
         group_rows = smaller(group_of(model), rows)
         most = 0
-        for layer in range(smaller(2, get(model, Model.NUM_LAYERS))):  # the third is like the second
+        for layer in range(smaller(2, load_slot(model, Model.NUM_LAYERS))):  # the third is like the second
             hoist = hoisted_steps(model, layer, group_rows, steps)
-            most = greater(most, hoist * group_rows * blocks_of(get(model, Model.HIDDEN_SIZE)) * width)
+            most = greater(most, hoist * group_rows * blocks_of(load_slot(model, Model.HIDDEN_SIZE)) * width)
         return most
 
     @inline
     def hidden_numbers(model, rows):
-        if get(model, Model.PROJ_SIZE) == 0:
+        if load_slot(model, Model.PROJ_SIZE) == 0:
             return 0
-        return smaller(group_of(model), rows) * blocks_of(get(model, Model.HIDDEN_SIZE)) * lanes
+        return smaller(group_of(model), rows) * blocks_of(load_slot(model, Model.HIDDEN_SIZE)) * lanes
 
     @inline
     def plan_bytes(model):
@@ -343,25 +354,29 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
     @named("write_plan")
     def write_plan(plan, model, rows, steps, h, c, gates):
         """Every slot of a plan; those of a call's input and output are left open."""
-        units, outputs, directions = get(model, Model.HIDDEN_SIZE), outputs_of(model), get(model, Model.NUM_DIRECTIONS)
-        layers = get(model, Model.NUM_LAYERS)
+        units, outputs, directions = (
+            load_slot(model, Model.HIDDEN_SIZE),
+            outputs_of(model),
+            load_slot(model, Model.NUM_DIRECTIONS),
+        )
+        layers = load_slot(model, Model.NUM_LAYERS)
         group = group_of(model)
         group_rows = smaller(group, rows)
-        put(plan, Header.CELLS_TO, layers * directions)
-        put(plan, Header.STEPS_TO, steps)
-        put(plan, Header.ROWS_TO, rows)
-        put(plan, Header.STEPS, steps)
-        put(plan, Header.ROWS, rows)
-        put(plan, Header.GROUP, group)
-        put(plan, Header.MR, 1 << 30)
-        put(plan, Header.K_BLOCK_MIN, l1 // (width * size))
-        put(plan, Header.H_0, h)
-        put(plan, Header.H_N, h)
-        put(plan, Header.C_0, c)
-        put(plan, Header.C_N, c)
-        put(plan, Header.PANELS, word(model) + HEADER_BYTES)
-        put(plan, Header.GATES, gates)
-        put(plan, Header.HIDDEN, gates + rounded(size * gates_numbers(model, rows, steps)))
+        store_slot(plan, Header.CELLS_TO, layers * directions)
+        store_slot(plan, Header.STEPS_TO, steps)
+        store_slot(plan, Header.ROWS_TO, rows)
+        store_slot(plan, Header.STEPS, steps)
+        store_slot(plan, Header.ROWS, rows)
+        store_slot(plan, Header.GROUP, group)
+        store_slot(plan, Header.MR, 1 << 30)
+        store_slot(plan, Header.K_BLOCK_MIN, l1 // (width * size))
+        store_slot(plan, Header.H_0, h)
+        store_slot(plan, Header.H_N, h)
+        store_slot(plan, Header.C_0, c)
+        store_slot(plan, Header.C_N, c)
+        store_slot(plan, Header.PANELS, word(model) + HEADER_BYTES)
+        store_slot(plan, Header.GATES, gates)
+        store_slot(plan, Header.HIDDEN, gates + rounded(size * gates_numbers(model, rows, steps)))
         panel = 0
         for n in range(layers * directions):
             layer = n // directions
@@ -374,42 +389,46 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
             if layer > 0:
                 source = Header.BELOW if writes_output else Header.OUTPUT
             target, target_features = Header.OUTPUT if writes_output else Header.BELOW, directions * outputs
-            put(cell, Cell.SOURCE, source)
-            put(cell, Cell.SOURCE_ROW, source_features)
-            put(cell, Cell.TARGET, target)
-            put(cell, Cell.TARGET_ROW, target_features)
-            put(cell, Cell.TARGET_AT, direction * outputs)
-            put(cell, Cell.SOURCE_STEP, rows * source_features)
-            put(cell, Cell.TARGET_STEP, rows * target_features)
+            store_slot(cell, Cell.SOURCE, source)
+            store_slot(cell, Cell.SOURCE_ROW, source_features)
+            store_slot(cell, Cell.TARGET, target)
+            store_slot(cell, Cell.TARGET_ROW, target_features)
+            store_slot(cell, Cell.TARGET_AT, direction * outputs)
+            store_slot(cell, Cell.SOURCE_STEP, rows * source_features)
+            store_slot(cell, Cell.TARGET_STEP, rows * target_features)
             if direction > 0:
-                put(cell, Cell.SOURCE_STEP, -rows * source_features)
-                put(cell, Cell.TARGET_STEP, -rows * target_features)
-            put(cell, Cell.INPUTS, inputs)
-            put(cell, Cell.OUTPUTS, outputs)
-            put(cell, Cell.UNITS, units)
-            put(cell, Cell.PROJECTED, get(model, Model.PROJ_SIZE) > 0)
-            put(cell, Cell.PANEL, panel)
-            put(cell, Cell.BIAS, panel + panel_numbers(model, layer))
-            put(cell, Cell.HR_PANEL, panel + panel_numbers(model, layer) + blocks_of(units) * width)
-            put(cell, Cell.H_AT, n * rows * outputs)
-            put(cell, Cell.C_AT, n * rows * units)
-            put(cell, Cell.BEYOND_L2, panel_numbers(model, layer) * size > l2)
-            put(cell, Cell.HOIST, hoisted_steps(model, layer, group_rows, steps))
-            put(cell, Cell.HOIST_ROWS, group_rows)
-            put(cell, Cell.BACK, direction)
+                store_slot(cell, Cell.SOURCE_STEP, -rows * source_features)
+                store_slot(cell, Cell.TARGET_STEP, -rows * target_features)
+            store_slot(cell, Cell.INPUTS, inputs)
+            store_slot(cell, Cell.OUTPUTS, outputs)
+            store_slot(cell, Cell.UNITS, units)
+            store_slot(cell, Cell.PROJECTED, load_slot(model, Model.PROJ_SIZE) > 0)
+            store_slot(cell, Cell.PANEL, panel)
+            store_slot(cell, Cell.BIAS, panel + panel_numbers(model, layer))
+            store_slot(cell, Cell.HR_PANEL, panel + panel_numbers(model, layer) + blocks_of(units) * width)
+            store_slot(cell, Cell.H_AT, n * rows * outputs)
+            store_slot(cell, Cell.C_AT, n * rows * units)
+            store_slot(cell, Cell.BEYOND_L2, panel_numbers(model, layer) * size > l2)
+            store_slot(cell, Cell.HOIST, hoisted_steps(model, layer, group_rows, steps))
+            store_slot(cell, Cell.HOIST_ROWS, group_rows)
+            store_slot(cell, Cell.BACK, direction)
             panel += cell_numbers(model, layer)
         set_steps(plan, steps)
 
     @inline
     def set_steps(plan, steps):
         """The slots that depend on the length of a sequence."""
-        put(plan, Header.STEPS, steps)
-        put(plan, Header.STEPS_TO, steps)
-        for n in range(get(plan, Header.CELLS_TO)):
+        store_slot(plan, Header.STEPS, steps)
+        store_slot(plan, Header.STEPS_TO, steps)
+        for n in range(load_slot(plan, Header.CELLS_TO)):
             cell = record_at(plan, HEADER + n * CELL)
-            if get(cell, Cell.TARGET_STEP) < 0:  # it begins at the end
-                put(cell, Cell.SOURCE_AT, (1 - steps) * get(cell, Cell.SOURCE_STEP))
-                put(cell, Cell.TARGET_AT, get(cell, Cell.OUTPUTS) + (1 - steps) * get(cell, Cell.TARGET_STEP))
+            if load_slot(cell, Cell.TARGET_STEP) < 0:  # it begins at the end
+                store_slot(cell, Cell.SOURCE_AT, (1 - steps) * load_slot(cell, Cell.SOURCE_STEP))
+                store_slot(
+                    cell,
+                    Cell.TARGET_AT,
+                    load_slot(cell, Cell.OUTPUTS) + (1 - steps) * load_slot(cell, Cell.TARGET_STEP),
+                )
 
     # The state ----------------------------------------------------------------------------------------------------
 
@@ -419,7 +438,7 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
 
     @inline
     def c_bytes(model, rows):
-        return rounded(size * cells_of(model) * rows * get(model, Model.HIDDEN_SIZE))
+        return rounded(size * cells_of(model) * rows * load_slot(model, Model.HIDDEN_SIZE))
 
     @named("bytes_of")
     def bytes_of(model, rows, steps):
@@ -458,27 +477,27 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         c = h + h_bytes(model, rows)
         end = c + c_bytes(model, rows)
         clear(state, (end - begin) >> 3)
-        put(state, State.MODEL, word(model))
-        put(state, State.ROWS, rows)
-        put(state, State.STEPS, steps)
-        put(state, State.H, h)
-        put(state, State.C, c)
-        put(state, State.END, end)
-        put(state, State.STEP_PLAN, step_plan)
-        put(state, State.PLAN, plan)
+        store_slot(state, State.MODEL, word(model))
+        store_slot(state, State.ROWS, rows)
+        store_slot(state, State.STEPS, steps)
+        store_slot(state, State.H, h)
+        store_slot(state, State.C, c)
+        store_slot(state, State.END, end)
+        store_slot(state, State.STEP_PLAN, step_plan)
+        store_slot(state, State.PLAN, plan)
         write_plan(slots_at(plan), model, rows, steps, h, c, end)
         # of a single step, the gates are no more than those of several
-        below = get(slots_at(plan), Header.HIDDEN) + rounded(size * hidden_numbers(model, rows))
-        put(slots_at(plan), Header.BELOW, below)
+        below = load_slot(slots_at(plan), Header.HIDDEN) + rounded(size * hidden_numbers(model, rows))
+        store_slot(slots_at(plan), Header.BELOW, below)
         write_plan(slots_at(step_plan), model, rows, 1, h, c, end)
-        put(slots_at(step_plan), Header.BELOW, below)
-        put(state, State.SELF, STATE_MAGIC ^ begin)
+        store_slot(slots_at(step_plan), Header.BELOW, below)
+        store_slot(state, State.SELF, STATE_MAGIC ^ begin)
         give(result, state)
         return Code.OK
 
     @inline
     def usable(state):
-        return word(state) != 0 and word(state) & 7 == 0 and get(state, State.SELF) == STATE_MAGIC ^ word(state)
+        return word(state) != 0 and word(state) & 7 == 0 and load_slot(state, State.SELF) == STATE_MAGIC ^ word(state)
 
     @inline
     def arrays(input, output):
@@ -491,8 +510,8 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
 
     @inline
     def run(plan, input, output):
-        put(plan, Header.INPUT, input)
-        put(plan, Header.OUTPUT, output)
+        store_slot(plan, Header.INPUT, input)
+        store_slot(plan, Header.OUTPUT, output)
         run_kernel(plan)
 
     def step(state, input, output):
@@ -503,9 +522,9 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
         wrong = arrays(input, output)
         if wrong != Code.OK:
             return wrong
-        if get(slots_at(get(state, State.MODEL)), Model.NUM_DIRECTIONS) == 2:
+        if load_slot(slots_at(load_slot(state, State.MODEL)), Model.NUM_DIRECTIONS) == 2:
             return Code.BIDIRECTIONAL
-        run(slots_at(get(state, State.STEP_PLAN)), word(input), word(output))
+        run(slots_at(load_slot(state, State.STEP_PLAN)), word(input), word(output))
         return Code.OK
 
     def forward(state, steps, input, output):
@@ -513,19 +532,19 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
             return Code.NULL
         if not usable(state):
             return Code.STATE
-        model, most = slots_at(get(state, State.MODEL)), get(state, State.STEPS)
-        if steps < 0 or (steps > most and get(model, Model.NUM_DIRECTIONS) == 2):
+        model, most = slots_at(load_slot(state, State.MODEL)), load_slot(state, State.STEPS)
+        if steps < 0 or (steps > most and load_slot(model, Model.NUM_DIRECTIONS) == 2):
             return Code.STEPS
         if steps == 0:
             return Code.OK
         wrong = arrays(input, output)
         if wrong != Code.OK:
             return wrong
-        features, outputs = get(model, Model.INPUT_SIZE) * size, output_size_of(model) * size
-        rows, done = get(state, State.ROWS), 0
+        features, outputs = load_slot(model, Model.INPUT_SIZE) * size, output_size_of(model) * size
+        rows, done = load_slot(state, State.ROWS), 0
         while done < steps:
             count = smaller(most, steps - done)
-            plan = slots_at(get(state, State.PLAN) if count > 1 else get(state, State.STEP_PLAN))
+            plan = slots_at(load_slot(state, State.PLAN) if count > 1 else load_slot(state, State.STEP_PLAN))
             set_steps(plan, count)
             run(plan, word(input) + done * rows * features, word(output) + done * rows * outputs)
             done += count
@@ -536,14 +555,14 @@ def glue(number: str, level: Level, prefix: str, tuning: Tuning) -> dict:
             return Code.NULL
         if not usable(state):
             return Code.STATE
-        clear(slots_at(get(state, State.H)), (get(state, State.END) - get(state, State.H)) >> 3)
+        clear(slots_at(load_slot(state, State.H)), (load_slot(state, State.END) - load_slot(state, State.H)) >> 3)
         return Code.OK
 
     def h(state):
-        return slots_at(get(state, State.H) if usable(state) else 0)
+        return slots_at(load_slot(state, State.H) if usable(state) else 0)
 
     def c(state):
-        return slots_at(get(state, State.C) if usable(state) else 0)
+        return slots_at(load_slot(state, State.C) if usable(state) else 0)
 
     def error_text(code):
         return text(code)

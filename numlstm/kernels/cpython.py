@@ -15,7 +15,7 @@ from numba import types
 
 from .compiler import inline, standalone
 from .plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
-from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
+from .simd import INT64, PLAN, instruction, load_slot, record_at, store_slot, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
@@ -63,11 +63,11 @@ def new_array(builder, function, kind, dtype, ndim, sizes):
 @inline
 def of_its_kind(plan, box):
     """Whether the object is an array of the expected type, dtype and alignment."""
-    if word_at(box + get(plan, Header.TYPE_AT)) != get(plan, Header.TYPE):
+    if word_at(box + load_slot(plan, Header.TYPE_AT)) != load_slot(plan, Header.TYPE):
         return False
-    if word_at(box + get(plan, Header.DTYPE_AT)) != get(plan, Header.DTYPE):
+    if word_at(box + load_slot(plan, Header.DTYPE_AT)) != load_slot(plan, Header.DTYPE):
         return False
-    return word_at(box + get(plan, Header.DATA_AT)) & get(plan, Header.MISALIGNED) == 0
+    return word_at(box + load_slot(plan, Header.DATA_AT)) & load_slot(plan, Header.MISALIGNED) == 0
 
 
 @inline
@@ -75,15 +75,15 @@ def fits(plan, box, want):
     """Whether it is one of the expected sizes and strides besides."""
     if not of_its_kind(plan, box):
         return False
-    ndim = get(want, ArraySpec.NDIM)
-    if word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
+    ndim = load_slot(want, ArraySpec.NDIM)
+    if word_at(box + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
         return False
-    sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
+    sizes, strides = word_at(box + load_slot(plan, Header.SIZES_AT)), word_at(box + load_slot(plan, Header.STRIDES_AT))
     for k in range(ndim):
-        size = get(want, ArraySpec.SIZE_0 + k)
+        size = load_slot(want, ArraySpec.SIZE_0 + k)
         if word_at(sizes + 8 * k) != size:
             return False
-        if size != 1 and word_at(strides + 8 * k) != get(want, ArraySpec.STRIDE_0 + k):
+        if size != 1 and word_at(strides + 8 * k) != load_slot(want, ArraySpec.STRIDE_0 + k):
             return False
     return True
 
@@ -92,50 +92,50 @@ def boxed(forward):
     """``call(plan, boxes)`` and ``quick(self, arguments, count)`` for a kernel."""
 
     def call(plan, boxes):
-        items, absent = boxes + get(plan, Header.ITEMS_AT), get(plan, Header.ABSENT)
-        if get(plan, Header.CHECKED) != 0:
+        items, absent = boxes + load_slot(plan, Header.ITEMS_AT), load_slot(plan, Header.ABSENT)
+        if load_slot(plan, Header.CHECKED) != 0:
             if (word_at(items + 8) == absent) != (word_at(items + 16) == absent):
                 return 2
             for n in range(CHECKED_ARRAYS):
                 box = word_at(items + 8 * n)
-                want = record_at(plan, get(plan, Header.ARRAY_SPECS) + n * ARRAY_SPEC)
+                want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + n * ARRAY_SPEC)
                 if (n == 0 or box != absent) and not fits(plan, box, want):
                     return n + 1
         for n in range(ARRAYS):
             box = word_at(items + 8 * n)
             data = 0
             if box != absent:
-                data = word_at(box + get(plan, Header.DATA_AT))
-            put(plan, Header.INPUT + n, data)
+                data = word_at(box + load_slot(plan, Header.DATA_AT))
+            store_slot(plan, Header.INPUT + n, data)
         forward(plan)
         return 0
 
     @inline
     def refused(record):
         """A new reference to None: the call must go another way."""
-        none = get(record, Fastcall.NONE)
-        call_pointer(get(record, Fastcall.KEEP), none)
+        none = load_slot(record, Fastcall.NONE)
+        call_pointer(load_slot(record, Fastcall.KEEP), none)
         return none
 
     @inline
     def result(record, plan, n):
         """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
-        want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), get(plan, Header.DTYPE)
-        call_pointer(get(record, Fastcall.KEEP), dtype)
-        sizes, ndim = address_of(want, ArraySpec.SIZE_0), get(want, ArraySpec.NDIM)
-        return new_array(get(record, Fastcall.NEW_ARRAY), get(plan, Header.TYPE), dtype, ndim, sizes)
+        want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), load_slot(plan, Header.DTYPE)
+        call_pointer(load_slot(record, Fastcall.KEEP), dtype)
+        sizes, ndim = address_of(want, ArraySpec.SIZE_0), load_slot(want, ArraySpec.NDIM)
+        return new_array(load_slot(record, Fastcall.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, ndim, sizes)
 
     @inline
     def pair(record, plan, first, second):
         """The tuple of two new objects, which it takes over; 0 and Python's error, where one is 0 too."""
         made = 0
         if first != 0 and second != 0:
-            made = call_pointer(get(record, Fastcall.NEW_TUPLE), 2)
+            made = call_pointer(load_slot(record, Fastcall.NEW_TUPLE), 2)
         if made == 0:
-            call_pointer(get(record, Fastcall.DROP), first)
-            call_pointer(get(record, Fastcall.DROP), second)
+            call_pointer(load_slot(record, Fastcall.DROP), first)
+            call_pointer(load_slot(record, Fastcall.DROP), second)
             return 0
-        items = made + get(plan, Header.ITEMS_AT)
+        items = made + load_slot(plan, Header.ITEMS_AT)
         set_word(items, first)
         set_word(items + 8, second)
         return made
@@ -146,14 +146,18 @@ def boxed(forward):
         if count != 3:
             return refused(record)
         x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
-        boxes, items, data = get(plan, Header.ARRAY_SPECS), get(plan, Header.ITEMS_AT), get(plan, Header.DATA_AT)
+        boxes, items, data = (
+            load_slot(plan, Header.ARRAY_SPECS),
+            load_slot(plan, Header.ITEMS_AT),
+            load_slot(plan, Header.DATA_AT),
+        )
         if not fits(plan, x, record_at(plan, boxes)):
             return refused(record)
-        with_states = hx != get(record, Fastcall.NONE)
+        with_states = hx != load_slot(record, Fastcall.NONE)
         if with_states:
-            if word_at(hx + get(plan, Header.TYPE_AT)) != get(record, Fastcall.TUPLE):
+            if word_at(hx + load_slot(plan, Header.TYPE_AT)) != load_slot(record, Fastcall.TUPLE):
                 return refused(record)
-            if word_at(hx + get(record, Fastcall.COUNT_AT)) != 2:
+            if word_at(hx + load_slot(record, Fastcall.COUNT_AT)) != 2:
                 return refused(record)
         y = result(record, plan, 0)
         h_n, c_n = 0, 0
@@ -177,15 +181,15 @@ def boxed(forward):
             if right:
                 h_0, c_0 = word_at(h + data), word_at(c + data)
         if not right:
-            call_pointer(get(record, Fastcall.DROP), results)
+            call_pointer(load_slot(record, Fastcall.DROP), results)
             return refused(record)
-        put(plan, Header.INPUT, word_at(x + data))
-        put(plan, Header.H_0, h_0)
-        put(plan, Header.C_0, c_0)
-        put(plan, Header.OUTPUT, word_at(y + data))
-        put(plan, Header.H_N, word_at(h_n + data))
-        put(plan, Header.C_N, word_at(c_n + data))
-        put(plan, Header.PANELS, word_at(panels + data))
+        store_slot(plan, Header.INPUT, word_at(x + data))
+        store_slot(plan, Header.H_0, h_0)
+        store_slot(plan, Header.C_0, c_0)
+        store_slot(plan, Header.OUTPUT, word_at(y + data))
+        store_slot(plan, Header.H_N, word_at(h_n + data))
+        store_slot(plan, Header.C_N, word_at(c_n + data))
+        store_slot(plan, Header.PANELS, word_at(panels + data))
         forward(plan)
         return results
 

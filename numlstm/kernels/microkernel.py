@@ -11,7 +11,7 @@ from .activations import activations
 from .compiler import inline
 from .plan_layout import Cell, Header
 from .projection import PAIRS, ROWS_AT_ONCE, far_rows_at_once
-from .simd import FROM_ZERO, get, greater, named, put, smaller, tally
+from .simd import FROM_ZERO, bump_counter, greater, load_slot, named, smaller, store_slot
 from .tile_shapes import by_size, next_size
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
@@ -53,7 +53,7 @@ def by_distance(near, far):
 
         @inline
         def dot(cell, value, panels, panel, gap, count, source, stride):
-            if get(cell, Cell.BEYOND_L2) > 0:
+            if load_slot(cell, Cell.BEYOND_L2) > 0:
                 return far(value, panels, panel, gap, count, source, stride)
             return near(value, panels, panel, gap, count, source, stride)
 
@@ -80,22 +80,26 @@ def recurrent_tile(simd, epilogue, height, blocks, half=False):
 
     @named(f"recur_{height}x{blocks}" + ("_half" if half else ""))
     def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        inputs, outputs, units = (
+            load_slot(cell, Cell.INPUTS),
+            load_slot(cell, Cell.OUTPUTS),
+            load_slot(cell, Cell.UNITS),
+        )
         panels = pointer_at(plan, Header.PANELS)
         panel_gap = (inputs + outputs) * width
-        panel = get(cell, Cell.PANEL) + block * panel_gap
-        if get(cell, Cell.HOIST) > 0:
+        panel = load_slot(cell, Cell.PANEL) + block * panel_gap
+        if load_slot(cell, Cell.HOIST) > 0:
             value = load(gates, 0, width, gap)
         else:
-            value = start(panels, get(cell, Cell.BIAS) + block * width, width)
-            value = dot(cell, value, panels, panel, panel_gap, inputs, x, get(cell, Cell.SOURCE_ROW))
+            value = start(panels, load_slot(cell, Cell.BIAS) + block * width, width)
+            value = dot(cell, value, panels, panel, panel_gap, inputs, x, load_slot(cell, Cell.SOURCE_ROW))
         rest = dot(cell, zero(), panels, panel + inputs * term, panel_gap, outputs, h, h_stride)
         unit = block * lanes
-        c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units + unit)
-        if get(cell, Cell.PROJECTED) > 0:
+        c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + r * units + unit)
+        if load_slot(cell, Cell.PROJECTED) > 0:
             target_stride = (units + lanes - 1) // lanes * lanes
         else:
-            target_stride = get(cell, Cell.TARGET_ROW)
+            target_stride = load_slot(cell, Cell.TARGET_ROW)
         finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
 
     return kernel
@@ -103,8 +107,8 @@ def recurrent_tile(simd, epilogue, height, blocks, half=False):
 
 @inline
 def count_tile(plan, height):
-    tally(plan, Header.TILES if height > 1 else Header.SINGLE)
-    put(plan, Header.TALL, greater(height, get(plan, Header.TALL)))
+    bump_counter(plan, Header.TILES if height > 1 else Header.SINGLE)
+    store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
 
 
 def runs_of_block(simd, epilogue, shapes, chain):
@@ -134,12 +138,16 @@ def runs_of_block(simd, epilogue, shapes, chain):
 
     @named("runs")
     def runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, gates):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        inputs, outputs, units = (
+            load_slot(cell, Cell.INPUTS),
+            load_slot(cell, Cell.OUTPUTS),
+            load_slot(cell, Cell.UNITS),
+        )
         terms = inputs + outputs
-        panel = moved(pointer_at(plan, Header.PANELS), get(cell, Cell.PANEL) + (block * terms + inputs) * width)
+        panel = moved(pointer_at(plan, Header.PANELS), load_slot(cell, Cell.PANEL) + (block * terms + inputs) * width)
         following = moved(panel, onward * terms * width)
-        unit, tallest, sums = block * lanes, get(plan, Header.MR), room()
-        most = far_rows if get(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
+        unit, tallest, sums = block * lanes, load_slot(plan, Header.MR), room()
+        most = far_rows if load_slot(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
         done = 0
         while done < rows:
             count = smaller(most, rows - done)
@@ -150,7 +158,7 @@ def runs_of_block(simd, epilogue, shapes, chain):
                 height = height_of(count - r, tallest)
                 row = done + r
                 count_tile(plan, height)
-                c = moved(pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + (first + row) * units + unit)
+                c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + (first + row) * units + unit)
                 end(height, moved(sums, r * width), moved(gates, row * width), c, units,
                     moved(y, row * y_stride + unit), y_stride, units - unit)  # fmt: skip
                 r += height

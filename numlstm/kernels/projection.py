@@ -14,7 +14,7 @@ from numba import types
 
 from .compiler import inline
 from .plan_layout import Cell, Header
-from .simd import FROM_BIAS, GO_ON, K_BLOCK, get, named, smaller, tally
+from .simd import FROM_BIAS, GO_ON, K_BLOCK, bump_counter, load_slot, named, smaller
 from .tile_shapes import by_size, largest_size, next_size
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
@@ -58,7 +58,7 @@ def chain_by_runs(simd, shapes):
 
     @inline
     def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
-        tally(plan, Header.K_BLOCKS)
+        bump_counter(plan, Header.K_BLOCKS)
         for k in range(0, terms, turn):
             count = smaller(turn, terms - k)
             later = k + turn
@@ -69,7 +69,7 @@ def chain_by_runs(simd, shapes):
                 ahead = moved(following, k * width)
             r, part = 0, 0
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.MR))
+                height = height_of(rows - r, load_slot(plan, Header.MR))
                 run(height, moved(panel, k * width), moved(ahead, part), count, moved(source, r * stride + k), stride,
                     moved(sums, r * sums_stride), sums_stride, bias, begin)  # fmt: skip
                 r += height
@@ -94,10 +94,10 @@ def input_projection(simd, shapes, chain, halved):
 
         @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
         def kernel(plan, cell, block, source, stride, gates, gates_stride):
-            inputs = get(cell, Cell.INPUTS)
+            inputs = load_slot(cell, Cell.INPUTS)
             panels = pointer_at(plan, Header.PANELS)
-            panel = get(cell, Cell.PANEL) + block * (inputs + get(cell, Cell.OUTPUTS)) * width
-            value = start(panels, get(cell, Cell.BIAS) + block * width, 0)
+            panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+            value = start(panels, load_slot(cell, Cell.BIAS) + block * width, 0)
             store(gates, 0, gates_stride, dot(value, panels, panel, 0, inputs, source, stride))
 
         return kernel
@@ -111,10 +111,10 @@ def input_projection(simd, shapes, chain, halved):
 
     @named("project_runs")
     def by_runs(plan, cell, block, source, stride, count, gates, gates_stride):
-        inputs, panels = get(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + get(cell, Cell.OUTPUTS)) * width
-        panel = moved(panels, get(cell, Cell.PANEL) + block * panel_gap)
-        bias = moved(panels, get(cell, Cell.BIAS) + block * width)
+        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
+        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+        panel = moved(panels, load_slot(cell, Cell.PANEL) + block * panel_gap)
+        bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
         done = 0
         while done < count:
             rows = smaller(ROWS_AT_ONCE, count - done)
@@ -129,22 +129,22 @@ def input_projection(simd, shapes, chain, halved):
         r = 0
         if block >= whole:
             while r < count:
-                height = half_height_of(count - r, get(plan, Header.MR))
+                height = half_height_of(count - r, load_slot(plan, Header.MR))
                 half_tile(height, plan, cell, block, moved(source, r * stride), stride,
                           moved(gates, r * gates_stride), gates_stride)  # fmt: skip
                 r += height
-        elif count > tallest and get(cell, Cell.INPUTS) >= get(plan, Header.K_BLOCK_MIN):
+        elif count > tallest and load_slot(cell, Cell.INPUTS) >= load_slot(plan, Header.K_BLOCK_MIN):
             by_runs(plan, cell, block, source, stride, count, gates, gates_stride)
             r = count
         while r < count:
-            height = height_of(count - r, get(plan, Header.MR))
+            height = height_of(count - r, load_slot(plan, Header.MR))
             run_tile(height, plan, cell, block, moved(source, r * stride), stride,
                      moved(gates, r * gates_stride), gates_stride)  # fmt: skip
             r += height
 
     @inline
     def project(plan, cell, source, steps, rows, whole, begin, end):
-        step, row = get(cell, Cell.SOURCE_STEP), get(cell, Cell.SOURCE_ROW)
+        step, row = load_slot(cell, Cell.SOURCE_STEP), load_slot(cell, Cell.SOURCE_ROW)
         gates = pointer_at(plan, Header.GATES)
         # the longer axis is cut into tiles; both together where they are evenly spaced
         if rows == 1:
@@ -196,13 +196,13 @@ def hidden_projection(simd, shapes):
 
         @named(f"hidden_{height}x{columns}")
         def kernel(plan, cell, block, r, target):
-            units = get(cell, Cell.UNITS)
+            units = load_slot(cell, Cell.UNITS)
             padded = (units + lanes - 1) // lanes * lanes
             panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
-            panel = get(cell, Cell.HR_PANEL) + block * units * lanes
+            panel = load_slot(cell, Cell.HR_PANEL) + block * units * lanes
             value = dot(zero(), panels, panel, 0, units, moved(hidden, r * padded), padded)
-            at, stride = block * lanes, get(cell, Cell.TARGET_ROW)
-            store(value, moved(target, r * stride + at), stride, get(cell, Cell.OUTPUTS) - at)
+            at, stride = block * lanes, load_slot(cell, Cell.TARGET_ROW)
+            store(value, moved(target, r * stride + at), stride, load_slot(cell, Cell.OUTPUTS) - at)
 
         return kernel
 
@@ -216,7 +216,7 @@ def hidden_projection(simd, shapes):
         while block < end:
             r = 0
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.MR))
+                height = height_of(rows - r, load_slot(plan, Header.MR))
                 if end - block >= QUAD:
                     wide(height, plan, cell, block, r, target)
                 else:

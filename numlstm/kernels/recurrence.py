@@ -23,7 +23,7 @@ from .compiler import inline
 from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
 from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Partition, Segment, Share
 from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
-from .simd import PLAN, Simd, get, greater, named, put, record_at, smaller, tally
+from .simd import PLAN, Simd, bump_counter, greater, load_slot, named, record_at, smaller, store_slot
 from .tail_block import last_block, no_half, whole_blocks
 from .tile_shapes import by_size, next_size
 from .work_queue import claim, count_up, parallel_for, publish, serial_for, shared, waiting
@@ -58,17 +58,17 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     last_tile, half_step = last_block(simd, epilogue, shapes) if halved else no_half(wide_tile)
     whole_of = whole_blocks(lanes)
 
-    def settling(flush):
+    def flush_copying(flush):
         """``settle(target, at, source, count)``: states copied, without what ``flush`` makes 0."""
 
         @inline
-        def settle(target, at, source, count):
+        def flush_copy(target, at, source, count):
             for k in range(0, count, lanes):
                 store_part(target, at + k, flush(load_part(source, at + k, count - k)), count - k)
 
-        return settle
+        return flush_copy
 
-    settle_h, settle_c = settling(simd.flush_h), settling(simd.flush_c)
+    flush_copy_h, flush_copy_c = flush_copying(simd.flush_h), flush_copying(simd.flush_c)
 
     @inline
     def clear(target, at, count):
@@ -78,12 +78,12 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @inline
     def states(plan, cell, first, rows):
         """Initial h and c of the rows [first, first + rows), where the kernel keeps them: in h_n and c_n."""
-        outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
-        h, h_at = pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs
-        c, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + first * units
-        if get(plan, Header.H_0) != 0:
-            settle_h(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
-            settle_c(c, c_at, pointer_at(plan, Header.C_0), rows * units)
+        outputs, units = load_slot(cell, Cell.OUTPUTS), load_slot(cell, Cell.UNITS)
+        h, h_at = pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT) + first * outputs
+        c, c_at = pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + first * units
+        if load_slot(plan, Header.H_0) != 0:
+            flush_copy_h(h, h_at, pointer_at(plan, Header.H_0), rows * outputs)
+            flush_copy_c(c, c_at, pointer_at(plan, Header.C_0), rows * units)
         else:
             clear(h, h_at, rows * outputs)
             clear(c, c_at, rows * units)
@@ -96,15 +96,15 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             while done < end:
                 n = blocks_of(end - done, most)
                 block = begin + end - done - n if odd else done
-                tally(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
+                bump_counter(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
                 if block + n > whole:
-                    tally(plan, Header.HALF)
-                    last_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                    bump_counter(plan, Header.HALF)
+                    last_tile(n, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
                               moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                               moved(gates, block * gap + r * width), gap)  # fmt: skip
                     done += n
                     continue
-                wide_tile(n, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                wide_tile(n, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                           moved(gates, block * gap + r * width), gap)  # fmt: skip
                 done += n
@@ -116,9 +116,9 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         Panels that no cache holds are asked for ahead of their use by the chain that takes turns, even for one tile.
         """
         by_runs = (
-            get(cell, Cell.HOIST) > 0
-            and (rows > tallest or get(cell, Cell.BEYOND_L2) > 0)
-            and get(cell, Cell.OUTPUTS) >= get(plan, Header.K_BLOCK_MIN)
+            load_slot(cell, Cell.HOIST) > 0
+            and (rows > tallest or load_slot(cell, Cell.BEYOND_L2) > 0)
+            and load_slot(cell, Cell.OUTPUTS) >= load_slot(plan, Header.K_BLOCK_MIN)
         )
         onward = -1 if odd else 1
         for n in range(begin, end):
@@ -130,9 +130,9 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                 runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
                 r = rows
             while r < rows:
-                height = height_of(rows - r, get(plan, Header.MR))
+                height = height_of(rows - r, load_slot(plan, Header.MR))
                 count_tile(plan, height)
-                tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+                tall_tile(height, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
                           moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
                           moved(gates, block * gap + r * width), gap)  # fmt: skip
                 r += height
@@ -147,16 +147,16 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         @named(name)
         def run_cell(plan, cell, first, rows, from_step, to_step, phase):
-            outputs, units = get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+            outputs, units = load_slot(cell, Cell.OUTPUTS), load_slot(cell, Cell.UNITS)
             blocks, quads = (units + lanes - 1) // lanes, (outputs + lanes * QUAD - 1) // (lanes * QUAD)
             whole = whole_of(units)
-            source = moved(pointer_at(plan, get(cell, Cell.SOURCE)), get(cell, Cell.SOURCE_AT))
-            source = moved(source, first * get(cell, Cell.SOURCE_ROW))
-            target = moved(pointer_at(plan, get(cell, Cell.TARGET)), get(cell, Cell.TARGET_AT))
-            target = moved(target, first * get(cell, Cell.TARGET_ROW))
-            h_n = moved(pointer_at(plan, Header.H_N), get(cell, Cell.H_AT) + first * outputs)
+            source = moved(pointer_at(plan, load_slot(cell, Cell.SOURCE)), load_slot(cell, Cell.SOURCE_AT))
+            source = moved(source, first * load_slot(cell, Cell.SOURCE_ROW))
+            target = moved(pointer_at(plan, load_slot(cell, Cell.TARGET)), load_slot(cell, Cell.TARGET_AT))
+            target = moved(target, first * load_slot(cell, Cell.TARGET_ROW))
+            h_n = moved(pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT) + first * outputs)
             gates, hidden = pointer_at(plan, Header.GATES), pointer_at(plan, Header.HIDDEN)
-            hoist, projected = get(cell, Cell.HOIST), get(cell, Cell.PROJECTED) > 0
+            hoist, projected = load_slot(cell, Cell.HOIST), load_slot(cell, Cell.PROJECTED) > 0
             if from_step == 0:
                 part = begin_part(plan, phase)
                 while part >= 0:
@@ -165,18 +165,18 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     part = more(plan, phase)
                 phase = barrier(plan, phase)
             if units % lanes != 0:
-                tally(plan, Header.PART)
+                bump_counter(plan, Header.PART)
             chunk, done = 0, 0  # steps of the chunk of hoisted projection, and how many of them are done
             for step in range(from_step, to_step):
-                x = moved(source, step * get(cell, Cell.SOURCE_STEP))
-                y = moved(target, step * get(cell, Cell.TARGET_STEP))
+                x = moved(source, step * load_slot(cell, Cell.SOURCE_STEP))
+                y = moved(target, step * load_slot(cell, Cell.TARGET_STEP))
                 h, h_stride = h_n, outputs
                 if step > 0:
-                    h, h_stride = moved(y, -get(cell, Cell.TARGET_STEP)), get(cell, Cell.TARGET_ROW)
+                    h, h_stride = moved(y, -load_slot(cell, Cell.TARGET_STEP)), load_slot(cell, Cell.TARGET_ROW)
                 if hoist > 0:
                     if done == chunk:
                         chunk, done = smaller(hoist, to_step - step), 0
-                        tally(plan, Header.HOISTED)
+                        bump_counter(plan, Header.HOISTED)
                         part = begin_part(plan, phase)
                         while part >= 0:
                             b, b_end = bounds(plan, part, blocks)
@@ -187,14 +187,14 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     done += 1
                 else:
                     x_gates, gap = gates, 0
-                h_new, h_new_stride = y, get(cell, Cell.TARGET_ROW)
+                h_new, h_new_stride = y, load_slot(cell, Cell.TARGET_ROW)
                 if projected:
                     h_new, h_new_stride = hidden, blocks * lanes
-                odd = (step + get(plan, Header.SERPENTINE)) & 1 == 1
+                odd = (step + load_slot(plan, Header.SERPENTINE)) & 1 == 1
                 part = begin_part(plan, phase)
                 while part >= 0:
                     b, b_end = bounds(plan, part, blocks)
-                    if rows == 1 or get(plan, Header.MR) == 1:
+                    if rows == 1 or load_slot(plan, Header.MR) == 1:
                         row_step(plan, cell, first, rows, odd, whole, b, b_end,
                                  x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
                     else:
@@ -203,7 +203,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     part = more(plan, phase)
                 phase = barrier(plan, phase)
                 if projected:
-                    tally(plan, Header.PROJECTED)
+                    bump_counter(plan, Header.PROJECTED)
                     part = begin_part(plan, phase)
                     while part >= 0:
                         q, q_end = bounds(plan, part, quads)
@@ -211,13 +211,15 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                                        smaller(q_end * QUAD, (outputs + lanes - 1) // lanes))  # fmt: skip
                         part = more(plan, phase)
                     phase = barrier(plan, phase)
-            if to_step == get(plan, Header.STEPS):
-                y = moved(target, (to_step - 1) * get(cell, Cell.TARGET_STEP))
+            if to_step == load_slot(plan, Header.STEPS):
+                y = moved(target, (to_step - 1) * load_slot(cell, Cell.TARGET_STEP))
                 part = begin_part(plan, phase)
                 while part >= 0:
                     r_from, r_end = bounds(plan, part, rows)
                     for r in range(r_from, r_end):
-                        settle_h(moved(h_n, r * outputs), 0, moved(y, r * get(cell, Cell.TARGET_ROW)), outputs)
+                        flush_copy_h(
+                            moved(h_n, r * outputs), 0, moved(y, r * load_slot(cell, Cell.TARGET_ROW)), outputs
+                        )
                     part = more(plan, phase)
                 phase = barrier(plan, phase)
             return phase
@@ -227,17 +229,17 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @inline
     def place(segment, back, cell, own, at_slot, step_slot, row_slot):
         """Where the cell's first step in a segment stands, and how far the next one is."""
-        step = get(cell, step_slot)
+        step = load_slot(cell, step_slot)
         if step == 0:
-            step = get(segment, Segment.ROWS) * get(cell, row_slot)
-            at = get(cell, at_slot) + get(segment, Segment.BEFORE) * get(cell, row_slot)
+            step = load_slot(segment, Segment.ROWS) * load_slot(cell, row_slot)
+            at = load_slot(cell, at_slot) + load_slot(segment, Segment.BEFORE) * load_slot(cell, row_slot)
         else:
-            at = get(cell, at_slot) + get(segment, Segment.BEGIN) * step
+            at = load_slot(cell, at_slot) + load_slot(segment, Segment.BEGIN) * step
         if back:
-            at += (get(segment, Segment.STEPS) - 1) * step
+            at += (load_slot(segment, Segment.STEPS) - 1) * step
             step = -step
-        put(own, at_slot, at)
-        put(own, step_slot, step)
+        store_slot(own, at_slot, at)
+        store_slot(own, step_slot, step)
 
     def any_runner(name, spread):
         """``run(plan, n, first, rows, from_step, to_step, phase)``: as `cell_runner`, also of a packed sequence.
@@ -257,43 +259,43 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
         @named(name + "_packed")
         def run_packed(plan, cell, first, rows, phase):
-            h_0, c_0, steps = get(plan, Header.H_0), get(plan, Header.C_0), get(plan, Header.STEPS)
+            h_0, c_0, steps = load_slot(plan, Header.H_0), load_slot(plan, Header.C_0), load_slot(plan, Header.STEPS)
             part = begin_part(plan, phase)
             while part >= 0:
                 r, r_end = bounds(plan, part, rows)
                 states(plan, cell, first + r, r_end - r)
                 part = more(plan, phase)
             phase = barrier(plan, phase)
-            put(plan, Header.H_0, get(plan, Header.H_N))
-            put(plan, Header.C_0, get(plan, Header.C_N))
-            own = record_at(plan, get(plan, Header.PACKED))
+            store_slot(plan, Header.H_0, load_slot(plan, Header.H_N))
+            store_slot(plan, Header.C_0, load_slot(plan, Header.C_N))
+            own = record_at(plan, load_slot(plan, Header.PACKED))
             for slot in range(RECORD):
-                put(own, slot, get(cell, slot))
-            back, count = get(cell, Cell.BACK) > 0, get(plan, Header.SEGMENT_COUNT)
+                store_slot(own, slot, load_slot(cell, slot))
+            back, count = load_slot(cell, Cell.BACK) > 0, load_slot(plan, Header.SEGMENT_COUNT)
             for n in range(count):
                 at = count - 1 - n if back else n
-                segment = record_at(plan, get(plan, Header.PACKED) + RECORD + at * SEGMENT)
-                count_rows = smaller(rows, get(segment, Segment.ROWS) - first)
+                segment = record_at(plan, load_slot(plan, Header.PACKED) + RECORD + at * SEGMENT)
+                count_rows = smaller(rows, load_slot(segment, Segment.ROWS) - first)
                 if count_rows > 0:
-                    tally(plan, Header.SEGMENTS)
-                    of_steps = get(segment, Segment.STEPS)
+                    bump_counter(plan, Header.SEGMENTS)
+                    of_steps = load_slot(segment, Segment.STEPS)
                     place(segment, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
                     place(segment, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
                     hoist = 0
-                    if count_rows <= get(cell, Cell.HOIST_ROWS):
-                        hoist = get(cell, Cell.HOIST) // count_rows
-                    put(own, Cell.HOIST, hoist)
-                    put(plan, Header.STEPS, of_steps)
+                    if count_rows <= load_slot(cell, Cell.HOIST_ROWS):
+                        hoist = load_slot(cell, Cell.HOIST) // count_rows
+                    store_slot(own, Cell.HOIST, hoist)
+                    store_slot(plan, Header.STEPS, of_steps)
                     phase = run_cell(plan, own, first, count_rows, 0, of_steps, phase)
-            put(plan, Header.H_0, h_0)
-            put(plan, Header.C_0, c_0)
-            put(plan, Header.STEPS, steps)
+            store_slot(plan, Header.H_0, h_0)
+            store_slot(plan, Header.C_0, c_0)
+            store_slot(plan, Header.STEPS, steps)
             return phase
 
         @inline
         def run(plan, n, first, rows, from_step, to_step, phase):
             cell = cell_at(plan, n)
-            if get(plan, Header.PACKED) != 0:
+            if load_slot(plan, Header.PACKED) != 0:
                 return run_packed(plan, cell, first, rows, phase)
             return run_cell(plan, cell, first, rows, from_step, to_step, phase)
 
@@ -308,23 +310,23 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @inline
     def group_rows(plan, first, end):
         """How many rows from ``first`` on pass through all layers together."""
-        tally(plan, Header.GROUPS)
-        return smaller(get(plan, Header.GROUP), end - first)
+        bump_counter(plan, Header.GROUPS)
+        return smaller(load_slot(plan, Header.GROUP), end - first)
 
     @named("rows")
     def run_rows(plan, row, end):
         """The rows [row, end) through all cells, by this thread."""
-        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
-        for first in range(row, end, get(plan, Header.GROUP)):
+        from_step, to_step = load_slot(plan, Header.STEPS_FROM), load_slot(plan, Header.STEPS_TO)
+        for first in range(row, end, load_slot(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
-            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
+            for n in range(load_slot(plan, Header.CELLS_FROM), load_slot(plan, Header.CELLS_TO)):
                 run_alone(plan, n, first, rows, from_step, to_step, 0)
 
     if pause is None:
 
         @named("forward_alone")
         def forward_alone(plan):
-            run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
+            run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO))
 
         forward_alone.compile(types.void(PLAN))
         return forward_alone
@@ -336,10 +338,10 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("by_rows")
     def by_rows(plan):
         """One phase, whose tickets are rows."""
-        of_a_ticket, end = get(plan, Header.CHUNK_ROWS), get(plan, Header.ROWS_TO)
+        of_a_ticket, end = load_slot(plan, Header.CHUNK_ROWS), load_slot(plan, Header.ROWS_TO)
         part = claim(plan, 0)
         while part >= 0:
-            first = get(plan, Header.ROWS_FROM) + part * of_a_ticket
+            first = load_slot(plan, Header.ROWS_FROM) + part * of_a_ticket
             run_rows(plan, first, smaller(first + of_a_ticket, end))
             part = more(plan, 0)
         barrier(plan, 0)
@@ -347,11 +349,11 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("by_directions")
     def by_directions(plan):
         """A phase for each layer, whose two tickets are directions."""
-        phase, end = 0, get(plan, Header.ROWS_TO)
-        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
-        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+        phase, end = 0, load_slot(plan, Header.ROWS_TO)
+        from_step, to_step = load_slot(plan, Header.STEPS_FROM), load_slot(plan, Header.STEPS_TO)
+        for first in range(load_slot(plan, Header.ROWS_FROM), end, load_slot(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
-            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO), 2):
+            for n in range(load_slot(plan, Header.CELLS_FROM), load_slot(plan, Header.CELLS_TO), 2):
                 part = claim(plan, phase)
                 while part >= 0:
                     run_alone(plan, n + part, first, rows, from_step, to_step, 0)
@@ -370,11 +372,11 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         the layer two below has put out, so that one must have begun its next chunk from there: it waits until that is
         done. All of these have earlier tickets.
         """
-        phase, end, layers = 0, get(plan, Header.ROWS_TO), get(plan, Header.CELLS_TO)
-        steps, of_a_chunk = get(plan, Header.STEPS_TO), get(plan, Header.CHUNK_STEPS)
+        phase, end, layers = 0, load_slot(plan, Header.ROWS_TO), load_slot(plan, Header.CELLS_TO)
+        steps, of_a_chunk = load_slot(plan, Header.STEPS_TO), load_slot(plan, Header.CHUNK_STEPS)
         chunks = (steps + of_a_chunk - 1) // of_a_chunk
-        progress = shared(plan, Share.NEXT_CHUNK + LINE_SLOTS * get(plan, Header.RANGES))
-        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+        progress = shared(plan, Share.NEXT_CHUNK + LINE_SLOTS * load_slot(plan, Header.RANGES))
+        for first in range(load_slot(plan, Header.ROWS_FROM), end, load_slot(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
             before = phase * chunks  # of the groups before
             part = claim(plan, phase)
@@ -393,7 +395,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
                     wave_wait(plan, progress, layer - 1, before + chunk + 1)
                 if layer > 1:
                     wave_wait(plan, progress, layer - 2, before + smaller(chunk + 2, chunks))
-                tally(plan, Header.WAVEFRONT)
+                bump_counter(plan, Header.WAVEFRONT)
                 run_alone(plan, layer, first, rows,
                           chunk * of_a_chunk, smaller((chunk + 1) * of_a_chunk, steps), 0)  # fmt: skip
                 publish(progress + 8 * LINE_SLOTS * layer, before + chunk + 1)
@@ -403,20 +405,20 @@ def forward_kernel(number, lanes, shapes, fused, pause):
     @named("by_blocks")
     def by_blocks(plan):
         """Every step of every cell is a phase, whose tickets are hidden blocks."""
-        phase, end = 0, get(plan, Header.ROWS_TO)
-        from_step, to_step = get(plan, Header.STEPS_FROM), get(plan, Header.STEPS_TO)
-        for first in range(get(plan, Header.ROWS_FROM), end, get(plan, Header.GROUP)):
+        phase, end = 0, load_slot(plan, Header.ROWS_TO)
+        from_step, to_step = load_slot(plan, Header.STEPS_FROM), load_slot(plan, Header.STEPS_TO)
+        for first in range(load_slot(plan, Header.ROWS_FROM), end, load_slot(plan, Header.GROUP)):
             rows = group_rows(plan, first, end)
-            for n in range(get(plan, Header.CELLS_FROM), get(plan, Header.CELLS_TO)):
+            for n in range(load_slot(plan, Header.CELLS_FROM), load_slot(plan, Header.CELLS_TO)):
                 phase = run_together(plan, n, first, rows, from_step, to_step, phase)
 
     @named("forward")
     def forward(plan):
-        way = get(plan, Header.WAY)
-        if get(plan, Header.EPOCH) != 0 and way != Partition.SPIN and get(plan, Header.THREAD_INDEX) == 0:
-            count_up(get(plan, Header.EPOCH))
+        way = load_slot(plan, Header.WAY)
+        if load_slot(plan, Header.EPOCH) != 0 and way != Partition.SPIN and load_slot(plan, Header.THREAD_INDEX) == 0:
+            count_up(load_slot(plan, Header.EPOCH))
         if way == Partition.SERIAL:
-            run_rows(plan, get(plan, Header.ROWS_FROM), get(plan, Header.ROWS_TO))
+            run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO))
         elif way == Partition.ROWS:
             by_rows(plan)
         elif way == Partition.DIRECTIONS:
@@ -427,7 +429,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             by_blocks(plan)
         else:
             spin_wait(plan)
-        put(plan, Header.SERPENTINE, (get(plan, Header.SERPENTINE) + get(plan, Header.STEPS_TO)) & 1)
+        store_slot(plan, Header.SERPENTINE, (load_slot(plan, Header.SERPENTINE) + load_slot(plan, Header.STEPS_TO)) & 1)
 
     forward.compile(types.void(PLAN))
     return forward

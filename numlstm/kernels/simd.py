@@ -77,20 +77,20 @@ def instruction(result, *arguments):
 
 
 @instruction(types.int64, PLAN, types.int64)
-def get(builder, plan, slot):
+def load_slot(builder, plan, slot):
     """``plan[slot]``."""
     return builder.load(builder.gep(plan, [slot]))
 
 
 @instruction(types.void, PLAN, types.int64)
-def tally(builder, plan, slot):
+def bump_counter(builder, plan, slot):
     """Add 1 to a counter in the plan."""
     where = builder.gep(plan, [slot])
     builder.store(builder.add(builder.load(where), INT64(1)), where)
 
 
 @instruction(types.void, PLAN, types.int64, types.int64)
-def put(builder, plan, slot, value):
+def store_slot(builder, plan, slot, value):
     """``plan[slot] = value``."""
     builder.store(value, builder.gep(plan, [slot]))
 

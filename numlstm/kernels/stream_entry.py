@@ -18,7 +18,7 @@ from numba import types
 from .compiler import inline, standalone
 from .cpython import ARRAY_SPEC, address_of, call_pointer, new_array, of_its_kind, slots_at
 from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
-from .simd import INT64, PLAN, get, instruction, put, record_at, word_at
+from .simd import INT64, PLAN, instruction, load_slot, record_at, store_slot, word_at
 from .work_queue import exchange as compare_and_set
 from .work_queue import publish
 
@@ -63,57 +63,60 @@ def streamed(forward):
         """How many axes an array that is right so far has, or 0."""
         if not of_its_kind(plan, box):
             return 0
-        axes = word_at(box + get(plan, Header.NDIM_AT)) & 0xFFFFFFFF
+        axes = word_at(box + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
         return axes if axes <= MOST_AXES else 0
 
     @inline
     def steps_of(stream, plan, box, axes):
         """How many steps an array of so many axes has; 0 where its shape or its strides are wrong, or it has more."""
-        want = record_at(plan, get(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
-        sizes, strides = word_at(box + get(plan, Header.SIZES_AT)), word_at(box + get(plan, Header.STRIDES_AT))
+        want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
+        sizes, strides = (
+            word_at(box + load_slot(plan, Header.SIZES_AT)),
+            word_at(box + load_slot(plan, Header.STRIDES_AT)),
+        )
         steps = 1
-        if get(want, ArraySpec.NDIM) != axes:
+        if load_slot(want, ArraySpec.NDIM) != axes:
             return 0
         for k in range(axes):
-            size, wanted = word_at(sizes + 8 * k), get(want, ArraySpec.SIZE_0 + k)
+            size, wanted = word_at(sizes + 8 * k), load_slot(want, ArraySpec.SIZE_0 + k)
             if wanted == 0:
                 steps = size
             elif size != wanted:
                 return 0
-            if size != 1 and word_at(strides + 8 * k) != get(want, ArraySpec.STRIDE_0 + k):
+            if size != 1 and word_at(strides + 8 * k) != load_slot(want, ArraySpec.STRIDE_0 + k):
                 return 0
-            put(stream, StreamSlots.SIZE_0 + k, size)
-        put(stream, StreamSlots.SIZE_0 + axes - 1, get(stream, StreamSlots.OUTPUTS))
-        return steps if steps <= get(stream, StreamSlots.MOST_STEPS) else 0
+            store_slot(stream, StreamSlots.SIZE_0 + k, size)
+        store_slot(stream, StreamSlots.SIZE_0 + axes - 1, load_slot(stream, StreamSlots.OUTPUTS))
+        return steps if steps <= load_slot(stream, StreamSlots.MOST_STEPS) else 0
 
     @inline
     def result(stream, plan, axes):
         """A new array of the sizes that ``steps_of`` has left, its numbers not set; or 0 and Python's error."""
-        dtype = get(plan, Header.DTYPE)
-        call_pointer(get(stream, StreamSlots.KEEP), dtype)
+        dtype = load_slot(plan, Header.DTYPE)
+        call_pointer(load_slot(stream, StreamSlots.KEEP), dtype)
         sizes = address_of(stream, StreamSlots.SIZE_0)
-        return new_array(get(stream, StreamSlots.NEW_ARRAY), get(plan, Header.TYPE), dtype, axes, sizes)
+        return new_array(load_slot(stream, StreamSlots.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, axes, sizes)
 
     @inline
     def run(stream, plan, steps):
         """So many steps, from ``INPUT`` to ``OUTPUT`` on."""
-        let_go, thread = steps > get(stream, StreamSlots.HELD_STEPS), 0
+        let_go, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
         if let_go:
-            thread = ask_pointer(get(stream, StreamSlots.SAVE))
+            thread = ask_pointer(load_slot(stream, StreamSlots.SAVE))
         while True:
             forward(plan)
             steps -= 1
             if steps == 0:
                 break
-            put(plan, Header.INPUT, get(plan, Header.INPUT) + get(stream, StreamSlots.INPUT_STEP))
-            put(plan, Header.OUTPUT, get(plan, Header.OUTPUT) + get(stream, StreamSlots.OUTPUT_STEP))
+            store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
+            store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
         if let_go:
-            call_pointer(get(stream, StreamSlots.RESTORE), thread)
+            call_pointer(load_slot(stream, StreamSlots.RESTORE), thread)
 
     def live(self, x):
         stream = slots_at(word_at(self + SELF_DATA))
         plan = record_at(stream, STREAM_SLOTS)
-        made, axes, steps = get(stream, StreamSlots.NONE), 0, 0
+        made, axes, steps = load_slot(stream, StreamSlots.NONE), 0, 0
         if x != 0:
             axes = axes_of(plan, x)
             if axes > 0:
@@ -121,20 +124,24 @@ def streamed(forward):
         if steps > 0:
             made = result(stream, plan, axes)
         else:
-            call_pointer(get(stream, StreamSlots.KEEP), made)
+            call_pointer(load_slot(stream, StreamSlots.KEEP), made)
         if made == 0 or (x != 0 and steps == 0):
             return made
         if not enter(stream):
-            call_pointer(get(stream, StreamSlots.DROP), made)
-            set_error(get(stream, StreamSlots.RAISE), get(stream, StreamSlots.ERROR), get(stream, StreamSlots.TEXT))
+            call_pointer(load_slot(stream, StreamSlots.DROP), made)
+            set_error(
+                load_slot(stream, StreamSlots.RAISE),
+                load_slot(stream, StreamSlots.ERROR),
+                load_slot(stream, StreamSlots.TEXT),
+            )
             return 0
         if x != 0:
-            data = get(plan, Header.DATA_AT)
-            put(plan, Header.INPUT, word_at(x + data))
-            put(plan, Header.OUTPUT, word_at(made + data))
+            data = load_slot(plan, Header.DATA_AT)
+            store_slot(plan, Header.INPUT, word_at(x + data))
+            store_slot(plan, Header.OUTPUT, word_at(made + data))
             run(stream, plan, steps)
-            put(plan, Header.INPUT, get(stream, StreamSlots.INPUT))
-            put(plan, Header.OUTPUT, get(stream, StreamSlots.OUTPUT))
+            store_slot(plan, Header.INPUT, load_slot(stream, StreamSlots.INPUT))
+            store_slot(plan, Header.OUTPUT, load_slot(stream, StreamSlots.OUTPUT))
         else:
             run(stream, plan, 1)
         leave(stream)

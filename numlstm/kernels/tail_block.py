@@ -14,7 +14,7 @@ from .compiler import inline
 from .microkernel import cell_epilogue, count_tile, recurrent_tile
 from .plan_layout import LEAST_HALVED, Cell, Header
 from .projection import PAIRS
-from .simd import get, named, tally
+from .simd import bump_counter, load_slot, named
 from .tile_shapes import by_size, largest_size
 
 
@@ -89,21 +89,25 @@ def wide_half_tile(simd, epilogue, of_half, others):
 
     @named(f"recur_1x{others + 1}_half")
     def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
-        inputs, outputs, units = get(cell, Cell.INPUTS), get(cell, Cell.OUTPUTS), get(cell, Cell.UNITS)
+        inputs, outputs, units = (
+            load_slot(cell, Cell.INPUTS),
+            load_slot(cell, Cell.OUTPUTS),
+            load_slot(cell, Cell.UNITS),
+        )
         panels = pointer_at(plan, Header.PANELS)
         panel_gap = (inputs + outputs) * width
-        panel = get(cell, Cell.PANEL) + block * panel_gap
+        panel = load_slot(cell, Cell.PANEL) + block * panel_gap
         last_panel = panel + others * panel_gap
-        if get(cell, Cell.HOIST) > 0:
+        if load_slot(cell, Cell.HOIST) > 0:
             value, ending = load(gates, 0, width, gap), last_load(gates, others * gap, half_width, 0)
         else:
-            bias = get(cell, Cell.BIAS) + block * width
+            bias = load_slot(cell, Cell.BIAS) + block * width
             value, ending = start(panels, bias, width), last_start(panels, bias + others * width, 0)
             value, ending = dot(value, ending, panels, panel, panel_gap, last_panel, inputs, x)
         rest, last_rest = dot(zero(), last_zero(), panels, panel + inputs * width, panel_gap,
                               last_panel + inputs * half_width, outputs, h)  # fmt: skip
         unit, of_last = block * lanes, (block + others) * lanes
-        c_n, c_at = pointer_at(plan, Header.C_N), get(cell, Cell.C_AT) + r * units
+        c_n, c_at = pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + r * units
         c_last, y_last, left = moved(c_n, c_at + of_last), moved(y, of_last), units - of_last
         i_and_f, g_and_o = last_add(ending, last_rest)
         parts = begin_last(i_and_f, g_and_o, 0, 0, c_last, 0, y_last, 0, left)
@@ -131,10 +135,10 @@ def last_block(simd, epilogue, shapes):
     def half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, gates):
         r = 0
         while r < rows:
-            height = height_of(rows - r, get(plan, Header.MR))
-            tally(plan, Header.HALF)
+            height = height_of(rows - r, load_slot(plan, Header.MR))
+            bump_counter(plan, Header.HALF)
             count_tile(plan, height)
-            tall_tile(height, plan, cell, block, first + r, moved(x, r * get(cell, Cell.SOURCE_ROW)),
+            tall_tile(height, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
                       moved(h, r * h_stride), h_stride, moved(y, r * y_stride), moved(gates, r * width), 0)  # fmt: skip
             r += height
 

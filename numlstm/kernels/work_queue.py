@@ -17,7 +17,7 @@ from numba.core import cgutils, types
 
 from .compiler import inline
 from .plan_layout import LINE_SLOTS, Header, Share
-from .simd import INT64, get, instruction, named, tally
+from .simd import INT64, bump_counter, instruction, load_slot, named
 
 SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
 
@@ -71,19 +71,23 @@ def pausing(pause):
 @inline
 def shared(plan, slot):
     """Address of a slot of the shared record."""
-    return get(plan, Header.SHARE) + 8 * slot
+    return load_slot(plan, Header.SHARE) + 8 * slot
 
 
 @inline
 def leaves(plan):
     """Whether this thread is a worker and is wanted elsewhere. The caller itself never leaves."""
-    return get(plan, Header.THREAD_INDEX) > 0 and seen(shared(plan, Share.LEAVE)) != 0
+    return load_slot(plan, Header.THREAD_INDEX) > 0 and seen(shared(plan, Share.LEAVE)) != 0
 
 
 @named("claim")
 def claim(plan, phase):
     """The number of a ticket of this phase that nobody else has, or -1."""
-    num_chunks, ranges, member = get(plan, Header.NUM_CHUNKS), get(plan, Header.RANGES), get(plan, Header.THREAD_INDEX)
+    num_chunks, ranges, member = (
+        load_slot(plan, Header.NUM_CHUNKS),
+        load_slot(plan, Header.RANGES),
+        load_slot(plan, Header.THREAD_INDEX),
+    )
     if seen(shared(plan, Share.DONE)) >= (phase + 1) * num_chunks or leaves(plan):
         return -1
     for n in range(ranges):
@@ -95,9 +99,9 @@ def claim(plan, phase):
         while claimed < (phase + 1) * size:
             before = exchange(counter, claimed, claimed + 1)
             if before == claimed:
-                tally(plan, Header.WORK_ITEMS)
+                bump_counter(plan, Header.WORK_ITEMS)
                 if n > 0:
-                    tally(plan, Header.STOLEN)
+                    bump_counter(plan, Header.STOLEN)
                 return first + claimed - phase * size
             claimed = before
     return -1
@@ -116,15 +120,15 @@ def waiting(pause):
                 return
             relax(spins)
             spins += 1
-            if spins > SPINS and get(plan, Header.YIELD) != 0:
-                tally(plan, Header.YIELDS)
-                call_at(get(plan, Header.YIELD))
+            if spins > SPINS and load_slot(plan, Header.YIELD) != 0:
+                bump_counter(plan, Header.YIELDS)
+                call_at(load_slot(plan, Header.YIELD))
 
     @named("rest")
     def spin_wait(plan):
         """Until another call begins, or the worker has looked often enough and is to sleep."""
-        for look in range(get(plan, Header.CHUNK_STEPS)):
-            if seen(get(plan, Header.EPOCH)) != get(plan, Header.NUM_CHUNKS):
+        for look in range(load_slot(plan, Header.CHUNK_STEPS)):
+            if seen(load_slot(plan, Header.EPOCH)) != load_slot(plan, Header.NUM_CHUNKS):
                 return
             relax(look)
 
@@ -145,13 +149,13 @@ def parallel_for(wait):
 
     @inline
     def bounds(plan, part, count):
-        num_chunks = get(plan, Header.NUM_CHUNKS)
+        num_chunks = load_slot(plan, Header.NUM_CHUNKS)
         return part * count // num_chunks, (part + 1) * count // num_chunks
 
     @inline
     def barrier(plan, phase):
-        tally(plan, Header.PHASES)
-        wait(plan, shared(plan, Share.DONE), (phase + 1) * get(plan, Header.NUM_CHUNKS), True)
+        bump_counter(plan, Header.PHASES)
+        wait(plan, shared(plan, Share.DONE), (phase + 1) * load_slot(plan, Header.NUM_CHUNKS), True)
         return phase + 1
 
     return SimpleNamespace(begin=claim, more=more, bounds=bounds, barrier=barrier)

@@ -27,7 +27,7 @@ from numlstm.kernels import work_queue
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.plan_layout import Header, Partition, Share
-from numlstm.kernels.simd import get, tally
+from numlstm.kernels.simd import bump_counter, load_slot
 from numlstm.runtime import engine, planner, schedule, threads
 from numlstm.runtime.schedule import Overrides
 
@@ -1135,10 +1135,10 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
         """Every ticket is claimed twice."""
         counter = work_queue.shared(plan, work_queue.Share.LEAVE + 1)
         taken = work_queue.seen(counter)
-        if taken >= 2 * get(plan, Header.NUM_CHUNKS):
+        if taken >= 2 * load_slot(plan, Header.NUM_CHUNKS):
             return -1
         work_queue.publish(counter, taken + 1)
-        tally(plan, Header.WORK_ITEMS)
+        bump_counter(plan, Header.WORK_ITEMS)
         return taken // 2
 
     def twice(wait):

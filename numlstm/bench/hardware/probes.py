@@ -20,7 +20,7 @@ from numba.core import types
 from numlstm.kernels.compiler import standalone
 from numlstm.kernels.loading import registry
 from numlstm.kernels.loading.build import bare_module, optimise
-from numlstm.kernels.simd import PLAN, Simd, get, instruction
+from numlstm.kernels.simd import PLAN, Simd, instruction, load_slot
 
 STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
 INT64 = ir.IntType(64)
@@ -93,7 +93,7 @@ def fma_kernel(dtype: str, lanes: int, chains: int, fused: bool) -> Kernel:
     def kernel(plan):  # type: ignore[no-untyped-def]
         numbers = pointer_at(plan, 1)
         factor, addend, sums = load(numbers, 0), load(numbers, lanes), begin(numbers)
-        for _ in range(get(plan, 0)):
+        for _ in range(load_slot(plan, 0)):
             sums = step(sums, factor, addend)
         store(pointer_at(plan, 2), 0, total(sums))
 
@@ -122,8 +122,8 @@ def read_kernel(width: int) -> Kernel:
 
     def kernel(plan):  # type: ignore[no-untyped-def]
         numbers, sums = pointer_at(plan, 1), zero()
-        for _ in range(get(plan, 0)):
-            for at in range(0, get(plan, 3), pace):
+        for _ in range(load_slot(plan, 0)):
+            for at in range(0, load_slot(plan, 3), pace):
                 sums = step(sums, numbers, at)
         store(pointer_at(plan, 2), 0, total(sums))
 
