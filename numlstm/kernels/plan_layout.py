@@ -73,7 +73,7 @@ class Header(metaclass=Slots):
     K_BLOCKS = auto()  # chains of several tiles of rows, summed together
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
-    SEGMENTS = auto()  # of packed sequences, for each layer, direction and group
+    UNIFORM_RUNS = auto()  # of packed sequences, for each layer, direction and group
     WORK_ITEMS = auto()  # claimed by this thread
     STOLEN = auto()  # of those, from another's range
     YIELDS = auto()  # times that the core was offered to others
@@ -96,8 +96,8 @@ class Header(metaclass=Slots):
     # of a packed sequence
     PACKED = (
         auto()
-    )  # slot of a ``Cell`` record for the kernel's own use and ``Segment`` records behind it; 0: not packed
-    SEGMENT_COUNT = auto()
+    )  # slot of a ``Cell`` record for the kernel's own use and ``UniformRun`` records behind it; 0: not packed
+    UNIFORM_RUN_COUNT = auto()
     LENGTH = auto()  # the header's own length
 
 
@@ -211,7 +211,7 @@ class Cell(metaclass=Slots):
     LENGTH = auto()
 
 
-class Segment(metaclass=Slots):
+class UniformRun(metaclass=Slots):
     """Steps of a packed sequence that the same number of rows takes."""
 
     auto = count().__next__

@@ -21,14 +21,14 @@ from numba import types
 
 from .compiler import inline
 from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
-from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Partition, Segment, Share
+from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Partition, Share, UniformRun
 from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
 from .simd import PLAN, Simd, bump_counter, greater, load_slot, named, record_at, smaller, store_slot
 from .tail_block import last_block, no_half, whole_blocks
 from .tile_shapes import by_size, next_size
 from .work_queue import claim, count_up, parallel_for, publish, serial_for, shared, waiting
 
-RECORDS, RECORD, SEGMENT = int(Header.LENGTH), int(Cell.LENGTH), int(Segment.LENGTH)
+RECORDS, RECORD, UNIFORM_RUN = int(Header.LENGTH), int(Cell.LENGTH), int(UniformRun.LENGTH)
 
 
 def forward_kernel(number, lanes, shapes, fused, pause):
@@ -227,16 +227,16 @@ def forward_kernel(number, lanes, shapes, fused, pause):
         return run_cell
 
     @inline
-    def place(segment, back, cell, own, at_slot, step_slot, row_slot):
+    def place(uniform_run, back, cell, own, at_slot, step_slot, row_slot):
         """Where the cell's first step in a segment stands, and how far the next one is."""
         step = load_slot(cell, step_slot)
         if step == 0:
-            step = load_slot(segment, Segment.ROWS) * load_slot(cell, row_slot)
-            at = load_slot(cell, at_slot) + load_slot(segment, Segment.BEFORE) * load_slot(cell, row_slot)
+            step = load_slot(uniform_run, UniformRun.ROWS) * load_slot(cell, row_slot)
+            at = load_slot(cell, at_slot) + load_slot(uniform_run, UniformRun.BEFORE) * load_slot(cell, row_slot)
         else:
-            at = load_slot(cell, at_slot) + load_slot(segment, Segment.BEGIN) * step
+            at = load_slot(cell, at_slot) + load_slot(uniform_run, UniformRun.BEGIN) * step
         if back:
-            at += (load_slot(segment, Segment.STEPS) - 1) * step
+            at += (load_slot(uniform_run, UniformRun.STEPS) - 1) * step
             step = -step
         store_slot(own, at_slot, at)
         store_slot(own, step_slot, step)
@@ -271,16 +271,16 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             own = record_at(plan, load_slot(plan, Header.PACKED))
             for slot in range(RECORD):
                 store_slot(own, slot, load_slot(cell, slot))
-            back, count = load_slot(cell, Cell.BACK) > 0, load_slot(plan, Header.SEGMENT_COUNT)
+            back, count = load_slot(cell, Cell.BACK) > 0, load_slot(plan, Header.UNIFORM_RUN_COUNT)
             for n in range(count):
                 at = count - 1 - n if back else n
-                segment = record_at(plan, load_slot(plan, Header.PACKED) + RECORD + at * SEGMENT)
-                count_rows = smaller(rows, load_slot(segment, Segment.ROWS) - first)
+                uniform_run = record_at(plan, load_slot(plan, Header.PACKED) + RECORD + at * UNIFORM_RUN)
+                count_rows = smaller(rows, load_slot(uniform_run, UniformRun.ROWS) - first)
                 if count_rows > 0:
-                    bump_counter(plan, Header.SEGMENTS)
-                    of_steps = load_slot(segment, Segment.STEPS)
-                    place(segment, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
-                    place(segment, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
+                    bump_counter(plan, Header.UNIFORM_RUNS)
+                    of_steps = load_slot(uniform_run, UniformRun.STEPS)
+                    place(uniform_run, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
+                    place(uniform_run, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
                     hoist = 0
                     if count_rows <= load_slot(cell, Cell.HOIST_ROWS):
                         hoist = load_slot(cell, Cell.HOIST) // count_rows

@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Segment, Share
+from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Share, UniformRun
 from numlstm.runtime import object_layout
 from numlstm.runtime.packed_weights import Array, Panels
 from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
@@ -245,7 +245,7 @@ def make_plan(
         cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
         cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
     if sizes is not None:
-        slots = _with_segments(slots, sizes)
+        slots = _with_uniform_runs(slots, sizes)
     return Plan(
         slots=slots,
         below=positions * directions * outputs if config.num_layers > 1 else 0,
@@ -257,15 +257,15 @@ def make_plan(
     )
 
 
-def _with_segments(slots: Array, sizes: Array) -> Array:
+def _with_uniform_runs(slots: Array, sizes: Array) -> Array:
     """The slots of a packed sequence: behind them a record for the kernel, and one for all steps of the same rows."""
     begins = np.flatnonzero(np.diff(sizes, prepend=0))
-    segments = np.empty((len(begins), Segment.LENGTH), np.int64)
-    segments[:, Segment.BEGIN] = begins
-    segments[:, Segment.STEPS] = np.diff(begins, append=len(sizes))
-    segments[:, Segment.ROWS] = sizes[begins]
-    segments[:, Segment.BEFORE] = (np.cumsum(sizes) - sizes)[begins]
-    slots[Header.PACKED], slots[Header.SEGMENT_COUNT] = slots.size, len(begins)
+    segments = np.empty((len(begins), UniformRun.LENGTH), np.int64)
+    segments[:, UniformRun.BEGIN] = begins
+    segments[:, UniformRun.STEPS] = np.diff(begins, append=len(sizes))
+    segments[:, UniformRun.ROWS] = sizes[begins]
+    segments[:, UniformRun.BEFORE] = (np.cumsum(sizes) - sizes)[begins]
+    slots[Header.PACKED], slots[Header.UNIFORM_RUN_COUNT] = slots.size, len(begins)
     return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
 
 

@@ -20,7 +20,7 @@ from test_bits import FORCED, SIZES
 
 import numlstm
 from numlstm.base.config import Config
-from numlstm.kernels.plan_layout import Header, Partition, Segment
+from numlstm.kernels.plan_layout import Header, Partition, UniformRun
 from numlstm.runtime import engine, planner, schedule
 from numlstm.sequences import ragged as packed_calls
 
@@ -92,7 +92,7 @@ def test_every_path_gives_each_row_what_it_is_alone(kind, hidden, proj, dtype):
     for name, forced in {"default": {}, **FORCED}.items():
         got, count = run(net, x, hx, lengths, **forced)
         assert equal(got, want), name
-        assert count[Header.SEGMENTS] >= 2 * 2 * len(set(lengths)), name
+        assert count[Header.UNIFORM_RUNS] >= 2 * 2 * len(set(lengths)), name
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
@@ -174,9 +174,9 @@ def test_every_path_is_taken_and_counted():
         assert count[Header.PROJECTED] == cells * sum(ordered[first] for first in firsts), name
         assert steps == max(lengths)
     plain = run(net, x, hx, [7] * len(lengths))[1]
-    assert plain[Header.SEGMENTS] == cells
+    assert plain[Header.UNIFORM_RUNS] == cells
     net(x, hx)
-    assert net._panels.memo.idle[-1].slots[Header.SEGMENTS] == 0, "a call without lengths goes its own way"
+    assert net._panels.memo.idle[-1].slots[Header.UNIFORM_RUNS] == 0, "a call without lengths goes its own way"
 
 
 def test_few_rows_at_the_end_are_hoisted():
@@ -231,7 +231,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
             chosen = schedule.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
             assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
             if chosen is not None:
-                assert counts[Header.SEGMENTS] >= len(set(lengths))
+                assert counts[Header.UNIFORM_RUNS] >= len(set(lengths))
 
 
 def test_layers_of_several_lengths_do_not_go_in_waves():
@@ -490,30 +490,30 @@ def test_dropout_between_layers(layers):
 
 
 def segments_with(monkeypatch, change):
-    table = planner._with_segments
+    table = planner._with_uniform_runs
 
     def planted(slots, sizes):
         slots = table(slots, sizes)
-        change(slots[-slots[Header.SEGMENT_COUNT] * Segment.LENGTH :].reshape(-1, Segment.LENGTH))
+        change(slots[-slots[Header.UNIFORM_RUN_COUNT] * UniformRun.LENGTH :].reshape(-1, UniformRun.LENGTH))
         return slots
 
-    monkeypatch.setattr(planner, "_with_segments", planted)
+    monkeypatch.setattr(planner, "_with_uniform_runs", planted)
 
 
 def one_row_less(segments):
-    segments[1:, Segment.ROWS] -= segments[1:, Segment.ROWS] > 1
+    segments[1:, UniformRun.ROWS] -= segments[1:, UniformRun.ROWS] > 1
 
 
 def one_row_before(segments):
-    segments[1:, Segment.BEFORE] -= 1
+    segments[1:, UniformRun.BEFORE] -= 1
 
 
 def one_step_less(segments):
-    segments[-1, Segment.STEPS] -= segments[-1, Segment.STEPS] > 1
+    segments[-1, UniformRun.STEPS] -= segments[-1, UniformRun.STEPS] > 1
 
 
 def one_step_before(segments):
-    segments[1:, Segment.BEGIN] -= 1
+    segments[1:, UniformRun.BEGIN] -= 1
 
 
 BY_LENGTH, MIXED = [9, 9, 6, 6, 6, 2, 2], [6, 9, 2, 6, 9, 2, 6]  # where they are, and packed
@@ -574,7 +574,7 @@ def test_kernels_are_called_with_plans_of_their_own(monkeypatch):
     net(x, hx, lengths=lengths)
     assert len(calls) == 1
     words = (ctypes.c_int64 * Header.LENGTH).from_address(calls[0][0])
-    assert words[Header.PACKED] > 0 and words[Header.SEGMENT_COUNT] == len(set(lengths))
+    assert words[Header.PACKED] > 0 and words[Header.UNIFORM_RUN_COUNT] == len(set(lengths))
 
 
 @pytest.mark.parametrize("rows", [4, 0])
