@@ -21,7 +21,7 @@ NEAR = 16 << 10  # bytes from run to run below which all between them is read to
 NOT_ABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of a file system that cannot reserve room
 
 
-class Stored:
+class DiskArray:
     """An array of three axes in a file.
 
     Parameters
@@ -37,7 +37,7 @@ class Stored:
 
     Examples
     --------
-    >>> stored = Stored.new(tempfile.gettempdir(), np.dtype("f4"), (3, 4, 2))
+    >>> stored = DiskArray.new(tempfile.gettempdir(), np.dtype("f4"), (3, 4, 2))
     >>> stored.write(slice(1, 3), slice(0, 2), np.ones((2, 2, 2), np.float32))
     >>> stored.read(slice(0, 3), slice(1, 3)).sum(axis=-1).tolist()
     [[0.0, 0.0], [2.0, 0.0], [2.0, 0.0]]
@@ -54,7 +54,7 @@ class Stored:
         self.file, self.dtype, self.shape, self.offset, self.order = file, dtype, shape, offset, order
 
     @classmethod
-    def new(cls, folder: str | os.PathLike[str], dtype: np.dtype[Any], shape: Shape3) -> Stored:
+    def new(cls, folder: str | os.PathLike[str], dtype: np.dtype[Any], shape: Shape3) -> DiskArray:
         """One of zeros in a file without a name, which is gone with the process, however that ends.
 
         Its room on the disk is taken here: a disk that is full is to be known before the work and not after it.

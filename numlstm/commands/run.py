@@ -20,7 +20,7 @@ from numlstm import files
 from numlstm.base import atomic, checks
 from numlstm.base.config import Config
 from numlstm.commands import sequence_files
-from numlstm.commands.disk_array import Stored
+from numlstm.commands.disk_array import DiskArray
 from numlstm.lstm import LSTM
 
 Path = str | os.PathLike[str]
@@ -91,7 +91,7 @@ def run(
             results = {}
             for key, shape in shapes.items():
                 three: Any = (shape[0], 1, shape[1]) if call.unbatched else shape
-                results[key] = Stored.new(FilePath(out).parent, lstm.dtype, three)
+                results[key] = DiskArray.new(FilePath(out).parent, lstm.dtype, three)
                 stack.callback(results[key].close)
             _run(lstm, config, given, hx, call, results, chunk, progress)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -137,7 +137,7 @@ def _run(
     given: sequence_files.Series,
     hx: checks.States | None,
     call: checks.Call,
-    results: dict[str, Stored],
+    results: dict[str, DiskArray],
     chunk: int,
     progress: Progress,
 ) -> None:

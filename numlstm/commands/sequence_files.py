@@ -16,7 +16,7 @@ import numpy as np
 
 from numlstm.base import opening
 from numlstm.base.checks import counted
-from numlstm.commands.disk_array import Stored
+from numlstm.commands.disk_array import DiskArray
 from numlstm.formats import npz, zips
 from numlstm.formats.budget import Budget
 from numlstm.formats.text import decimal
@@ -119,7 +119,7 @@ def _of_npy(path: str | os.PathLike[str], file: io.BufferedReader) -> Series:
     except (ValueError, EOFError) as error:
         raise ValueError(f"{shown}: it is no sound .npy file: {error}") from error
     first, second, features = (*shape, 1, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
-    stored = Stored(file, dtype, (first, second, features), file.tell(), "F" if fortran else "C")
+    stored = DiskArray(file, dtype, (first, second, features), file.tell(), "F" if fortran else "C")
 
     def read(outer: slice, inner: slice) -> Array:
         try:

@@ -674,8 +674,8 @@ class TestRun:
 
         name = {
             "reserve": (disk_array, "_reserve"),
-            "write": (disk_array.Stored, "write"),
-            "dump": (disk_array.Stored, "dump"),
+            "write": (disk_array.DiskArray, "write"),
+            "dump": (disk_array.DiskArray, "dump"),
         }
         monkeypatch.setattr(*name[where], fail)
         result = invoke("run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", 0.001)
