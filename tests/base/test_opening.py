@@ -137,7 +137,7 @@ if suffix == ".npy":
     run.LSTM.__call__ = cut
     if order == "map":  # planted
         mapped = np.load("x.npy", mmap_mode="r")
-        disk_array.Stored.read = lambda self, outer, inner: mapped[outer, inner].copy()
+        disk_array.DiskArray.read = lambda self, outer, inner: mapped[outer, inner].copy()
     cli.main(["run", "m.npz", "x.npy", "-o", "out.npz", "--chunk", "0.5"])
 else:
     numlstm.LSTM(64, 512).save("big" + suffix)
@@ -253,7 +253,7 @@ def test_a_sequence_without_a_batch(order, tmp_path):
 
 def test_results_are_written_and_dumped_in_pieces(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_array, "SPAN", 100)
-    made = disk_array.Stored.new(tmp_path, np.dtype("f4"), NUMBERS.shape)
+    made = disk_array.DiskArray.new(tmp_path, np.dtype("f4"), NUMBERS.shape)
     for row in range(7):
         made.write(slice(0, 10), slice(row, row + 1), NUMBERS[:10, row : row + 1])
     made.write(slice(10, 23), slice(0, 7), np.asfortranarray(NUMBERS[10:]))
