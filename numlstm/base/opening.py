@@ -6,6 +6,7 @@ looked at. Nothing is mapped: a map of a file that is cut short meanwhile ends t
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from io import BufferedIOBase, BufferedReader
@@ -54,6 +55,27 @@ def regular(path: Path, expected: str = "a file") -> BufferedReader:
 def size(file: IO[bytes]) -> int:
     """Bytes of an open file."""
     return os.fstat(file.fileno()).st_size
+
+
+def stored(file: IO[bytes]) -> int:
+    """Bytes of an open file that the disk holds: all but the holes of a sparse file, where the system tells of them.
+
+    The file must not have been read yet.
+    """
+    whole, handle = size(file), file.fileno()
+    if not hasattr(os, "SEEK_HOLE"):
+        return whole
+    begin = end = held = 0
+    try:
+        while end < whole:
+            begin = os.lseek(handle, end, os.SEEK_DATA)
+            end = os.lseek(handle, begin, os.SEEK_HOLE)
+            held += end - begin
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # no data behind this place
+            held = whole  # a file system that cannot tell
+    os.lseek(handle, 0, os.SEEK_SET)
+    return held
 
 
 def fill(file: BufferedIOBase, offset: int, into: memoryview) -> None:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.config import Config
+from numlstm.formats.budget import ALWAYS, TIMES
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
@@ -68,6 +69,8 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
 
 def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
     size = opening.size(file)
+    if size > ALWAYS and size > TIMES * (held := opening.stored(file)) + ALWAYS:
+        raise ValueError(f"it is a sparse file: the disk holds {held} of its {size} bytes\nNo model is that empty.")
     start = file.read(64)
     file.seek(0)
     if not start:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from needs import leave_out
 
 import numlstm
 from numlstm import formats
@@ -289,3 +290,40 @@ def test_only_plain_digits_are_numbers(cell, tmp_path):
     (tmp_path / "x.csv").write_text(f"1,2\n{cell},2\n", "utf-8")
     with pytest.raises(ValueError, match=r"line 2, column 1: .* is not a number"):
         sequence_files.opened(tmp_path / "x.csv").__enter__()
+
+
+SPARSE = 1 << 31  # bytes
+STARTS = {
+    "onnx": b"\x08\x08\x3a\x80\x80\x80\x80\x04",  # a graph of a gigabyte
+    "safetensors": (SPARSE - 8).to_bytes(8, "little") + b"{",
+    "zip": b"PK\x03\x04",
+    "hdf5": b"\x89HDF\r\n\x1a\n",
+    "pickle": b"\x80\x02",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_sparse_model_file_is_refused_by_what_it_is(start, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    with path.open("wb") as file:
+        file.write(STARTS[start])
+        file.truncate(SPARSE)
+    with path.open("rb") as file:
+        if opening.stored(file) > 1 << 20:
+            leave_out("this file system has no sparse files")
+        assert file.read(2) == STARTS[start][:2]
+    with pytest.raises(ValueError, match=rf"model: it is a sparse file: the disk holds \d+ of its {SPARSE} bytes"):
+        numlstm.load(path)
+    reached = []
+    monkeypatch.setattr(opening, "stored", lambda file: reached.append("read") or SPARSE)
+    with pytest.raises((ValueError, MemoryError)) as caught:  # without the guard the readers decide
+        numlstm.find(path)
+    assert reached == ["read"] and "is a sparse file" not in str(caught.value)
+
+
+def test_holes_that_a_model_may_have_are_read(tmp_path):
+    path, lstm = tmp_path / "model.npz", numlstm.LSTM(3, 4, seed=0)
+    lstm.save(path)
+    with path.open("rb") as file:
+        assert opening.stored(file) == opening.size(file)
+    assert repr(numlstm.load(path)) == repr(lstm)
