@@ -117,7 +117,7 @@ def main(file: Path = FILE) -> None:
     )
     right.set_title("The tile that passes over a panel (16 registers of 8 lanes)", fontsize=9)
     draw_panels(left, placed())
-    draw_tile(right, REGISTERS_16.rows[0])
+    draw_tile(right, REGISTERS_16.mr[0])
     right.set_anchor("N")
     right.set_aspect(1)
     for axes in (left, right):

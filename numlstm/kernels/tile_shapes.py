@@ -12,8 +12,8 @@ from .simd import INT64, fixed_intrinsic, instruction
 class Shapes:
     """Tile shapes for one kind of CPU.
 
-    ``rows``: heights of tiles of several rows x one block, tallest first, 1 last.
-    ``together``: how many blocks of one row run side by side, most first, 1 last.
+    ``mr``: heights of tiles of several rows x one block, tallest first, 1 last.
+    ``nr``: how many blocks of one row run side by side, most first, 1 last.
     ``row_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1
     last.
     """

@@ -98,7 +98,7 @@ EPILOGUE = {"x86-64-v3": 100, "x86-64-v4": 88}  # instructions for a register of
 @pytest.mark.parametrize("level", SHAPES)
 def test_the_epilogue_grows_by_no_instruction(level):
     """They take as long as 24 terms of a tile's sums, and at small sizes a good part of the time."""
-    tallest = SHAPES[level].rows[0]
+    tallest = SHAPES[level].mr[0]
     count, divisions = arithmetic(text("float32", level), f"end_{tallest}")
     assert divisions == 3 * tallest and count <= EPILOGUE[level] * tallest
     longer, _ = arithmetic(text("float64", level), f"end_{tallest}")  # of a polynomial with six terms more
