@@ -219,7 +219,7 @@ def elsewhere(text: str, ports: dict[str, int]) -> str:
 
 
 def check_server(block: Block, ports: dict[str, int], checkout: Path) -> None:
-    """What serves until it is interrupted, with the page's own client."""
+    """What serves until it is ended, with the page's own client."""
     (port,) = ports.values()
     (client,) = (elsewhere(each.text, ports) for each in Block.all_of(block.page) if "connect(" in each.text)
     text = SERVER.sub(r"exec \g<0>", elsewhere(block.text, ports))
@@ -238,9 +238,10 @@ def check_server(block: Block, ports: dict[str, int], checkout: Path) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", client], cwd=checkout, capture_output=True, text=True, timeout=HANG, check=False
             )
+            server.terminate()
+            said = server.communicate(timeout=HANG)[0]
         finally:
-            server.send_signal(signal.SIGINT)
-        said = server.communicate(timeout=HANG)[0]
+            server.kill()  # else leaving the context would wait for a server that goes on
     assert done.returncode == 0, f"{block.name}\n{done.stderr}\n{said}"
 
 
