@@ -139,7 +139,7 @@ def parallel_for(wait):
     """How a thread goes through phases that it shares: ``part`` by ``part`` as long as it can claim one.
 
     ``begin(plan, phase)`` and ``more(plan, phase)`` give a part or -1, ``bounds(plan, part, count)`` what of ``count``
-    things it is, and ``joined(plan, phase)`` the next phase.
+    things it is, and ``barrier(plan, phase)`` the next phase.
     """
 
     @inline

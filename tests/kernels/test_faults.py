@@ -573,7 +573,7 @@ child(lambda: None)
 print("HELD", made[0].locked(), flush=True)
 """
     assert place.run(FORKED + script).all_of("HELD") == ["True"]
-    planted = script.replace("locks.fork_safe(", "careless(")
+    planted = script.replace("fork_locks.fork_safe(", "careless(")
     careless = """
 def careless(lock):
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

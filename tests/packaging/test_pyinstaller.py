@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from needs import leave_out, need, need_files
-from shipping import NUMBERS, RUN, child
+from shipping import NUMBERS, RUN, computed
 
 import numlstm
 from numlstm.kernels.loading import wheel as kernel_wheel
@@ -93,7 +93,7 @@ def test_an_application_has_the_kernels_of_the_wheel(python, tmp_path, options):
     app = said(python, tmp_path, *options)
     assert app["error"] is None and app["told"] == []
     assert all(origin.startswith("shipped: ") for origin in app["origins"].values())
-    assert app["bits"] == child(Path(numlstm.__file__).parent)["bits"]
+    assert app["bits"] == computed(Path(numlstm.__file__).parent)["bits"]
     assert app["bytes"] < MOST_BYTES
 
 

@@ -1113,7 +1113,7 @@ def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
         spread.barrier = barrier
         return spread
 
-    planted(monkeypatch, together=hasty)
+    planted(monkeypatch, parallel_for=hasty)
     for way in (Partition.ROWS, Partition.BLOCKS):
         phantom = Phantom(monkeypatch, way)
         assert not phantom.waits() and not phantom.offered
@@ -1153,5 +1153,5 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
         spread.more = more
         return spread
 
-    planted(monkeypatch, together=twice, claim=claim)
+    planted(monkeypatch, parallel_for=twice, claim=claim)
     assert claims(make(hidden=1)) > 300
