@@ -890,6 +890,10 @@ def test_copies_of_a_cell_and_of_a_subclass_and_of_a_cycle():
     net.itself = net
     for twin in (pickle.loads(pickle.dumps(net)), copy.deepcopy(net)):
         assert type(twin) is Labelled and twin.itself is twin and twin.label == "set" and twin is not net
+    net = Labelled(3, 4, seed=0)
+    net.notes = ["mine"]
+    assert all(twin.notes == ["mine"] for twin in copies(net))
+    assert copy.copy(net).notes is net.notes and copy.deepcopy(net).notes is not net.notes
 
 
 class Labelled(numlstm.LSTM):
