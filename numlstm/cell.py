@@ -8,6 +8,7 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm.base import checks
+from numlstm.base.typing import Array
 from numlstm.module import Module
 from numlstm.runtime import engine
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from numlstm.parameter_types import CellParameters
 else:
     CellParameters = Module
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class LSTMCell(CellParameters):

@@ -12,12 +12,10 @@ import numpy as np
 from numlstm import formats, lazy
 from numlstm.base import checks
 from numlstm.base.checks import FLOAT32, FLOAT64
+from numlstm.base.typing import Array, Path
 from numlstm.formats import Found, Tensor
 from numlstm.formats.detected import UNSTATED
 from numlstm.lstm import LSTM
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Path = str | os.PathLike[str]
 
 
 def load(path: Path, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:

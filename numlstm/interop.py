@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from numlstm.base import checks
+from numlstm.base.typing import Array, Shape
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 TORCH_MODULE = "torch.nn.modules.rnn"
 LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
@@ -100,7 +99,7 @@ def _only_one(module: Any) -> Any:
     raise TypeError(said)
 
 
-def _parameters(module: Any, shapes: Mapping[str, checks.Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
+def _parameters(module: Any, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
     """The dtype of the module's parameters, and each as an array of the shape that its sizes say."""
     tensors = {name: getattr(module, name) for name in shapes}
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}

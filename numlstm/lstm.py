@@ -11,6 +11,7 @@ from numpy import empty, ndarray
 from numlstm import lazy
 from numlstm.base import checks
 from numlstm.base.config import Config
+from numlstm.base.typing import Array, Result, States
 from numlstm.module import Held, Module, changing
 from numlstm.runtime import engine
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 else:
     LSTMParameters = Module
 
-Array = np.ndarray[Any, np.dtype[Any]]
-States = tuple[Array, Array]
-Result = tuple[Array, States]
 
 MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
 

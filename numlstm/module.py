@@ -20,9 +20,8 @@ import numpy as np
 from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.fork_locks import fork_safe
+from numlstm.base.typing import Array, Shape
 from numlstm.runtime.packed_weights import Panels
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
 # held briefly; reentrant, since reading what is assigned may run code that assigns.
@@ -81,7 +80,7 @@ class Module:
 
     training: bool
     _held: Held
-    _shapes: dict[str, checks.Shape]
+    _shapes: dict[str, Shape]
     _seen: dict[Any, checks.Call]  # by all that decides a call's shapes
 
     def __init_subclass__(cls, **arguments: Any) -> None:

@@ -4,13 +4,13 @@
 and let a misspelt one pass. Those of the first four layers are here; of deeper ones there is ``named_parameters()``.
 """
 
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.module import Module
 
-Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
 
 

@@ -17,10 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from numlstm.base.config import Config
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Shape = tuple[int, ...]
-States = tuple[Array, Array]
+from numlstm.base.typing import Array, Shape, States
 
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)

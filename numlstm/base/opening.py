@@ -12,7 +12,7 @@ import stat
 from io import BufferedIOBase, BufferedReader
 from typing import IO
 
-Path = str | os.PathLike[str]
+from numlstm.base.typing import Path
 
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a pipe would wait for a writer; without effect on regular files
 

@@ -7,13 +7,12 @@ is used, not what one engine is good at.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from numlstm.base.config import Config
+from numlstm.base.typing import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 DTYPES = ("float32", "float64")
 WORDS = (*DTYPES, "batch_first")  # what may follow the sizes of a line
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from numlstm.bench.grid import Array, Line
+from numlstm.base.typing import Array
+from numlstm.bench.grid import Line
 from numlstm.formats.onnx.gates import gates_iofc
 
 OPSET = 14  # LSTM, Split and Reshape as used here; read by every release of the last years

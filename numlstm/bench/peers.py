@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.bench.grid import Array, Line
+from numlstm.base.typing import Array
+from numlstm.bench.grid import Line
 from numlstm.bench.onnx_model import onnx_model
 
 STYLES = ("fresh", "reuse")

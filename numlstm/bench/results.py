@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .grid import Array, Line
+from numlstm.base.typing import Array
+
+from .grid import Line
 
 FORMAT = "numlstm-bench"
 VERSION = 1

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.bench.costs.overhead import model
-from numlstm.bench.grid import Array, Line, find
+from numlstm.bench.grid import Line, find
 from numlstm.bench.peers import ENGINES, PEERS, LeftOutError, Task
 from numlstm.bench.worker import Prepared, settle
 from numlstm.lstm import LSTM

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.bench.grid import Array, Line
+from numlstm.base.typing import Array
+from numlstm.bench.grid import Line
 from numlstm.bench.peers import ENGINES, Engine, LeftOutError, Setting, Task, results
 from numlstm.reference import lstm as reference
 

@@ -18,13 +18,10 @@ import numpy as np
 from numlstm import files, formats, reference
 from numlstm.base import atomic, opening
 from numlstm.base.console import printable, size, table
+from numlstm.base.typing import Array, Path, Result
 from numlstm.formats import Found
 from numlstm.kernels.loading import registry
 from numlstm.lstm import LSTM
-
-Array = np.ndarray[Any, np.dtype[Any]]
-Path = str | os.PathLike[str]
-Result = tuple[Array, tuple[Array, Array]]
 
 NAMES = ("output", "h_n", "c_n")
 STEPS, BATCH = 50, 4  # of a small model

@@ -10,9 +10,8 @@ from numlstm import files, formats
 from numlstm.base import atomic
 from numlstm.base.checks import counted
 from numlstm.base.console import size
+from numlstm.base.typing import Path
 from numlstm.commands import inspect
-
-Path = str | os.PathLike[str]
 
 
 def convert(

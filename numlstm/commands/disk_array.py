@@ -12,8 +12,8 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from numlstm.base.opening import fill
+from numlstm.base.typing import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Shape3 = tuple[int, int, int]
 
 SPAN = 16 << 20  # bytes that are held at a time beyond the part that was asked for

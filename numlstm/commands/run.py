@@ -19,11 +19,11 @@ import numpy as np
 from numlstm import files
 from numlstm.base import atomic, checks
 from numlstm.base.config import Config
+from numlstm.base.typing import Path, States
 from numlstm.commands import sequence_files
 from numlstm.commands.disk_array import DiskArray
 from numlstm.lstm import LSTM
 
-Path = str | os.PathLike[str]
 Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 
 CHUNK = 64 << 20  # bytes that a piece takes in memory
@@ -105,7 +105,7 @@ def run(
 @contextmanager
 def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
-) -> Iterator[tuple[LSTM, sequence_files.Series, checks.States | None, checks.Call]]:
+) -> Iterator[tuple[LSTM, sequence_files.Series, States | None, checks.Call]]:
     """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
     module, found = files.read(model, name, batch_first)
     lstm = files.as_lstm(module)
@@ -135,7 +135,7 @@ def _run(
     lstm: LSTM,
     config: Config,
     given: sequence_files.Series,
-    hx: checks.States | None,
+    hx: States | None,
     call: checks.Call,
     results: dict[str, DiskArray],
     chunk: int,

@@ -16,13 +16,11 @@ import numpy as np
 
 from numlstm.base import opening
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array, States
 from numlstm.commands.disk_array import DiskArray
 from numlstm.formats import npz, zips
 from numlstm.formats.budget import Budget
 from numlstm.formats.text import decimal
-
-Array = np.ndarray[Any, np.dtype[Any]]
-States = tuple[Array, Array]
 
 NPY = b"\x93NUMPY"
 ZIP = b"PK"

@@ -10,11 +10,10 @@ import numpy as np
 
 from numlstm.base import atomic
 from numlstm.base.console import printable, shortened, size, table
+from numlstm.base.typing import Path
 from numlstm.commands import run
 from numlstm.tracing import plot
 from numlstm.tracing.trace import CLOSED, OPEN, Trace, writable
-
-Path = str | os.PathLike[str]
 
 
 def trace(

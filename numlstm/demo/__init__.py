@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
 from numlstm.base.console import printable
 from numlstm.base.requirements import install
+from numlstm.base.typing import Array
 from numlstm.demo import engine
 from numlstm.demo.chart import draw, text_chart
 from numlstm.demo.forecast import (
@@ -23,8 +23,6 @@ from numlstm.demo.forecast import (
 )
 
 __all__ = ["Forecaster", "Record", "run"]
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 PICTURE = "forecast.png"  # the name that is suggested for it
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from numlstm.base import atomic
+from numlstm.base.typing import Array
 from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 LEAD_IN = 12  # months shown before the first forecast
 COLOURS = {"LSTM": "#d1495b", "seasonal-naive": "#8d99ae", "+ drift": "#30638e", "+ mean rise": "#6a994e"}

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.bench import peers
 from numlstm.bench.grid import Line
 from numlstm.lstm import LSTM
 from numlstm.runtime.threads import num_threads
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 ROWS = 64  # of the batch: enough for several threads to take part
 THREADS = (1, 2, 4)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from safetensors import safe_open
 
+from numlstm.base.typing import Array
 from numlstm.lstm import LSTM
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 DATA = Path(__file__).parent / "data"
 HORIZONS = 12  # months ahead

@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
-from numlstm.formats.tensor import AXES, TENSOR, Array, Tensor, hold_numbers
+from numlstm.formats.tensor import AXES, TENSOR, Tensor, hold_numbers
 from numlstm.formats.zips import DAMAGED
 
 SUFFIX = ".npy"

@@ -13,10 +13,11 @@ from functools import partial
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
+from numlstm.base.typing import Array
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
-from numlstm.formats.tensor import AXES, Array, Tensor, decoded, width
+from numlstm.formats.tensor import AXES, Tensor, decoded, width
 
 DTYPES = {
     "F16": "float16",

@@ -8,9 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["<", ">"]  # little or big endian
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")

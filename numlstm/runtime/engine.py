@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from numpy import empty, ndarray
 
+from numlstm.base.typing import Array, Shape, States
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import SELF_DATA, ArraySpec, Cell, Fastcall, Header, Partition, Share
 from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
-from numlstm.runtime.packed_weights import LINE, Array, Panels, aligned_empty
-from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, Shape, TeamPlan, checked, make_plan, make_team_plan
+from numlstm.runtime.packed_weights import LINE, Panels, aligned_empty
+from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, TeamPlan, checked, make_plan, make_team_plan
 from numlstm.runtime.threads import Team, get_num_threads
 
 FAST_PATH_WORK = 1 << 18  # multiply-adds of a call that may hold the GIL: some ten microseconds
@@ -25,7 +26,6 @@ KEEP_BYTES = 16 << 20  # a buffer up to this size is kept however little of it t
 
 Arrays = tuple[Array, Array | None, Array | None, Array, Array, Array, Array]
 Dropout = Callable[[Array], None]
-States = tuple[Array, Array]
 FastPath = Callable[[Any, Any, Array], tuple[Array, States] | None]
 DispatchTable = dict[Shape | None, FastPath | None]
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any
 
 import numpy as np
+
+from numlstm.base.typing import Array
 
 HEAD = object.__basicsize__
 TYPE = HEAD - 8  # the last word of every object's head
@@ -21,7 +22,6 @@ DATA, NDIM, SIZES, STRIDES, DTYPE = HEAD, HEAD + 8, HEAD + 16, HEAD + 24, HEAD +
 COUNT, ITEMS = HEAD, tuple.__basicsize__  # of a tuple: the last word of its head, and its items
 NUMPY_ABI, ARRAY_TYPE, NEW_FROM_DESCR = 0x2000000, 2, 94  # NumPy's version 2, and places in its table of functions
 
-Array = np.ndarray[Any, np.dtype[Any]]
 ABSENT = object()  # stands for states that are not given; None in a pair of states is a mistake of the caller's
 
 

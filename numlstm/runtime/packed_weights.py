@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base.config import Config
+from numlstm.base.typing import Array
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import lanes_of_last
 from numlstm.runtime.object_layout import address
 
-Array = np.ndarray[Any, np.dtype[Any]]
 LINE = 64  # bytes: a register load that crosses a cache line costs two
 
 

@@ -15,9 +15,10 @@ from weakref import WeakSet
 import numpy as np
 
 from numlstm.base.config import Config
+from numlstm.base.typing import Array, Shape
 from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Share, UniformRun
 from numlstm.runtime import object_layout
-from numlstm.runtime.packed_weights import Array, Panels
+from numlstm.runtime.packed_weights import Panels
 from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
 from numlstm.runtime.threads import EPOCH, YIELD
 
@@ -55,7 +56,6 @@ class Settings(NamedTuple):
 
 
 settings = Settings()
-Shape = tuple[int, ...]  # or strides
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from numlstm.base import checks
+from numlstm.base.typing import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 NUMBERS = "biufc"  # of np.dtype.kind: whatever can be counted with, and bools
 C_NAMES = {  # of PyTorch's messages; other integers are int8_t and so on

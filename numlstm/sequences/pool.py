@@ -18,11 +18,10 @@ from numpy import empty, ndarray
 
 from numlstm.base import checks
 from numlstm.base.config import Config
+from numlstm.base.typing import Array, Shape, States
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels, aligned_empty
 
-Array = np.ndarray[Any, np.dtype[Any]]
-States = tuple[Array, Array]
 Slots = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
 
@@ -443,7 +442,7 @@ class Pool:
             f"of {sessions[0]!r} {first}\nThe states are what they were."
         )
 
-    def _check_features(self, name: str, shape: checks.Shape) -> None:
+    def _check_features(self, name: str, shape: Shape) -> None:
         size = self._config.input_size
         if shape[-1] != size:
             raise RuntimeError(
@@ -451,7 +450,7 @@ class Pool:
                 f"{name} has shape {shape}; its last axis must hold the {checks.counted(size, 'feature')} of a step."
             )
 
-    def _check_steps(self, steps: int, shape: checks.Shape) -> None:
+    def _check_steps(self, steps: int, shape: Shape) -> None:
         if steps == 0:
             raise RuntimeError(
                 "Expected sequence length to be larger than 0 in RNN\n"

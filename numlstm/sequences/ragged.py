@@ -10,12 +10,11 @@ from numpy import empty
 
 from numlstm.base import checks
 from numlstm.base.config import Config
+from numlstm.base.typing import Array, States
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels
 from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
 
-Array = np.ndarray[Any, np.dtype[Any]]
-States = tuple[Array, Array]
 Masks = Callable[[], engine.Dropout | None]
 
 

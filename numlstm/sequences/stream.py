@@ -11,6 +11,7 @@ import numpy as np
 
 from numlstm.base import checks
 from numlstm.base.config import Config
+from numlstm.base.typing import Array, Shape, States
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import SELF_DATA, Header, StreamSlots
 from numlstm.runtime import engine, object_layout
@@ -18,8 +19,6 @@ from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import LINE, Panels, aligned_empty
 from numlstm.runtime.planner import CACHE_L1, Plan, checked, make_plan
 
-Array = np.ndarray[Any, np.dtype[Any]]
-States = tuple[Array, Array]
 T = TypeVar("T")
 
 LONGER = 16  # a chunk that runs step by step may have so many times the work of one that holds the GIL
@@ -179,7 +178,7 @@ class Stream:
         self._record.held = panels
         self._bind(plan)
 
-    def _shapes(self, features: int) -> tuple[checks.Shape, ...]:
+    def _shapes(self, features: int) -> tuple[Shape, ...]:
         """Shapes that machine code takes, by the number of axes: 0 stands for any number of steps, () for none.
 
         There the steps follow each other in memory.

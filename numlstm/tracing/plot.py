@@ -12,9 +12,9 @@ import numpy as np
 
 from numlstm.base import atomic
 from numlstm.base.requirements import install
+from numlstm.base.typing import Array
 from numlstm.tracing.trace import CLOSED, OPEN, Trace
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Order = Literal["half-life", "index"]
 
 SUFFIXES = (".svg", ".png")

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.checks import Call
+from numlstm.base.typing import Array, States
 from numlstm.kernels.plan_layout import Header
 from numlstm.runtime import engine
 from numlstm.runtime.object_layout import address
-from numlstm.runtime.packed_weights import Array, Panels
+from numlstm.runtime.packed_weights import Panels
 from numlstm.tracing.trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
@@ -27,9 +28,7 @@ CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
 ONE_THREAD = 1 << 18
 
 
-def record(
-    panels: Panels, call: Call, input: Array, hx: engine.States | None, dropout: engine.Dropout | None = None
-) -> Trace:
+def record(panels: Panels, call: Call, input: Array, hx: States | None, dropout: engine.Dropout | None = None) -> Trace:
     """One forward pass and all that it computed. All checking has been done.
 
     Parameters

@@ -12,8 +12,7 @@ import numpy as np
 
 from numlstm.base import atomic, opening
 from numlstm.base.checks import counted
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from numlstm.base.typing import Array
 
 GATES = ("i", "f", "g", "o")
 OF_CALL = ("input", "h_0", "c_0", "output", "h_n", "c_n")

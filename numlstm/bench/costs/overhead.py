@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.bench.grid import Array, Line, find
+from numlstm.base.typing import Array
+from numlstm.bench.grid import Line, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from numlstm.bench.grid import Array
+from numlstm.base.typing import Array
 from numlstm.bench.hardware.machine import cache_sizes, memory_bytes
 from numlstm.bench.hardware.probes import STREAMS, Kernel, fma_kernel, read_kernel, registers
 

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
-from numlstm.formats.tensor import Array, Order, Tensor, decoded
+from numlstm.formats.tensor import Order, Tensor, decoded
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NOWHERE = 0xFFFF_FFFF_FFFF_FFFF  # the address of what was never written

@@ -16,9 +16,10 @@ from functools import partial
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats.keras.hdf5 import Hdf5, Text
 from numlstm.formats.keras.layers import Cell, Layer
-from numlstm.formats.tensor import FLOATS, Array, Tensor
+from numlstm.formats.tensor import FLOATS, Tensor
 
 KERNEL = re.compile(r"(?P<cell>.*/)?(?P<own>kernel|recurrent_kernel|bias)(?:_\d+)?(?::\d+)?", re.S)
 PLACE = re.compile(

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.formats.onnx.fold import Constants
 from numlstm.formats.onnx.graph import Graph, Node, Value
-from numlstm.formats.tensor import Array, Tensor
+from numlstm.formats.tensor import Tensor
 
 MOVES = frozenset(
     (

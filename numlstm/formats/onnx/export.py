@@ -15,10 +15,9 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
+from numlstm.base.typing import Array
 from numlstm.formats.detected import Kind
 from numlstm.formats.onnx.gates import gates_iofc
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 OPSET = 14  # LSTM, Scan, Split, Squeeze and Reshape as used here; read by every release of the last years
 IR_VERSION = 8

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats.budget import shown
 from numlstm.formats.onnx.graph import MAIN, Graph, Node, Value
 from numlstm.formats.onnx.tensors import DTYPES
-from numlstm.formats.tensor import Array, Tensor
+from numlstm.formats.tensor import Tensor
 
 OPERATORS = 1_000  # that compute one constant
 RUN = 50  # steps that running an operator takes

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from numlstm.base.typing import Array
 
 
 def gates_iofc(parameter: Array) -> Array:

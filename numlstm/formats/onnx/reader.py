@@ -20,6 +20,7 @@ import numpy as np
 from numlstm.base.checks import counted
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
+from numlstm.base.typing import Array
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents, Found, Kind
@@ -28,7 +29,7 @@ from numlstm.formats.onnx.fold import Constants, NotConstant
 from numlstm.formats.onnx.gates import gates_ifgo
 from numlstm.formats.onnx.graph import Graph, Node, Value
 from numlstm.formats.onnx.tensors import CONSTANT, Beside, charge_messages, tensor_of
-from numlstm.formats.tensor import FLOATS, Array, Tensor
+from numlstm.formats.tensor import FLOATS, Tensor
 
 IR_VERSION = 0x08  # tag of ModelProto's first field
 NEXT = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # tags of those that may follow

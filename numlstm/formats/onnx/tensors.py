@@ -17,8 +17,9 @@ import numpy as np
 
 from numlstm.base import opening
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
-from numlstm.formats.tensor import Array, Tensor, decoded, widened, width
+from numlstm.formats.tensor import Tensor, decoded, widened, width
 from numlstm.formats.text import whole
 
 DTYPES = {

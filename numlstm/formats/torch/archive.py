@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
-from numlstm.formats.tensor import Array, Order
+from numlstm.formats.tensor import Order
 from numlstm.formats.text import decimal, whole
 from numlstm.formats.torch import tree
 from numlstm.formats.torch.unpickle import Bounded, Machine, Storage

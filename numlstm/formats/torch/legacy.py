@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
-from numlstm.formats.tensor import Array, Order, width
+from numlstm.formats.tensor import Order, width
 from numlstm.formats.torch import tree
 from numlstm.formats.torch.unpickle import Bounded, Machine, Storage, storage
 

@@ -18,10 +18,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from numlstm.base.checks import counted
+from numlstm.base.typing import Array
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents, Found
-from numlstm.formats.tensor import TENSOR, Array, Tensor, hold_numbers, widened, width
+from numlstm.formats.tensor import TENSOR, Tensor, hold_numbers, widened, width
 from numlstm.formats.torch.unpickle import WHAT, Object, Storage, View
 
 Flags = dict[str, Any]

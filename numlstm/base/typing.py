@@ -1,0 +1,12 @@
+"""Types that annotations name all over the package."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Shape = tuple[int, ...]
+States = tuple[Array, Array]  # h and c
+Result = tuple[Array, States]  # of a call: output, (h_n, c_n)
+Path = str | os.PathLike[str]
