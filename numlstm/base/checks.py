@@ -11,7 +11,7 @@ import reprlib
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Number
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy import ndarray
@@ -372,46 +372,37 @@ def lstm_call(config: Config, shape: Shape, hx: Any) -> Call:
     swap = config.batch_first and not unbatched
     steps = shape[1] if swap else shape[0]
     batch = 1 if unbatched else shape[0] if swap else shape[1]
-    rows = () if unbatched else (batch,)
-    cells = config.num_layers * config.num_directions
-    call = Call(
-        output=(*shape[:-1], config.num_directions * config.output_size),
-        hidden=(cells, *rows, config.output_size),
-        cell=(cells, *rows, config.hidden_size),
-        batch=batch,
-        swap=swap,
-        unbatched=unbatched,
-    )
+    output = (*shape[:-1], config.num_directions * config.output_size)
+    call = Call(output, *config.state_shapes(*[batch] * (not unbatched)), batch, swap, unbatched)
     if hx is not None:
         _state_dims(call, *_pair(hx))
     if shape[-1] != config.input_size:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[-1]}\n"
-            f"input has shape {shape}; its last axis must hold the {counted(config.input_size, 'feature')} of a step."
-        )
+        raise wrong_features(config, shape)
     if steps == 0:
         if hx is not None:
             lstm_states(call, hx, FLOAT32)
-        raise RuntimeError(
-            "Expected sequence length to be larger than 0 in RNN\n"
-            f"input has shape {shape}, which holds no step; an empty batch is fine, an empty sequence is not."
-        )
+        raise no_steps(f"input has shape {shape}, which holds no step; an empty batch is fine, an empty sequence not.")
     return call
+
+
+def wrong_features(config: Config, shape: Shape, name: str = "input", hint: str = "") -> RuntimeError:
+    """The error for an array whose last axis does not hold `input_size` features."""
+    size = config.input_size
+    return RuntimeError(
+        f"input.size(-1) must be equal to input_size. Expected {size}, got {shape[-1]}\n"
+        + (hint or f"{name} has shape {shape}; its last axis must hold the {counted(size, 'feature')} of a step.")
+    )
+
+
+def no_steps(hint: str) -> RuntimeError:
+    """The error for a sequence without steps."""
+    return RuntimeError(f"Expected sequence length to be larger than 0 in RNN\n{hint}")
 
 
 def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
     """h_0 and c_0 as arrays of the shapes that the call asks for."""
-    if type(hx) is tuple and len(hx) == 2:  # what a loop passes: the last call's own result
-        h_0, c_0 = hx
-        if (
-            type(h_0) is ndarray
-            and type(c_0) is ndarray
-            and h_0.dtype is dtype
-            and c_0.dtype is dtype
-            and h_0.shape == call.hidden
-            and c_0.shape == call.cell
-        ):
-            return hx
+    if _are_results(hx, call, dtype):
+        return cast("States", hx)
     h_0, c_0 = _pair(hx)
     _state_dims(call, h_0, c_0)
     for index, (state, expected) in enumerate(((h_0, call.hidden), (c_0, call.cell))):
@@ -429,6 +420,21 @@ def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
             f"lstm expects two hidden states\nhx must be (h_0, c_0), but it has {counted(len(hx), 'item')}."
         )
     return h_0, c_0
+
+
+def _are_results(hx: Any, call: Call, dtype: np.dtype[Any]) -> bool:
+    """Whether `hx` is what a loop passes, the states that the last call returned: they need no further check."""
+    if type(hx) is not tuple or len(hx) != 2:
+        return False
+    h_0, c_0 = hx
+    return (
+        type(h_0) is ndarray
+        and type(c_0) is ndarray
+        and h_0.dtype is dtype
+        and c_0.dtype is dtype
+        and h_0.shape == call.hidden
+        and c_0.shape == call.cell
+    )
 
 
 def _wanted_input(config: Config) -> str:
@@ -492,16 +498,8 @@ def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
 
 def cell_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
     """h_0 and c_0 of an LSTMCell as arrays of the shape that the call asks for."""
-    if type(hx) is tuple and len(hx) == 2:
-        h_0, c_0 = hx
-        if (
-            type(h_0) is ndarray
-            and type(c_0) is ndarray
-            and h_0.dtype is dtype
-            and c_0.dtype is dtype
-            and h_0.shape == c_0.shape == call.hidden
-        ):
-            return hx
+    if _are_results(hx, call, dtype):
+        return cast("States", hx)
     states = _cell_state_dims(call, hx)
     for index, state in enumerate(states):
         _cell_state(call, index, state)
@@ -559,23 +557,12 @@ def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
             f"input must have 2 dimensions, got {len(shape)}\n"
             f"The data of a packed sequence must have shape (sum of lengths, {config.input_size}); received {shape}."
         )
-    cells = config.num_layers * config.num_directions
-    call = Call(
-        output=(shape[0], config.num_directions * config.output_size),
-        hidden=(cells, batch, config.output_size),
-        cell=(cells, batch, config.hidden_size),
-        batch=batch,
-        swap=False,
-        unbatched=False,
-    )
+    output = (shape[0], config.num_directions * config.output_size)
+    call = Call(output, *config.state_shapes(batch), batch, swap=False, unbatched=False)
     if hx is not None:
         _state_dims(call, *_pair(hx))
     if shape[1] != config.input_size:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {config.input_size}, got {shape[1]}\n"
-            f"The data of the packed sequence have shape {shape}; their last axis must hold the {config.input_size} "
-            "features of a step."
-        )
+        raise wrong_features(config, shape, "data of the packed sequence")
     return call
 
 
@@ -766,18 +753,18 @@ def no_room(rows: int, error: BaseException) -> MemoryError:
     )
 
 
-def stream_text(config: Config, rows: int) -> str:
-    """A stream as one would make it."""
-    projected = f", proj_size={config.proj_size}" if config.proj_size else ""
-    layers = f", num_layers={config.num_layers}" if config.num_layers > 1 else ""
-    return f"Stream({config.input_size}, {config.hidden_size}{projected}{layers}, batch_size={rows})"
+def sizes_text(kind: str, config: Config, **more: Any) -> str:
+    """The repr of a stream or a pool: the sizes of its LSTM, and what else tells it apart."""
+    shown = {"proj_size": config.proj_size or None, "num_layers": config.num_layers if config.num_layers > 1 else None}
+    named = "".join(f", {name}={value!r}" for name, value in (shown | more).items() if value is not None)
+    return f"{kind}({config.input_size}, {config.hidden_size}{named})"
 
 
-def same_dtype(lstm: np.dtype[Any], stream: np.dtype[Any]) -> None:
-    """Refuse the weights of an LSTM that has another dtype by now."""
-    if lstm != stream:
+def same_dtype(lstm: np.dtype[Any], kind: str, dtype: np.dtype[Any]) -> None:
+    """Refuse the weights of an LSTM whose dtype is no longer that of the stream or pool."""
+    if lstm != dtype:
         raise RuntimeError(
-            f"the LSTM has become {lstm}, and the stream is {stream}\nMake a new stream, and set its state."
+            f"the LSTM has become {lstm}, and the {kind} is {dtype}\nMake a new {kind}, and set its states."
         )
 
 
@@ -809,19 +796,14 @@ def stream_piece(config: Config, rows: int, shape: Shape) -> Piece:
             f"got {len(shape)}D instead\n" + _wanted_piece(outer, rows, features, shape)
         )
     if shape[-1] != features:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {features}, got {shape[-1]}\n"
-            + _wanted_piece(outer, rows, features, shape)
-        )
+        raise wrong_features(config, shape, hint=_wanted_piece(outer, rows, features, shape))
     if batch != rows:
         raise RuntimeError(
             f"input has {counted(batch, 'row')}, but the stream has {rows}\n"
             + _wanted_piece(outer, rows, features, shape)
         )
     if steps == 0:
-        raise RuntimeError(
-            "Expected sequence length to be larger than 0 in RNN\n" + _wanted_piece(outer, rows, features, shape)
-        )
+        raise no_steps(_wanted_piece(outer, rows, features, shape))
     output = (*shape[:-1], config.output_size)
     return Piece(output, steps, place, swap=config.batch_first and len(shape) == 3)
 
@@ -830,12 +812,12 @@ def _wanted_piece(outer: tuple[int | None, int | None], rows: int, features: int
     chunk = ", ".join("steps" if size is None else str(size) for size in outer)
     step = f"({features},), or (steps, {features})" if rows == 1 else f"({rows}, {features})"
     wanted = f"{step} or ({chunk}, {features})" if rows > 1 else f"{step}, or ({chunk}, {features})"
-    return f"input must have shape {wanted}; received {shape}. The state is what it was."
+    return f"input must have shape {wanted}; received {shape}. The state is unchanged."
 
 
 def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) -> States:
     """h and c for a stream of so many rows: (num_layers, rows, features), or without rows where there is one."""
-    hidden, cell = ((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
+    hidden, cell = config.state_shapes(rows)
     call = Call(hidden, hidden, cell, rows, swap=False, unbatched=False)
     h, c = _pair(states)
     if rows == 1 and h.ndim == c.ndim == 2:
@@ -852,7 +834,7 @@ def stream_rows(rows: Any, batch_size: int) -> np.ndarray[Any, np.dtype[np.intp]
         raise IndexError(
             f"rows must pick from the {counted(batch_size, 'row')} of the stream: {error}\n"
             f"It is {_show(rows)}; an int, a slice, a list of ints or of {batch_size} bools is expected, or None for "
-            "all. The state is what it was."
+            "all. The state is unchanged."
         ) from None
     return np.atleast_1d(np.asarray(picked, np.intp)).ravel()
 
@@ -873,7 +855,7 @@ def snapshot_facts(config: Config, batch_size: int, dtype: np.dtype[Any]) -> dic
 def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snapshot: Any) -> States:
     """h and c of a snapshot that fits."""
     expected = snapshot_facts(config, batch_size, dtype)
-    wanted = "A snapshot is what snapshot() gives, or the same saved by numpy.savez. The state is what it was."
+    wanted = "A snapshot is what snapshot() gives, or the same saved by numpy.savez. The state is unchanged."
     if not isinstance(snapshot, Mapping):
         raise TypeError(f"a snapshot must be a mapping, not {_show(snapshot)}, a {type(snapshot).__name__}\n{wanted}")
     if missing := [name for name in (*SNAPSHOT, "h", "c") if name not in snapshot]:
@@ -883,17 +865,15 @@ def snapshot_states(config: Config, batch_size: int, dtype: np.dtype[Any], snaps
         if found.ndim != 0 or found.item() != value:
             raise ValueError(
                 f"{name} of the snapshot is {_show(snapshot[name])}, and that of the stream {value!r}\n"
-                "A snapshot goes on only in a stream of the same sizes and dtype. The state is what it was."
+                "A snapshot goes on only in a stream of the same sizes and dtype. The state is unchanged."
             )
-    shapes = {"h": (config.num_layers, batch_size, config.output_size)}
-    shapes["c"] = (config.num_layers, batch_size, config.hidden_size)
     states = []
-    for name, shape in shapes.items():
+    for name, shape in zip("hc", config.state_shapes(batch_size), strict=True):
         state = real_array(f"{name} of the snapshot", snapshot[name])
         if state.shape != shape or state.dtype.newbyteorder("=") != dtype:
             raise ValueError(
                 f"{name} of the snapshot must be {dtype} of shape {shape}, not {state.dtype} of shape {state.shape}\n"
-                "The state is what it was."
+                "The state is unchanged."
             )
         states.append(state)
     return states[0], states[1]

@@ -42,6 +42,11 @@ class Config(NamedTuple):
         """Features that one direction puts out at each step: ``proj_size``, or ``hidden_size`` where that is 0."""
         return self.proj_size or self.hidden_size
 
+    def state_shapes(self, *rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of h and c: (num_layers * num_directions, rows, features), without rows for an unbatched call."""
+        cells = self.num_layers * self.num_directions
+        return (cells, *rows, self.output_size), (cells, *rows, self.hidden_size)
+
     def layer_input_size(self, layer: int) -> int:
         """Features that a layer reads: the input's, or both directions of the layer below."""
         return self.input_size if layer == 0 else self.num_directions * self.output_size

@@ -64,7 +64,7 @@ class Stream:
         self._runner.dtype = panels.dtype
         if weights is not None and weights.panels is panels:  # those of the LSTM are never changed, only replaced
             self._runner.weights = weights
-        self._shapes = tuple((config.num_layers, rows, size) for size in (config.output_size, config.hidden_size))
+        self._shapes = config.state_shapes(rows)
         shapes = (rows, config.input_size), (rows, config.output_size)
         try:
             self._pairs = tuple([self._zeros(shape) for shape in self._shapes] for _ in range(2))  # in use, and spare
@@ -131,7 +131,7 @@ class Stream:
         ------
         ValueError, RuntimeError, TypeError
             As ``numlstm.Stream``; TypeError also for an array on the device of another dtype. After any error the state
-            is what it was.
+            is unchanged.
         """
         return self._alone(lambda: (self._on_device if on_device(input) else self._on_host)(input))
 
@@ -275,7 +275,7 @@ class Stream:
     def refresh(self):
         """Go on with the weights that the LSTM has now; RuntimeError if it has another dtype by now."""
         panels = self._present()
-        checks.same_dtype(panels.dtype, self.dtype)
+        checks.same_dtype(panels.dtype, "stream", self.dtype)
 
         def adopt():
             if self._runner.weights is None or self._runner.weights.panels is not panels:
@@ -287,7 +287,7 @@ class Stream:
     # ------------------------------------------------------------ text, copies, pickles
 
     def __repr__(self):
-        return f"{checks.stream_text(self._config, self.batch_size)[:-1]}, device='cuda')"
+        return checks.sizes_text("Stream", self._config, batch_size=self.batch_size, device="cuda")
 
     def __copy__(self):
         return self.fork()

@@ -187,9 +187,7 @@ class Pool:
         self._bound = checks.pool_capacity(config, capacity)
         self._config, self._panels, self._present = config, panels, present
         self.dtype: np.dtype[Any] = panels.dtype
-        self._zeros = tuple(
-            np.zeros((config.num_layers, 1, size), self.dtype) for size in (config.output_size, config.hidden_size)
-        )
+        self._zeros = tuple(np.zeros(shape, self.dtype) for shape in config.state_shapes(1))
         self._is_open = np.zeros(0, np.bool_)
         # Both are left by `with` alone, which no signal's exception comes in between of.
         self._lock: Any = threading.RLock()  # reentrant to know its owner; nobody enters it twice
@@ -213,10 +211,7 @@ class Pool:
         return True  # though nobody may be there yet
 
     def __repr__(self) -> str:
-        config = self._config
-        projected = f", proj_size={config.proj_size}" if config.proj_size else ""
-        layers = f", num_layers={config.num_layers}" if config.num_layers > 1 else ""
-        return f"Pool({config.input_size}, {config.hidden_size}{projected}{layers}, open={len(self)})"
+        return checks.sizes_text("Pool", self._config, open=len(self))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -289,11 +284,7 @@ class Pool:
             The LSTM has another dtype by now. Nothing was changed.
         """
         panels = self._present()
-        if panels.dtype != self.dtype:
-            raise RuntimeError(
-                f"the LSTM has become {panels.dtype}, and the pool is {self.dtype}\n"
-                "Make a new pool, and set the states of its sessions."
-            )
+        checks.same_dtype(panels.dtype, "pool", self.dtype)
         self._in_turn(setattr, self, "_panels", panels)
 
     def _make_room(self, capacity: int) -> None:
@@ -356,7 +347,7 @@ class Pool:
         IndexError
             There is no such slot.
 
-            After any error the states are what they were.
+            After any error the states are unchanged.
         """
         if isinstance(slots, Mapping):
             if input is not None:
@@ -439,23 +430,16 @@ class Pool:
         other = next(k for k, row in enumerate(rows) if row.shape != first)
         raise ValueError(
             f"inputs of a step must have one shape, but that of {sessions[other]!r} has {rows[other].shape}, and that "
-            f"of {sessions[0]!r} {first}\nThe states are what they were."
+            f"of {sessions[0]!r} {first}\nThe states are unchanged."
         )
 
     def _check_features(self, name: str, shape: Shape) -> None:
-        size = self._config.input_size
-        if shape[-1] != size:
-            raise RuntimeError(
-                f"input.size(-1) must be equal to input_size. Expected {size}, got {shape[-1]}\n"
-                f"{name} has shape {shape}; its last axis must hold the {checks.counted(size, 'feature')} of a step."
-            )
+        if shape[-1] != self._config.input_size:
+            raise checks.wrong_features(self._config, shape, name)
 
     def _check_steps(self, steps: int, shape: Shape) -> None:
         if steps == 0:
-            raise RuntimeError(
-                "Expected sequence length to be larger than 0 in RNN\n"
-                f"input has shape {shape}, which holds no step; the states are what they were."
-            )
+            raise checks.no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
 
     def _as_input(self, given: Any, count: int) -> Array:
         """(count, input_size), or (steps, count, input_size): contiguous, of the pool's dtype."""
@@ -466,7 +450,7 @@ class Pool:
             chunk = f"({count}, steps, {size})" if self._config.batch_first else f"(steps, {count}, {size})"
             raise ValueError(
                 f"input must have shape ({count}, {size}) or {chunk}, for {checks.counted(count, 'slot')}; "
-                f"received {x.shape}\nThe states are what they were."
+                f"received {x.shape}\nThe states are unchanged."
             )
         self._check_features("input", x.shape)
         if swap:

@@ -246,7 +246,7 @@ class Stream:
         TypeError
             It does not hold real numbers.
 
-            After any error the state is what it was.
+            After any error the state is unchanged.
         """
         output: Array | None = self._call(input)
         return self._piece(input) if output is None else output
@@ -412,7 +412,7 @@ class Stream:
             The LSTM has another dtype by now, or another thread is in the stream. Nothing was changed.
         """
         panels = self._present()
-        checks.same_dtype(panels.dtype, self.dtype)
+        checks.same_dtype(panels.dtype, "stream", self.dtype)
         slot, at = int(StreamSlots.LENGTH) + int(Header.PANELS), address(panels.data)
 
         def adopt() -> None:
@@ -427,7 +427,7 @@ class Stream:
     # ------------------------------------------------------------ text, copies, pickles
 
     def __repr__(self) -> str:
-        return checks.stream_text(self._config, self.batch_size)
+        return checks.sizes_text("Stream", self._config, batch_size=self.batch_size)
 
     def __copy__(self) -> Stream:
         return self.fork()
