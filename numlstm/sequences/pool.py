@@ -1,7 +1,7 @@
-"""Many live sequences on one model: whoever is present at a step is computed as one batch.
+"""Many live sequences on one model: the sessions present at a step are computed as one batch.
 
-States are kept as [layer][slot][unit]; a session owns a slot. Slots without a gap between them are a part of these
-arrays that the kernel works on where it is. Others are gathered, and scattered when the step is done.
+States are kept as [layer][slot][unit], and each session owns a slot. The kernel works in place on slots without a gap
+between them. Other slots are gathered before the step and scattered after it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from numlstm.runtime.packed_weights import Panels, aligned_empty
 Slots = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
 
-LEAST = 16  # slots of a pool that grows, to begin with
+MIN_CAPACITY = 16  # of a pool that grows
 
 
 class Session:
-    """One live sequence of a `Pool`, whose ``open`` makes it: a state that lasts from step to step.
+    """One live sequence of a `Pool`, made by its ``open``: a state that lasts from step to step.
 
-    It may be left out of any step, and goes on from where it was at the next one that it is part of. As a context
-    manager it is closed at the end.
+    It may miss any step, and continues at the next one that it is part of. As a context manager it is closed at the
+    end.
 
     Examples
     --------
@@ -52,36 +52,36 @@ class Session:
 
     @property
     def pool(self) -> Pool:
-        """Where it belongs."""
+        """The pool that it belongs to."""
         return self._pool
 
     @property
     def slot(self) -> int:
-        """The number by which the array form of `Pool.step` knows it, as long as it is open."""
+        """Its number in the array form of `Pool.step`, while it is open."""
         return self._open_slot()
 
     @property
     def closed(self) -> bool:
-        """Whether it is over."""
+        """Whether it is closed."""
         return self._closed
 
     @property
     def state(self) -> States:
         """Copies of h and c: (num_layers, 1, features) each, as of a stream of one row.
 
-        Assign a pair of real arrays of these shapes, or without the 1, to go on from there.
+        Assign a pair of real arrays of these shapes, or without the 1, to continue from there.
         """
-        return self._pool._in_turn(self._pool._read, self)
+        return self._pool._exclusive(self._pool._read, self)
 
     @state.setter
     def state(self, states: Any) -> None:
         pool = self._pool
-        pool._in_turn(pool._write, self, *checks.stream_states(pool._config, 1, states, pool.dtype))
+        pool._exclusive(pool._write, self, *checks.stream_states(pool._config, 1, states, pool.dtype))
 
     def reset(self) -> None:
         """Set the state to zeros."""
         pool = self._pool
-        pool._in_turn(pool._write, self, *pool._zeros)
+        pool._exclusive(pool._write, self, *pool._zeros)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as plain values: to be pickled, saved by `numpy.savez`, or taken to another machine.
@@ -89,14 +89,14 @@ class Session:
         Returns
         -------
         dict
-            What a stream of one row gives, and takes: ``input_size``, ``hidden_size``, ``num_layers``, ``proj_size``,
-            ``batch_size``, ``dtype`` (its name), and copies of ``h`` and ``c``. Weights are not in it.
+            As from a stream of one row: ``input_size``, ``hidden_size``, ``num_layers``, ``proj_size``,
+            ``batch_size``, ``dtype`` (its name), and copies of ``h`` and ``c``. It does not hold the weights.
         """
         h, c = self.state
         return checks.snapshot_facts(self._pool._config, 1, self._pool.dtype) | {"h": h, "c": c}
 
     def restore(self, snapshot: Any) -> None:
-        """Go on from a snapshot, with the pool's weights.
+        """Continue from a snapshot, with the pool's weights.
 
         Parameters
         ----------
@@ -107,16 +107,16 @@ class Session:
         Raises
         ------
         TypeError
-            It is no mapping, or a state in it does not hold real numbers.
+            It is not a mapping, or a state in it does not hold real numbers.
         ValueError
-            Something in it is missing or does not fit, or the session is closed.
+            A part of it is missing or does not fit, or the session is closed.
         """
         pool = self._pool
-        pool._in_turn(pool._write, self, *checks.snapshot_states(pool._config, 1, pool.dtype, snapshot))
+        pool._exclusive(pool._write, self, *checks.snapshot_states(pool._config, 1, pool.dtype, snapshot))
 
     def close(self) -> None:
-        """End it; its slot is for the next one. To close it again does nothing."""
-        self._pool._in_turn(self._pool._close, self)
+        """Close it, so that its slot can be reused. Closing it again does nothing."""
+        self._pool._exclusive(self._pool._close, self)
 
     def _open_slot(self) -> int:
         if self._closed:
@@ -141,13 +141,13 @@ class Session:
 
 
 class Pool:
-    """Live sequences on one LSTM: those that are present at a step are computed as one batch. `LSTM.pool` makes one.
+    """Live sequences on one LSTM: those present at a step are computed as one batch. `LSTM.pool` makes one.
 
-    Each session has the bits that it would have in a stream of its own. It runs as in eval mode: without dropout,
-    whatever the LSTM's mode. The weights are those that the LSTM had when the pool was made, until `refresh`.
+    Each session gets the bits that it would get in a stream of its own. A pool runs as in eval mode: without dropout,
+    whatever the LSTM's mode. It keeps the weights that the LSTM had when the pool was made, until `refresh`.
 
-    Sessions join, pause and leave between any two steps, and any thread may open, close, read and set them, for which
-    it waits while a step is under way. Steps are made by one thread at a time.
+    Sessions join, pause and leave between any two steps. Any thread may open, close, read and set them, and waits
+    while a step is under way. One thread at a time makes steps.
 
     Attributes
     ----------
@@ -160,11 +160,11 @@ class Pool:
 
     Notes
     -----
-    States of slots without a gap between them are computed where they are, in rising order without any copy. Other
-    slots cost two copies of their states. A new session takes the lowest slot that is free, so that those of a busy
-    pool stay close together.
+    States of slots without a gap between them are computed in place, without any copy if the slots rise. Other slots
+    cost two copies of their states. A new session takes the lowest free slot, so those of a busy pool stay close
+    together.
 
-    A pool is not pickled or copied; `Session.snapshot` gives what can be.
+    A pool cannot be pickled or copied; `Session.snapshot` can.
 
     Examples
     --------
@@ -185,14 +185,14 @@ class Pool:
 
     def __init__(self, config: Config, panels: Panels, capacity: Any, present: Callable[[], Panels]) -> None:
         self._bound = checks.pool_capacity(config, capacity)
-        self._config, self._panels, self._present = config, panels, present
+        self._config, self._panels, self._current_panels = config, panels, present
         self.dtype: np.dtype[Any] = panels.dtype
         self._zeros = tuple(np.zeros(shape, self.dtype) for shape in config.state_shapes(1))
         self._is_open = np.zeros(0, np.bool_)
-        # Both are left by `with` alone, which no signal's exception comes in between of.
-        self._lock: Any = threading.RLock()  # reentrant to know its owner; nobody enters it twice
+        # Both are released by `with` alone: no exception of a signal comes between the block and the release.
+        self._lock: Any = threading.RLock()  # an RLock knows its owner; nobody enters it twice
         self._stepping = threading.Lock()
-        self._make_room(LEAST if self._bound is None else self._bound)
+        self._grow(MIN_CAPACITY if self._bound is None else self._bound)
         _pools.add(ref(self, _pools.discard))
 
     @property
@@ -208,7 +208,7 @@ class Pool:
         return int(np.count_nonzero(self._is_open))
 
     def __bool__(self) -> bool:
-        return True  # though nobody may be there yet
+        return True  # also without sessions
 
     def __repr__(self) -> str:
         return checks.sizes_text("Pool", self._config, open=len(self))
@@ -216,32 +216,25 @@ class Pool:
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
             "a pool cannot be copied or pickled, since it lives on the memory of its process\n"
-            "Pickle the LSTM, and session.snapshot() of each session; sessions of another pool take them over by "
-            "restore()."
+            "Pickle the LSTM, and session.snapshot() of each session; restore() them in sessions of another pool."
         )
 
-    # ------------------------------------------------------------ sessions come and go
+    # ------------------------------------------------------------ sessions
 
     def open(self) -> Session:
-        """Return a new session, which begins with zeros.
+        """Return a new session, whose state is zeros.
 
         Raises
         ------
         RuntimeError
-            As many sessions are open as the capacity allows.
+            The pool is full.
         MemoryError
-            There is no memory for more. Those that are open go on.
+            There is no memory for more. The open sessions are unchanged.
         """
-        made: list[Session] = []
-        try:
-            return self._in_turn(self._open, made)
-        except BaseException:  # a signal's, too late for `_open`: nobody will ever have it
-            for session in made:
-                self._in_turn(self._close, session)
-            raise
+        return self._exclusive(self._open)
 
-    def _open(self, made: list[Session]) -> Session:
-        slot = int(self._is_open.argmin())  # the lowest that is free, or 0 where none is
+    def _open(self) -> Session:
+        slot = int(self._is_open.argmin())  # the lowest free one, or 0 if there is none
         if self._is_open[slot]:
             if self._bound is not None:
                 raise RuntimeError(
@@ -249,63 +242,47 @@ class Pool:
                     "Close one, or make a pool with a larger capacity, or with none, which grows."
                 )
             slot = self.capacity
-            self._make_room(2 * slot)
+            self._grow(2 * slot)
         session = Session(self, slot)
         self._write(session, *self._zeros)
-        try:
-            self._is_open[slot] = True
-            made.append(session)
-        except BaseException:
-            made.clear()
-            self._is_open[slot] = False
-            raise
+        self._is_open[slot] = True
         return session
 
     def _close(self, session: Session) -> None:
-        """Where a signal's exception interrupts it, it is closed all the same."""
-        if session._closed:
-            return
-        try:
-            self._close_once(session)
-        except BaseException:
-            self._close_once(session)
-            raise
-
-    def _close_once(self, session: Session) -> None:
-        session._closed = True
-        self._is_open[session._slot] = False
+        if not session._closed:
+            session._closed = True
+            self._is_open[session._slot] = False
 
     def refresh(self) -> None:
-        """Go on with the weights that the LSTM has now.
+        """Continue with the weights that the LSTM has now.
 
         Raises
         ------
         RuntimeError
-            The LSTM has another dtype by now. Nothing was changed.
+            The LSTM has another dtype now. Nothing is changed.
         """
-        panels = self._present()
+        panels = self._current_panels()
         checks.same_dtype(panels.dtype, "pool", self.dtype)
-        self._in_turn(setattr, self, "_panels", panels)
+        self._exclusive(setattr, self, "_panels", panels)
 
-    def _make_room(self, capacity: int) -> None:
-        """More slots, and as many rows to gather into; nothing changes before there is memory for all of it."""
-        config, have = self._config, self.capacity
-        sizes = [(config.num_layers, capacity, size) for size in (config.output_size, config.hidden_size)] * 2
+    def _grow(self, capacity: int) -> None:
+        """Make room for more sessions. Nothing changes before all the memory is there."""
+        before = self.capacity
         try:
             h, c, batch_h, batch_c = (
-                aligned_empty(rows * layers * size, self.dtype).reshape(layers, rows, size)
-                for layers, rows, size in sizes
+                aligned_empty(layers * rows * size, self.dtype).reshape(layers, rows, size)
+                for layers, rows, size in self._config.state_shapes(capacity) * 2
             )
-            is_open, places = np.zeros(capacity, np.bool_), empty(capacity, np.intp)
-        except (MemoryError, ValueError, OverflowError) as error:  # or larger than any array may be
+            is_open, rank = np.zeros(capacity, np.bool_), empty(capacity, np.intp)
+        except (MemoryError, ValueError, OverflowError) as error:  # the last two: larger than any array may be
             raise MemoryError(
                 f"there is no memory for the states of {checks.counted(capacity, 'session')}: {error}"
             ) from None
-        if have:
-            h[:, :have], c[:, :have], is_open[:have] = self._h, self._c, self._is_open
-        self._h, self._c, self._batch_h, self._batch_c = h, c, batch_h, batch_c
-        self._places, self._is_open = places, is_open
-        self._kept = engine.Executor(self.dtype)  # plans say how far the states of two layers are apart: none fits now
+        if before:
+            h[:, :before], c[:, :before], is_open[:before] = self._h, self._c, self._is_open
+        self._h, self._c, self._is_open = h, c, is_open
+        self._batch_h, self._batch_c, self._rank = batch_h, batch_c, rank  # where steps gather, and sort
+        self._executor = engine.Executor(self.dtype)  # plans depend on the distance between two layers' states
 
     # ------------------------------------------------------------ steps
 
@@ -318,13 +295,13 @@ class Pool:
     ) -> Array: ...
 
     def step(self, slots: Any, input: Any = None) -> Any:
-        """Run the step that comes next of each session that is present, or several; the others stay as they are.
+        """Run the next step, or several, of each session that is present; the others are unchanged.
 
         Parameters
         ----------
         slots : dict of Session to array_like, or array_like of int
-            The input of each session: (input_size,), or (steps, input_size) with as many steps for each. Or slots,
-            (n,), no two of them the same.
+            The input of each session: (input_size,), or (steps, input_size) with as many steps for each. Or distinct
+            slots, (n,).
         input : array_like, optional
             With slots: a row for each, (n, input_size); or a chunk, (steps, n, input_size), in the order of the LSTM's
             ``batch_first`` when the pool was made. Any real dtype, byte order and strides; never written to.
@@ -332,8 +309,8 @@ class Pool:
         Returns
         -------
         dict of Session to ndarray, or ndarray
-            h of the last layer, shaped as the input with proj_size or hidden_size features in place of its own. Arrays
-            of a dict are rows of one: who keeps a single one for long, copies it.
+            h of the last layer, shaped as the input with proj_size or hidden_size features in place of its own. The
+            arrays of a dict are views of one array: copy those that you keep for long.
 
         Raises
         ------
@@ -343,7 +320,7 @@ class Pool:
         RuntimeError
             The input has other features than the LSTM's, or no steps; or another thread is in a step.
         TypeError
-            Slots are no integers, a session is none, or the input does not hold real numbers.
+            A slot is not an integer, a key is not a session, or the input does not hold real numbers.
         IndexError
             There is no such slot.
 
@@ -352,7 +329,7 @@ class Pool:
         if isinstance(slots, Mapping):
             if input is not None:
                 raise TypeError("step takes a dict of inputs by session, or slots and their input, not both")
-            work: Callable[..., Any] = self._step_sessions
+            step: Callable[..., Any] = self._step_sessions
             given: tuple[Any, Any] = list(slots), [_row(session, value) for session, value in slots.items()]
         else:
             if input is None:
@@ -360,18 +337,18 @@ class Pool:
                     "step takes a dict of inputs by session, or slots and their input; "
                     f"received a {type(slots).__name__} alone"
                 )
-            work, numbers = self._step_slots, checks.slot_numbers(slots)
+            step, numbers = self._step_slots, checks.slot_numbers(slots)
             given = numbers, self._as_input(input, numbers.size)
         if self._stepping.locked():
             raise RuntimeError(
                 "the pool is in use by another thread, and nothing was done\n"
                 "A pool does one step at a time. Let one thread gather what is present and step it."
             )
-        return self._in_turn(self._step, work, *given)
+        return self._exclusive(self._step, step, *given)
 
-    def _step(self, work: Callable[..., T], *given: Any) -> T:
+    def _step(self, step: Callable[..., T], *given: Any) -> T:
         with self._stepping:
-            return work(*given)
+            return step(*given)
 
     def _step_slots(self, slots: Slots, x: Array) -> Array:
         self._check_slots(slots)
@@ -387,13 +364,12 @@ class Pool:
             if type(session) is not Session or session._pool is not self or session._closed:
                 self._refuse(session)
         slots = np.array([session._slot for session in sessions], np.intp)
-        if not _rising(slots):
-            order = np.argsort(slots)
-            slots, places = slots[order], order.tolist()
-            sessions, rows = [sessions[k] for k in places], [rows[k] for k in places]
-        x, chunk = self._together(sessions, rows)
+        if not _increasing(slots):
+            order = np.argsort(slots).tolist()
+            slots, sessions, rows = slots[order], [sessions[k] for k in order], [rows[k] for k in order]
+        x = self._stack(sessions, rows)
         output = self._advance(slots, x)
-        return dict(zip(sessions, output.swapaxes(0, 1) if chunk else output[0], strict=True))
+        return dict(zip(sessions, output[0] if rows[0].ndim == 1 else output.swapaxes(0, 1), strict=True))
 
     def _refuse(self, session: Any) -> NoReturn:
         if not isinstance(session, Session):
@@ -403,20 +379,20 @@ class Pool:
         session._open_slot()
         raise TypeError(f"a session must be a Session itself, not a {type(session).__name__}")
 
-    def _together(self, sessions: list[Session], rows: list[Array]) -> tuple[Array, bool]:
-        """One array (steps, rows, input_size) of the sessions' inputs, and whether they are chunks."""
+    def _stack(self, sessions: list[Session], rows: list[Array]) -> Array:
+        """The sessions' inputs as one array (steps, rows, input_size)."""
         first, size = rows[0].shape, self._config.input_size
-        chunk = len(first) == 2
         if len(first) not in (1, 2) or first[-1] != size or any(row.shape != first for row in rows):
             self._refuse_rows(sessions, rows)
-        self._check_steps(first[0] if chunk else 1, first)
-        x = empty((first[0] if chunk else 1, len(rows), size), self.dtype)
-        if not chunk and all(row.dtype is self.dtype for row in rows):
+        steps = 1 if len(first) == 1 else first[0]
+        _check_steps(steps, first)
+        x = empty((steps, len(rows), size), self.dtype)
+        if len(first) == 1 and all(row.dtype is self.dtype for row in rows):
             np.concatenate(rows, out=x.reshape(-1))
         else:
-            for at, row in enumerate(rows):
-                engine.convert(x[:, at], row)
-        return x, chunk
+            for n, row in enumerate(rows):
+                engine.convert(x[:, n], row)
+        return x
 
     def _refuse_rows(self, sessions: list[Session], rows: list[Array]) -> NoReturn:
         size, first = self._config.input_size, rows[0].shape
@@ -426,20 +402,13 @@ class Pool:
                     f"LSTM: Expected input of a session to be 1D or 2D, got {row.ndim}D instead\n"
                     f"input of {session!r} must have shape ({size},), or (steps, {size}); received {row.shape}."
                 )
-            self._check_features(f"input of {session!r}", row.shape)
+            if row.shape[-1] != size:
+                raise checks.wrong_features(self._config, row.shape, f"input of {session!r}")
         other = next(k for k, row in enumerate(rows) if row.shape != first)
         raise ValueError(
             f"inputs of a step must have one shape, but that of {sessions[other]!r} has {rows[other].shape}, and that "
             f"of {sessions[0]!r} {first}\nThe states are unchanged."
         )
-
-    def _check_features(self, name: str, shape: Shape) -> None:
-        if shape[-1] != self._config.input_size:
-            raise checks.wrong_features(self._config, shape, name)
-
-    def _check_steps(self, steps: int, shape: Shape) -> None:
-        if steps == 0:
-            raise checks.no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
 
     def _as_input(self, given: Any, count: int) -> Array:
         """(count, input_size), or (steps, count, input_size): contiguous, of the pool's dtype."""
@@ -452,10 +421,11 @@ class Pool:
                 f"input must have shape ({count}, {size}) or {chunk}, for {checks.counted(count, 'slot')}; "
                 f"received {x.shape}\nThe states are unchanged."
             )
-        self._check_features("input", x.shape)
+        if x.shape[-1] != size:
+            raise checks.wrong_features(self._config, x.shape)
         if swap:
             x = x.swapaxes(0, 1)
-        self._check_steps(1 if x.ndim == 2 else x.shape[0], x.shape)
+        _check_steps(1 if x.ndim == 2 else x.shape[0], x.shape)
         if x.dtype is self.dtype and x.flags.c_contiguous and x.flags.aligned:
             return x
         converted = empty(x.shape, self.dtype)
@@ -463,19 +433,19 @@ class Pool:
         return converted
 
     def _check_slots(self, slots: Slots) -> None:
-        """All are open, and no two the same."""
+        """Check that all are open and distinct."""
         if slots.size == 0:
             return
-        if slots.view(np.uintp).max() >= self.capacity:  # those below 0 are large then
+        if slots.view(np.uintp).max() >= self.capacity:  # as unsigned numbers, those below 0 are large
             wrong = next(slot for slot in slots.tolist() if not 0 <= slot < self.capacity)
             raise IndexError(f"there is no slot {wrong}: slots are numbers from 0 to {self.capacity - 1}")
         if not self._is_open[slots].all():
             wrong = next(slot for slot in slots.tolist() if not self._is_open[slot])
-            raise ValueError(f"slot {wrong} is closed\nThose that are open are pool.slots.")
-        if not _rising(slots):
-            rising = np.arange(slots.size)
-            self._places[slots] = rising
-            twice = slots[self._places[slots] != rising]
+            raise ValueError(f"slot {wrong} is closed\nThe open ones are pool.slots.")
+        if not _increasing(slots):
+            position = np.arange(slots.size)
+            self._rank[slots] = position  # the last one wins
+            twice = slots[self._rank[slots] != position]
             if twice.size:
                 raise ValueError(
                     f"slot {int(twice[0])} comes {np.count_nonzero(slots == twice[0])} times in a step\n"
@@ -483,41 +453,41 @@ class Pool:
                 )
 
     def _advance(self, slots: Slots, x: Array) -> Array:
-        """Steps of these slots, which have been checked; x and the result are (steps, rows, features)."""
+        """Run checked slots; x and the result are (steps, rows, features)."""
         count = slots.size
         output = empty((*x.shape[:2], self._config.output_size), self.dtype)
         if count == 0:
             return output
         first = int(slots.min())
-        if slots.max() - first == count - 1:  # no two are the same, so they are all of these
-            places = None if _rising(slots) else slots - first
-            if places is not None:
+        if slots.max() - first == count - 1:  # distinct, so without a gap
+            rows = None if _increasing(slots) else slots - first
+            if rows is not None:
                 given, x = x, empty(x.shape, self.dtype)
-                x[:, places] = given
+                x[:, rows] = given
             states = self._h[0, first:], self._c[0, first:]
-            engine.forward_rows(self._panels, self._kept, x, output, states, self.capacity)
-            return output if places is None else output[:, places]
-        for kept, batch in (self._h, self._batch_h), (self._c, self._batch_c):
-            for of_layer, rows in zip(kept, batch, strict=True):
-                np.take(of_layer, slots, axis=0, out=rows[:count], mode="clip")  # "raise" would copy once more
-        engine.forward_rows(self._panels, self._kept, x, output, (self._batch_h, self._batch_c), self.capacity)
-        self._put(slots, self._batch_h[:, :count], self._batch_c[:, :count])
+            engine.forward_rows(self._panels, self._executor, x, output, states, self.capacity)
+            return output if rows is None else output[:, rows]
+        for states_of, batch in (self._h, self._batch_h), (self._c, self._batch_c):
+            for layer, gathered in zip(states_of, batch, strict=True):
+                np.take(layer, slots, axis=0, out=gathered[:count], mode="clip")  # mode="raise" would copy once more
+        engine.forward_rows(self._panels, self._executor, x, output, (self._batch_h, self._batch_c), self.capacity)
+        self._scatter(slots, self._batch_h[:, :count], self._batch_c[:, :count])
         return output
 
     # ------------------------------------------------------------ states
 
-    def _put(self, slots: Any, h: Array, c: Array) -> None:
-        """New states: where a signal's exception interrupts it, all of them are there all the same."""
+    def _scatter(self, slots: Any, h: Array, c: Array) -> None:
+        """Store new states, all of them even if an exception of a signal interrupts it."""
         try:
-            self._put_once(slots, h, c)
+            self._scatter_once(slots, h, c)
         except BaseException:
-            self._put_once(slots, h, c)
+            self._scatter_once(slots, h, c)
             raise
 
-    def _put_once(self, slots: Any, h: Array, c: Array) -> None:
-        for kept, given in (self._h, h), (self._c, c):
-            for of_layer, rows in zip(kept, given, strict=True):
-                of_layer[slots] = rows
+    def _scatter_once(self, slots: Any, h: Array, c: Array) -> None:
+        for states_of, given in (self._h, h), (self._c, c):
+            for layer, rows in zip(states_of, given, strict=True):
+                layer[slots] = rows
 
     def _read(self, session: Session) -> States:
         row = slice(slot := session._open_slot(), slot + 1)
@@ -525,20 +495,23 @@ class Pool:
 
     def _write(self, session: Session, h: Array, c: Array) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            self._put(slice(slot := session._open_slot(), slot + 1), h, c)
+            self._scatter(slice(slot := session._open_slot(), slot + 1), h, c)
 
-    # ------------------------------------------------------------ one thread at a time
-
-    def _in_turn(self, work: Callable[..., T], *given: Any) -> T:
-        """Do something while no other thread has the states."""
-        if self._lock._is_owned():  # a signal handler, say; to wait would be for ever
+    def _exclusive(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something while no other thread uses the states."""
+        if self._lock._is_owned():  # a signal handler, for example; waiting would deadlock
             raise RuntimeError("the pool is in use by this very thread, which was interrupted, and nothing was done")
         with self._lock:
             return work(*given)
 
 
-def _rising(slots: Slots) -> bool:
+def _increasing(slots: Slots) -> bool:
     return slots.size == 1 or bool((slots[1:] > slots[:-1]).all())
+
+
+def _check_steps(steps: int, shape: Shape) -> None:
+    if steps == 0:
+        raise checks.no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
 
 
 def _row(session: Any, value: Any) -> Array:
@@ -547,7 +520,7 @@ def _row(session: Any, value: Any) -> Array:
     return checks.real_array(f"input of {session!r}", value)
 
 
-# A fork waits until no pool is in use, so that the child has whole states and free locks.
+# A fork waits until no pool is in use, so that the child gets complete states and free locks.
 _pools: set[ref[Pool]] = set()
 _forking = threading.Lock()
 _held: list[Pool] = []

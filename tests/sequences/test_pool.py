@@ -4,8 +4,6 @@ Bits are compared with calls of the LSTM on each sequence alone. Limits on time 
 """
 
 import copy
-import itertools
-import linecache
 import os
 import pickle
 import signal
@@ -25,7 +23,6 @@ import numlstm
 from numlstm.kernels.plan_layout import Header, Partition
 from numlstm.runtime import engine, planner, threads
 from numlstm.runtime.schedule import Overrides
-from numlstm.sequences import pool as pool_module
 from numlstm.sequences.pool import Pool, Session
 
 pytestmark = pytest.mark.cpu_level
@@ -94,7 +91,7 @@ COPIES = {  # inputs put in order; states gathered and scattered
 def looked_at(monkeypatch):
     """How often a step put its input in order, and how often it scattered states."""
     count = {"ordered": 0, "scattered": 0, "given": None}
-    put, forward = Pool._put, engine.forward_rows
+    put, forward = Pool._scatter, engine.forward_rows
 
     def putting(pool, slots, h, c):
         count["scattered"] += isinstance(slots, np.ndarray)
@@ -104,7 +101,7 @@ def looked_at(monkeypatch):
         count["ordered"] += not np.shares_memory(x, count["given"])
         forward(panels, kept, x, *rest)
 
-    monkeypatch.setattr(Pool, "_put", putting)
+    monkeypatch.setattr(Pool, "_scatter", putting)
     monkeypatch.setattr(engine, "forward_rows", forwarding)
     return count
 
@@ -148,7 +145,7 @@ class TestBits:
         lstm = make(hidden=16, num_layers=2)
         with planner.override(**forced):
             pool, sessions, want = opened(lstm, 70)
-            before = pool._kept.plans.by_shape.copy()
+            before = pool._executor.plans.by_shape.copy()
             for count in range(1, 71):
                 x = draw(lstm, count, seed=count)
                 slots = np.random.default_rng(count).permutation(70)[:count]
@@ -157,8 +154,8 @@ class TestBits:
                     one, want[slot] = solo(lstm, x[row : row + 1], want[slot])
                     assert same_bits(output[row], one[0])
             assert equal_states(states(sessions), want)
-            assert before.keys() <= pool._kept.plans.by_shape.keys()
-            assert len(pool._kept.plans.by_shape) == len({engine.batch_size(n) for n in range(1, 71)}) == 21
+            assert before.keys() <= pool._executor.plans.by_shape.keys()
+            assert len(pool._executor.plans.by_shape) == len({engine.batch_size(n) for n in range(1, 71)}) == 21
 
     def test_batch_first(self):
         lstm = make(batch_first=True, num_layers=2)
@@ -880,66 +877,6 @@ def test_a_pool_that_is_dropped_is_gone():
 def test_types_are_what_users_import():
     pool = make().pool()
     assert type(pool) is Pool is numlstm.Pool and type(pool.open()) is Session is numlstm.Session
-
-
-# ---------------------------------------------------------------- interrupted amid it
-
-
-class Interrupted(BaseException):
-    """What a signal's handler may raise between any two lines."""
-
-
-def interrupted_at(count, call):
-    """Whether ``call()`` was interrupted before its line or return number ``count`` in numlstm's pool."""
-    left = count
-
-    def trace(frame, event, argument):
-        nonlocal left
-        if frame.f_code.co_filename != pool_module.__file__:
-            return None
-        of_with = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
-        inner = frame.f_code.co_name not in ("open", "close")
-        # no signal's handler runs amid entering and leaving `with`, nor between the last line and the caller
-        if (event == "return" and inner) or (event == "line" and not of_with):
-            left -= 1
-            if left == 0:
-                raise Interrupted
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except Interrupted:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def test_a_slot_is_never_lost_to_an_interrupt():
-    """Before each line of opening and closing: who opened has a session, or nobody has the slot."""
-    pool = make().pool(capacity=3)
-    staying = pool.open()
-    for count in itertools.count(1):
-        made = []
-        was = interrupted_at(count, lambda: made.append(pool.open()))  # noqa: B023
-        assert pool.slots.tolist() == [staying.slot, *(session.slot for session in made)], count
-        for session in made:
-            session.close()
-        if not was:
-            break
-    assert count > 10
-    for count in itertools.count(1):
-        session = pool.open()
-        was = interrupted_at(count, session.close)
-        assert pool.slots.tolist() == ([0] if session.closed else [0, 1]), count
-        session.close()
-        assert pool.slots.tolist() == [staying.slot]
-        if not was:
-            break
-    assert count > 5
-    assert len([pool.open(), pool.open()]) == 2  # all of its capacity is there
 
 
 @pytest.mark.parametrize("slot", [1 << 63, (1 << 64) - 1])

@@ -230,16 +230,16 @@ def test_a_pool_is_many_solos_in_every_way():
 class Ahead(Pool):
     """Planted: states are scattered to the slots that stand one further, around the end."""
 
-    def _put(self, slots, h, c):
-        super()._put((slots + 1) % self.capacity if isinstance(slots, np.ndarray) else slots, h, c)
+    def _scatter(self, slots, h, c):
+        super()._scatter((slots + 1) % self.capacity if isinstance(slots, np.ndarray) else slots, h, c)
 
 
 class NotZeroed(Pool):
     """Planted: a slot that is used again has the state of the last one."""
 
-    def _open(self, made):
+    def _open(self):
         kept = self._h.copy(), self._c.copy()
-        session = super()._open(made)
+        session = super()._open()
         if session.slot < kept[0].shape[1]:
             self._h[:, session.slot], self._c[:, session.slot] = (states[:, session.slot] for states in kept)
         return session
@@ -248,8 +248,8 @@ class NotZeroed(Pool):
 class GrownEmpty(Pool):
     """Planted: growing loses c."""
 
-    def _make_room(self, capacity):
-        super()._make_room(capacity)
+    def _grow(self, capacity):
+        super()._grow(capacity)
         self._c[:] = 0
 
 
@@ -272,7 +272,7 @@ class AdoptsAtOnce(Pool):
     """Planted: new weights are used without refresh."""
 
     def _advance(self, slots, x):
-        self._panels = self._present()
+        self._panels = self._current_panels()
         return super()._advance(slots, x)
 
 
