@@ -32,17 +32,17 @@ FORCED = {
     "hoisted, long chunks": {"hoist": True},
     "hoisted, chunks of 2": {"hoist": True, "hoist_steps": 2},
     "not hoisted": {"hoist": False},
-    "rows one by one": {"tallest": 1},
-    "tiles of at most 2": {"tallest": 2, "hoist": True},
-    "tiles of at most 3": {"tallest": 3},
-    "tiles of at most 4": {"tallest": 4, "hoist": False},
-    "run after run": {"hoist": True, "runs_from": 1},
-    "run after run, chunks of 2": {"hoist": True, "hoist_steps": 2, "runs_from": 1},
-    "run after run, tiles of at most 2": {"hoist": True, "tallest": 2, "runs_from": 1},
+    "rows one by one": {"mr": 1},
+    "tiles of at most 2": {"mr": 2, "hoist": True},
+    "tiles of at most 3": {"mr": 3},
+    "tiles of at most 4": {"mr": 4, "hoist": False},
+    "run after run": {"hoist": True, "k_block_min": 1},
+    "run after run, chunks of 2": {"hoist": True, "hoist_steps": 2, "k_block_min": 1},
+    "run after run, tiles of at most 2": {"hoist": True, "mr": 2, "k_block_min": 1},
     "groups of 1 row": {"group": 1},
     "groups of 5 rows": {"group": 5, "hoist": True},
-    "weights asked for ahead": {"far": True, "tallest": 1},
-    "weights not asked for ahead": {"far": False},
+    "weights asked for ahead": {"beyond_l2": True, "mr": 1},
+    "weights not asked for ahead": {"beyond_l2": False},
 }
 
 
@@ -143,12 +143,12 @@ def test_every_path_is_taken_and_counted():
     assert counts["hoisted, chunks of 2"][Header.HOISTED] == cells * 3
     assert counts["not hoisted"][Header.HOISTED] == 0
     one_by_one = counts["rows one by one"]
-    assert one_by_one[Header.TOGETHER] > 0 and one_by_one[Header.TILES] == 0
+    assert one_by_one[Header.MULTI_BLOCK] > 0 and one_by_one[Header.TILES] == 0
     for most in (2, 3, 4):
         count = counts[f"tiles of at most {most}"]
         known = build.REGISTERS_32 if registry.level().registers >= 32 else build.REGISTERS_16
         assert count[Header.TALL] == max(rows for rows in known.mr if rows <= most)
-        assert count[Header.TILES] > 0 and count[Header.TOGETHER] == 0
+        assert count[Header.TILES] > 0 and count[Header.MULTI_BLOCK] == 0
     for name in ("run after run", "run after run, chunks of 2", "run after run, tiles of at most 2"):
         assert counts[name][Header.K_BLOCKS] > counts[name][Header.HOISTED] > 0, name
     assert counts["not hoisted"][Header.K_BLOCKS] == counts["rows one by one"][Header.K_BLOCKS] == 0
@@ -164,7 +164,7 @@ def test_the_default_plan_hoists_and_fills_tiles():
     lstm = numlstm.LSTM(40, 256, num_layers=2, seed=0).eval()
     x = np.zeros((12, 8, 40), np.float32)
     _, count = run(lstm, x)
-    assert count[Header.HOISTED] >= 2 and count[Header.TALL] >= 3 and count[Header.SINGLE] == 0
+    assert count[Header.HOISTED] >= 2 and count[Header.TALL] >= 3 and count[Header.SINGLE_BLOCK] == 0
     lstm = numlstm.LSTM(8, 520, seed=0).eval()
     _, count = run(lstm, np.zeros((2, 8, 8), np.float32))
     assert count[Header.K_BLOCKS] >= 2
@@ -191,7 +191,7 @@ def test_more_rows_than_take_turns_at_once():
         x, hx = data(lstm, 3, 4 * projection.ROWS_AT_ONCE + 5)
         want, count = run(lstm, x, hx, hoist=False)
         assert count[Header.K_BLOCKS] == 0
-        got, count = run(lstm, x, hx, hoist=True, runs_from=1, far=far)
+        got, count = run(lstm, x, hx, hoist=True, k_block_min=1, beyond_l2=far)
         assert count[Header.K_BLOCKS] > 0 and equal(got, want)
 
 
@@ -200,8 +200,8 @@ def test_few_rows_take_turns_where_no_cache_holds_the_panels():
     lstm = make(37, 0, "float32", num_layers=2)
     for rows in (1, 2, 3):
         x, hx = data(lstm, 5, rows)
-        want, near = run(lstm, x, hx, hoist=True, runs_from=1, far=False)  # of the projection ahead alone
-        got, far = run(lstm, x, hx, hoist=True, runs_from=1, far=True)
+        want, near = run(lstm, x, hx, hoist=True, k_block_min=1, beyond_l2=False)  # of the projection ahead alone
+        got, far = run(lstm, x, hx, hoist=True, k_block_min=1, beyond_l2=True)
         assert (far[Header.K_BLOCKS] > near[Header.K_BLOCKS]) == (rows > 1) and equal(got, want)
 
 

@@ -107,7 +107,7 @@ def recurrent_tile(simd, epilogue, height, blocks, half=False):
 
 @inline
 def count_tile(plan, height):
-    bump_counter(plan, Header.TILES if height > 1 else Header.SINGLE)
+    bump_counter(plan, Header.TILES if height > 1 else Header.SINGLE_BLOCK)
     store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
 
 

@@ -96,7 +96,7 @@ def forward_kernel(number, lanes, shapes, fused, pause):
             while done < end:
                 n = blocks_of(end - done, most)
                 block = begin + end - done - n if odd else done
-                bump_counter(plan, Header.TOGETHER if n > 1 else Header.SINGLE)
+                bump_counter(plan, Header.MULTI_BLOCK if n > 1 else Header.SINGLE_BLOCK)
                 if block + n > whole:
                     bump_counter(plan, Header.HALF)
                     last_tile(n, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
@@ -414,18 +414,19 @@ def forward_kernel(number, lanes, shapes, fused, pause):
 
     @named("forward")
     def forward(plan):
-        way = load_slot(plan, Header.WAY)
-        if load_slot(plan, Header.EPOCH) != 0 and way != Partition.SPIN and load_slot(plan, Header.THREAD_INDEX) == 0:
+        partition = load_slot(plan, Header.PARTITION)
+        is_caller = partition != Partition.SPIN and load_slot(plan, Header.THREAD_INDEX) == 0
+        if is_caller and load_slot(plan, Header.EPOCH) != 0:
             count_up(load_slot(plan, Header.EPOCH))
-        if way == Partition.SERIAL:
+        if partition == Partition.SERIAL:
             run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO))
-        elif way == Partition.ROWS:
+        elif partition == Partition.ROWS:
             by_rows(plan)
-        elif way == Partition.DIRECTIONS:
+        elif partition == Partition.DIRECTIONS:
             by_directions(plan)
-        elif way == Partition.WAVEFRONT:
+        elif partition == Partition.WAVEFRONT:
             wavefront(plan)
-        elif way == Partition.BLOCKS:
+        elif partition == Partition.BLOCKS:
             by_blocks(plan)
         else:
             spin_wait(plan)

@@ -101,7 +101,7 @@ def claim(plan, phase):
             if before == claimed:
                 bump_counter(plan, Header.WORK_ITEMS)
                 if n > 0:
-                    bump_counter(plan, Header.STOLEN)
+                    bump_counter(plan, Header.STEALS)
                 return first + claimed - phase * size
             claimed = before
     return -1

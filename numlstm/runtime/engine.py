@@ -320,7 +320,7 @@ def _shared(kept: Executor, plan: Plan, team_plan: TeamPlan | None, arrays: Arra
     if team_plan is None:
         _by_itself(kept, plan, arrays, rows)
         return
-    with Team(team_plan.split.members - 1) as team:
+    with Team(team_plan.schedule.members - 1) as team:
         if team.workers and not (team.fresh and team_plan.brief):
             _in_company(kept, team_plan, team, arrays, rows)
         else:
@@ -339,10 +339,10 @@ def _in_company(kept: Executor, team_plan: TeamPlan, team: Team, arrays: Arrays,
     """The same pass by this thread and the workers that it has."""
     leader = kept.lease(team_plan.caller)
     leader.words[Header.ROWS_TO] = rows
-    if team_plan.split.way == Partition.ROWS:  # whatever the call before has left here, of fewer rows or of more
+    if team_plan.schedule.partition == Partition.ROWS:  # set for each call: the rows may differ
         planned = leader.words[Header.ROWS]
         leader.words[Header.CHUNK_ROWS] = (
-            team_plan.split.chunk_rows if rows == planned else -(-rows // team_plan.split.num_chunks)
+            team_plan.schedule.chunk_rows if rows == planned else -(-rows // team_plan.schedule.num_chunks)
         )
     record = (ctypes.c_int64 * team_plan.record)()
     leader.words[Header.SHARE] = ctypes.addressof(record)
@@ -378,7 +378,7 @@ def _task(
     own[Header.THREAD_INDEX] = member
     for slot in (Header.SHARE, Header.BELOW, Header.ROWS_TO, Header.CHUNK_ROWS):
         own[slot] = of_caller[slot]
-    if team_plan.split.way == Partition.BLOCKS:
+    if team_plan.schedule.partition == Partition.BLOCKS:
         own[Header.GATES], own[Header.HIDDEN] = of_caller[Header.GATES], of_caller[Header.HIDDEN]
 
     def task(held: Any = held) -> None:

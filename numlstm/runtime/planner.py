@@ -47,12 +47,12 @@ class Settings(NamedTuple):
 
     hoist: bool | None = None  # None: where it pays
     hoist_steps: int = 0  # steps of a chunk; 0: as many as fit a cache
-    far: bool | None = None  # whether panels are too big for the second cache; None: by their size
-    tallest: int = 1 << 30  # rows of the tallest tile
-    runs_from: int = 0  # terms from which tiles of rows take turns at a panel; 0: where the first cache cannot hold it
+    beyond_l2: bool | None = None  # whether panels are too big for the second cache; None: by their size
+    mr: int = 1 << 30  # rows of the tallest tile
+    k_block_min: int = 0  # terms from which tiles of rows take turns at a panel; 0: by the first cache
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
     convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
-    split: Overrides = USUAL  # how threads share a call
+    schedule: Overrides = USUAL  # how threads share a call
 
 
 settings = Settings()
@@ -75,7 +75,7 @@ class Plan(NamedTuple):
 class TeamPlan(NamedTuple):
     """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
 
-    split: Schedule
+    schedule: Schedule
     caller: Plan
     worker: Plan
     record: int  # slots of the record that they share
@@ -138,10 +138,10 @@ def make_team_plan(
     if chosen is None:
         return None
     # each thread that has gates and a hidden h of its own takes its part of what one thread may
-    apart = 1 if chosen.way == Partition.BLOCKS else chosen.members
+    apart = 1 if chosen.partition == Partition.BLOCKS else chosen.members
     shared = make_plan(panels, *key, state_rows, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
-        (Header.WAY, chosen.way),
+        (Header.PARTITION, chosen.partition),
         (Header.RANGES, chosen.ranges),
         (Header.NUM_CHUNKS, chosen.num_chunks),
         (Header.CHUNK_ROWS, chosen.chunk_rows),
@@ -152,10 +152,10 @@ def make_team_plan(
         shared.slots[slot] = value
     # of blocks, all threads work on the same gates and the same hidden h: those of the caller
     worker = shared._replace(below=0)
-    if chosen.way == Partition.BLOCKS:
+    if chosen.partition == Partition.BLOCKS:
         worker = worker._replace(gates=0, hidden=0)
     record = Share.NEXT_CHUNK + LINE_SLOTS * (chosen.ranges + config.num_layers)
-    brief = settings.split.way is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
+    brief = settings.schedule.partition is None and _alone(config, key[0], sizes, panels.dtype.itemsize) < START_WORTH
     return TeamPlan(chosen, shared, worker, record, brief)
 
 
@@ -206,8 +206,8 @@ def make_plan(
         Header.STEPS: steps,
         Header.ROWS: rows,
         Header.GROUP: group,
-        Header.MR: settings.tallest,
-        Header.K_BLOCK_MIN: settings.runs_from or CACHE_L1 // (4 * lanes * itemsize),
+        Header.MR: settings.mr,
+        Header.K_BLOCK_MIN: settings.k_block_min or CACHE_L1 // (4 * lanes * itemsize),
     }
     for slot, value in (header | OBJECTS).items():
         slots[slot] = value
@@ -241,7 +241,7 @@ def make_plan(
         cell[Cell.PROJECTED] = config.proj_size > 0
         cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
         cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
-        cell[Cell.BEYOND_L2] = panel_bytes > CACHE_L2 if settings.far is None else settings.far
+        cell[Cell.BEYOND_L2] = panel_bytes > CACHE_L2 if settings.beyond_l2 is None else settings.beyond_l2
         cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
         cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
     if sizes is not None:
@@ -273,7 +273,7 @@ def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, li
     """How at most so many threads share a call."""
     steps, rows, _ = shape
     packed_rows = 0 if sizes is None else rows
-    return choose(config, steps, _rows(shape, sizes), itemsize, limit, settings.split, packed_rows)
+    return choose(config, steps, _rows(shape, sizes), itemsize, limit, settings.schedule, packed_rows)
 
 
 def _alone(config: Config, shape: Shape, sizes: Array | None, itemsize: int) -> float:

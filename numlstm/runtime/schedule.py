@@ -1,4 +1,4 @@
-"""How a call is split over threads: which way, into how many tickets, and whether it is worth it.
+"""How a call is split over threads: which partition, into how many tickets, and whether it is worth it.
 
 Results do not depend on it. Rows need nothing of each other; of hidden blocks every thread reads a part of the weights,
 and keeps it in its cache, but all meet after every step; directions meet after every layer; layers in
@@ -14,7 +14,7 @@ WORTH = 200.0  # microseconds of work from which on a call has use for more than
 START_WORTH = 20_000.0  # the same for a thread that is yet to be started
 STEP_WORTH = 3.0  # microseconds of a cell's step for each thread, from which on it pays to meet after every step
 ROWS_EACH = 12  # rows for each thread, from which on it pays that all of them read all weights
-LOW_ROWS = 3  # the same at worst, where there is no better way: tiles are low then
+LOW_ROWS = 3  # the same at worst, where there is no better partition: tiles are low then
 TALL_ROWS = 24  # the same where weights are large; and rows of a ticket that fills tiles well
 UNITS = 16  # hidden units of a block, where registers are widest
 CACHE = 3 << 19  # bytes of recurrent weights that a core of its own keeps at hand
@@ -27,7 +27,7 @@ class Schedule(NamedTuple):
 
     Parameters
     ----------
-    way : Partition
+    partition : Partition
     members : int
         Threads, the caller among them.
     pieces : int
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
         In waves: steps of a ticket.
     """
 
-    way: Partition
+    partition: Partition
     members: int
     num_chunks: int
     ranges: int
@@ -51,7 +51,7 @@ class Schedule(NamedTuple):
 class Overrides(NamedTuple):
     """What a test wants, whether it pays or not."""
 
-    way: Partition | None = None  # None: where it pays, and the best one
+    partition: Partition | None = None  # None: where it pays, and the best one
     num_chunks: int = 0  # tickets of a phase by blocks; 0: what is usual
     chunk_rows: int = 0  # rows of a ticket; 0: what is usual
     chunk_steps: int = 0  # steps of a ticket in waves; 0: what is usual
@@ -92,18 +92,18 @@ def choose(
     """
     if limit < 2 or rows == 0:
         return None
-    way, members = overrides.way, limit
-    if way is None:
+    partition, members = overrides.partition, limit
+    if partition is None:
         if microseconds(config, steps, rows, itemsize) < WORTH:
             return None
-        way, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
-    if way == Partition.ROWS and packed_rows:
+        partition, members = _best(config, steps, rows, itemsize, limit, packed_rows > 0)
+    if partition == Partition.ROWS and packed_rows:
         return _by_unequal_rows(packed_rows, members, overrides.chunk_rows)
-    if way == Partition.ROWS:
+    if partition == Partition.ROWS:
         return _by_rows(rows, members, overrides.chunk_rows)
-    if way == Partition.DIRECTIONS and config.bidirectional:
+    if partition == Partition.DIRECTIONS and config.bidirectional:
         return Schedule(Partition.DIRECTIONS, members=2, num_chunks=2, ranges=2)
-    if way == Partition.WAVEFRONT and not config.bidirectional and config.num_layers > 1 and not packed_rows:
+    if partition == Partition.WAVEFRONT and not config.bidirectional and config.num_layers > 1 and not packed_rows:
         chunk_steps = overrides.chunk_steps or max(1, min(WAVEFRONT_STEPS, steps // (8 * config.num_layers)))
         chunks = -(-steps // chunk_steps)
         return Schedule(
@@ -113,7 +113,7 @@ def choose(
             ranges=1,
             chunk_steps=chunk_steps,
         )
-    if way == Partition.BLOCKS:
+    if partition == Partition.BLOCKS:
         return Schedule(Partition.BLOCKS, members, overrides.num_chunks or members, ranges=members)
     return None
 
@@ -155,7 +155,7 @@ def _by_unequal_rows(rows: int, limit: int, of_a_ticket: int) -> Schedule | None
 
 
 def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, packed: bool) -> tuple[Partition, int]:
-    """The way and the number of threads that promise most: the parts at work at once, and what of them remains.
+    """The partition and the number of threads that promise most: the parts at work at once, and what of them remains.
 
     The factors are rounded from measurements with two threads.
     """
@@ -163,7 +163,7 @@ def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, pack
     large = 4 * config.hidden_size * config.output_size * itemsize > CACHE  # what every step needs again
     deep = config.num_layers > 1 and not config.bidirectional and steps >= 8 * config.num_layers and not packed
     promises = [(1.0, Partition.SERIAL, 1)]
-    for way, members, remains in (
+    for partition, members, remains in (
         (Partition.ROWS, rows // (TALL_ROWS if large else ROWS_EACH), 1.1),
         (Partition.BLOCKS, min(int(step / STEP_WORTH), -(-config.hidden_size // UNITS)), 1.05 if large else 0.8),
         (Partition.DIRECTIONS, config.num_directions, 0.9),
@@ -171,6 +171,6 @@ def _best(config: Config, steps: int, rows: int, itemsize: int, limit: int, pack
         (Partition.ROWS, max(rows // LOW_ROWS, min(rows, 2)), 0.6),
     ):
         members = min(members, limit)
-        promises.append((members * remains, way, members))
-    _, way, members = max(promises)
-    return way, members
+        promises.append((members * remains, partition, members))
+    _, partition, members = max(promises)
+    return partition, members

@@ -264,7 +264,8 @@ class Worker:
         self.tasks: SimpleQueue[Work | None] = SimpleQueue()
         self.run: Run | None = None  # a kernel, to rest in
         self.slots = (ctypes.c_int64 * Header.LENGTH)()
-        self.slots[Header.WAY], self.slots[Header.EPOCH], self.slots[Header.CHUNK_STEPS] = Partition.SPIN, EPOCH, LOOKS
+        self.slots[Header.PARTITION], self.slots[Header.EPOCH] = Partition.SPIN, EPOCH
+        self.slots[Header.CHUNK_STEPS] = LOOKS
         self.thread = threading.Thread(target=self._work, name="numlstm worker", daemon=True)
         self.cores: set[int] = set()  # that others have given it; empty: those of whoever calls
         self.steered: list[set[int]] = []  # those that it is to use, after those that it had where that is not sure yet

@@ -45,7 +45,7 @@ WAYS = {
     "blocks": Overrides(Partition.BLOCKS),
     "blocks, seven tickets": Overrides(Partition.BLOCKS, num_chunks=7),
 }
-OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"tallest": 2}, {"tallest": 1})
+OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"mr": 2}, {"mr": 1})
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +118,7 @@ def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
         want, alone = gathered(lstm, x, hx, 1, **other)
         assert alone[Header.WORK_ITEMS] == 0
         for count in (2, 3, 8):
-            got, counts = gathered(lstm, x, hx, count, split=WAYS[way], **other)
+            got, counts = gathered(lstm, x, hx, count, schedule=WAYS[way], **other)
             assert equal(got, want), (count, batch, other)
             chosen = schedule.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
             assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
@@ -133,17 +133,17 @@ def test_every_way_is_taken(gathered):
     """What the test above forces is there: several threads claim, and one claims from another's range."""
     deep, both = make(num_layers=3), make(num_layers=2, bidirectional=True)
     for name, forced in WAYS.items():
-        lstm = both if forced.way == Partition.DIRECTIONS else deep
+        lstm = both if forced.partition == Partition.DIRECTIONS else deep
         x, hx = data(lstm)
-        _, counts = gathered(lstm, x, hx, 2, split=forced)
+        _, counts = gathered(lstm, x, hx, 2, schedule=forced)
         team_plan = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
         assert counts[Header.WORK_ITEMS] > 0, name
         assert team_plan is None  # forgotten with the settings
     x, hx = data(deep, steps=200)
     stolen = 0
     for _ in range(50):
-        _, counts = gathered(deep, x, hx, 2, split=Overrides(Partition.BLOCKS, num_chunks=8))
-        stolen += counts[Header.STOLEN]
+        _, counts = gathered(deep, x, hx, 2, schedule=Overrides(Partition.BLOCKS, num_chunks=8))
+        stolen += counts[Header.STEALS]
     assert stolen > 0
 
 
@@ -193,7 +193,7 @@ def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
 def test_a_small_foreign_input_is_shared_too(monkeypatch):
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
-    with planner.override(split=Overrides(Partition.ROWS)):
+    with planner.override(schedule=Overrides(Partition.ROWS)):
         assert equal(lstm(x.astype(np.float64), hx), lstm(x, hx))
         assert equal(lstm(np.asfortranarray(x), hx), want)
 
@@ -215,7 +215,7 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
         patch.setattr(threads.WorkerPool, "another", lambda pool: Sleeper())
         patch.setattr(threads, "_pool", threads.WorkerPool())
         for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
-            with planner.override(split=Overrides(way)):
+            with planner.override(schedule=Overrides(way)):
                 results.append(lstm(x, hx))
     assert len(asleep) == 2 + 1 + 2  # two layers are two threads' waves
     assert all(equal(found, want) for found in results)
@@ -245,7 +245,7 @@ def test_a_worker_that_comes_in_the_middle_takes_part(monkeypatch):
     monkeypatch.setattr(engine, "_task", later)
     numlstm.set_num_threads(2)
     for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
-        with planner.override(split=Overrides(way)):
+        with planner.override(schedule=Overrides(way)):
             assert equal(lstm(x, hx), want), way
 
 
@@ -322,7 +322,7 @@ def call(way):
         assert equal(lstm(x, hx), want)
     ended.append(1)
 for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
-    with planner.override(split=Overrides(way)):
+    with planner.override(schedule=Overrides(way)):
         callers = [threading.Thread(target=call, args=(way,)) for _ in range(8)]
         for caller in callers: caller.start()
         for caller in callers: caller.join()
@@ -477,9 +477,9 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
     alone = planner.make_plan(panels, *key)
     members, plans = 1, [alone]
     if way is not None:
-        with planner.override(split=Overrides(way)):
+        with planner.override(schedule=Overrides(way)):
             team_plan = planner.make_team_plan(panels, key, count)
-        members, plans = team_plan.split.members, [team_plan.caller, team_plan.worker]
+        members, plans = team_plan.schedule.members, [team_plan.caller, team_plan.worker]
     assert members == count
     for made in plans:
         assert (made.hidden + made.gates) * size * members <= 10 << 20
@@ -601,7 +601,7 @@ def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
     lstm = numlstm.LSTM(16, 64, num_layers=2, seed=0).eval()
     numlstm.set_num_threads(2)
     inputs = [np.zeros((steps, 64, 16), np.float32) for steps in (1500, 1400)]
-    with planner.override(split=Overrides(Partition.ROWS)):
+    with planner.override(schedule=Overrides(Partition.ROWS)):
         for x in inputs:
             lstm(x)
         idle = lstm._panels.memo.idle
@@ -672,7 +672,7 @@ def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(mon
                 raise SystemExit
         go_on.set()
 
-    with monkeypatch.context() as patch, planner.override(split=Overrides(Partition.ROWS)):
+    with monkeypatch.context() as patch, planner.override(schedule=Overrides(Partition.ROWS)):
         patch.setattr(engine, "_task", holding)
         patch.setattr(threads.Team, "start", forking)
         code = 1
@@ -1006,11 +1006,11 @@ def test_every_split_covers_its_rows_and_steps(limit):
         chosen = schedule.choose(config, steps, rows, 4, limit)
         if chosen is None:
             continue
-        ways.add(chosen.way)
+        ways.add(chosen.partition)
         assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.num_chunks)
-        if chosen.way == Partition.ROWS:
+        if chosen.partition == Partition.ROWS:
             assert chosen.num_chunks * chosen.chunk_rows >= rows > (chosen.num_chunks - 1) * chosen.chunk_rows
-        if chosen.way == Partition.WAVEFRONT:
+        if chosen.partition == Partition.WAVEFRONT:
             chunks = chosen.num_chunks // config.num_layers
             assert chunks * chosen.chunk_steps >= steps > (chunks - 1) * chosen.chunk_steps
     assert len(ways) >= 3
@@ -1067,7 +1067,7 @@ class Phantom:
         monkeypatch.setattr(planner, "YIELD", ctypes.cast(offer, ctypes.c_void_p).value)
         lstm = make(num_layers=2, bidirectional=way == Partition.DIRECTIONS)
         self.x, (h_0, c_0) = data(lstm, steps=4)
-        with planner.override(split=Overrides(way)):
+        with planner.override(schedule=Overrides(way)):
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
             panels, kept = lstm._panels, lstm._panels.memo
             key = next(iter(kept.plans.by_shape))
@@ -1125,7 +1125,7 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
 
     def claims(lstm):
         x, hx = data(lstm, steps=1, batch=300)
-        _, counts = gathered(lstm, x, hx, 3, split=Overrides(Partition.ROWS, chunk_rows=1))
+        _, counts = gathered(lstm, x, hx, 3, schedule=Overrides(Partition.ROWS, chunk_rows=1))
         return counts[Header.WORK_ITEMS]
 
     assert claims(make(hidden=1)) == 300

@@ -139,7 +139,7 @@ class TestBits:
             assert same_bits(chunks[sessions[slot]], many)
         assert equal_states(states(sessions), want)
 
-    @pytest.mark.parametrize("forced", [{}, {"hoist": True}, {"hoist": False}, {"group": 3}, {"tallest": 1}])
+    @pytest.mark.parametrize("forced", [{}, {"hoist": True}, {"hoist": False}, {"group": 3}, {"mr": 1}])
     def test_any_number_present(self, forced):
         """Of 70 sessions, each number of them in turn; plans are for some of these numbers only."""
         lstm = make(hidden=16, num_layers=2)
@@ -252,10 +252,10 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
     lstm, taken, company = make(**flags), [], engine._in_company
 
     def counting(kept, team_plan, team, arrays, rows):
-        taken.append((team_plan.split.way, len(team.workers)))
+        taken.append((team_plan.schedule.partition, len(team.workers)))
         company(kept, team_plan, team, arrays, rows)
 
-    with gathered_pool(monkeypatch, count, split=Overrides(way)):
+    with gathered_pool(monkeypatch, count, schedule=Overrides(way)):
         monkeypatch.setattr(engine, "_in_company", counting)
         pool, sessions, want = opened(lstm, 33)
         for present in (33, 9, 10, 17, 18, 25, 31, 32):
@@ -274,7 +274,7 @@ def test_threads_share_a_step(monkeypatch, way, count, flags):
 def test_more_sessions_after_fewer_of_the_same_plan(monkeypatch, count):
     """Tickets are as large as the rows of this step ask for, not those of the one before."""
     lstm = make(num_layers=2)
-    with gathered_pool(monkeypatch, count, split=Overrides(Partition.ROWS)):
+    with gathered_pool(monkeypatch, count, schedule=Overrides(Partition.ROWS)):
         pool, sessions, want = opened(lstm, 40)
         for present in (33, 40, 37, 39, 36, 40):
             x = draw(lstm, present, seed=present)
@@ -296,7 +296,7 @@ def test_a_planted_worker_that_does_not_know_how_many_are_present_is_noticed(mon
         return run
 
     monkeypatch.setattr(engine, "_task", ignorant)
-    with gathered_pool(monkeypatch, 2, split=Overrides(Partition.ROWS)):
+    with gathered_pool(monkeypatch, 2, schedule=Overrides(Partition.ROWS)):
         for _ in range(50):
             pool, sessions, want = opened(lstm, 12)
             x = draw(lstm, 9)
@@ -773,7 +773,7 @@ class TestInterrupted:
                     if when == "after" and len(runs) == 1:
                         raise KeyboardInterrupt
 
-            with planner.override(split=Overrides(way)), monkeypatch.context() as patch:
+            with planner.override(schedule=Overrides(way)), monkeypatch.context() as patch:
                 patch.setattr(threads.Team, "start", starting)
                 patch.setattr(engine.Workspace, "run", running)
                 with pytest.raises(KeyboardInterrupt):
@@ -799,7 +799,7 @@ class TestInterrupted:
             want[state[1].tobytes()] = k
         rows = np.repeat(x, 40, axis=0)
         try:
-            with planner.override(split=Overrides(Partition.ROWS)):
+            with planner.override(schedule=Overrides(Partition.ROWS)):
                 for n in range(150):
                     pool = lstm.pool(50)
                     for _ in range(50):

@@ -164,7 +164,7 @@ def test_every_path_is_taken_and_counted():
     assert counts["hoisted, long chunks"][Header.HOISTED] == cells * segments
     assert counts["not hoisted"][Header.HOISTED] == counts["not hoisted"][Header.K_BLOCKS] == 0
     assert counts["run after run"][Header.K_BLOCKS] > 0
-    assert counts["rows one by one"][Header.TILES] == 0 < counts["rows one by one"][Header.TOGETHER]
+    assert counts["rows one by one"][Header.TILES] == 0 < counts["rows one by one"][Header.MULTI_BLOCK]
     # each group of rows takes the steps of its longest row, and no more
     groups = {"groups of 1 row": 1, "groups of 5 rows": 5}
     ordered = sorted(lengths, reverse=True)
@@ -226,7 +226,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
         got, counts = gathered(call, x, hx, 1, **other)
         assert equal(got, want) and counts[Header.WORK_ITEMS] == 0
         for count in (2, 3):
-            got, counts = gathered(call, x, hx, count, split=WAYS[way], **other)
+            got, counts = gathered(call, x, hx, count, schedule=WAYS[way], **other)
             assert equal(got, want), (count, other)
             chosen = schedule.choose(net._config, 7, 5, 4, count, WAYS[way], packed_rows=len(lengths))
             assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
@@ -236,9 +236,9 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
 
 def test_layers_of_several_lengths_do_not_go_in_waves():
     deep = Config(64, 64, 4)
-    assert schedule.choose(deep, 1000, 1, 4, 4).way == Partition.WAVEFRONT
+    assert schedule.choose(deep, 1000, 1, 4, 4).partition == Partition.WAVEFRONT
     chosen = schedule.choose(deep, 1000, 1, 4, 4, packed_rows=2)
-    assert chosen is None or chosen.way != Partition.WAVEFRONT
+    assert chosen is None or chosen.partition != Partition.WAVEFRONT
     assert schedule.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
 
 

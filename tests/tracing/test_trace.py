@@ -152,7 +152,7 @@ class TestBits:
         with numlstm.num_threads(2):
             check_call(lstm, x, hx, lstm.trace(x, hx))
 
-    @pytest.mark.parametrize("forced", [{"hoist": True, "hoist_steps": 2}, {"tallest": 1}, {"group": 1, "hoist": True}])
+    @pytest.mark.parametrize("forced", [{"hoist": True, "hoist_steps": 2}, {"mr": 1}, {"group": 1, "hoist": True}])
     def test_of_every_path(self, forced):
         lstm, x, hx = make({"num_layers": 2, "bidirectional": True, "hidden_size": 37}, (5, 11))
         want = lstm.trace(x, hx)
