@@ -16,7 +16,7 @@ from numlstm.kernels.plan_layout import SELF_DATA, ArraySpec, Cell, Fastcall, He
 from numlstm.runtime import object_layout
 from numlstm.runtime import planner as planning
 from numlstm.runtime.object_layout import ABSENT, address
-from numlstm.runtime.packed_weights import LINE, Panels, aligned_empty
+from numlstm.runtime.packed_weights import Panels, aligned_empty, aligned_record
 from numlstm.runtime.planner import PLANS_KEPT, Plan, PlanCache, TeamPlan, checked, make_plan, make_team_plan
 from numlstm.runtime.threads import Team, get_num_threads
 
@@ -442,23 +442,20 @@ def make_fastcall(kept: Executor, plan: Plan, results: tuple[Shape, Shape, Shape
 
     What a workspace has is here in the one array that the function is bound to.
     """
-    size = kept.dtype.itemsize
-    slots = np.zeros(Fastcall.LENGTH + plan.slots.size, np.int64)
+    length = int(Fastcall.LENGTH)
+    slots, buffers = aligned_record(
+        length + plan.slots.size, kept.dtype, below=plan.below, gates=plan.gates, hidden=plan.hidden
+    )
     assert object_layout.functions is not None
     slots[Fastcall.NONE], slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(None), id(tuple), object_layout.COUNT
     slots[Fastcall.NEW_ARRAY : Fastcall.DROP + 1] = object_layout.functions
     for n, shape in enumerate(results):
         box = slots[Fastcall.RESULTS + n * ArraySpec.LENGTH :]
         box[ArraySpec.NDIM], box[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = len(shape), shape
-    slots[Fastcall.LENGTH :] = plan.slots
-    ends = [-(-slots.nbytes // LINE) * LINE]
-    for count in (plan.below, plan.gates, plan.hidden):
-        ends.append(ends[-1] + -(-count * size // LINE) * LINE)
-    record = aligned_empty(ends[-1] // 8, slots.dtype)
-    record[: slots.size] = slots
-    header = record[Fastcall.LENGTH :]
-    header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = address(record) + np.array(ends[:3])
-    fastcall: FastPath = kept.fastcall(record)
+    header = slots[length:]
+    header[:] = plan.slots
+    header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = [address(buffer) for buffer in buffers.values()]
+    fastcall: FastPath = kept.fastcall(slots)
     return fastcall
 
 

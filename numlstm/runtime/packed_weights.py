@@ -11,6 +11,7 @@ serves there too. Lanes beyond the last unit hold zeros.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,15 @@ def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
 def aligned_zeros(count: int, dtype: np.dtype[Any]) -> Array:
     """Likewise, of zeros: of a large array the system gives them when they are first touched."""
     return _aligned(np.zeros(count * dtype.itemsize + LINE, np.uint8), count, dtype)
+
+
+def aligned_record(slots: int, dtype: np.dtype[Any], **counts: int) -> tuple[Array, dict[str, Array]]:
+    """Slots of int64 and, behind them in the same memory, buffers of so many numbers: zeros, each on a cache line."""
+    sizes = [slots * 8, *(count * dtype.itemsize for count in counts.values())]
+    starts = list(accumulate((-(-size // LINE) * LINE for size in sizes), initial=0))
+    memory = aligned_zeros(starts[-1], np.dtype(np.uint8))
+    parts = [memory[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+    return parts[0].view(np.int64), {name: part.view(dtype) for name, part in zip(counts, parts[1:], strict=True)}
 
 
 def _aligned(room: Array, count: int, dtype: np.dtype[Any]) -> Array:

@@ -238,7 +238,7 @@ def test_results_are_fresh():
         assert type(y) is np.ndarray and y.flags.owndata and y.flags.carray and y.dtype is np.dtype(np.float32)
         assert not any(np.shares_memory(y, other) for other in (*held, x))
         held.append(y)
-    assert not any(np.shares_memory(state, stream._both) for state in stream.state)
+    assert not any(np.shares_memory(state, stream._states) for state in stream.state)
 
 
 def test_an_output_may_be_the_next_input():
@@ -267,7 +267,7 @@ def test_large_calls_go_to_threads_and_have_the_same_bits():
         with numlstm.num_threads(threads):
             stream = lstm.stream(4)
             got = np.concatenate([stream(x[:30]), stream(x[30])[None], stream(x[31:])])
-            assert stream._call is streams._nothing
+            assert stream._call is streams._declines
             assert same_bits(got, want) and equal(stream.state, states)
 
 
@@ -363,7 +363,7 @@ def test_a_snapshot_goes_on_elsewhere(tmp_path):
         other = pickle.loads(pickle.dumps(lstm)).stream(2)
         other.restore(given)
         assert same_bits(other(x[4:]), want)
-    assert not any(np.shares_memory(snapshot[name], stream._both) for name in "hc")
+    assert not any(np.shares_memory(snapshot[name], stream._states) for name in "hc")
 
 
 WRONG = {

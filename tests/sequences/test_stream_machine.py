@@ -230,7 +230,7 @@ def test_any_course_of_events(courses):
 
 
 def reset_everything(self, rows=None):
-    self._both[:] = 0
+    self._states[:] = 0
 
 
 def restore_h_alone(self, snapshot):
@@ -248,9 +248,9 @@ def refresh_nothing(self):
 def chunk_from_zeros(self, input):
     """A chunk forgets where the stream was."""
     if np.ndim(input) == 3 and max(np.shape(input)[:2]) > self.batch_size:
-        self._both[:] = 0
+        self._states[:] = 0
     output = self._call(input)
-    return self._piece(input) if output is None else output
+    return self._general_call(input) if output is None else output
 
 
 @pytest.mark.slow

@@ -351,7 +351,7 @@ def faults(name, way_of_making):
         kept = [panels, new_panels]
         slot = stream._record[StreamSlots.LENGTH + streams.Header.PANELS]
         if slot != object_layout.address(stream._panels.data) or not any(stream._panels is p for p in kept):
-            held = stream._record.held
+            held = stream._record.keepalive
             if not any(slot == object_layout.address(p.data) for p in (held if isinstance(held, tuple) else (held,))):
                 found.append(f"line {at}: panels that nobody holds")
         stream.step()
@@ -395,14 +395,14 @@ def planted_in_two_parts(self, h, c):
         self._h[...] = h
         self._c[...] = c
 
-    self._alone(planted_change)
+    self._exclusive(planted_change)
 
 
 @pytest.mark.parametrize(
     ("name", "attribute", "fault", "says"),
     [
-        ("reset", "_alone", planted_careless, "in use for ever"),
-        ("call with a chunk that is converted", "_alone", planted_careless, "in use for ever"),
+        ("reset", "_exclusive", planted_careless, "in use for ever"),
+        ("call with a chunk that is converted", "_exclusive", planted_careless, "in use for ever"),
         ("state =", "_set", planted_in_two_parts, "torn"),
         ("restore", "_set", planted_in_two_parts, "torn"),
     ],
@@ -472,7 +472,7 @@ def planted_in_place(self, input):
     """The pass writes to the state itself."""
     x = np.asarray(input)
     output = np.empty((*x.shape[:2], self.output.shape[1]), self.dtype)
-    self._alone(lambda: engine.forward(self._panels, x, (self._h, self._c), output, self._h, self._c))
+    self._exclusive(lambda: engine.forward(self._panels, x, (self._h, self._c), output, self._h, self._c))
     return output
 
 
@@ -481,7 +481,7 @@ def test_signals_in_the_midst_of_chunks(monkeypatch):
     stopped, finished, found = signalled(lambda stopped, finished, found: stopped >= 60 and finished >= 10)
     assert found == [] and stopped >= 10 and finished >= 1
     for attribute, fault, says in (
-        ("_alone", planted_call_before, "in use for ever"),
+        ("_exclusive", planted_call_before, "in use for ever"),
         ("__call__", planted_in_place, "torn"),
     ):
         with monkeypatch.context() as patch:
