@@ -157,7 +157,8 @@ def test_memory_does_not_grow_with_calls(monkeypatch):
     resident = module.Resident()
     resident.setup(*case)
     one = memory.high_water_above(lambda: resident.peakmem_call(*case))
-    assert memory.high_water_above(lambda: resident.peakmem_ten_calls(*case)) < 1.5 * one + (1 << 20)
+    # two results at most: malloc may put the second beside the free place of the first, for it has split that
+    assert memory.high_water_above(lambda: resident.peakmem_ten_calls(*case)) < 2.5 * one + (1 << 20)
     lstm, kept = resident.lstm, []
     resident.lstm = lambda x: kept.append(lstm(x))
     assert memory.high_water_above(lambda: resident.peakmem_ten_calls(*case)) > 5 * one
