@@ -17,11 +17,12 @@ from needs import leave_out
 from samples import data, make
 
 import numlstm
-from numlstm.kernels import projection, recurrence
+from numlstm.kernels import projection, recurrence, tile
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
-from numlstm.kernels.simd import FROM_ZERO, Simd
+from numlstm.kernels.simd import Simd
+from numlstm.kernels.tile import FROM_ZERO, Tile
 from numlstm.runtime import engine, planner
 
 pytestmark = pytest.mark.cpu_level
@@ -251,29 +252,34 @@ def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
 def planted(monkeypatch):
     """Put a kernel in place of the float32 one whose two-row tiles add terms in reverse, or lose a run of them."""
 
-    class Reordered(Simd):
-        def tile(self, rows, columns, blocks=1, ahead=0):
-            tile = super().tile(rows, columns, blocks, ahead)
-            if rows == 2:
-                fma, lanes = tile.fma, self.lanes
+    class Reordered(Tile):
+        def _products(self):
+            super()._products()
+            if self.rows == 2:
+                fma, term = self.fma, self.columns * self.simd.lanes
 
                 @inline
                 def dot(value, panel, index, gap, count, source, stride):
                     for n in range(count):
                         k = count - 1 - n
-                        value = fma(value, panel, index + k * columns * lanes, gap, source, k, stride)
+                        value = fma(value, panel, index + k * term, gap, source, k, stride)
                     return value
 
-                run = tile.run
+                self.dot = dot
+
+        def _run(self):
+            super()._run()
+            if self.rows == 2:
+                run = self.run
 
                 @inline
                 def forgetful(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
                     run(panel, ahead, count, source, stride, sums, sums_stride, bias, FROM_ZERO)
 
-                tile.dot, tile.run = dot, forgetful
-            return tile
+                self.run = forgetful
 
-    put_in_place(monkeypatch, Reordered)
+    monkeypatch.setattr(tile, "Tile", Reordered)
+    put_in_place(monkeypatch, Simd)
 
 
 @pytest.mark.slow

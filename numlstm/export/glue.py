@@ -34,24 +34,23 @@ from numlstm.export.model_layout import (
     State,
     Tuning,
 )
-from numlstm.kernels.compiler import inline
-from numlstm.kernels.cpython import slots_at
-from numlstm.kernels.loading.build import bare_module, optimise, target_machine
-from numlstm.kernels.loading.levels import Level
-from numlstm.kernels.plan_layout import Cell, Header
-from numlstm.kernels.recurrence import forward_kernel
-from numlstm.kernels.simd import (
+from numlstm.kernels.compiler import inline, named
+from numlstm.kernels.instructions import (
     INT64,
     LINE,
     PLAN,
     greater,
     instruction,
     load_slot,
-    named,
     record_at,
+    slots_at,
     smaller,
     store_slot,
 )
+from numlstm.kernels.loading.build import bare_module, optimise, target_machine
+from numlstm.kernels.loading.levels import Level
+from numlstm.kernels.plan_layout import Cell, Header
+from numlstm.kernels.recurrence import forward_kernel
 from numlstm.kernels.tail_block import whole_blocks
 from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32
 

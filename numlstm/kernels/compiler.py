@@ -129,3 +129,13 @@ def standalone(function):
     """Decorator: a function that stays one, if its name begins with ``STANDALONE``."""
     # said aloud: Numba inherits the option from a caller that is inlined
     return Kernel(function, targetoptions={**POLICY, "forceinline": False})
+
+
+def named(name):
+    """A decorator for a kernel of its own symbol: ``name`` is found again in the machine code, never inlined away."""
+
+    def decorate(function):
+        function.__name__ = function.__qualname__ = STANDALONE + name
+        return standalone(function)
+
+    return decorate

@@ -14,32 +14,25 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
+from .instructions import (
+    INT64,
+    PLAN,
+    address_of,
+    instruction,
+    load_slot,
+    record_at,
+    set_word,
+    slots_at,
+    store_slot,
+    word_at,
+)
 from .plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
-from .simd import INT64, PLAN, instruction, load_slot, record_at, store_slot, word_at
 
 ARRAYS = 7
 CHECKED_ARRAYS = 3
 ARRAY_SPEC = int(ArraySpec.LENGTH)
 FASTCALL = int(Fastcall.LENGTH)
 INT32 = ir.IntType(32)
-
-
-@instruction(PLAN, types.int64)
-def slots_at(builder, address):
-    """The slots at an address."""
-    return builder.inttoptr(address, INT64.as_pointer())
-
-
-@instruction(types.void, types.int64, types.int64)
-def set_word(builder, address, value):
-    """Write the 64-bit word at an address."""
-    builder.store(value, builder.inttoptr(address, INT64.as_pointer()))
-
-
-@instruction(types.int64, PLAN, types.int64)
-def address_of(builder, plan, slot):
-    """The address of ``plan[slot]``."""
-    return builder.ptrtoint(builder.gep(plan, [slot]), INT64)
 
 
 def _function(builder, address, *kinds):

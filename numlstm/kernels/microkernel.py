@@ -8,10 +8,11 @@ all tiles of rows before the next few.
 from numba import types
 
 from .activations import activations
-from .compiler import inline
+from .compiler import inline, named
+from .instructions import bump_counter, greater, load_slot, smaller, store_slot
 from .plan_layout import Cell, Header
 from .projection import PAIRS, ROWS_AT_ONCE, far_rows_at_once
-from .simd import FROM_ZERO, bump_counter, greater, load_slot, named, smaller, store_slot
+from .tile import FROM_ZERO, tile_of
 from .tile_shapes import by_size, next_size
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
@@ -69,13 +70,13 @@ def recurrent_tile(simd, epilogue, height, blocks, half=False):
     columns = PAIRS if half else 4
     lanes, width, term = simd.lanes, 4 * simd.lanes, columns * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
-    tile = simd.tile(height, columns, blocks)
+    tile = tile_of(simd, height, columns, blocks)
     zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
     # several rows pass over a panel that is in cache by then; a single row waits for every line of it
     waits = height == 1 and not half
-    dot = by_distance(near, simd.tile(1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if waits else near)
+    dot = by_distance(near, tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if waits else near)
     first, second = epilogue
-    of_rows = simd.tile(height // 2, 4) if half and height > 1 else tile  # the same registers, four of each pair
+    of_rows = tile_of(simd, height // 2, 4) if half and height > 1 else tile  # the same registers, four of each pair
     finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
 
     @named(f"recur_{height}x{blocks}" + ("_half" if half else ""))
@@ -123,7 +124,7 @@ def runs_of_block(simd, epilogue, shapes, chain):
     height_of = next_size(shapes.mr)
 
     def end_kernel(height):
-        tile = simd.tile(height, 4)
+        tile = tile_of(simd, height, 4)
         load, add = tile.load, tile.add
         first, second = epilogue
         finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)

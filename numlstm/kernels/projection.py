@@ -12,9 +12,10 @@ flushed, straight into the output.
 
 from numba import types
 
-from .compiler import inline
+from .compiler import inline, named
+from .instructions import bump_counter, load_slot, smaller
 from .plan_layout import Cell, Header
-from .simd import FROM_BIAS, GO_ON, K_BLOCK, bump_counter, load_slot, named, smaller
+from .tile import FROM_BIAS, GO_ON, K_BLOCK, tile_of
 from .tile_shapes import by_size, largest_size, next_size
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
@@ -45,7 +46,7 @@ def chain_by_runs(simd, shapes):
     turn = max(1, TURN // (K_BLOCK * width * simd.number.itemsize)) * K_BLOCK  # in terms
 
     def run_kernel(height):
-        run = simd.tile(height, 4).run
+        run = tile_of(simd, height, 4).run
 
         @named(f"run_{height}")
         def kernel(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
@@ -89,7 +90,7 @@ def input_projection(simd, shapes, chain, halved):
     tallest = shapes.mr[0]
 
     def tile_kernel(height, columns=4):
-        tile = simd.tile(height, columns)
+        tile = tile_of(simd, height, columns)
         start, dot, store = tile.start, tile.dot, tile.store
 
         @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
@@ -190,7 +191,7 @@ def hidden_projection(simd, shapes):
     finish = {1: finish_1, 4: finish_4}
 
     def tile_kernel(height, columns):
-        tile = simd.tile(height, columns)
+        tile = tile_of(simd, height, columns)
         zero, dot = tile.zero, tile.dot
         store = tile.each(finish[columns], simd.pointer, types.int64, types.int64)
 

@@ -19,11 +19,12 @@ which of these chains run side by side, never the order within one.
 
 from numba import types
 
-from .compiler import inline
+from .compiler import inline, named
+from .instructions import PLAN, bump_counter, greater, load_slot, record_at, smaller, store_slot
 from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
 from .plan_layout import LEAST_HALVED, LINE_SLOTS, Cell, Header, Partition, Share, UniformRun
 from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
-from .simd import PLAN, Simd, bump_counter, greater, load_slot, named, record_at, smaller, store_slot
+from .simd import Simd
 from .tail_block import last_block, no_half, whole_blocks
 from .tile_shapes import by_size, next_size
 from .work_queue import claim, count_up, parallel_for, publish, serial_for, shared, waiting

@@ -16,9 +16,9 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
-from .cpython import ARRAY_SPEC, address_of, call_pointer, new_array, of_its_kind, slots_at
+from .cpython import ARRAY_SPEC, call_pointer, new_array, of_its_kind
+from .instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
 from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
-from .simd import INT64, PLAN, instruction, load_slot, record_at, store_slot, word_at
 from .work_queue import exchange as compare_and_set
 from .work_queue import publish
 

@@ -10,11 +10,12 @@ that the epilogue has whole registers: a gate of the one and the same gate of th
 from numba import types
 
 from .activations import activations
-from .compiler import inline
+from .compiler import inline, named
+from .instructions import bump_counter, load_slot
 from .microkernel import cell_epilogue, count_tile, recurrent_tile
 from .plan_layout import LEAST_HALVED, Cell, Header
 from .projection import PAIRS
-from .simd import bump_counter, load_slot, named
+from .tile import dot_of_two, tile_of
 from .tile_shapes import by_size, largest_size
 
 
@@ -80,8 +81,8 @@ def wide_half_tile(simd, epilogue, of_half, others):
     """
     lanes, width, half_width = simd.lanes, 4 * simd.lanes, PAIRS * simd.lanes
     pointer_at, moved = simd.pointer_at, simd.moved
-    tile, last = simd.tile(1, 4, others), simd.tile(1, PAIRS)
-    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, simd.dot_of_two(tile, last)
+    tile, last = tile_of(simd, 1, 4, others), tile_of(simd, 1, PAIRS)
+    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, dot_of_two(tile, last)
     last_zero, last_start, last_load, last_add = last.zero, last.start, last.load, last.add
     first, second = epilogue
     finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from numba.core import types
 
-from .simd import INT64, fixed_intrinsic, instruction
+from .instructions import INT64, fixed_intrinsic, instruction
 
 
 @dataclass(frozen=True)

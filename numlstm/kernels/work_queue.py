@@ -15,9 +15,9 @@ from types import SimpleNamespace
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .compiler import inline
+from .compiler import inline, named
+from .instructions import INT64, bump_counter, instruction, load_slot
 from .plan_layout import LINE_SLOTS, Header, Share
-from .simd import INT64, bump_counter, instruction, load_slot, named
 
 SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
 

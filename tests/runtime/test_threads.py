@@ -24,10 +24,10 @@ from samples import data, make
 import numlstm
 from numlstm.base.config import Config
 from numlstm.kernels import work_queue
+from numlstm.kernels.instructions import bump_counter, load_slot
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.plan_layout import Header, Partition, Share
-from numlstm.kernels.simd import bump_counter, load_slot
 from numlstm.runtime import engine, planner, schedule, threads
 from numlstm.runtime.schedule import Overrides
 

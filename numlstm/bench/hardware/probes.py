@@ -18,9 +18,10 @@ from llvmlite import ir
 from numba.core import types
 
 from numlstm.kernels.compiler import standalone
+from numlstm.kernels.instructions import PLAN, instruction, load_slot
 from numlstm.kernels.loading import registry
 from numlstm.kernels.loading.build import bare_module, optimise
-from numlstm.kernels.simd import PLAN, Simd, instruction, load_slot
+from numlstm.kernels.simd import Simd
 
 STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
 INT64 = ir.IntType(64)

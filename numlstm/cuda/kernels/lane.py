@@ -13,8 +13,6 @@ from numlstm.kernels.activations import FAINTEST, activations
 
 from ..device import SIMULATED, cuda, inline
 
-K_BLOCK = 16  # terms of a sum before the next sub-total: ``kernels.simd`` has it too, and a test compares
-
 
 def simulated(number):
     """Instructions for the simulator."""

@@ -5,8 +5,9 @@ a tile of rows and columns, a thread ``HIGH`` x ``WIDE`` sums of it. A tile of t
 K_BLOCK terms, so that the sub-totals of the specification cost nothing.
 """
 
+from numlstm.kernels.tile import K_BLOCK
+
 from ..device import cuda
-from .lane import K_BLOCK
 
 
 def project_kernel(lane, across, down, high, wide, flushed):

@@ -10,8 +10,9 @@ the rows, never increasing, behind them stands where the rows of each step begin
 them from ``begin`` on; ``sign`` is -1 in the reverse direction, where every row begins at its own end.
 """
 
+from numlstm.kernels.tile import K_BLOCK
+
 from ..device import cuda
-from .lane import K_BLOCK
 
 
 def stream_kernel(lane, rows):

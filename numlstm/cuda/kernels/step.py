@@ -4,8 +4,9 @@ For streams, for W_hh so large that one multiprocessor would take too long over 
 W_hr is another launch. No shared memory and no limit on sizes.
 """
 
+from numlstm.kernels.tile import K_BLOCK
+
 from ..device import cuda
-from .lane import K_BLOCK
 
 
 def step_kernel(lane, rows):

@@ -1,0 +1,311 @@
+"""A tile of sums in SIMD registers, and the instructions on it.
+
+Layout of a tile: ``[row][block][column]``, a register each. A column is a gate of a panel, or a register of outputs
+of the hidden projection. LLVM keeps the whole tile in registers, if the register file holds it (``tile_shapes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+
+from .compiler import inline
+from .instructions import INT64, LINE, fixed_intrinsic, instruction, smaller
+from .simd import Simd
+
+# Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
+# a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
+K_BLOCK = 16
+FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how ``Tile.run`` begins: sums start at the bias, at 0, or are in memory
+
+Values = Sequence[ir.Value]
+
+
+def emit_loop(
+    builder: ir.IRBuilder,
+    begin: ir.Value,
+    end: ir.Value,
+    step: int,
+    state: Values,
+    body: Callable[[ir.Value, Values], Values],
+) -> Values:
+    """The values of ``state`` after ``body(k, state)`` for every k of ``range(begin, end, step)``."""
+    before, function = builder.basic_block, builder.function
+    head, inside, after = (function.append_basic_block(name) for name in ("head", "inside", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    k, *values = (builder.phi(first.type) for first in (begin, *state))
+    builder.cbranch(builder.icmp_signed("<", k, end), inside, after)
+    builder.position_at_end(inside)
+    changed = [builder.add(k, INT64(step)), *body(k, values)]
+    for value, first, then in zip((k, *values), (begin, *state), changed, strict=True):
+        value.add_incoming(first, before)
+        value.add_incoming(then, builder.basic_block)
+    builder.branch(head)
+    builder.position_at_end(after)
+    return values
+
+
+def emit_chain(
+    builder: ir.IRBuilder, zero: ir.Value, count: ir.Value, sums: Values, term: Callable[[ir.Value, Values], Values]
+) -> Values:
+    """``count`` terms added to sums in order of k; ``term(k, sums)`` adds one to each.
+
+    The first K-block goes on from ``sums``. Every later one is summed from 0 and then added. This is emitted as LLVM's
+    IR: as a Python function, Numba would type it anew for every tile, which took most of a build.
+    """
+
+    def at_most(last: ir.Value) -> ir.Value:
+        return builder.select(builder.icmp_signed("<", last, count), last, count)
+
+    def k_block(first: ir.Value, sums: Values) -> Values:
+        part = emit_loop(builder, first, at_most(builder.add(first, INT64(K_BLOCK))), 1, [zero] * len(sums), term)
+        return [builder.fadd(a, b) for a, b in zip(sums, part, strict=True)]
+
+    sums = emit_loop(builder, INT64(0), at_most(INT64(K_BLOCK)), 1, sums, term)
+    return emit_loop(builder, INT64(K_BLOCK), count, K_BLOCK, sums, k_block)
+
+
+class Tile:
+    """The instructions on a tile of ``rows`` batch rows x ``blocks`` panels x ``columns`` registers.
+
+    Every index, ``gap`` (from a block to the next) and ``stride`` (from a row to the next) counts numbers. Weights are
+    prefetched ``ahead`` bytes before their use, unless that is 0.
+
+    Of memory: ``zero``, ``start``, ``load``, ``store``, ``add``. Of products: ``fma`` adds a term to every sum, ``dot``
+    a whole chain of them, ``run`` a chain whose sums stay in memory. ``each`` calls a function for every row and block.
+    """
+
+    def __init__(self, simd: Simd, rows: int, columns: int, blocks: int = 1, ahead: int = 0) -> None:
+        self.simd, self.rows, self.columns, self.blocks, self.ahead = simd, rows, columns, blocks, ahead
+        self.size = rows * blocks * columns
+        self.type = types.UniTuple(simd.register, self.size)
+        self.places = [(j, k) for j in range(blocks) for k in range(columns)]  # of the registers of a row
+        self._memory()
+        self._products()
+        self._run()
+
+    # What the instructions are made of ------------------------------------------------------------------------
+
+    def unpacked(self, builder: ir.IRBuilder, value: ir.Value) -> list[ir.Value]:
+        return [builder.extract_value(value, n) for n in range(self.size)]
+
+    def column_at(self, builder: ir.IRBuilder, index: ir.Value, gap: ir.Value, j: int, k: int) -> ir.Value:
+        """Index of column k of block j."""
+        return builder.add(builder.add(index, builder.mul(gap, INT64(j))), INT64(k * self.simd.lanes))
+
+    def row_at(self, builder: ir.IRBuilder, index: ir.Value, stride: ir.Value, r: int) -> ir.Value:
+        return builder.add(index, builder.mul(stride, INT64(r)))
+
+    def emit_prefetch(self, builder: ir.IRBuilder, panel: ir.Value, index: ir.Value, gap: ir.Value) -> None:
+        """Prefetch the weights that are used ``ahead`` bytes later; once for every cache line of them."""
+        size = self.simd.number.itemsize
+        for j, k in self.places:
+            if k * self.simd.lanes * size % LINE == 0:
+                where = builder.add(self.column_at(builder, index, gap, j, k), INT64(self.ahead // size))
+                self.simd.emit_prefetch(builder, builder.gep(panel, [where]))
+
+    def emit_term(
+        self,
+        builder: ir.IRBuilder,
+        sums: Values,
+        panel: ir.Value,
+        index: ir.Value,
+        gap: ir.Value,
+        source: ir.Value,
+        first: ir.Value,
+        stride: ir.Value,
+    ) -> list[ir.Value]:
+        """Every sum plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
+        simd, width = self.simd, len(self.places)
+
+        def splat(r: int) -> ir.Value:
+            number = builder.load(builder.gep(source, [self.row_at(builder, first, stride, r)]))
+            return simd.emit_splat(builder, number)
+
+        def weight(n: int) -> ir.Value:
+            return simd.emit_load(builder, panel, self.column_at(builder, index, gap, *self.places[n]))
+
+        if self.ahead:
+            self.emit_prefetch(builder, panel, index, gap)
+        sums = list(sums)
+        # The longer side stays in registers and the shorter passes by one at a time: 12 sums, 3 splats and
+        # 1 weight fill the 16 registers of AVX2; 24 sums, 4 weights and 1 splat leave 3 of 32.
+        if self.rows <= width:
+            splats = [splat(r) for r in range(self.rows)]
+            for n in range(width):
+                passing = weight(n)
+                for r in range(self.rows):
+                    sums[r * width + n] = simd.emit_fma(builder, passing, splats[r], sums[r * width + n])
+        else:
+            weights = [weight(n) for n in range(width)]
+            for r in range(self.rows):
+                passing = splat(r)
+                for n in range(width):
+                    sums[r * width + n] = simd.emit_fma(builder, weights[n], passing, sums[r * width + n])
+        return sums
+
+    def emit_term_at(
+        self,
+        builder: ir.IRBuilder,
+        k: ir.Value,
+        sums: Values,
+        panel: ir.Value,
+        index: ir.Value,
+        gap: ir.Value,
+        source: ir.Value,
+        stride: ir.Value,
+    ) -> list[ir.Value]:
+        """The term k of a chain: its weights are ``columns * lanes`` behind those of the term before."""
+        where = builder.add(index, builder.mul(k, INT64(self.columns * self.simd.lanes)))
+        return self.emit_term(builder, sums, panel, where, gap, source, k, stride)
+
+    # Instructions ---------------------------------------------------------------------------------------------
+
+    def _memory(self) -> None:
+        simd, tile, P, at = self.simd, self.type, self.simd.pointer, types.int64
+        rows, columns, places = self.rows, self.columns, self.places
+
+        @instruction(tile)
+        def zero(builder):
+            return [simd.constant(0)] * self.size
+
+        @instruction(tile, P, at, at)
+        def start(builder, bias, index, gap):
+            """Every row starts with the same registers: the bias."""
+            return [simd.emit_load(builder, bias, self.column_at(builder, index, gap, j, k)) for j, k in places] * rows
+
+        @instruction(tile, P, at, at, at)
+        def load(builder, pointer, index, stride, gap):
+            of_rows = [self.row_at(builder, index, stride, r) for r in range(rows)]
+            return [
+                simd.emit_load(builder, pointer, self.column_at(builder, of_row, gap, j, k))
+                for of_row in of_rows
+                for j, k in places
+            ]
+
+        @instruction(types.void, P, at, at, tile)
+        def store(builder, pointer, index, stride, value):
+            """Of one block."""
+            for n, register in enumerate(self.unpacked(builder, value)):
+                r, k = divmod(n, columns)
+                where = self.column_at(builder, self.row_at(builder, index, stride, r), INT64(0), 0, k)
+                builder.store(register, simd.address(builder, pointer, where), align=simd.number.itemsize)
+
+        @instruction(tile, tile, tile)
+        def add(builder, a, b):
+            pairs = zip(self.unpacked(builder, a), self.unpacked(builder, b), strict=True)
+            return [builder.fadd(*pair) for pair in pairs]
+
+        self.zero, self.start, self.load, self.store, self.add = zero, start, load, store, add
+
+    def _products(self) -> None:
+        simd, tile, P, at = self.simd, self.type, self.simd.pointer, types.int64
+
+        @instruction(tile, tile, P, at, at, P, at, at)
+        def fma(builder, value, panel, index, gap, source, first, stride):
+            """Add one term to every sum, as ``emit_term`` says."""
+            return self.emit_term(builder, self.unpacked(builder, value), panel, index, gap, source, first, stride)
+
+        @instruction(tile, tile, P, at, at, at, P, at)
+        def dot(builder, value, panel, index, gap, count, source, stride):
+            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``."""
+
+            def term(k, sums):
+                return self.emit_term_at(builder, k, sums, panel, index, gap, source, stride)
+
+            return emit_chain(builder, simd.constant(0), count, self.unpacked(builder, value), term)
+
+        self.fma, self.dot = fma, dot
+
+    def _run(self) -> None:
+        term = self.columns * self.simd.lanes  # numbers of a panel for one k
+        zero, start, load, store, add, fma = self.zero, self.start, self.load, self.store, self.add, self.fma
+        prefetch = self.simd.prefetch(max(1, term * self.blocks * self.simd.number.itemsize // LINE // 2))
+
+        @inline
+        def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+            """``dot`` with the sums in memory, K-block after K-block; ``begin`` says where the first one starts.
+
+            With every term, half as many cache lines from ``ahead`` on are prefetched as the term has weights.
+            """
+            for first in range(0, count, K_BLOCK):
+                value = zero()
+                if begin == FROM_BIAS:
+                    value = start(bias, 0, 0)
+                for k in range(first, smaller(first + K_BLOCK, count)):
+                    prefetch(ahead, k * term)
+                    value = fma(value, panel, k * term, 0, source, k, stride)
+                if begin == GO_ON:
+                    value = add(load(sums, 0, sums_stride, 0), value)
+                store(sums, 0, sums_stride, value)
+                begin = GO_ON
+
+        self.run = run
+
+    def each(self, function: Any, *kinds: types.Type, then: Any = None) -> Any:
+        """An instruction that calls ``function(*registers, r, j, *more)`` for every row r and block j of the tile.
+
+        ``registers`` are the ``columns`` of that row and block, ``kinds`` the types of ``more``. With a second part,
+        ``then(result, r, j, *more)`` is called after the first parts of all rows and blocks: a CPU looks ahead by
+        about a hundred instructions, and finds more independent ones in this order.
+        """
+        columns, at = self.columns, types.int64
+        places = [(INT64(r), INT64(j)) for r in range(self.rows) for j in range(self.blocks)]
+
+        def resolved(typing_context, function, *given):
+            callee = types.Dispatcher(function)
+            return callee, typing_context.resolve_function_type(callee, [*given, at, at, *kinds], {})
+
+        def each(typing_context, value, *more):
+            first = resolved(typing_context, function, *[self.simd.register] * columns)
+            second = then and resolved(typing_context, then, first[1].return_type)
+
+            def codegen(context, builder, _, values):
+                registers, more = self.unpacked(builder, values[0]), values[1:]
+                call, results = context.get_function(*first), []
+                for n, place in enumerate(places):
+                    results.append(call(builder, [*registers[n * columns :][:columns], *place, *more]))
+                if then:
+                    call = context.get_function(*second)
+                    for result, place in zip(results, places, strict=True):
+                        call(builder, [result, *place, *more])
+                return context.get_dummy_value()
+
+            return types.void(self.type, *kinds), codegen
+
+        return fixed_intrinsic(each, ["value", *(f"more_{n}" for n in range(len(kinds)))])
+
+
+@lru_cache
+def tile_of(simd: Simd, rows: int, columns: int, blocks: int = 1, ahead: int = 0) -> Tile:
+    """A ``Tile``, made once, so that kernels share its instructions."""
+    return Tile(simd, rows, columns, blocks, ahead)
+
+
+def dot_of_two(tile: Tile, last: Tile) -> Any:
+    """``dot`` of a tile of one row and of the block behind it, whose chains run side by side.
+
+    ``last_index`` is where the panel of that block begins.
+    """
+    P, at = tile.simd.pointer, types.int64
+    both = types.Tuple([tile.type, last.type])
+
+    @instruction(both, tile.type, last.type, P, at, at, at, at, P)
+    def dot(builder, value, ending, panel, index, gap, last_index, count, source):
+        def term(k, sums):
+            of_tile, of_last = sums[: tile.size], sums[tile.size :]
+            return [
+                *tile.emit_term_at(builder, k, of_tile, panel, index, gap, source, INT64(0)),
+                *last.emit_term_at(builder, k, of_last, panel, last_index, gap, source, INT64(0)),
+            ]
+
+        sums = [*tile.unpacked(builder, value), *last.unpacked(builder, ending)]
+        sums = emit_chain(builder, tile.simd.constant(0), count, sums, term)
+        return [cgutils.pack_array(builder, part) for part in (sums[: tile.size], sums[tile.size :])]
+
+    return dot
