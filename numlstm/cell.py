@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm.base import checks
 from numlstm.base.typing import Array
+from numlstm.base.validation.arguments import cell_config, check_cpu, parameter_dtype
+from numlstm.base.validation.arrays import own_shape, real_array
+from numlstm.base.validation.shapes import cell_call, cell_states, check_not_packed
 from numlstm.module import Module
 from numlstm.runtime import engine
 
@@ -79,9 +81,9 @@ class LSTMCell(CellParameters):
         *,
         seed: Any = None,
     ) -> None:
-        config = checks.cell_config(input_size, hidden_size, bias)
-        checks.cpu_only(device, "LSTMCell")
-        self._start(config, checks.parameter_dtype(dtype), seed)
+        config = cell_config(input_size, hidden_size, bias)
+        check_cpu(device, "LSTMCell")
+        self._start(config, parameter_dtype(dtype), seed)
 
     def _found(self, name: str) -> Any:
         if name in ("bias_ih", "bias_hh") and "_held" in self.__dict__ and not self.bias:
@@ -134,15 +136,15 @@ class LSTMCell(CellParameters):
         if type(input) is ndarray and input.dtype is dtype:
             array = input
         else:
-            checks.no_packed_sequence(input)
-            array = checks.real_array("input", input)
-        array = checks.own_shape(array)
+            check_not_packed(input)
+            array = real_array("input", input)
+        array = own_shape(array)
         call = self._seen.get(array.shape)
         if call is None:
-            call = checks.cell_call(self._config, array.shape, hx)
+            call = cell_call(self._config, array.shape, hx)
             self._call_for(call, array.shape)
         if hx is not None:
-            hx = checks.cell_states(call, hx, dtype)
+            hx = cell_states(call, hx, dtype)
         output, h_1, c_1 = empty(call.hidden, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
         axes = (None, None) if call.unbatched else (None,)  # one step, and a batch of one
         given = None if hx is None else (hx[0][axes], hx[1][axes])

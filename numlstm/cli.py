@@ -478,7 +478,7 @@ def bench(
     """
     from numlstm.base import opening
     from numlstm.base.atomic import replacing
-    from numlstm.base.checks import counted
+    from numlstm.base.wording import counted
     from numlstm.bench import measure, picture, table
     from numlstm.bench.peers import PEERS
     from numlstm.bench.results import Report

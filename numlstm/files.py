@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from numlstm import formats, lazy
-from numlstm.base import checks
-from numlstm.base.checks import FLOAT32, FLOAT64
 from numlstm.base.typing import Array, Path
+from numlstm.base.validation.arguments import FLOAT32, FLOAT64, check_flag
 from numlstm.formats import Found, Tensor
 from numlstm.formats.detected import UNSTATED
 from numlstm.lstm import LSTM
@@ -126,7 +125,7 @@ def read(path: Path, name: str | None, batch_first: bool | None = None) -> tuple
         hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.find lists the names."
         raise TypeError(f"name must be None or a str, not {name!r}\n{hint}")
     if batch_first is not None:
-        checks.flag("batch_first", batch_first)
+        check_flag("batch_first", batch_first)
     with formats.opened(path) as contents:
         found = pick(contents, name)
         if batch_first is not None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.base import checks
 from numlstm.base.typing import Array, Shape
+from numlstm.base.validation.arguments import FLOAT32, cell_config, dropout_probability, lstm_config, parameter_dtype
+from numlstm.base.validation.arrays import real_array
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
 
@@ -63,10 +64,10 @@ def from_torch(module: Any) -> LSTM | Any:
                 "Remove them first, or fold what they do into the parameters (torch.nn.utils.remove_weight_norm)."
             )
     if kind == "LSTM":
-        config = checks.lstm_config(**{name: getattr(module, name) for name in LSTM_SIZES}, dropout=0.0)
-        config = config._replace(dropout=checks.dropout_probability(module.dropout))
+        config = lstm_config(**{name: getattr(module, name) for name in LSTM_SIZES}, dropout=0.0)
+        config = config._replace(dropout=dropout_probability(module.dropout))
         return LSTM._from_parameters(config, *_parameters(module, config.parameter_shapes()))
-    config = checks.cell_config(module.input_size, module.hidden_size, module.bias)
+    config = cell_config(module.input_size, module.hidden_size, module.bias)
     shapes = {name.removesuffix(LSTMCell._suffix): shape for name, shape in config.parameter_shapes().items()}
     return LSTMCell._from_parameters(config, *_parameters(module, shapes))
 
@@ -106,12 +107,12 @@ def _parameters(module: Any, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any]
     if len(dtypes) > 1:
         raise TypeError(f"parameters must have one dtype, not {', '.join(sorted(dtypes))}")
     name = dtypes.pop()
-    dtype = checks.FLOAT32 if name in WIDENED else checks.parameter_dtype(name.removeprefix("torch."))
+    dtype = FLOAT32 if name in WIDENED else parameter_dtype(name.removeprefix("torch."))
     arrays = {}
     for name, tensor in tensors.items():
         if tensor.is_meta:
             raise TypeError(f"{name} is on the meta device, which holds no numbers\nGive the module parameters first.")
-        arrays[name] = checks.real_array(name, tensor.detach().cpu())
+        arrays[name] = real_array(name, tensor.detach().cpu())
         if arrays[name].shape != shapes[name]:
             raise ValueError(
                 f"{name} must have shape {shapes[name]} for the sizes that the module states, not {arrays[name].shape}"

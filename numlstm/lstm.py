@@ -9,9 +9,12 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm import lazy
-from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Result, States
+from numlstm.base.validation.arguments import check_flag, device_name, dropout_probability, lstm_config, parameter_dtype
+from numlstm.base.validation.arrays import own_shape, real_array
+from numlstm.base.validation.out import out_arrays
+from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states
 from numlstm.module import Held, Module, changing
 from numlstm.runtime import engine
 
@@ -137,12 +140,10 @@ class LSTM(LSTMParameters):
         *,
         seed: Any = None,
     ) -> None:
-        config = checks.lstm_config(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size
-        )
-        if checks.device(device) == "cuda":  # before parameters are drawn for nothing
+        config = lstm_config(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        if device_name(device) == "cuda":  # before parameters are drawn for nothing
             _cuda()
-        self._start(config, checks.parameter_dtype(dtype), seed)
+        self._start(config, parameter_dtype(dtype), seed)
         self._place(device)
 
     # ------------------------------------------------------------ sizes and flags
@@ -169,7 +170,7 @@ class LSTM(LSTMParameters):
 
     @batch_first.setter
     def batch_first(self, value: bool) -> None:
-        checks.flag("batch_first", value)
+        check_flag("batch_first", value)
         self._change(batch_first=value)
 
     @property
@@ -179,7 +180,7 @@ class LSTM(LSTMParameters):
 
     @dropout.setter
     def dropout(self, value: float) -> None:
-        self._change(dropout=checks.dropout_probability(value))
+        self._change(dropout=dropout_probability(value))
 
     def _change(self, **flags: Any) -> None:
         with changing:
@@ -251,7 +252,7 @@ class LSTM(LSTMParameters):
     # ------------------------------------------------------------ the device
 
     def _place(self, device: Any) -> None:
-        on_cuda = checks.device(device) == "cuda"
+        on_cuda = device_name(device) == "cuda"
         if on_cuda == (self._gpu is not None):
             return
         gpu = _cuda().Runner() if on_cuda else None
@@ -391,23 +392,23 @@ class LSTM(LSTMParameters):
 
             if not hasattr(input, "batch_sizes"):
                 return ragged.run_padded(panels, config, masks, input, hx, lengths, out)
-            checks.no_lengths(lengths)
+            check_no_lengths(lengths)
             return ragged.run_packed(panels, config, masks, input, hx, out)
         else:
-            given = checks.real_array("input", input)
+            given = real_array("input", input)
         # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.
-        array = checks.own_shape(given)
+        array = own_shape(given)
         key = (config.batch_first, array.shape)
         call = self._seen.get(key)
         if call is None:
-            call = checks.lstm_call(config, array.shape, hx)
+            call = lstm_call(config, array.shape, hx)
             self._call_for(call, key)
         if hx is not None:
-            hx = checks.lstm_states(call, hx, dtype)
+            hx = lstm_states(call, hx, dtype)
         if out is None:
             output, h_n, c_n = empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
         else:
-            output, h_n, c_n = checks.out_arrays(out, call, dtype, given, hx)
+            output, h_n, c_n = out_arrays(out, call, dtype, given, hx)
         dropout = self._masks(config) if self.training and config.dropout > 0 else None
         if call.unbatched:  # a batch of one
             states = None if hx is None else (hx[0][:, None], hx[1][:, None])
@@ -506,10 +507,10 @@ class LSTM(LSTMParameters):
                 f"input must be an array, not a {type(input).__name__}\n"
                 "Trace each sequence by itself, cut to its length."
             )
-        given = checks.own_shape(checks.real_array("input", input))
-        call = checks.lstm_call(config, given.shape, hx)
+        given = own_shape(real_array("input", input))
+        call = lstm_call(config, given.shape, hx)
         if hx is not None:
-            hx = checks.lstm_states(call, hx, panels.dtype)
+            hx = lstm_states(call, hx, panels.dtype)
         dropout = self._masks(config) if self.training and config.dropout > 0 else None
         return record.record(panels, call, given, hx, dropout)
 

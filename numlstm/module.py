@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.fork_locks import fork_safe
 from numlstm.base.typing import Array, Shape
+from numlstm.base.validation.arguments import check_cpu, device_and_dtype, parameter_dtype
+from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array
+from numlstm.base.validation.shapes import Call
 from numlstm.runtime.packed_weights import Panels
 
 # Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
@@ -81,7 +83,7 @@ class Module:
     training: bool
     _held: Held
     _shapes: dict[str, Shape]
-    _seen: dict[Any, checks.Call]  # by all that decides a call's shapes
+    _seen: dict[Any, Call]  # by all that decides a call's shapes
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass of a subclass."""
@@ -143,7 +145,7 @@ class Module:
     def _packed(self, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
         # One at a time, and no name for it that outlives it: a mapping may read them from a file as it is walked, and
         # the next then comes to lie in the same pages.
-        named = ((name + self._suffix, checks.as_dtype(parameters[name], dtype)) for name in parameters)
+        named = ((name + self._suffix, as_dtype(parameters[name], dtype)) for name in parameters)
         return Panels.pack(self._config, dtype, named)
 
     def _parameter(self, name: str) -> Array:
@@ -163,7 +165,7 @@ class Module:
         except (MemoryError, ValueError, OverflowError) as error:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
 
-    def _call_for(self, call: checks.Call, key: Any) -> None:
+    def _call_for(self, call: Call, key: Any) -> None:
         """Remember a call's shapes, for as many shapes as a program is likely to use in turn."""
         if len(self._seen) >= 1024:
             self._seen.clear()
@@ -211,7 +213,7 @@ class Module:
         shapes = self.__dict__.get("_shapes", {})
         if name in shapes:
             with changing:
-                self._replace({name: checks.parameter(name, value, shapes[name], self.dtype)})
+                self._replace({name: parameter_array(name, value, shapes[name], self.dtype)})
         elif name in self._fixed:
             raise AttributeError(
                 f"{name} of {self!r} cannot be changed once it is made\n"
@@ -351,7 +353,7 @@ class Module:
         """
         owner = type(self).__name__
         with changing:
-            arrays, missing, unexpected = checks.loadable(owner, state_dict, self._shapes, self.dtype, strict)
+            arrays, missing, unexpected = loadable_parameters(owner, state_dict, self._shapes, self.dtype, strict)
             self._replace(arrays)
         return IncompatibleKeys(missing, unexpected)
 
@@ -418,8 +420,8 @@ class Module:
         RuntimeError
             CUDA's driver, device or extra is missing; nothing is changed.
         """
-        device, dtype = checks.target(device, dtype)
-        wanted = None if dtype is None else checks.parameter_dtype(dtype)
+        device, dtype = device_and_dtype(device, dtype)
+        wanted = None if dtype is None else parameter_dtype(dtype)
         if device is not None:
             self._place(device)
         if wanted is not None:
@@ -430,7 +432,7 @@ class Module:
 
     def _place(self, device: Any) -> None:
         """Run on this device from now on."""
-        checks.cpu_only(device, type(self).__name__)
+        check_cpu(device, type(self).__name__)
 
     @property
     def device(self) -> str:
@@ -481,7 +483,7 @@ class Module:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         attributes = dict(state)
-        parameters, dtype = attributes.pop("_parameters"), checks.parameter_dtype(attributes.pop("_dtype"))
+        parameters, dtype = attributes.pop("_parameters"), parameter_dtype(attributes.pop("_dtype"))
         self._hold(attributes.pop("_config"))
         self._panels = self._packed(dtype, parameters)
         self.__dict__.update(attributes)

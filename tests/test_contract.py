@@ -18,9 +18,11 @@ import pytest
 from judge import bits, equal, flat, same_bits
 
 import numlstm
+from numlstm import cell as cell_module
 from numlstm import lstm as lstm_module
 from numlstm import module
-from numlstm.base import checks
+from numlstm.base.validation import shapes
+from numlstm.base.validation.out import OVERLAP_WORK
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels
 
@@ -758,7 +760,7 @@ def test_out_that_is_hard_to_tell_apart_is_refused():
     x = np.lib.stride_tricks.as_strided(base, (2003, 31, 53), (4 * 73, 4 * 19320, 4 * 146))
     h_n = base[426461 : 426461 + 31].reshape(1, 31, 1)
     with pytest.raises(np.exceptions.TooHardError):
-        np.shares_memory(x, h_n, max_work=checks.OVERLAP_WORK)
+        np.shares_memory(x, h_n, max_work=OVERLAP_WORK)
     with pytest.raises(ValueError, match="h_n in out shares memory with input"):
         numlstm.LSTM(53, 1)(x, out=(np.zeros((2003, 31, 1), "f4"), h_n, np.zeros((1, 31, 1), "f4")))
 
@@ -1007,8 +1009,14 @@ def test_a_shape_seen_before_takes_the_quick_way(monkeypatch):
     runs = []
     forward = engine.forward
     monkeypatch.setattr(engine, "forward", lambda *args: (runs.append("long"), forward(*args))[1])
-    for name in ("real_array", "lstm_call", "cell_call", "_pair", "_cell_state_dims"):
-        monkeypatch.setattr(checks, name, lambda *args, name=name: pytest.fail(f"{name} was called"))
+    for where, name in (
+        (lstm_module, "real_array"),
+        (lstm_module, "lstm_call"),
+        (cell_module, "cell_call"),
+        (shapes, "_pair"),
+        (shapes, "_cell_pair"),
+    ):
+        monkeypatch.setattr(where, name, lambda *args, name=name: pytest.fail(f"{name} was called"))
     assert equal(net(x, states), want) and equal(pair(cell(x[0], inner)), pair(cell_want))
     with pytest.raises(pytest.fail.Exception, match="_pair"):
         net(x, (states[0], states[1][:, :4]))
@@ -1016,7 +1024,7 @@ def test_a_shape_seen_before_takes_the_quick_way(monkeypatch):
         net(x[:, :2])
     with pytest.raises(pytest.fail.Exception, match="real_array"):
         net(x.astype("f8"))
-    with pytest.raises(pytest.fail.Exception, match="_cell_state_dims"):
+    with pytest.raises(pytest.fail.Exception, match="_cell_pair"):
         cell(x[0], (inner[0], inner[1][:4]))
     assert runs == []  # both calls have gone the short way
 

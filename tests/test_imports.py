@@ -159,9 +159,9 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
             "threads.py:{} imports numlstm.sequences.pool, which is above it",
         ),
         (
-            "base/checks.py",
+            "base/wording.py",
             "def late():\n    import numlstm.cell as c",
-            "checks.py:{} imports numlstm.cell, which is above it",
+            "wording.py:{} imports numlstm.cell, which is above it",
         ),
         (
             "kernels/plan_layout.py",

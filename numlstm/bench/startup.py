@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.bench.grid import Line, find
 from numlstm.bench.peers import LeftOutError, package_version
 from numlstm.bench.results import OURS

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.bench.costs.overhead import model
 from numlstm.bench.grid import Line, find
 from numlstm.bench.peers import ENGINES, PEERS, LeftOutError, Task

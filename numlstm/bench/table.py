@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Sized
 
-from numlstm.base.checks import counted
+from numlstm.base.wording import counted
 from numlstm.bench.hardware.machine import in_words
 from numlstm.bench.results import LEVELS, OURS, LineResult, Report, pooled
 from numlstm.bench.scaling import AT_MOST, exponents

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from numlstm import files, formats
 from numlstm.base import atomic
-from numlstm.base.checks import counted
 from numlstm.base.console import size
 from numlstm.base.typing import Path
+from numlstm.base.wording import counted
 from numlstm.commands import inspect
 
 

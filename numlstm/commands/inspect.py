@@ -7,8 +7,8 @@ from collections.abc import Callable
 from math import prod
 
 from numlstm import formats
-from numlstm.base.checks import counted
 from numlstm.base.console import printable, shortened, size, table
+from numlstm.base.wording import counted
 from numlstm.formats import Contents, Found, Tensor
 
 HEADER = ("name", "kind", "input", "hidden", "proj", "layers", "directions", "parameters", "dtype", "MB")

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 
 from numlstm import files
-from numlstm.base import atomic, checks
+from numlstm.base import atomic
 from numlstm.base.config import Config
 from numlstm.base.typing import Path, States
+from numlstm.base.validation.arrays import real_array
+from numlstm.base.validation.shapes import Call, lstm_call, lstm_states
 from numlstm.commands import sequence_files
 from numlstm.commands.disk_array import DiskArray
 from numlstm.lstm import LSTM
@@ -105,7 +107,7 @@ def run(
 @contextmanager
 def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
-) -> Iterator[tuple[LSTM, sequence_files.Series, States | None, checks.Call]]:
+) -> Iterator[tuple[LSTM, sequence_files.Series, States | None, Call]]:
     """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
     module, found = files.read(model, name, batch_first)
     lstm = files.as_lstm(module)
@@ -117,10 +119,10 @@ def prepared(
             if hx is not None:
                 raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
             hx = sequence_files.states(state)
-        checks.real_array("input", np.broadcast_to(np.empty((), given.dtype), given.shape))
-        call = checks.lstm_call(lstm._config, given.shape, hx)
+        real_array("input", np.broadcast_to(np.empty((), given.dtype), given.shape))
+        call = lstm_call(lstm._config, given.shape, hx)
         if hx is not None:
-            hx = checks.lstm_states(call, hx, lstm.dtype)
+            hx = lstm_states(call, hx, lstm.dtype)
         unstated = found.kind == "LSTM" and found.batch_first is None
         if unstated and batch_first is None and not call.unbatched:
             warnings.warn(
@@ -136,7 +138,7 @@ def _run(
     config: Config,
     given: sequence_files.Series,
     hx: States | None,
-    call: checks.Call,
+    call: Call,
     results: dict[str, DiskArray],
     chunk: int,
     progress: Progress,

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from numlstm.base import opening
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array, States
+from numlstm.base.wording import counted
 from numlstm.commands.disk_array import DiskArray
 from numlstm.formats import npz, zips
 from numlstm.formats.budget import Budget

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.base.checks import on_device
+from numlstm.base.validation.arrays import on_device
 
 from . import device
 from .capsule import taken_apart

@@ -8,7 +8,22 @@ from math import prod
 
 import numpy as np
 
-from numlstm.base import checks
+from numlstm.base.validation.arrays import own_shape, to_host
+from numlstm.base.validation.sessions import (
+    BUSY,
+    PICKLED,
+    check_not_replaced,
+    check_same_dtype,
+    sizes_text,
+    snapshot_facts,
+    snapshot_states,
+    stream_batch_size,
+    stream_input,
+    stream_memory_error,
+    stream_piece,
+    stream_rows,
+    stream_states,
+)
 
 from . import device
 from .arrays import caller_stream, of_kind, on_device, strided, whole
@@ -56,7 +71,7 @@ class Stream:
     device = "cuda"
 
     def __init__(self, config, panels, batch_size, present, weights=None):
-        rows = self.batch_size = checks.stream_sizes(config, batch_size)
+        rows = self.batch_size = stream_batch_size(config, batch_size)
         self._config, self._panels, self._present = config, panels, present
         self._user = {}  # whoever is in the stream, under 0
         self._stream = 0  # of CUDA, that of the latest piece
@@ -72,12 +87,12 @@ class Stream:
         except Exception as error:
             if not device.lacks_memory(error):
                 raise
-            raise checks.no_room(rows, error) from None
+            raise stream_memory_error(rows, error) from None
         self.input, self.output = (shaped(flat, shape) for flat, shape in zip(self._flat, shapes, strict=True))
         device.synchronize(0)  # before another stream of CUDA touches them
 
     def __setattr__(self, name, value):
-        checks.once(self, name)
+        check_not_replaced(self, name)
         object.__setattr__(self, name, value)
 
     def _zeros(self, shape):
@@ -136,8 +151,8 @@ class Stream:
         return self._alone(lambda: (self._on_device if on_device(input) else self._on_host)(input))
 
     def _on_host(self, input):
-        array = checks.own_shape(checks.stream_input(input))
-        piece = checks.stream_piece(self._config, self.batch_size, array.shape)
+        array = own_shape(stream_input(input))
+        piece = stream_piece(self._config, self.batch_size, array.shape)
         output = np.empty(piece.output, self.dtype)
         x, y = array[piece.place], output[piece.place]
         if piece.swap:
@@ -159,7 +174,7 @@ class Stream:
         handle = chosen()
         handle = caller_stream(input) if handle is None else handle
         given = strided("input", input, self.dtype, device.stream_of(handle))
-        piece = checks.stream_piece(self._config, self.batch_size, given.shape)
+        piece = stream_piece(self._config, self.batch_size, given.shape)
         flat = device.empty(int(np.prod(piece.output)), self.dtype)
         x, y = (self._steps_first(array, piece.swap) for array in (given, whole(flat, piece.output)))
         self._advance(x, y, handle)
@@ -198,7 +213,7 @@ class Stream:
             # Interrupted anywhere, what follows takes away the mark if it is this call's, and else leaves it. Python
             # looks for signals after each call, so that nothing may be called there before it is away.
             if user.setdefault(0, mark) is not mark:
-                raise RuntimeError(checks.STREAM_BUSY)
+                raise RuntimeError(BUSY)
             return work()
         finally:
             try:
@@ -220,8 +235,8 @@ class Stream:
     @state.setter
     def state(self, states):
         if isinstance(states, tuple | list):
-            states = tuple(checks.to_host(f"{'hc'[n % 2]} of the state", state) for n, state in enumerate(states))
-        self._set(*checks.stream_states(self._config, self.batch_size, states, self.dtype))
+            states = tuple(to_host(f"{'hc'[n % 2]} of the state", state) for n, state in enumerate(states))
+        self._set(*stream_states(self._config, self.batch_size, states, self.dtype))
 
     def _read(self):
         hosts = [flat.copy_to_host(stream=self._stream) for flat in self._pairs[0]]
@@ -241,7 +256,7 @@ class Stream:
 
     def reset(self, rows=None):
         """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them. Through the host: it waits."""
-        picked = slice(None) if rows is None else checks.stream_rows(rows, self.batch_size)
+        picked = slice(None) if rows is None else stream_rows(rows, self.batch_size)
 
         def clear():
             states = self._read()
@@ -254,11 +269,11 @@ class Stream:
     def snapshot(self):
         """The state as plain values, as ``numlstm.Stream.snapshot`` gives it: a stream on the CPU takes it too."""
         h, c = self.state
-        return checks.snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
+        return snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
 
     def restore(self, snapshot):
         """Go on from a snapshot of a stream of the same sizes and dtype, on either device."""
-        self._set(*checks.snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
+        self._set(*snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
 
     def fork(self):
         """An independent stream with the same weights, the same state and the same buffers' content."""
@@ -275,7 +290,7 @@ class Stream:
     def refresh(self):
         """Go on with the weights that the LSTM has now; RuntimeError if it has another dtype by now."""
         panels = self._present()
-        checks.same_dtype(panels.dtype, "stream", self.dtype)
+        check_same_dtype(panels.dtype, "stream", self.dtype)
 
         def adopt():
             if self._runner.weights is None or self._runner.weights.panels is not panels:
@@ -287,7 +302,7 @@ class Stream:
     # ------------------------------------------------------------ text, copies, pickles
 
     def __repr__(self):
-        return checks.sizes_text("Stream", self._config, batch_size=self.batch_size, device="cuda")
+        return sizes_text("Stream", self._config, batch_size=self.batch_size, device="cuda")
 
     def __copy__(self):
         return self.fork()
@@ -296,4 +311,4 @@ class Stream:
         return self.fork()
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(checks.STREAM_PICKLED)
+        raise TypeError(PICKLED)

@@ -9,7 +9,9 @@ from collections import OrderedDict
 
 import numpy as np
 
-from numlstm.base import checks
+from numlstm.base.validation.arrays import real_array
+from numlstm.base.validation.out import check_no_overlap, out_arrays
+from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states, packed_call
 from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places
 
 from . import device, planner
@@ -79,7 +81,7 @@ class Runner:
         """
         parts, name = None, "input"
         if hasattr(input, "batch_sizes"):
-            checks.no_lengths(lengths)
+            check_no_lengths(lengths)
             parts, name = checked_parts(input, anywhere=True), "data"
             input = parts.data
         dtype = panels.dtype  # this call's, whatever other threads, or code that is run by reading, make of the LSTM
@@ -88,20 +90,20 @@ class Runner:
         if handle is None:
             handle = caller_stream(input) if there else 0
         stream = device.stream_of(handle)
-        given = strided(name, input, dtype, stream) if there else checks.real_array(name, input)
+        given = strided(name, input, dtype, stream) if there else real_array(name, input)
         seen, rows = _seen_by_checks(hx, there, dtype), None
         if parts is not None:
             rows = Rows(*parts[1:])
             steps = rows.steps
-            call = checks.packed_call(config, given.shape, rows.batch, seen)
+            call = packed_call(config, given.shape, rows.batch, seen)
         else:
-            call = checks.lstm_call(config, given.shape, seen)
+            call = lstm_call(config, given.shape, seen)
             steps = given.shape[1] if call.swap else given.shape[0]
             if lengths is not None:
                 each = checked_lengths(lengths, call, given.shape)
                 rows = Rows.of_lengths(each, steps) if call.batch else None
         if hx is not None:
-            seen = checks.lstm_states(call, seen, dtype)
+            seen = lstm_states(call, seen, dtype)
         arguments = (panels, config, call, steps, rows, given, hx if there else seen, out, masks, stream, handle)
         runner = self
         if (
@@ -135,7 +137,7 @@ class Runner:
             results = tuple(np.empty(shape, self.dtype) for shape in (call.output, call.hidden, call.cell))
             returned = results
         else:
-            results, returned = checks.out_arrays(out, call, self.dtype, given, hx), tuple(out)
+            results, returned = out_arrays(out, call, self.dtype, given, hx), tuple(out)
         if call.batch:
             space, rows = self.workspace(steps, call.batch, rows, handle)
             cells = config.num_layers * config.num_directions
@@ -198,7 +200,7 @@ class Runner:
             flats = [contiguous(*of, self.dtype, stream) for of in zip(names, out, shapes, strict=True)]
             results = [place(whole(*of), self.dtype) for of in zip(flats, shapes, strict=True)]
             read = states and tuple(place(state, self.dtype) for state in states)
-            checks.no_overlap(results, place(given, self.dtype), read)
+            check_no_overlap(results, place(given, self.dtype), read)
             returned = list(out)
         if call.batch:
             space, rows = self.workspace(steps, call.batch, rows, handle)

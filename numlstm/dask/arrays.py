@@ -9,7 +9,8 @@ import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from numlstm.base import checks
+from numlstm.base.validation.arrays import real_array
+from numlstm.base.validation.shapes import lstm_call, lstm_states, two_states
 from numlstm.dask import model
 from numlstm.lstm import LSTM
 
@@ -65,12 +66,12 @@ def forward(lstm: LSTM, array: Any, hx: Any = None) -> Arrays:
         )
     config = lstm._config
     given = _stand_in("array", array)
-    checks.real_array("input", given[:0])
-    states = None if hx is None else tuple(da.asarray(state) for state in checks.two_states(hx))
+    real_array("input", given[:0])
+    states = None if hx is None else tuple(da.asarray(state) for state in two_states(hx))
     plain = None if states is None else tuple(_stand_in(f"hx[{n}]", state) for n, state in enumerate(states))
-    call = checks.lstm_call(config, given.shape, plain)
+    call = lstm_call(config, given.shape, plain)
     if plain is not None:
-        checks.lstm_states(call, plain, lstm.dtype)
+        lstm_states(call, plain, lstm.dtype)
     of_steps, of_rows = (1, 0) if config.batch_first else (0, 1)
     if call.unbatched:  # a batch of one
         array = array[None] if of_rows == 0 else array[:, None]

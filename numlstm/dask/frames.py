@@ -9,7 +9,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
-from numlstm.base.checks import counted
+from numlstm.base.wording import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
 from numlstm.sequences.packing import PackedSequence

@@ -26,8 +26,8 @@ from dask.diagnostics import ProgressBar
 
 from numlstm import files
 from numlstm.base import atomic
-from numlstm.base.checks import counted
 from numlstm.base.log import watched
+from numlstm.base.wording import counted
 from numlstm.dask import inputs, parts
 from numlstm.dask.frames import Per, forward_frame, frame_piece
 from numlstm.dask.inputs import Input, Wanted

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from numlstm.base.checks import counted
 from numlstm.base.config import Config
+from numlstm.base.wording import counted
 from numlstm.formats.detected import UNSTATED, Found, Kind
 from numlstm.formats.tensor import FLOATS, Tensor
 

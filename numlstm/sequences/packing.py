@@ -14,8 +14,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from numlstm.base import checks
 from numlstm.base.typing import Array
+from numlstm.base.validation.arguments import device_and_dtype, device_name
+from numlstm.base.validation.arrays import any_array, as_dtype, device_shape, on_device, own_shape, to_host
+from numlstm.base.validation.shapes import Call
+from numlstm.base.wording import counted
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 NUMBERS = "biufc"  # of np.dtype.kind: whatever can be counted with, and bools
@@ -84,12 +87,12 @@ class PackedSequence(_Fields):
                 )
             data, batch_sizes = data
         rows, back = (
-            None if given is None else whole_numbers(name, checks.to_host(name, given))
+            None if given is None else whole_numbers(name, to_host(name, given))
             for name, given in (("sorted_indices", sorted_indices), ("unsorted_indices", unsorted_indices))
         )
         places = inverse(rows) if back is None else back
-        if not checks.on_device(data):
-            data = any_array("data", data)
+        if not on_device(data):
+            data = number_array("data", data)
         return super().__new__(cls, data, whole_numbers("batch_sizes", batch_sizes), rows, places)
 
     def to(self, device: Any = None, dtype: Any = None) -> Self:
@@ -109,8 +112,8 @@ class PackedSequence(_Fields):
             The device is another one, data in the CPU's memory were to move to CUDA, or data on a device were to have
             another dtype.
         """
-        device, dtype = checks.target(device, dtype)
-        where = None if device is None else checks.device(device)
+        device, dtype = device_and_dtype(device, dtype)
+        where = None if device is None else device_name(device)
         if self.is_cuda:
             if where == "cpu":
                 return self.cpu().to(dtype=dtype)
@@ -129,11 +132,11 @@ class PackedSequence(_Fields):
             if dtype is None
             else np.dtype(str(dtype).removeprefix("torch.") if _torch(dtype) else dtype)
         )
-        return self if wanted == self.data.dtype else self._replace(data=checks.as_dtype(self.data, wanted))
+        return self if wanted == self.data.dtype else self._replace(data=as_dtype(self.data, wanted))
 
     def cpu(self) -> Self:
         """Return it with `data` in the CPU's memory: itself, if they are there."""
-        return self._replace(data=any_array("data", checks.to_host("data", self.data))) if self.is_cuda else self
+        return self._replace(data=number_array("data", to_host("data", self.data))) if self.is_cuda else self
 
     def cuda(self, device: Any = None) -> Self:
         """Return it itself if `data` are on the first CUDA device; raise NotImplementedError if not, as `to` does."""
@@ -174,7 +177,7 @@ class PackedSequence(_Fields):
     @property
     def is_cuda(self) -> bool:
         """Whether `data` are on a CUDA device."""
-        return checks.on_device(self.data)
+        return on_device(self.data)
 
 
 # ---------------------------------------------------------------- packed and padded
@@ -220,7 +223,7 @@ def pack_padded_sequence(
     ([4, 1, 3, 5, 2, 6], [3, 2, 1], [2, 0, 1])
     """
     _flag("_pack_padded_sequence(): argument 'batch_first' (position 3)", batch_first)
-    array = any_array("input", input)
+    array = number_array("input", input)
     if array.size == 0:
         raise RuntimeError(f"Cannot pack empty tensors.\ninput has shape {array.shape}, which holds nothing.")
     if array.ndim < 2:
@@ -322,7 +325,7 @@ def pack_sequence(sequences: Iterable[np.typing.ArrayLike], enforce_sorted: bool
     >>> pack_sequence([[6], [1, 2, 3], [4, 5]], enforce_sorted=False).sorted_indices.tolist()
     [1, 2, 0]
     """
-    arrays = [any_array(f"sequence {n}", given) for n, given in enumerate(sequences)]
+    arrays = [number_array(f"sequence {n}", given) for n, given in enumerate(sequences)]
     for n, array in enumerate(arrays):
         if array.ndim == 0:
             raise IndexError(
@@ -401,7 +404,7 @@ def pad_sequence(
             f"pad_sequence: Expected iterable for input sequences, but got arg of type: {type(sequences)}\n"
             "Give a list of arrays, one for each sequence."
         )
-    arrays = [any_array(f"sequence {n}", given) for n, given in enumerate(sequences)]
+    arrays = [number_array(f"sequence {n}", given) for n, given in enumerate(sequences)]
     _flag("pad_sequence(): argument 'batch_first' (position 2)", batch_first)
     if not isinstance(padding_side, str):
         raise TypeError(
@@ -462,7 +465,7 @@ def unpad_sequence(padded_sequences: np.typing.ArrayLike, lengths: Any, batch_fi
     >>> [array.tolist() for array in unpad_sequence([[1, 4], [2, 5], [3, 0]], [3, 2])]
     [[1, 2, 3], [4, 5]]
     """
-    array = any_array("padded_sequences", padded_sequences)
+    array = number_array("padded_sequences", padded_sequences)
     if array.ndim < 2:
         said = (
             "tuple index out of range"
@@ -477,7 +480,7 @@ def unpad_sequence(padded_sequences: np.typing.ArrayLike, lengths: Any, batch_fi
     if each.ndim != 1 or len(each) != len(rows):
         raise ValueError(
             f"zip() argument 2 is {'shorter' if each.size < len(rows) else 'longer'} than argument 1\n"
-            f"There must be one length for each of {checks.counted(len(rows), 'sequence')}; "
+            f"There must be one length for each of {counted(len(rows), 'sequence')}; "
             f"lengths has shape {each.shape}."
         )
     _within(each, 0, rows.shape[1])
@@ -570,10 +573,10 @@ def checked_parts(sequence: Any, anywhere: bool = False) -> _Fields:
     """
     sizes = whole_numbers("batch_sizes", sequence.batch_sizes)
     data = sequence.data
-    if anywhere and checks.on_device(data):
-        shape = checks.device_shape(data)
+    if anywhere and on_device(data):
+        shape = device_shape(data)
     else:
-        data = checks.own_shape(any_array("data", data))
+        data = own_shape(number_array("data", data))
         shape = data.shape
     if sizes.size == 0:
         raise RuntimeError("batch_sizes can not be empty\nA packed sequence has one step at least.")
@@ -597,7 +600,7 @@ def checked_parts(sequence: Any, anywhere: bool = False) -> _Fields:
     both = []
     for name in ("sorted_indices", "unsorted_indices"):
         given = getattr(sequence, name, None)
-        rows = None if given is None else whole_numbers(name, checks.to_host(name, given))
+        rows = None if given is None else whole_numbers(name, to_host(name, given))
         if rows is not None and (rows.shape != (batch,) or not _is_permutation(rows)):
             raise RuntimeError(
                 f"{name} must hold each of the numbers from 0 to {batch - 1} once\n"
@@ -613,7 +616,7 @@ def checked_parts(sequence: Any, anywhere: bool = False) -> _Fields:
     return _Fields(data, sizes, order, back)
 
 
-def checked_lengths(lengths: Any, call: checks.Call, shape: tuple[int, ...]) -> Indices:
+def checked_lengths(lengths: Any, call: Call, shape: tuple[int, ...]) -> Indices:
     """One length for each sequence of a padded batch of that shape, from 1 to its number of steps."""
     if call.unbatched:
         raise ValueError(
@@ -659,7 +662,7 @@ def _within(lengths: Indices, least: int, most: int) -> None:
 def whole_numbers(name: str, value: Any) -> Indices:
     """A copy of the value as int64, of any shape; floats do where they are whole."""
     try:
-        array = checks.any_array(name, value)
+        array = any_array(name, value)
     except ValueError as error:  # ragged lists
         raise TypeError(str(error)) from error
     if array.size == 0 and array.dtype.kind == "f":  # what NumPy makes of an empty list
@@ -676,9 +679,9 @@ def whole_numbers(name: str, value: Any) -> Indices:
     return array.astype(np.int64)  # nobody else can change it once it is checked
 
 
-def any_array(name: str, value: Any) -> Array:
+def number_array(name: str, value: Any) -> Array:
     """The value as an array of numbers of any kind."""
-    array = checks.any_array(name, value)
+    array = any_array(name, value)
     if array.dtype.kind not in NUMBERS:
         raise TypeError(
             f"{name} must hold numbers, not {array.dtype}\nReceived: a {type(value).__name__} of shape {array.shape}."

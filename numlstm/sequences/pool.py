@@ -16,9 +16,20 @@ from weakref import ref
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
+from numlstm.base.validation.arrays import REAL_KINDS, own_shape, real_array
+from numlstm.base.validation.sessions import (
+    check_same_dtype,
+    pool_capacity,
+    sizes_text,
+    slot_numbers,
+    snapshot_facts,
+    snapshot_states,
+    stream_states,
+)
+from numlstm.base.validation.shapes import no_steps, wrong_features
+from numlstm.base.wording import counted
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels, aligned_empty
 
@@ -76,7 +87,7 @@ class Session:
     @state.setter
     def state(self, states: Any) -> None:
         pool = self._pool
-        pool._exclusive(pool._write, self, *checks.stream_states(pool._config, 1, states, pool.dtype))
+        pool._exclusive(pool._write, self, *stream_states(pool._config, 1, states, pool.dtype))
 
     def reset(self) -> None:
         """Set the state to zeros."""
@@ -93,7 +104,7 @@ class Session:
             ``batch_size``, ``dtype`` (its name), and copies of ``h`` and ``c``. It does not hold the weights.
         """
         h, c = self.state
-        return checks.snapshot_facts(self._pool._config, 1, self._pool.dtype) | {"h": h, "c": c}
+        return snapshot_facts(self._pool._config, 1, self._pool.dtype) | {"h": h, "c": c}
 
     def restore(self, snapshot: Any) -> None:
         """Continue from a snapshot, with the pool's weights.
@@ -112,7 +123,7 @@ class Session:
             A part of it is missing or does not fit, or the session is closed.
         """
         pool = self._pool
-        pool._exclusive(pool._write, self, *checks.snapshot_states(pool._config, 1, pool.dtype, snapshot))
+        pool._exclusive(pool._write, self, *snapshot_states(pool._config, 1, pool.dtype, snapshot))
 
     def close(self) -> None:
         """Close it, so that its slot can be reused. Closing it again does nothing."""
@@ -184,7 +195,7 @@ class Pool:
     _c: Array
 
     def __init__(self, config: Config, panels: Panels, capacity: Any, present: Callable[[], Panels]) -> None:
-        self._bound = checks.pool_capacity(config, capacity)
+        self._bound = pool_capacity(config, capacity)
         self._config, self._panels, self._current_panels = config, panels, present
         self.dtype: np.dtype[Any] = panels.dtype
         self._zeros = tuple(np.zeros(shape, self.dtype) for shape in config.state_shapes(1))
@@ -211,7 +222,7 @@ class Pool:
         return True  # also without sessions
 
     def __repr__(self) -> str:
-        return checks.sizes_text("Pool", self._config, open=len(self))
+        return sizes_text("Pool", self._config, open=len(self))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(
@@ -238,7 +249,7 @@ class Pool:
         if self._is_open[slot]:
             if self._bound is not None:
                 raise RuntimeError(
-                    f"the pool is full: its capacity is {checks.counted(self._bound, 'session')}\n"
+                    f"the pool is full: its capacity is {counted(self._bound, 'session')}\n"
                     "Close one, or make a pool with a larger capacity, or with none, which grows."
                 )
             slot = self.capacity
@@ -262,7 +273,7 @@ class Pool:
             The LSTM has another dtype now. Nothing is changed.
         """
         panels = self._current_panels()
-        checks.same_dtype(panels.dtype, "pool", self.dtype)
+        check_same_dtype(panels.dtype, "pool", self.dtype)
         self._exclusive(setattr, self, "_panels", panels)
 
     def _grow(self, capacity: int) -> None:
@@ -275,9 +286,7 @@ class Pool:
             )
             is_open, rank = np.zeros(capacity, np.bool_), empty(capacity, np.intp)
         except (MemoryError, ValueError, OverflowError) as error:  # the last two: larger than any array may be
-            raise MemoryError(
-                f"there is no memory for the states of {checks.counted(capacity, 'session')}: {error}"
-            ) from None
+            raise MemoryError(f"there is no memory for the states of {counted(capacity, 'session')}: {error}") from None
         if before:
             h[:, :before], c[:, :before], is_open[:before] = self._h, self._c, self._is_open
         self._h, self._c, self._is_open = h, c, is_open
@@ -337,7 +346,7 @@ class Pool:
                     "step takes a dict of inputs by session, or slots and their input; "
                     f"received a {type(slots).__name__} alone"
                 )
-            step, numbers = self._step_slots, checks.slot_numbers(slots)
+            step, numbers = self._step_slots, slot_numbers(slots)
             given = numbers, self._as_input(input, numbers.size)
         if self._stepping.locked():
             raise RuntimeError(
@@ -403,7 +412,7 @@ class Pool:
                     f"input of {session!r} must have shape ({size},), or (steps, {size}); received {row.shape}."
                 )
             if row.shape[-1] != size:
-                raise checks.wrong_features(self._config, row.shape, f"input of {session!r}")
+                raise wrong_features(self._config, row.shape, f"input of {session!r}")
         other = next(k for k, row in enumerate(rows) if row.shape != first)
         raise ValueError(
             f"inputs of a step must have one shape, but that of {sessions[other]!r} has {rows[other].shape}, and that "
@@ -412,17 +421,17 @@ class Pool:
 
     def _as_input(self, given: Any, count: int) -> Array:
         """(count, input_size), or (steps, count, input_size): contiguous, of the pool's dtype."""
-        x = given if type(given) is ndarray and given.dtype is self.dtype else checks.real_array("input", given)
-        x = checks.own_shape(x)
+        x = given if type(given) is ndarray and given.dtype is self.dtype else real_array("input", given)
+        x = own_shape(x)
         swap, size = self._config.batch_first and x.ndim == 3, self._config.input_size
         if x.ndim not in (2, 3) or x.shape[0 if swap else -2] != count:
             chunk = f"({count}, steps, {size})" if self._config.batch_first else f"(steps, {count}, {size})"
             raise ValueError(
-                f"input must have shape ({count}, {size}) or {chunk}, for {checks.counted(count, 'slot')}; "
+                f"input must have shape ({count}, {size}) or {chunk}, for {counted(count, 'slot')}; "
                 f"received {x.shape}\nThe states are unchanged."
             )
         if x.shape[-1] != size:
-            raise checks.wrong_features(self._config, x.shape)
+            raise wrong_features(self._config, x.shape)
         if swap:
             x = x.swapaxes(0, 1)
         _check_steps(1 if x.ndim == 2 else x.shape[0], x.shape)
@@ -511,13 +520,13 @@ def _increasing(slots: Slots) -> bool:
 
 def _check_steps(steps: int, shape: Shape) -> None:
     if steps == 0:
-        raise checks.no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
+        raise no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
 
 
 def _row(session: Any, value: Any) -> Array:
-    if type(value) is ndarray and value.dtype.kind in checks.REAL_KINDS:
+    if type(value) is ndarray and value.dtype.kind in REAL_KINDS:
         return value
-    return checks.real_array(f"input of {session!r}", value)
+    return real_array(f"input of {session!r}", value)
 
 
 # A fork waits until no pool is in use, so that the child gets complete states and free locks.

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy import empty
 
-from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, States
+from numlstm.base.validation.arrays import own_shape, real_array
+from numlstm.base.validation.out import out_arrays
+from numlstm.base.validation.shapes import Call, lstm_call, lstm_states, packed_call
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels
 from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
@@ -41,8 +43,8 @@ def run_packed(
         The states after the last step of each sequence, in the order before packing.
     """
     data, sizes, order, back = checked_parts(input)
-    data = checks.real_array("data", data)
-    call = checks.packed_call(config, data.shape, int(sizes[0]), hx)
+    data = real_array("data", data)
+    call = packed_call(config, data.shape, int(sizes[0]), hx)
     results, given = _results(panels, call, data, hx, out)
     _run(panels, masks(), data, sizes, order, given, results)
     output, h_n, c_n = results if out is None else out
@@ -66,8 +68,8 @@ def run_padded(
     output : ndarray
     (h_n, c_n) : tuple of ndarray
     """
-    array = checks.own_shape(checks.real_array("input", input))
-    call = checks.lstm_call(config, array.shape, hx)
+    array = own_shape(real_array("input", input))
+    call = lstm_call(config, array.shape, hx)
     each = checked_lengths(lengths, call, array.shape)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
@@ -78,7 +80,7 @@ def run_padded(
 
 def _over_padded(
     panels: Panels,
-    call: checks.Call,
+    call: Call,
     dropout: engine.Dropout | None,
     array: Array,
     each: Array,
@@ -108,15 +110,13 @@ def _over_padded(
     np.take(packed, where, axis=0, out=output.reshape(-1, call.output[-1]), mode="clip")
 
 
-def _results(
-    panels: Panels, call: checks.Call, input: Array, hx: Any, out: Any
-) -> tuple[tuple[Array, ...], States | None]:
+def _results(panels: Panels, call: Call, input: Array, hx: Any, out: Any) -> tuple[tuple[Array, ...], States | None]:
     """Where to write output, h_n and c_n, and the states to begin from."""
     dtype = panels.dtype
-    given = None if hx is None else checks.lstm_states(call, hx, dtype)
+    given = None if hx is None else lstm_states(call, hx, dtype)
     if out is None:
         return (empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)), given
-    return checks.out_arrays(out, call, dtype, input, given), given
+    return out_arrays(out, call, dtype, input, given), given
 
 
 def _run(

@@ -10,9 +10,25 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
-from numlstm.base import checks
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
+from numlstm.base.validation.arguments import parameter_dtype
+from numlstm.base.validation.arrays import own_shape
+from numlstm.base.validation.sessions import (
+    BUSY,
+    PICKLED,
+    check_not_replaced,
+    check_same_dtype,
+    sizes_text,
+    snapshot_facts,
+    snapshot_states,
+    stream_batch_size,
+    stream_input,
+    stream_memory_error,
+    stream_piece,
+    stream_rows,
+    stream_states,
+)
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import SELF_DATA, Header, StreamSlots
 from numlstm.runtime import engine, object_layout
@@ -25,7 +41,6 @@ T = TypeVar("T")
 # A chunk that runs step by step may have this many times the work of a chunk that holds the GIL.
 STEPWISE_FACTOR = 16
 
-BUSY = checks.STREAM_BUSY
 _busy_text = ctypes.create_string_buffer(BUSY.encode())  # read by machine code
 
 
@@ -35,7 +50,7 @@ class _Record(np.ndarray[Any, Any]):
     keepalive: Any
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(checks.STREAM_PICKLED)
+        raise TypeError(PICKLED)
 
 
 _Record.__name__ = _Record.__qualname__ = "Stream"  # Python's messages name the owner of ``step`` by it
@@ -112,20 +127,20 @@ class Stream:
     _record: _Record
 
     def __init__(self, config: Config, panels: Panels, batch_size: int, present: Callable[[], Panels]) -> None:
-        rows = checks.stream_sizes(config, batch_size)
+        rows = stream_batch_size(config, batch_size)
         self._config, self._panels, self._current_panels = config, panels, present
         self.batch_size = rows
         try:
             plan = self._plan()
             self._allocate(plan)
         except (MemoryError, OverflowError, ValueError) as error:  # the last two: larger than any array may be
-            raise checks.no_room(rows, error) from None
+            raise stream_memory_error(rows, error) from None
         self._bind(plan)
 
     if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
         def __setattr__(self, name: str, value: Any) -> None:
-            checks.once(self, name)
+            check_not_replaced(self, name)
             object.__setattr__(self, name, value)
 
     def _plan(self) -> Plan:
@@ -258,8 +273,8 @@ class Stream:
 
     def _general_call(self, input: Any) -> Array:
         """A call with an input that the built-in function declined."""
-        array = checks.own_shape(checks.stream_input(input))
-        piece = checks.stream_piece(self._config, self.batch_size, array.shape)
+        array = own_shape(stream_input(input))
+        piece = stream_piece(self._config, self.batch_size, array.shape)
         if piece.steps == 1:
             converted = np.empty(array.shape, self.dtype)
             engine.convert(converted, array)
@@ -323,7 +338,7 @@ class Stream:
 
     @state.setter
     def state(self, states: Any) -> None:
-        self._set(*checks.stream_states(self._config, self.batch_size, states, self.dtype))
+        self._set(*stream_states(self._config, self.batch_size, states, self.dtype))
 
     def _set(self, h: Array, c: Array) -> None:
         def convert(states: Array, new_h: Array, new_c: Array) -> None:
@@ -350,7 +365,7 @@ class Stream:
         if rows is None:
             self._exclusive(lambda: self._states.fill(0))
             return
-        picked = checks.stream_rows(rows, self.batch_size)
+        picked = stream_rows(rows, self.batch_size)
 
         def clear(states: Array, h: Array, c: Array) -> None:
             np.copyto(states, self._states)
@@ -373,7 +388,7 @@ class Stream:
             Another thread is using the stream.
         """
         h, c = self.state
-        return checks.snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
+        return snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
 
     def restore(self, snapshot: Any) -> None:
         """Continue from a snapshot, with this stream's weights.
@@ -392,7 +407,7 @@ class Stream:
         RuntimeError
             Another thread is using the stream.
         """
-        self._set(*checks.snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
+        self._set(*snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
 
     def fork(self) -> Stream:
         """Return an independent stream with the same weights, state and buffer contents.
@@ -419,7 +434,7 @@ class Stream:
             The LSTM has another dtype now, or another thread is using the stream. Nothing was changed.
         """
         panels = self._current_panels()
-        checks.same_dtype(panels.dtype, "stream", self.dtype)
+        check_same_dtype(panels.dtype, "stream", self.dtype)
         slot, at = int(StreamSlots.LENGTH) + int(Header.PANELS), address(panels.data)
 
         def adopt() -> None:
@@ -434,7 +449,7 @@ class Stream:
     # ------------------------------------------------------------ text, copies, pickles
 
     def __repr__(self) -> str:
-        return checks.sizes_text("Stream", self._config, batch_size=self.batch_size)
+        return sizes_text("Stream", self._config, batch_size=self.batch_size)
 
     def __copy__(self) -> Stream:
         return self.fork()
@@ -443,7 +458,7 @@ class Stream:
         return self.fork()
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(checks.STREAM_PICKLED)
+        raise TypeError(PICKLED)
 
 
 def step_function(dtype: Any = None) -> Callable[[int], int]:
@@ -480,7 +495,7 @@ def step_function(dtype: Any = None) -> Callable[[int], int]:
     >>> bool((stream.output == numlstm.LSTM(2, 3, seed=0)(np.ones((1, 2)))[0]).all())
     True
     """
-    return registry.kernel(checks.parameter_dtype(dtype).name).step
+    return registry.kernel(parameter_dtype(dtype).name).step
 
 
 @cache  # ctypes.cast leaves a reference cycle behind

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.base.checks import Call
 from numlstm.base.typing import Array, States
+from numlstm.base.validation.shapes import Call
 from numlstm.kernels.plan_layout import Header
 from numlstm.runtime import engine
 from numlstm.runtime.object_layout import address

@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from numlstm.base import atomic, opening
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 
 GATES = ("i", "f", "g", "o")
 OF_CALL = ("input", "h_0", "c_0", "output", "h_n", "c_n")

@@ -15,8 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats.keras.hdf5 import Hdf5, Text
 from numlstm.formats.keras.layers import Cell, Layer
 from numlstm.formats.tensor import FLOATS, Tensor

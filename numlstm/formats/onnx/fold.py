@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats.budget import shown
 from numlstm.formats.onnx.graph import MAIN, Graph, Node, Value
 from numlstm.formats.onnx.tensors import DTYPES

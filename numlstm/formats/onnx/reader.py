@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents, Found, Kind

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base import opening
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Tensor, decoded, widened, width
 from numlstm.formats.text import whole

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Order, width

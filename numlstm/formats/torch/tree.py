@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from numlstm.base.checks import counted
 from numlstm.base.typing import Array
+from numlstm.base.wording import counted
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents, Found

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
-from numlstm.base.checks import counted
+from numlstm.base.wording import counted
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import AXES
 from numlstm.formats.text import decimal, whole
