@@ -6,13 +6,14 @@ and the projection of Sak et al. (2014), in the conventions of ``torch.nn.LSTM``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 Array = NDArray[Any]
+Backward = Callable[..., tuple[Array, tuple[Array, Array], dict[str, Array]]]
 
 
 def lstm(
@@ -89,6 +90,167 @@ def lstm(
     if batch_first and seq.ndim == 3:
         seq = seq.swapaxes(0, 1)
     return seq, (np.stack(h_n), np.stack(c_n))
+
+
+def vjp(
+    parameters: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    hx: tuple[ArrayLike, ArrayLike] | None = None,
+    *,
+    lengths: ArrayLike | None = None,
+    masks: Sequence[ArrayLike] | None = None,
+    dtype: DTypeLike = np.longdouble,
+    batch_first: bool = False,
+) -> tuple[tuple[Array, tuple[Array, Array]], Backward]:
+    """Run an LSTM as `lstm` does, and return its backward pass too: backpropagation through time.
+
+    Parameters
+    ----------
+    parameters, x, hx, dtype, batch_first
+        As for `lstm`.
+    lengths : array_like of int, (B,), optional
+        Steps of each sequence, in any order. Steps from a length on are padding: never read, with output 0 and
+        gradient 0.
+    masks : sequence of array_like, optional
+        Dropout between layers: for every layer but the last an array of (T, B, directions * out) that its output is
+        multiplied by before the next layer reads it.
+
+    Returns
+    -------
+    (output, (h_n, c_n))
+        As from `lstm`; h_n and c_n of a sequence are those after its own last step.
+    backward : callable
+        ``backward(d_output=None, d_hx=None)`` takes the gradients of a loss by output and by (h_n, c_n), zeros if
+        left out, and gives those by x, by (h_0, c_0) and by the parameters, as a dictionary.
+
+    Examples
+    --------
+    >>> weights = {"weight_ih_l0": np.ones((4, 1)), "weight_hh_l0": np.zeros((4, 1))}
+    >>> _, backward = vjp(weights, [[0.0], [1.0]], dtype=np.float64)
+    >>> dx, (dh_0, dc_0), gradients = backward([[0.0], [1.0]])
+    >>> dx.round(4).tolist(), dc_0.round(4).tolist(), sorted(gradients)
+    ([[0.1989], [0.348]], [0.1989], ['weight_hh_l0', 'weight_ih_l0'])
+    """
+    p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
+    seq = np.asarray(x).astype(dtype)
+    unbatched = seq.ndim == 2
+    if unbatched:
+        seq = seq[:, None]
+        hx = None if hx is None else (np.asarray(hx[0])[:, None], np.asarray(hx[1])[:, None])
+    elif batch_first:
+        seq = seq.swapaxes(0, 1)
+    directions = 2 if "weight_ih_l0_reverse" in p else 1
+    suffixes = [name.removeprefix("weight_ih") for name in p if name.startswith("weight_ih")]
+    (steps, batch), (units, out) = seq.shape[:2], (len(p["weight_hh_l0"]) // 4, p["weight_hh_l0"].shape[1])
+    ends = np.full(batch, steps) if lengths is None else np.asarray(lengths)
+    live = np.arange(steps)[:, None, None] < ends[:, None]  # (T, B, 1)
+    states = (np.zeros((len(suffixes), batch, out)), np.zeros((len(suffixes), batch, units))) if hx is None else hx
+    h_n, c_n = (np.array(state, dtype) for state in states)
+    kept = []
+    for n, suffix in enumerate(suffixes):
+        layer, reverse = divmod(n, directions)
+        if not reverse:
+            seq = np.where(live, seq, 0)
+            outputs = np.zeros((steps, batch, directions * out), dtype)
+        own = {name.removesuffix(suffix): value for name, value in p.items() if name.endswith(suffix)}
+        order = range(steps)[::-1] if reverse else range(steps)
+        kept.append(_steps_kept(own, seq, live, order, h_n[n], c_n[n], outputs[..., reverse * out :][..., :out]))
+        if n % directions == directions - 1:
+            seq = outputs
+            if masks is not None and n + 1 < len(suffixes):
+                seq = seq * np.asarray(masks[layer], dtype)
+
+    def laid_out(sequence: Array) -> Array:
+        """As the input is laid out, or an array that is laid out so as (T, B, features)."""
+        if unbatched:
+            return sequence[:, 0] if sequence.ndim == 3 else sequence[:, None]
+        return sequence.swapaxes(0, 1) if batch_first else sequence
+
+    def backward(
+        d_output: ArrayLike | None = None, d_hx: tuple[ArrayLike, ArrayLike] | None = None
+    ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
+        dy = np.zeros_like(outputs) if d_output is None else laid_out(np.asarray(d_output, dtype))
+        given = (np.zeros_like(h_n), np.zeros_like(c_n)) if d_hx is None else d_hx
+        dh, dc = (np.array(d, dtype).reshape(s.shape) for d, s in zip(given, (h_n, c_n), strict=True))
+        gradients: dict[str, Array] = {}
+        below = np.zeros(())
+        for n in range(len(suffixes))[::-1]:
+            layer, reverse = divmod(n, directions)
+            own = {name.removesuffix(suffixes[n]): v for name, v in p.items() if name.endswith(suffixes[n])}
+            order = range(steps) if reverse else range(steps)[::-1]  # against the direction
+            part = dy[..., reverse * out :][..., :out]
+            dx, of_cell = _steps_back(own, kept[n], live, order, part, dh[n], dc[n])
+            gradients |= {name + suffixes[n]: value for name, value in of_cell.items()}
+            below = dx + below if n % directions < directions - 1 else dx
+            if not reverse:
+                dy = below * np.asarray(masks[layer - 1], dtype) if masks is not None and layer > 0 else below
+        if unbatched:
+            dh, dc = dh[:, 0], dc[:, 0]
+        return laid_out(dy), (dh, dc), {name: gradients[name] for name in p}
+
+    final = (h_n[:, 0], c_n[:, 0]) if unbatched else (h_n, c_n)
+    return (laid_out(outputs), final), backward
+
+
+def _steps_kept(
+    own: Mapping[str, Array], seq: Array, live: Array, order: Iterable[int], h: Array, c: Array, output: Array
+) -> dict[str, Array]:
+    """One layer in one direction: h and c are replaced by the final ones, and what `_steps_back` needs is returned."""
+    shape = (*seq.shape[:2], c.shape[-1])
+    kept = {"x": seq, "h": np.zeros((*shape[:2], h.shape[-1]), seq.dtype), "sums": np.zeros((4, *shape), seq.dtype)}
+    kept |= {name: np.zeros(shape, seq.dtype) for name in ("c", "new", "m")}
+    for t in order:
+        kept["h"][t], kept["c"][t] = h, c
+        with np.errstate(all="ignore"):
+            sums = seq[t] @ own["weight_ih"].T + h @ own["weight_hh"].T
+            if "bias_ih" in own:
+                sums = sums + (own["bias_ih"] + own["bias_hh"])
+            i, f, g, o = kept["sums"][:, t] = np.stack(np.split(sums, 4, axis=-1))
+            new = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+            m = sigmoid(o) * np.tanh(new)
+            new_h = m @ own["weight_hr"].T if "weight_hr" in own else m
+        kept["new"][t], kept["m"][t] = new, m
+        h[...], c[...] = np.where(live[t], new_h, h), np.where(live[t], new, c)
+        output[t] = np.where(live[t], new_h, 0)
+    return kept
+
+
+def _steps_back(
+    own: Mapping[str, Array],
+    kept: Mapping[str, Array],
+    live: Array,
+    order: Iterable[int],
+    dy: Array,
+    dh: Array,
+    dc: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """The backward pass of `_steps_kept`: dh and dc are replaced by those by h_0 and c_0; dx and the gradients."""
+    dx, gradients = np.zeros_like(kept["x"]), {name: np.zeros_like(value) for name, value in own.items()}
+    for t in order:
+        with np.errstate(all="ignore"):
+            i, f, g, o = kept["sums"][:, t]
+            total = dh + dy[t]
+            dm = total @ own["weight_hr"] if "weight_hr" in own else total
+            d = dc + dm * sigmoid(o) * _tanh_derivative(kept["new"][t])
+            da = np.concatenate(
+                [
+                    d * np.tanh(g) * _sigmoid_derivative(i),
+                    d * kept["c"][t] * _sigmoid_derivative(f),
+                    d * sigmoid(i) * _tanh_derivative(g),
+                    dm * np.tanh(kept["new"][t]) * _sigmoid_derivative(o),
+                ],
+                axis=-1,
+            )
+            da = np.where(live[t], da, 0)
+            dx[t] = np.where(live[t], da @ own["weight_ih"], 0)
+            dh[...], dc[...] = np.where(live[t], da @ own["weight_hh"], dh), np.where(live[t], d * sigmoid(f), dc)
+            gradients["weight_ih"] += da.T @ kept["x"][t]
+            gradients["weight_hh"] += da.T @ kept["h"][t]
+            for name in {"bias_ih", "bias_hh"} & set(own):
+                gradients[name] += da.sum(axis=0)
+            if "weight_hr" in own:
+                gradients["weight_hr"] += np.where(live[t], total, 0).T @ kept["m"][t]
+    return dx, gradients
 
 
 def cell(
@@ -175,6 +337,22 @@ def sigmoid(x: Array, flush: DTypeLike | None = None) -> Array:
         e = np.exp(-np.abs(x))
         gate: Array = np.where(x < 0, e, 1) / (1 + e)
     return gate if flush is None else np.where(x < np.ceil(np.log(np.finfo(flush).tiny)), 0, gate)
+
+
+def _sigmoid_derivative(x: Array) -> Array:
+    """Of the number before the activation: 1 - sigmoid would lose the digits of a saturated gate's derivative."""
+    with np.errstate(under="ignore"):
+        e = np.exp(-np.abs(x))
+    derivative: Array = e / (1 + e) ** 2
+    return derivative
+
+
+def _tanh_derivative(x: Array) -> Array:
+    """Likewise for tanh."""
+    with np.errstate(under="ignore"):
+        e = np.exp(-2 * np.abs(x))
+    derivative: Array = 4 * e / (1 + e) ** 2
+    return derivative
 
 
 def _flushed_c(c: Array, flush: DTypeLike | None) -> Array:
