@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.sequences.packing import inverse, lengths_of, sizes_of
+from numlstm.sequences.packed_layout import inverse, lengths_of, sizes_of
 
 
 class Rows:

@@ -11,8 +11,10 @@ import numpy as np
 
 from numlstm.base.validation.arrays import real_array
 from numlstm.base.validation.out import check_no_overlap, out_arrays
+from numlstm.base.validation.packed import checked_lengths, checked_parts
 from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states, packed_call
-from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places
+from numlstm.sequences.packed_layout import gathered, places
+from numlstm.sequences.packing import PackedSequence
 
 from . import device, planner
 from .arrays import Strided, caller_stream, contiguous, of_kind, on_device, place, strided, whole

@@ -12,10 +12,12 @@ from numlstm.base.config import Config
 from numlstm.base.typing import Array, States
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
+from numlstm.base.validation.packed import checked_lengths, checked_parts
 from numlstm.base.validation.shapes import Call, lstm_call, lstm_states, packed_call
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels
-from numlstm.sequences.packing import PackedSequence, checked_lengths, checked_parts, gathered, places, sizes_of
+from numlstm.sequences.packed_layout import gathered, places, sizes_of
+from numlstm.sequences.packing import PackedSequence
 
 Masks = Callable[[], engine.Dropout | None]
 

@@ -23,12 +23,14 @@ NEEDED = {
     "org", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
-    "numlstm.base.console", "numlstm.base.requirements", "numlstm.bench", "numlstm.cell", "numlstm.cli",
+    "numlstm.base.console", "numlstm.base.requirements", "numlstm.base.validation.packed", "numlstm.bench",
+    "numlstm.cell", "numlstm.cli",
     "numlstm.commands.check", "numlstm.commands.convert", "numlstm.commands.disk_array", "numlstm.commands.inspect",
     "numlstm.commands.run", "numlstm.commands.sequence_files", "numlstm.dask", "numlstm.demo", "numlstm.interop",
     "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
     "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd",
-    "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packing", "numlstm.sequences.pool",
+    "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packed_layout",
+    "numlstm.sequences.packing", "numlstm.sequences.pool",
     "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.tracing.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))

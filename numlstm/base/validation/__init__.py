@@ -4,5 +4,6 @@ Where ``torch.nn.LSTM`` raises, the exception type and the first line of the mes
 checks run in its order. The lines below say what was received and what to do. A check changes nothing.
 
 ``arguments``: sizes, flags, dtypes, devices. ``arrays``: conversion to ndarray, state dicts. ``shapes``: shapes of a
-call and its states. ``out``: the arrays of ``out=``. ``sessions``: streams, pools and snapshots.
+call and its states. ``out``: the arrays of ``out=``. ``sessions``: streams, pools and snapshots. ``packed``:
+packed sequences, lengths, padding.
 """
