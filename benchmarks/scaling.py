@@ -1,4 +1,4 @@
-"""How time grows with batch, steps and hidden size: ``numlstm bench --scaling --plot FILE`` draws the same."""
+"""How time grows with batch, steps and hidden size: ``numlstm bench scaling --plot FILE`` draws the same."""
 
 from __future__ import annotations
 

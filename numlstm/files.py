@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,13 +71,10 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
     LSTM(6, 4, num_layers=2, batch_first=True)
     """
     # Typed as "LSTM | Any": an LSTM to a type checker, without a cast, and with no name of its own misspelt.
-    module, found = read(path, name, batch_first)
-    if batch_first is not None and found.kind == "LSTMCell":
-        raise ValueError(
-            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTMCell, which takes one step and has no "
-            "batch_first"
-        )
-    return module
+    loaded = read(path, name, batch_first)
+    if batch_first is not None:
+        check_has_batch_first(path, loaded.found)
+    return loaded.module
 
 
 def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
@@ -111,7 +108,7 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
     >>> load_cell(path)
     LSTMCell(6, 4)
     """
-    module, found = read(path, name)
+    module, found, _ = read(path, name)
     if isinstance(module, LSTM):
         raise ValueError(
             f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTM, not an LSTMCell\nnumlstm.load returns it."
@@ -119,8 +116,16 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
     return module
 
 
-def read(path: Path, name: str | None, batch_first: bool | None = None) -> tuple[LSTM | lazy.LSTMCell, Found]:
-    """Load for a function that the user has called, and give what was found as well. See `load`."""
+class Loaded(NamedTuple):
+    """A module, what its file says of it, and what else is in the file, which is closed."""
+
+    module: LSTM | lazy.LSTMCell
+    found: Found
+    contents: formats.Contents
+
+
+def read(path: Path, name: str | None, batch_first: bool | None = None) -> Loaded:
+    """Load for a function that the user has called. See `load`; a cell may be given `batch_first`."""
     if name is not None and not isinstance(name, str):
         hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.find lists the names."
         raise TypeError(f"name must be None or a str, not {name!r}\n{hint}")
@@ -137,7 +142,16 @@ def read(path: Path, name: str | None, batch_first: bool | None = None) -> tuple
         warnings.warn(
             f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=3
         )
-    return module, found
+    return Loaded(module, found, contents)
+
+
+def check_has_batch_first(path: Path, found: Found) -> None:
+    """Raise ValueError for a cell."""
+    if found.kind == "LSTMCell":
+        raise ValueError(
+            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTMCell, which takes one step and has no "
+            "batch_first"
+        )
 
 
 def ordered(found: Found, batch_first: bool) -> Found:

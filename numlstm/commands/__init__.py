@@ -1,5 +1,5 @@
-"""What the commands of ``numlstm`` do, a file each of the command's name; ``cli`` declares their options.
+"""The commands of ``numlstm``, one file each, of the command's name: its options, and its work if that is small.
 
-In: paths, plain values and a function that prints a line. Out: files and lines. Nothing here knows click. The commands
-export, bench and demo are folders of their own.
+The work of export, bench and demo is in packages of their own. In: the command line. Out: files and lines of text.
+`cli` imports a command's module when the command is used.
 """

@@ -1,6 +1,6 @@
-"""``numlstm check``: the model of a file against the reference in higher precision, as a certificate to keep.
+"""``numlstm check``: the model of a file against the reference in higher precision, as an accuracy report.
 
-The judge reads the file's own numbers, not what numlstm made of them, so that packing them is on trial as well.
+The reference reads the numbers of the file, not those that numlstm packed, so that packing is checked as well.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from datetime import UTC, datetime
 from math import prod
 from typing import Any
 
+import click
 import numpy as np
 
 from numlstm import files, formats, reference
 from numlstm.base import atomic, opening
 from numlstm.base.console import printable, size, table
 from numlstm.base.typing import Array, Path, Result
+from numlstm.commands.messages import reports_errors
+from numlstm.commands.options import FILE, NAME
 from numlstm.formats import Found
 from numlstm.kernels.loading import registry
 from numlstm.lstm import LSTM
@@ -26,30 +29,30 @@ from numlstm.lstm import LSTM
 NAMES = ("output", "h_n", "c_n")
 STEPS, BATCH = 50, 4  # of a small model
 LONG = 8  # times as many steps, in one row
-WORK = {"float32": 100_000_000, "float64": 5_000_000}  # multiply-adds of a row of the certificate; longdouble is slow
+WORK = {"float32": 100_000_000, "float64": 5_000_000}  # multiply-adds of a row of the report; longdouble is slow
 
-# A wrong engine is told from a right one by what rounding alone does to this model. Plain NumPy in the model's dtype
-# shows it four times: once as it is, and three times with every number of the model and the input moved to a
-# neighbouring one, since where rounding grows from step to step a single engine's error is a matter of chance. In
-# 3,268 trials of 817 random LSTMs of 1 to 4 layers, weights 1, 3, 10 and 30 times those of a fresh one, in float32 and
-# float64, numlstm's error was never beyond 4 times the largest of the four plus SPARE; with NumPy as it is alone, it
-# was so in 47. The project's own promise is sharper (PyTorch's error + 2**-24 in float32), and is tested where PyTorch
-# is at hand.
+# The limit of the error is what rounding does to this model. Plain NumPy in the model's dtype measures that four times:
+# once as it is, and three times with every number of the model and the input moved to a neighbouring one. One
+# measurement is not enough: if rounding errors grow from step to step, the error of a single engine is a matter of
+# chance. In 3,268 trials of 817 random LSTMs (1 to 4 layers, weights 1, 3, 10 and 30 times those of a fresh one,
+# float32 and float64), numlstm's error never exceeded 4 times the largest of the four plus SPARE. Compared with plain
+# NumPy alone, it did in 47. The tests hold numlstm to a tighter limit if PyTorch is installed: PyTorch's error plus
+# 2**-24 in float32.
 MOVED = 3
 FACTOR = 4
 SPARE = {"float32": 2.0**-22, "float64": 2.0**-51}  # 4 roundings of 1
-# Where even that limit is half the digits of the results, passing would say nothing: fewer steps are taken.
-TELLING = {"float32": 2.0**-12, "float64": 2.0**-26}
-NO_JUDGE = 64.0  # times SPARE is the limit where the judge has no more digits than the model
+# A limit above half the digits of the results would prove nothing: fewer steps are taken.
+MEANINGFUL = {"float32": 2.0**-12, "float64": 2.0**-26}
+SAME_DIGITS = 64.0  # times SPARE is the limit if the reference has no more digits than the model
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of numbers that the model is tried on: uniform in [-scale, scale)."""
+    """One kind of random input: uniform in [-scale, scale)."""
 
     name: str
     scale: float
-    states: bool = False  # whether it begins from states in [-1, 1), or from zeros
+    states: bool = False  # initial states in [-1, 1), or zeros
     long: bool = False
 
 
@@ -63,7 +66,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of one kind of numbers: the largest absolute errors of output, h_n and c_n."""
+    """The result for one kind of input: the largest absolute errors of output, h_n and c_n."""
 
     kind: Kind
     steps: int
@@ -71,12 +74,30 @@ class Trial:
     ours: tuple[float, ...]
     plain: tuple[float, ...]
     limit: float
-    telling: bool
+    meaningful: bool  # whether the limit is below half the digits
 
     @property
     def passed(self) -> bool:
-        """Whether no error is beyond the limit; NaN is."""
-        return self.telling and all(error <= self.limit for error in self.ours)
+        """Whether every error is within the limit; NaN is not."""
+        return self.meaningful and all(error <= self.limit for error in self.ours)
+
+
+@click.command("check")
+@click.argument("model", type=FILE)
+@NAME
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random input.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps per sequence.  [default: 50, fewer for large models]")
+@click.option("--batch", type=click.IntRange(min=1), help="Rows of the batch.  [default: 4]")
+@click.option("-o", "--out", type=FILE, help="Also write the report to this file.")
+@reports_errors
+def command(model: Path, **options: Any) -> None:
+    """Check the LSTM of MODEL against the reference.
+
+    Both run on random input, the reference in higher precision. Prints an accuracy report: the file's SHA-256, the
+    versions, the errors and their limits. The exit code is 1 if an error is above its limit.
+    """
+    if fault := check(model, **options, echo=click.echo):
+        raise RuntimeError(f"{os.fspath(model)}: {fault}")
 
 
 def check(
@@ -89,27 +110,27 @@ def check(
     out: Path | None = None,
     echo: Callable[[str], None] = print,
 ) -> str:
-    """Run a model against the reference on random input, and tell how far apart they are.
+    """Run a model and the reference on random input, and report how far apart their results are.
 
     Parameters
     ----------
     path : path
         As for `numlstm.load`.
     name : str, optional
-        Which LSTM, where there are several.
+        Which LSTM, if there are several.
     seed : int
-        Of the input. The same seed gives the same input, and on every CPU with FMA the same results.
+        Of the input. The same seed gives the same input, and the same results on every CPU with FMA.
     steps, batch : int, optional
-        T and B; by the model's size if left out, so that a large one takes seconds as well.
+        T and B. By default chosen by the size of the model, so that a large one takes seconds too.
     out : path, optional
-        Where to write the certificate.
+        Where to write the report as well.
     echo : callable
-        What a line of the certificate is given to.
+        Prints a line of the report.
 
     Returns
     -------
     str
-        Why the check failed, a sentence; "" where it passed.
+        Why the check failed, a sentence; "" if it passed.
 
     Raises
     ------
@@ -138,17 +159,17 @@ def check(
     return fault
 
 
-def judge(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def reference_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of the reference: float64 for float32, and for float64 longdouble, which may have no more digits."""
     return np.dtype(np.float64 if dtype == np.float32 else np.longdouble)
 
 
-def _sharper(dtype: np.dtype[Any]) -> bool:
-    return bool(np.finfo(judge(dtype)).nmant > np.finfo(dtype).nmant)
+def _has_more_digits(dtype: np.dtype[Any]) -> bool:
+    return bool(np.finfo(reference_dtype(dtype)).nmant > np.finfo(dtype).nmant)
 
 
-def _judge_name(dtype: np.dtype[Any]) -> str:
-    return "longdouble" if dtype == np.float64 and _sharper(dtype) else "float64"
+def _reference_name(dtype: np.dtype[Any]) -> str:
+    return "longdouble" if dtype == np.float64 and _has_more_digits(dtype) else "float64"
 
 
 def _digest(path: Path) -> str:
@@ -159,7 +180,7 @@ def _digest(path: Path) -> str:
 def _trial(
     lstm: LSTM, parameters: Mapping[str, Array], kind: Kind, seed: int, steps: int | None, batch: int | None, bits: Any
 ) -> Trial:
-    """One kind of numbers, over as many steps as leave something to tell."""
+    """Try one kind of input. Halve the steps while the limit would prove nothing."""
     config, dtype = lstm._config, lstm.dtype
     lstm.batch_first = False
     work = sum(map(prod, config.parameter_shapes().values()))  # multiply-adds of a row's step
@@ -169,32 +190,32 @@ def _trial(
     while True:
         rng = np.random.default_rng((seed, KINDS.index(kind)))
         x, hx = _input(lstm, kind, many, rows, rng)
-        want = reference.lstm(parameters, x, hx, dtype=judge(dtype), flush=dtype)
+        want = reference.lstm(parameters, x, hx, dtype=reference_dtype(dtype), flush=dtype)
         plain = reference.lstm(parameters, x, hx, dtype=dtype)
         noise = [max(_errors(plain, want))]
-        # over two steps of a large model chance is little, and its numbers are many to move
+        # with two steps of a large model chance matters little, and moving all its numbers takes long
         for _ in range(MOVED if many * rows * work <= WORK[dtype.name] or steps else 1):
             other = {key: _moved(array.astype(dtype, copy=False), rng) for key, array in parameters.items()}
             states = None if hx is None else (_moved(hx[0], rng), _moved(hx[1], rng))
             noise.append(max(_errors(reference.lstm(other, _moved(x, rng), states, dtype=dtype), want)))
         largest = min(1.0, max(float(np.abs(array).max()) for array in _flat(want)))
         limit = FACTOR * max(noise) + SPARE[dtype.name] * largest
-        if not _sharper(dtype):
-            limit = max(limit, NO_JUDGE * SPARE[dtype.name] * largest)
-        telling = limit <= TELLING[dtype.name] * largest
-        if telling or many == 1:
+        if not _has_more_digits(dtype):
+            limit = max(limit, SAME_DIGITS * SPARE[dtype.name] * largest)
+        meaningful = limit <= MEANINGFUL[dtype.name] * largest
+        if meaningful or many == 1:
             break
         many //= 2
     got = lstm(x, hx)
     for array in _flat(got):
         bits.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    return Trial(kind, many, rows, _errors(got, want), _errors(plain, want), limit, telling)
+    return Trial(kind, many, rows, _errors(got, want), _errors(plain, want), limit, meaningful)
 
 
 def _input(
     lstm: LSTM, kind: Kind, steps: int, rows: int, rng: np.random.Generator
 ) -> tuple[Array, tuple[Array, Array] | None]:
-    """Input and states; made by exact arithmetic alone, so that every machine makes the same."""
+    """Input and states, made by exact arithmetic, so that they are the same on every machine."""
     config = lstm._config
 
     def uniform(*shape: int) -> Array:
@@ -209,7 +230,7 @@ def _input(
 
 
 def _moved(array: Array, rng: np.random.Generator) -> Array:
-    """Every number exchanged for the next above or below, whose bits are those of the next integers; 0 stays.
+    """Every number replaced by the next one above or below, except 0: the next integer when taken as bits.
 
     Examples
     --------
@@ -239,13 +260,13 @@ def _errors(got: Result, want: Result) -> tuple[float, ...]:
 def _fault(trials: list[Trial], suspects: list[str]) -> str:
     if suspects:
         return f"undefined: NaN or infinity in {', '.join(suspects)}; there is no right result to compare with"
-    beyond = [trial.kind.name for trial in trials if trial.telling and not trial.passed]
+    beyond = [trial.kind.name for trial in trials if trial.meaningful and not trial.passed]
     if beyond:
         return f"FAILED: numlstm is beyond the limit on {', '.join(beyond)} numbers"
-    silent = [trial.kind.name for trial in trials if not trial.telling]
-    if silent:
+    undecided = [trial.kind.name for trial in trials if not trial.meaningful]
+    if undecided:
         return (
-            f"undecided: on {', '.join(silent)} numbers rounding alone changes half the digits within one step, "
+            f"undecided: on {', '.join(undecided)} numbers rounding alone changes half the digits within one step, "
             "in any engine of this dtype"
         )
     return ""
@@ -254,7 +275,7 @@ def _fault(trials: list[Trial], suspects: list[str]) -> str:
 def _text(
     path: Path, digest: str, found: Found, lstm: LSTM, seed: int, trials: list[Trial], bits: str, fault: str
 ) -> Iterator[str]:
-    """The certificate, line by line."""
+    """The report, line by line."""
     from importlib.metadata import version
 
     dtype = lstm.dtype
@@ -270,8 +291,8 @@ def _text(
         yield f"          {' '.join(note.split())}"
     yield f"engine    numlstm {version('numlstm')} in {dtype}, numpy {np.__version__}"
     yield f"kernels   {kernel.level.name}{fused}; {kernel.origin}"
-    yield f"reference the LSTM's equations in NumPy on the file's own numbers, in {_judge_name(dtype)}"
-    if not _sharper(dtype):
+    yield f"reference the LSTM's equations in NumPy on the file's own numbers, in {_reference_name(dtype)}"
+    if not _has_more_digits(dtype):
         yield "          which has no more digits than the model here: its own error is in every error below"
     yield f"seed      {seed}"
     yield ""

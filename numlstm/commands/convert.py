@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
+
+import click
 
 from numlstm import files, formats
 from numlstm.base import atomic
@@ -12,6 +15,26 @@ from numlstm.base.console import size
 from numlstm.base.typing import Path
 from numlstm.base.wording import counted
 from numlstm.commands import inspect
+from numlstm.commands.messages import reports_errors, say
+from numlstm.commands.options import BATCH_FIRST, FILE, NAME
+
+
+@click.command("convert")
+@click.argument("source", metavar="IN", type=FILE)
+@click.argument("target", metavar="OUT", type=FILE)
+@NAME
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the saved parameters.  [default: as in IN]"
+)
+@BATCH_FIRST
+@reports_errors
+def command(**options: Any) -> None:
+    """Save the LSTM of model file IN as OUT, in another format.
+
+    The suffix of OUT selects the format: .safetensors, .npz or .onnx. Only the LSTM is saved. An existing OUT is
+    replaced, unless an error occurs.
+    """
+    convert(**options, echo=say)
 
 
 def convert(
@@ -23,23 +46,22 @@ def convert(
     batch_first: bool | None = None,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Load an LSTM and save it, and tell what was written and what stayed behind.
+    """Load an LSTM and save it; report what was written and which tensors were left out.
 
     Parameters
     ----------
     source : path
         As for `numlstm.load`.
     target : path
-        As for `LSTM.save`. A file that is there is replaced, but not `source` itself, whose other tensors would be
-        lost.
+        As for `LSTM.save`. An existing file is replaced, but never `source` itself: its other tensors would be lost.
     name : str, optional
-        Which LSTM, where there are several.
+        Which LSTM, if there are several.
     dtype : "float32" or "float64", optional
-        Of the parameters in `target`; as loaded if left out.
+        Of the parameters in `target`; by default as loaded.
     batch_first : bool, optional
-        What `target` is to state where `source` does not say; what `source` states is not to be contradicted.
+        Written to `target` if `source` does not say. Must not contradict `source`.
     echo : callable
-        What a line of text is given to.
+        Prints a line.
 
     Raises
     ------
@@ -49,20 +71,21 @@ def convert(
     Warns
     -----
     UserWarning
-        As `numlstm.load` does; or `source` does not say whether the batch comes first, and `batch_first` is left out.
+        As `numlstm.load` does; or neither `source` nor `batch_first` says whether the batch comes first.
     """
-    formats.suffix_written(target)  # said before a large file is read for nothing
+    formats.suffix_written(target)  # fail before a large file is read
     atomic.ready(target)
     atomic.apart("OUT", target, "IN", source)
-    module = files.load(source, name, batch_first=batch_first)
+    loaded = files.read(source, name, batch_first)
+    module, found = loaded.module, loaded.found
+    if batch_first is not None:
+        files.check_has_batch_first(source, found)
+    rest, known = inspect.others(loaded.contents)
+    more = len(loaded.contents.lstms) - 1
     if dtype is not None:
         module.to(dtype=dtype)
     module.save(target)
     echo(f"{os.fspath(target)}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
-    with formats.opened(source) as contents:
-        found = files.pick(contents, name)
-        rest, told = inspect.others(contents)
-        more = len(contents.lstms) - 1
     if found.kind == "LSTM" and found.batch_first is None and batch_first is None:
         warnings.warn(
             f"{os.fspath(source)} does not say whether the batch comes first, and {os.fspath(target)} states "
@@ -71,5 +94,5 @@ def convert(
         )
     if more:
         echo(f"{counted(more, 'more LSTM')} of {os.fspath(source)} stayed behind")
-    if rest and told:
+    if rest and known:
         echo(f"{counted(len(rest), 'other tensor')} of {os.fspath(source)} stayed behind")

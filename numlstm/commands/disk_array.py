@@ -1,4 +1,4 @@
-"""Arrays on disk that need not fit in memory: read and written a box at a time, without a map of the file."""
+"""Arrays on disk that may exceed the memory: read and written in parts, without mapping the file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from numlstm.base.typing import Array
 
 Shape3 = tuple[int, int, int]
 
-SPAN = 16 << 20  # bytes that are held at a time beyond the part that was asked for
-NEAR = 16 << 10  # bytes from run to run below which all between them is read too: less work than a read for each
-NOT_ABLE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of a file system that cannot reserve room
+SPAN = 16 << 20  # most bytes in memory beyond the part that was asked for
+NEAR = 16 << 10  # runs at most this many bytes apart are read together with the gaps: faster than a read for each run
+CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # of a file system without posix_fallocate
 
 
 class DiskArray:
@@ -27,19 +27,19 @@ class DiskArray:
     Parameters
     ----------
     file : binary file
-        Open for reading, and for writing where `write` is called.
+        Open for reading, and for writing if `write` is called.
     dtype : dtype
     shape : (int, int, int)
     offset : int
-        Where in the file its numbers begin.
+        Of the first number in the file, in bytes.
     order : "C" or "F"
-        Whether the last axis is the one whose numbers lie side by side, or the first.
+        Whether the last or the first axis is contiguous.
 
     Examples
     --------
-    >>> stored = DiskArray.new(tempfile.gettempdir(), np.dtype("f4"), (3, 4, 2))
-    >>> stored.write(slice(1, 3), slice(0, 2), np.ones((2, 2, 2), np.float32))
-    >>> stored.read(slice(0, 3), slice(1, 3)).sum(axis=-1).tolist()
+    >>> array = DiskArray.new(tempfile.gettempdir(), np.dtype("f4"), (3, 4, 2))
+    >>> array.write(slice(1, 3), slice(0, 2), np.ones((2, 2, 2), np.float32))
+    >>> array.read(slice(0, 3), slice(1, 3)).sum(axis=-1).tolist()
     [[0.0, 0.0], [2.0, 0.0], [2.0, 0.0]]
     """
 
@@ -55,9 +55,9 @@ class DiskArray:
 
     @classmethod
     def new(cls, folder: str | os.PathLike[str], dtype: np.dtype[Any], shape: Shape3) -> DiskArray:
-        """One of zeros in a file without a name, which is gone with the process, however that ends.
+        """An array of zeros in a file without a name, which vanishes with the process, however that ends.
 
-        Its room on the disk is taken here: a disk that is full is to be known before the work and not after it.
+        The disk space is reserved now, so that a full disk is reported before the work and not after it.
         """
         file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         try:
@@ -68,9 +68,9 @@ class DiskArray:
         return cls(file, dtype, shape)
 
     def _lines(self, outer: slice, inner: slice, part: Array) -> Iterator[tuple[int, int, Array]]:
-        """The part [outer, inner] as runs at equal distances: where the first begins, the distance, and the runs.
+        """The contiguous runs of the part [outer, inner]: offset of the first, distance from run to run, and the runs.
 
-        Both are in bytes; the runs are views of `part`, (runs, numbers).
+        Offset and distance are in bytes; the runs are views of `part`, (runs, numbers).
         """
         first, second, features = self.shape
         one = self.dtype.itemsize
@@ -79,7 +79,7 @@ class DiskArray:
             at = self.offset + outer.start * of_outer + inner.start * features * one
             yield at, of_outer, part.reshape(len(part), -1)
             return
-        of_inner = first * one  # every feature is a matrix whose columns are runs
+        of_inner = first * one  # each feature is a matrix whose columns are runs
         if inner.stop - inner.start == second:
             yield self.offset + outer.start * one, of_inner, part.T.reshape(features * second, -1)
         else:
@@ -88,7 +88,7 @@ class DiskArray:
                 yield at, of_inner, part[:, :, feature].T
 
     def read(self, outer: slice, inner: slice) -> Array:
-        """A copy of the part [outer, inner]; ValueError where the file became shorter than it was."""
+        """A copy of the part [outer, inner]; ValueError if the file has become shorter."""
         shape = outer.stop - outer.start, inner.stop - inner.start, self.shape[2]
         part = np.empty(shape, self.dtype, order=self.order)
         if part.size:
@@ -97,7 +97,7 @@ class DiskArray:
         return part
 
     def write(self, outer: slice, inner: slice, part: Array) -> None:
-        """Let the part [outer, inner] be these numbers; in C order alone."""
+        """Overwrite the part [outer, inner]; only in C order."""
         part = np.ascontiguousarray(part, self.dtype)
         for at, distance, runs in self._lines(outer, inner, part):
             for number, run in enumerate(_merged(runs, distance)):
@@ -105,7 +105,7 @@ class DiskArray:
                 self.file.write(_bytes(run))
 
     def dump(self, into: IO[bytes], shape: tuple[int, ...]) -> None:
-        """Write it as a ``.npy`` file of that shape, without the whole of it in memory."""
+        """Write it as a ``.npy`` file of that shape, in pieces of `SPAN` bytes."""
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(into, header)
         left = int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
@@ -118,22 +118,22 @@ class DiskArray:
             at, left = at + len(piece), left - len(piece)
 
     def close(self) -> None:
-        """Close the file; one that `new` made is gone then."""
+        """Close the file; the file of `new` is deleted."""
         self.file.close()
 
 
 def _merged(runs: Array, distance: int) -> Array:
-    """The runs, or the one that they are where nothing is between them."""
+    """The runs, joined into one if there are no gaps between them."""
     return runs.reshape(1, -1) if runs.shape[1] * runs.itemsize == distance else runs
 
 
 def _bytes(run: Array) -> memoryview:
-    """The bytes of numbers side by side."""
+    """The bytes of a contiguous run."""
     return run.view(np.uint8).data
 
 
 def _read(file: BufferedIOBase, at: int, distance: int, runs: Array) -> None:
-    """Fill runs of numbers, of which the next begins `distance` bytes after the last one."""
+    """Fill runs of numbers that begin `distance` bytes apart in the file."""
     runs = _merged(runs, distance)
     count, length = len(runs), runs.shape[1] * runs.itemsize
     if count == 1 or distance > NEAR:
@@ -150,14 +150,14 @@ def _read(file: BufferedIOBase, at: int, distance: int, runs: Array) -> None:
 
 
 def _reserve(file: BufferedIOBase, size: int) -> None:
-    """Let a new file have that many bytes, on the disk and not only in its length."""
+    """Give a new file that many bytes of disk space, not only that length."""
     if not size:
         return
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in NOT_ABLE:
+            if error.errno not in CANNOT_RESERVE:
                 raise
         else:
             return

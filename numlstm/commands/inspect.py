@@ -1,4 +1,4 @@
-"""``numlstm inspect``: the LSTMs of a model file as a table, and beneath it what the table has no room for."""
+"""``numlstm inspect``: the LSTMs of a model file as a table, with details and notes below it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,47 @@ import os
 from collections.abc import Callable
 from math import prod
 
+import click
+
 from numlstm import formats
 from numlstm.base.console import printable, shortened, size, table
+from numlstm.base.typing import Path
 from numlstm.base.wording import counted
+from numlstm.commands.messages import reports_errors
+from numlstm.commands.options import FILE
 from numlstm.formats import Contents, Found, Tensor
 
 HEADER = ("name", "kind", "input", "hidden", "proj", "layers", "directions", "parameters", "dtype", "MB")
 LEFT = ("name", "kind", "dtype", "shape")
-NAME = 36  # columns of a name in the table; beneath it stands in full
+NAME = 36  # columns of a name in the table; the details have it in full
 UNNAMED = "(no name)"
 
 
-def show(path: str | os.PathLike[str], tensors: bool = False, echo: Callable[[str], None] = print) -> bool:
-    """Tell what a model file holds, and return whether there is an LSTM among it.
+@click.command("inspect")
+@click.argument("file", type=FILE)
+@click.option("--tensors", is_flag=True, help="Also list the other tensors.")
+@reports_errors
+def command(file: Path, tensors: bool) -> None:
+    """List the LSTMs in a model FILE.
+
+    Prints their names, sizes and dtypes, where they are in the file, and what prevents loading them, if anything. The
+    exit code is 1 if there is none.
+    """
+    if not show(file, tensors, click.echo):
+        raise click.exceptions.Exit(1)
+
+
+def show(path: Path, tensors: bool = False, echo: Callable[[str], None] = print) -> bool:
+    """Print what a model file holds; return whether it holds an LSTM.
 
     Parameters
     ----------
     path : path
-        As for `numlstm.load`. No number of its tensors is read.
+        As for `numlstm.load`. The numbers of its tensors are not read.
     tensors : bool
         Whether to list the tensors that belong to no LSTM.
     echo : callable
-        What a line of text is given to; it holds no control characters, whatever the file does.
+        Prints a line. Control characters in the file's names are escaped.
 
     Raises
     ------
@@ -41,7 +60,7 @@ def show(path: str | os.PathLike[str], tensors: bool = False, echo: Callable[[st
     return bool(contents.lstms)
 
 
-def _lines(path: str | os.PathLike[str], contents: Contents, tensors: bool) -> list[str]:
+def _lines(path: Path, contents: Contents, tensors: bool) -> list[str]:
     lines = [f"{os.fspath(path)}: {contents.format}, {size(os.path.getsize(path))}", ""]
     if contents.lstms:
         lines += table(HEADER, [_row(found) for found in contents.lstms], LEFT)
@@ -51,8 +70,8 @@ def _lines(path: str | os.PathLike[str], contents: Contents, tensors: bool) -> l
     else:
         lines.append("It holds no LSTM.")
         lines += [f"  {_sentence(other)}" for other in contents.others]
-    rest, besides = others(contents)
-    what = "other tensor" if besides else "tensor"
+    rest, known = others(contents)
+    what = "other tensor" if known else "tensor"
     lines.append("")
     if not rest:
         lines.append(f"no {what}s")
@@ -70,14 +89,14 @@ def _lines(path: str | os.PathLike[str], contents: Contents, tensors: bool) -> l
 
 
 def others(contents: Contents) -> tuple[dict[str, Tensor], bool]:
-    """The tensors that are no LSTM's parameters, and whether that can be told.
+    """The tensors that are not parameters of an LSTM, and whether this is known.
 
-    A format with a layout of its own makes the parameters from its tensors; then all of them are given, and False.
+    Readers of some formats make the parameters out of several tensors; then the result is all tensors, and False.
     """
     of_lstms = {id(tensor) for found in contents.lstms for tensor in found.parameters.values()}
     rest = {name: tensor for name, tensor in contents.tensors.items() if id(tensor) not in of_lstms}
-    told = len(contents.tensors) - len(rest) == len(of_lstms)
-    return (rest, bool(of_lstms)) if told else (dict(contents.tensors), False)
+    known = len(contents.tensors) - len(rest) == len(of_lstms)
+    return (rest, bool(of_lstms)) if known else (dict(contents.tensors), False)
 
 
 def _row(found: Found) -> list[str]:
@@ -92,7 +111,7 @@ def _row(found: Found) -> list[str]:
 
 
 def _details(found: Found) -> list[str]:
-    """Where it is and what flags it has, then every note, each on a line of its own."""
+    """A line with its place in the file and its flags, then a line for each note."""
     said = [f"in {found.where}"]
     if found.config is not None:
         flags = (("bias", True), ("batch_first", False), ("dropout", 0.0))

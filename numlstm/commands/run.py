@@ -1,7 +1,7 @@
-"""``numlstm run``: an LSTM over sequences in a file, in pieces: neither they nor the results need fit in memory.
+"""``numlstm run``: an LSTM over sequences in a file, in pieces, so that input and results may exceed the memory.
 
-A piece is some rows of the batch and some steps. Rows do not know of one another, and in one direction a sequence
-may be cut anywhere if the state is handed on; so the results are, to the bit, those of one call.
+A piece is some rows of the batch and some steps. Rows are independent, and a sequence in one direction may be cut
+anywhere if the state is passed on, so the results have the same bits as those of one call.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path as FilePath
 from typing import Any
 
+import click
 import numpy as np
 
 from numlstm import files
-from numlstm.base import atomic
+from numlstm.base import atomic, console
 from numlstm.base.config import Config
 from numlstm.base.typing import Path, States
 from numlstm.base.validation.arrays import real_array
 from numlstm.base.validation.shapes import Call, lstm_call, lstm_states
 from numlstm.commands import sequence_files
 from numlstm.commands.disk_array import DiskArray
+from numlstm.commands.messages import one_line, reports_errors, say
+from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE, Finite
 from numlstm.lstm import LSTM
 
 Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
@@ -31,9 +34,135 @@ Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 CHUNK = 64 << 20  # bytes that a piece takes in memory
 
 
+class OneInput(click.Command):
+    """A command with one INPUT. Several usually mean that the shell expanded an unquoted pattern: say so."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as click does, but explain additional arguments."""
+        ctx.allow_extra_args = True
+        super().parse_args(ctx, args)
+        if ctx.args and not ctx.resilient_parsing:
+            given = [os.fspath(ctx.params["input"]), *ctx.args]
+            shown = one_line(", ".join(given[:3])) + (", ..." if len(given) > 3 else "")
+            message = f"INPUT is one file, folder or pattern, and {len(given)} were given: {shown}"
+            if all(name.lower().endswith(".parquet") for name in given):
+                message += "; write a pattern in quotes, 'data/*.parquet', or the shell puts the names in its place"
+            ctx.fail(message)
+        return ctx.args
+
+
+@click.command("run", cls=OneInput)
+@click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option(
+    "-o", "--out", type=FILE, required=True, help="The .npz file for output, h_n and c_n; for Parquet, a folder."
+)
+@STATE
+@NAME
+@BATCH_FIRST
+@click.option(
+    "--chunk",
+    metavar="MB",
+    type=Finite(min=0, min_open=True),
+    default=64.0,
+    show_default=True,
+    help="Memory for each piece of the work. The results do not depend on it.",
+)
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Parquet: address of a Dask scheduler, or local.  [default: local]"
+)
+@click.option("--group", metavar="COLUMN", help="Parquet: the column that says which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Parquet: the column that orders the steps of a sequence.")
+@click.option(
+    "--features",
+    metavar="COLUMNS",
+    help="Parquet: the columns of the input, separated by commas.  [default: all others]",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["sequence", "step"]),
+    help="Parquet: write a row per sequence or per step.  [default: sequence]",
+)
+@click.option("--whole", is_flag=True, help="Parquet: no sequence spans two files, so rows need no shuffle.")
+@reports_errors
+def command(
+    *,
+    model: FilePath,
+    input: FilePath,
+    out: FilePath,
+    state: FilePath | None,
+    name: str | None,
+    batch_first: bool | None,
+    chunk: float,
+    **of_parquet: Any,
+) -> None:
+    """Run the LSTM of MODEL over the sequences in INPUT.
+
+    INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) if the batch comes first, or
+    (steps, features); a .npz file with such an array named input and optionally h_0 and c_0; or a .csv file with one
+    row per step. A .npy file may be larger than memory.
+
+    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). OUT is then a
+    folder. To resume a job, give the same command again.
+    """
+    grouped = of_parquet["group"] or of_parquet["order"]
+    if input.suffix.lower() == ".parquet" or (input.is_dir() and grouped):
+        for option, value in (("--state", state), ("--batch-first", batch_first)):
+            if value is not None:
+                raise click.UsageError(f"{option} is not for Parquet")
+        run_parquet(model, input, out, name, **of_parquet)
+        return
+    if unused := [f"--{option}" for option, value in of_parquet.items() if value]:
+        raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
+    run(
+        model,
+        input,
+        out,
+        state=state,
+        name=name,
+        batch_first=batch_first,
+        chunk=int(min(chunk * 1e6, 1e18)),
+        progress=console.progress,
+        echo=say,
+    )
+
+
+def run_parquet(
+    model: FilePath,
+    input: FilePath,
+    out: FilePath,
+    name: str | None,
+    *,
+    group: str | None,
+    order: str | None,
+    scheduler: str | None,
+    features: str | None,
+    per: Any,
+    whole: bool,
+) -> None:
+    """Run a Dask job over Parquet files; options as of the command."""
+    if not (group and order):
+        raise click.UsageError("Parquet needs --group and --order: which sequence a row belongs to, and which step")
+    from numlstm.dask import job
+
+    job.run(
+        model,
+        str(input),
+        out,
+        scheduler=scheduler or "local",
+        group=group,
+        order=order,
+        features=features.split(",") if features else None,
+        per=per or "sequence",
+        whole=whole,
+        name=name,
+        echo=say,
+    )
+
+
 @contextmanager
 def silent(total: int) -> Iterator[Callable[[int], None]]:
-    """The progress of which nothing is shown."""
+    """Show no progress."""
     yield lambda piece: None
 
 
@@ -54,32 +183,32 @@ def run(
     Parameters
     ----------
     model : path
-        As for `numlstm.load`. A cell runs over all steps, as the LSTM of one layer that it is.
+        As for `numlstm.load`. A cell runs over all steps, as an LSTM of one layer.
     input : path
-        What `series.opened` takes, in the shapes that `LSTM.forward` takes.
+        A file that `sequence_files.opened` reads, of a shape that `LSTM.forward` takes.
     out : path
-        A ``.npz`` file, whole or not at all; what it was is replaced. Its folder needs room for the results twice.
+        A ``.npz`` file, which is replaced whole or not at all. Its folder needs room for the results twice.
     state : path, optional
-        A ``.npz`` file with the state to begin from: h_n and c_n of an earlier `out`, or h_0 and c_0. Zeros if left
-        out, unless `input` holds h_0 and c_0. May be `out` itself.
+        A ``.npz`` file with the initial states: h_n and c_n of an earlier `out`, or h_0 and c_0. May be `out` itself.
+        By default those of `input`, or zeros.
     name : str, optional
-        Which LSTM, where the model file holds several.
+        Which LSTM, if the model file holds several.
     batch_first : bool, optional
-        Whether input and output are (batch, steps, features); what the model file states if left out, and not to be
-        contradicted.
+        Whether input and output are (batch, steps, features). By default, and without contradiction, as the model file
+        states.
     chunk : int
-        Bytes that a piece takes in memory. A bidirectional LSTM takes no less than a whole row.
+        Bytes that a piece takes in memory. With a bidirectional LSTM, a piece has at least one whole row.
     progress : callable
-        Given the number of steps of all rows, a context whose function is told of those that are done.
+        Given the number of steps of all rows, a context that yields a function to report finished steps to.
     echo : callable
-        What a line of text is given to.
+        Prints a line.
 
     Raises
     ------
     OSError
         A file cannot be read or written.
     ValueError, RuntimeError, TypeError
-        A file is not what it should be, or its arrays do not fit the LSTM; with PyTorch's text.
+        A file is damaged or of another kind, or its arrays do not fit the LSTM; then with PyTorch's text.
     """
     if FilePath(out).suffix.lower() != ".npz":
         raise ValueError(f"{os.fspath(out)}: the results are three arrays, so its name must end in .npz")
@@ -100,19 +229,19 @@ def run(
                 for key, shape in shapes.items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as into:
                         results[key].dump(into, shape)
-                    results[key].close()  # its room is wanted for the next
+                    results[key].close()  # frees its disk space for the next
     echo(f"{os.fspath(out)}: " + ", ".join(f"{key} {shape}" for key, shape in shapes.items()) + f", {lstm.dtype}")
 
 
 @contextmanager
 def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
-) -> Iterator[tuple[LSTM, sequence_files.Series, States | None, Call]]:
-    """The LSTM, its open input, h_0 and c_0, and the shapes of the call: all checked. Arguments as for `run`."""
-    module, found = files.read(model, name, batch_first)
+) -> Iterator[tuple[LSTM, sequence_files.Sequences, States | None, Call]]:
+    """The LSTM, its open input, h_0 and c_0, and the shapes of the call, all checked. Arguments as for `run`."""
+    module, found, _ = files.read(model, name, batch_first)
     lstm = files.as_lstm(module)
     if batch_first is not None:
-        lstm.batch_first = batch_first  # of a cell over all steps as well
+        lstm.batch_first = batch_first  # a cell runs over all steps too
     with sequence_files.opened(input) as given:
         hx = given.states
         if state is not None:
@@ -136,14 +265,14 @@ def prepared(
 def _run(
     lstm: LSTM,
     config: Config,
-    given: sequence_files.Series,
+    given: sequence_files.Sequences,
     hx: States | None,
     call: Call,
     results: dict[str, DiskArray],
     chunk: int,
     progress: Progress,
 ) -> None:
-    """Piece by piece: some rows, all their steps one after another with the state handed on, then the next rows."""
+    """Compute in pieces: some rows with all their steps, the state passed from piece to piece, then the next rows."""
     lstm.batch_first = call.swap  # an unbatched sequence is a batch of one, steps first
     steps, rows = given.shape[call.swap], call.batch
     cells = config.num_layers * config.num_directions
@@ -169,8 +298,8 @@ def cut(
 ) -> tuple[int, int]:
     """Rows and steps of a piece that takes about `chunk` bytes.
 
-    Whole runs of the file where that is possible: all rows of some steps, or all steps of some rows if `rows_outside`.
-    The second direction begins at the last step, so two directions take all steps.
+    Contiguous in the file if possible: all rows of some steps, or all steps of some rows if `rows_outside`. The
+    reverse direction begins at the last step, so two directions need all steps.
 
     Examples
     --------

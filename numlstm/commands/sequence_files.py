@@ -1,4 +1,4 @@
-"""What ``numlstm run`` reads: a sequence from ``.npy``, ``.npz`` or ``.csv``, and states from ``.npz``."""
+"""The input of ``numlstm run``: sequences from ``.npy``, ``.npz`` or ``.csv``, and states from ``.npz``."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from numlstm.formats.text import decimal
 NPY = b"\x93NUMPY"
 ZIP = b"PK"
 LINE = 1 << 20  # characters of the longest line of a .csv file
-STATES = (("h_n", "c_n"), ("h_0", "c_0"))  # an earlier run's last states go before the ones that it began with
+STATES = (("h_n", "c_n"), ("h_0", "c_0"))  # of an earlier run's file the last states, not its initial ones
 
 
 @dataclass(frozen=True)
-class Series:
-    """A sequence or a batch of them, in memory or on disk.
+class Sequences:
+    """A sequence or a batch of sequences, in memory or on disk.
 
     Attributes
     ----------
     shape : tuple of int
-        As the file has it.
+        As in the file.
     dtype : dtype
     read : callable
-        Given a slice of the first axis and one of the second, that part as three axes: an unbatched sequence is a
-        batch of one. Only while the file is open.
+        Returns the part given by a slice of the first axis and one of the second, with three axes: an unbatched
+        sequence is a batch of one. Only while the file is open.
     states : (ndarray, ndarray) or None
-        h_0 and c_0, where the file holds them.
+        h_0 and c_0, if the file holds them.
     """
 
     shape: tuple[int, ...]
@@ -50,28 +50,28 @@ class Series:
     states: States | None = None
 
     @classmethod
-    def of(cls, array: Array, states: States | None = None) -> Series:
-        """One whose numbers are in memory."""
+    def of(cls, array: Array, states: States | None = None) -> Sequences:
+        """Sequences in memory."""
         three = array[:, None] if array.ndim == 2 else array
         return cls(array.shape, array.dtype, lambda outer, inner: three[outer, inner], states)
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Series]:
-    """The sequence that a file holds; one of ``.npy`` can be read inside the context.
+def opened(path: str | os.PathLike[str]) -> Iterator[Sequences]:
+    """The sequences of a file, to be read inside the context.
 
     Parameters
     ----------
     path : path
-        ``.npy``; ``.npz`` with an array ``input`` and perhaps ``h_0`` and ``c_0``; or ``.csv``, where a row is a step
-        and a column a feature, with or without a line of names before.
+        ``.npy``; ``.npz`` with an array ``input`` and perhaps ``h_0`` and ``c_0``; or ``.csv`` with a row for each step
+        and a column for each feature, and perhaps a first line of names.
 
     Raises
     ------
     OSError
         It cannot be opened, or is no regular file.
     ValueError
-        It is none of these, or damaged; the message begins with the path, and has the line of a ``.csv`` file.
+        It is none of these, or damaged. The message begins with the path, and names the line of a ``.csv`` file.
     """
     shown = os.fspath(path)
     with opening.regular(path) as file:
@@ -82,9 +82,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Series]:
             arrays = _arrays(path, file)
             if "input" not in arrays:
                 raise ValueError(f"{shown}: it holds no array named input; it holds {_names(arrays)}")
-            yield Series.of(arrays["input"], _pair(path, arrays, STATES[1:]))
+            yield Sequences.of(arrays["input"], _pair(path, arrays, STATES[1:]))
         elif Path(path).suffix.lower() == ".csv":
-            yield Series.of(_of_csv(path, file))
+            yield Sequences.of(_of_csv(path, file))
         else:
             raise ValueError(
                 f"{shown} begins with {start!r}, which is neither a .npy nor a .npz file; text must be named .csv"
@@ -99,7 +99,7 @@ def states(path: str | os.PathLike[str]) -> States:
     OSError
         It cannot be opened, or is no regular file.
     ValueError
-        It is no ``.npz`` file, or holds neither pair.
+        It is not a ``.npz`` file, or holds neither pair.
     """
     with opening.regular(path) as file:
         arrays = _arrays(path, file)
@@ -109,7 +109,7 @@ def states(path: str | os.PathLike[str]) -> States:
     return pair
 
 
-def _of_npy(path: str | os.PathLike[str], file: io.BufferedReader) -> Series:
+def _of_npy(path: str | os.PathLike[str], file: io.BufferedReader) -> Sequences:
     shown = os.fspath(path)
     file.seek(0)
     try:
@@ -117,19 +117,19 @@ def _of_npy(path: str | os.PathLike[str], file: io.BufferedReader) -> Series:
     except (ValueError, EOFError) as error:
         raise ValueError(f"{shown}: it is no sound .npy file: {error}") from error
     first, second, features = (*shape, 1, 1, 1)[:3] if len(shape) != 2 else (shape[0], 1, shape[1])
-    stored = DiskArray(file, dtype, (first, second, features), file.tell(), "F" if fortran else "C")
+    on_disk = DiskArray(file, dtype, (first, second, features), file.tell(), "F" if fortran else "C")
 
     def read(outer: slice, inner: slice) -> Array:
         try:
-            return stored.read(outer, inner)
+            return on_disk.read(outer, inner)
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error
 
-    return Series(shape, dtype, read)
+    return Sequences(shape, dtype, read)
 
 
 def _arrays(path: str | os.PathLike[str], file: io.BufferedReader) -> dict[str, Array]:
-    """The arrays of a ``.npz`` file; archives that claim too much, and pickles in them, are refused."""
+    """The arrays of a ``.npz`` file. Archives that declare more data than they hold, and pickles, are refused."""
     try:
         file.seek(0)
         if file.read(len(ZIP)) != ZIP:
@@ -149,7 +149,7 @@ def _arrays(path: str | os.PathLike[str], file: io.BufferedReader) -> dict[str, 
 
 
 def _pair(path: str | os.PathLike[str], arrays: dict[str, Array], pairs: tuple[tuple[str, str], ...]) -> States | None:
-    """The first of the pairs that is there."""
+    """The first pair that the file holds."""
     for h, c in pairs:
         if h in arrays and c in arrays:
             return arrays[h], arrays[c]
@@ -164,7 +164,7 @@ def _names(arrays: dict[str, Array]) -> str:
 
 
 def _of_csv(path: str | os.PathLike[str], file: io.BufferedReader) -> Array:
-    """(steps, features) in float64, eight bytes a number while it is read."""
+    """(steps, features) in float64; reading takes eight bytes a number."""
     shown = os.fspath(path)
     numbers, width, rows, empty = flat_array("d"), 0, 0, 0
     try:
@@ -204,7 +204,7 @@ def _of_csv(path: str | os.PathLike[str], file: io.BufferedReader) -> Array:
 
 
 def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """The lines of a text, none of which takes more than it should: a file without an end of line is one line."""
+    """The lines of a text, with a limit on their length: a file without line ends would be one line."""
     while line := text.readline(LINE):
         if len(line) == LINE:
             raise ValueError(f"it has a line of more than {LINE} characters")

@@ -1,19 +1,50 @@
-"""``numlstm trace``: the gates and states of an LSTM over sequences in a file, as a file and as a picture."""
+"""``numlstm trace``: the gates and states of an LSTM over the sequences of a file, as a table, a file and a picture."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path as FilePath
+from typing import Any
 
+import click
 import numpy as np
 
 from numlstm.base import atomic
 from numlstm.base.console import printable, shortened, size, table
 from numlstm.base.typing import Path
 from numlstm.commands import run
+from numlstm.commands.messages import reports_errors
+from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE
 from numlstm.tracing import plot
 from numlstm.tracing.trace import CLOSED, OPEN, Trace, writable
+
+
+@click.command("trace")
+@click.argument("model", type=FILE)
+@click.argument("input", type=FILE)
+@click.option("-o", "--out", type=FILE, help="Write the gates and states of every step to this .npz file.")
+@click.option("--plot", "picture", type=FILE, help="Draw them to this .png or .svg file.")
+@click.option("--row", type=click.IntRange(min=0), default=0, show_default=True, help="The row of the batch to draw.")
+@click.option(
+    "--cell",
+    "cells",
+    multiple=True,
+    metavar="NAME",
+    help="Draw only this cell, such as l0 or l0_reverse. Repeatable.  [default: all]",
+)
+@STATE
+@NAME
+@BATCH_FIRST
+@reports_errors
+def command(**options: Any) -> None:
+    """Show what the gates of MODEL do over the sequences in INPUT.
+
+    INPUT is as for run, but not Parquet, and must fit in memory. For each layer and direction, the table has the
+    median half-life of the units in steps (how long the forget gate takes to halve a cell's state), and the shares of
+    gates that are closed (below 0.05) or open (above 0.95).
+    """
+    trace(**options, echo=click.echo)
 
 
 def trace(
@@ -29,32 +60,32 @@ def trace(
     batch_first: bool | None = None,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Trace the LSTM of a model file over a file of sequences, and tell how long its units remember.
+    """Trace the LSTM of a model file over a file of sequences, and print how long its units remember.
 
     Parameters
     ----------
     model, input, state, name, batch_first
-        As for `batch.run`; but the sequences must fit in memory, and what is computed of them too.
+        As for `run.run`; but the sequences and all their gates and states must fit in memory.
     out : path, optional
         The ``.npz`` file of `Trace.save`.
     picture : path, optional
         A ``.png`` or ``.svg`` file of what `plot_trace` draws.
     row, cells : int, sequence of str
-        What is drawn: a row of the batch, layers and directions by name, all of them if left out.
+        The row of the batch and the layers and directions to draw; by default all of them.
     echo : callable
-        What a line of text is given to.
+        Prints a line.
 
     Raises
     ------
     OSError, ValueError, RuntimeError, TypeError
-        As for `batch.run`; ValueError also if there is no such row or cell.
+        As for `run.run`; ValueError also if there is no such row or cell.
     ImportError
         `picture` is given, and matplotlib is not installed.
     """
     if out is not None:
         writable(out)
     if picture is not None:
-        plot.drawable(FilePath(picture))  # before anything is computed that could not be drawn
+        plot.drawable(FilePath(picture))  # fail before the work, not after it
         atomic.ready(picture)
     for option, path in (("OUT", out), ("--plot", picture)):
         if path is not None:
@@ -86,7 +117,7 @@ def trace(
 
 
 def summary(traced: Trace) -> list[str]:
-    """The lines of a table: for each cell how long its units remember, and how many of its gates are closed or open."""
+    """A table with a line for each cell: half-lives of its units, shares of its gates that are closed or open."""
     header = ["cell", "shortest", "half-life", "longest"]
     header += [f"{gate}{bound}" for gate in "fio" for bound in (f"<{CLOSED:g}", f">{OPEN:g}")]
     rows = []

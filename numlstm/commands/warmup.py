@@ -1,32 +1,30 @@
-"""Kernels made ready ahead of their first use, as in the build of an image."""
+"""``numlstm warmup``: compile and cache the kernels before their first use, as in the build of a container image."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import click
 
+from numlstm.commands.messages import reports_errors, say
 from numlstm.kernels.loading import jit, registry
 
-NUMBERS = ("float32", "float64")
 
+@click.command("warmup")
+@reports_errors
+def command() -> None:
+    """Compile and cache the kernels ahead of time.
 
-def warm(echo: Callable[[str], None]) -> None:
-    """See to it that later processes compile nothing, for every number type; say of each where its kernels are.
-
-    Raises
-    ------
-    OSError
-        Kernels had to be compiled, and cannot be kept; the message says why.
-    ImportError
-        None are there, and what would compile them is not installed.
+    Does nothing for kernels that the package contains. Use it when you build a container image, so that the first
+    process compiles nothing. NUMLSTM_CPU selects a lower level than this machine's. The exit code is 1 if the kernels
+    cannot be cached.
     """
-    unkept = ""
-    for number in NUMBERS:
-        kernel = registry.kernel(number)
+    uncached = ""
+    for dtype in ("float32", "float64"):
+        kernel = registry.kernel(dtype)
         took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
-        echo(f"{number} kernels for {kernel.level.name}{took}: {kernel.origin}")
-        unkept = kernel.origin if kernel.origin.startswith(jit.UNKEPT) else unkept
-    if unkept:
+        say(f"{dtype} kernels for {kernel.level.name}{took}: {kernel.origin}")
+        uncached = kernel.origin if kernel.origin.startswith(jit.UNKEPT) else uncached
+    if uncached:
         raise OSError(
-            f"the next process has to compile again, since nothing could be cached: {unkept.partition(': ')[2]}\n"
+            f"the next process has to compile again, since nothing could be cached: {uncached.partition(': ')[2]}\n"
             "Let NUMLSTM_CACHE_DIR name a folder of your own that nobody else can write to."
         )

@@ -334,13 +334,13 @@ class TestStreaming:
     def test_the_command(self, monkeypatch):
         need("numba")
         monkeypatch.setattr(streaming, "LINES", {"tiny": self.line})
-        done = CliRunner().invoke(cli.main, ["bench", "--stream", "--quick", "--baselines", "none"])
+        done = CliRunner().invoke(cli.main, ["bench", "stream", "--quick", "--baselines", "none"])
         assert done.exit_code == 0, done.output
         assert "tiny (2,3,1,1,1,1)" in done.output and "stream.step()" in done.output and "p99" in done.output
         assert done.output.count("after a loud signal") == len(streaming.FADING)
         for wrong in (["--scaling"], ["--workload", "seed"], ["--rounds", "3"]):
-            refused = CliRunner().invoke(cli.main, ["bench", "--stream", *wrong])
-            assert refused.exit_code == 2 and ("exclude each other" in refused.output or "takes" in refused.output)
+            refused = CliRunner().invoke(cli.main, ["bench", "stream", *wrong])
+            assert refused.exit_code == 2 and f"No such option '{wrong[0]}'" in refused.output
 
 
 class TestSessions:

@@ -210,10 +210,10 @@ class TestPicture:
         saved.write_text(grid_report.to_json())
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        done = CliRunner().invoke(main, ["bench", "--show", str(saved), "--plot", str(tmp_path / "a.svg")])
+        done = CliRunner().invoke(main, ["bench", "show", str(saved), "--plot", str(tmp_path / "a.svg")])
         assert done.exit_code == 1
         assert done.output == "Error: --plot needs matplotlib: pip install 'matplotlib>=3.8'\n"
-        assert CliRunner().invoke(main, ["bench", "--show", str(saved)]).exit_code == 0  # not needed for the table
+        assert CliRunner().invoke(main, ["bench", "show", str(saved)]).exit_code == 0  # not needed for the table
 
     def test_the_picture_of_the_docs_is_there(self):
         docs = Path(__file__).parents[2] / "docs"
@@ -243,14 +243,14 @@ class TestCommand:
     def test_save_show_and_plot_agree(self, run, tmp_path):
         need("matplotlib")
         first, second, saved = tmp_path / "a.svg", tmp_path / "b.svg", tmp_path / "saved.json"
-        done, _ = run("--sweep", 5, "--save", saved, "--plot", first)
+        done, _ = run("sweep", 5, "--save", saved, "--plot", first)
         assert done.exit_code == 0, done.output
-        shown, _ = run("--show", saved, "--plot", second)
+        shown, _ = run("show", saved, "--plot", second)
         assert shown.output == done.output
         assert first.read_bytes() == second.read_bytes()
 
     def test_a_sweep_below_one_ends_with_zero_and_says_where(self, run):
-        done, asked = run("--sweep", 7, "--seed", 4)
+        done, asked = run("sweep", 7, "--seed", 4)
         assert done.exit_code == 0
         assert asked["lines"] == sweep.configurations(7, 4)
         assert asked["kind"] == "sweep" and asked["rounds"] == 5
@@ -261,7 +261,7 @@ class TestCommand:
     @pytest.mark.slow
     def test_a_real_one(self, tmp_path):
         need("matplotlib")
-        args = ["--sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "1", "--baselines", "none"]
+        args = ["sweep", "2", "--max-fmas", "1e6", "--quick", "--rounds", "1", "--baselines", "none"]
         saved, drawn = tmp_path / "saved.json", tmp_path / "drawn.svg"
         done = CliRunner().invoke(main, ["bench", *args, "--save", str(saved), "--plot", str(drawn)])
         assert done.exit_code == 0, done.output
@@ -272,25 +272,26 @@ class TestCommand:
         assert "<svg" in drawn.read_text()[:1000]
 
     def test_max_fmas(self, run):
-        _, asked = run("--sweep", 30, "--max-fmas", "1e7")
+        _, asked = run("sweep", 30, "--max-fmas", "1e7")
         assert all(line.fmas <= 10_000_000 for line in asked["lines"])
 
     @pytest.mark.parametrize(
         ("args", "sentence"),
         [
-            (["--sweep", "0"], "0 is not in the range"),
-            (["--sweep", "2", "--max-fmas", "3e10"], "is not in the range"),
-            (["--sweep", "2", "--max-fmas", "nan"], "nan is no finite number"),
-            (["--sweep", "2", "--workload", "seed"], "exclude each other"),
-            (["--sweep", "2", "--scaling"], "exclude each other"),
-            (["--sweep", "2", "--dtype", "float32"], "leave out --dtype"),
-            (["--workload", "seed", "--seed", "0"], "--seed and --max-fmas go with --sweep"),
-            (["--scaling", "--max-fmas", "1e7"], "--seed and --max-fmas go with --sweep"),
+            (["sweep", "0"], "0 is not in the range"),
+            (["sweep", "2", "--max-fmas", "3e10"], "is not in the range"),
+            (["sweep", "2", "--max-fmas", "nan"], "nan is not a finite number"),
+            (["sweep", "2", "--workload", "seed"], "No such option '--workload'"),
+            (["sweep", "2", "--dtype", "float32"], "No such option '--dtype'"),
+            (
+                ["--workload", "seed", "sweep", "2"],
+                "write --workload after the command",
+            ),
+            (["--quick", "scaling"], "write --quick after the command: numlstm bench scaling --quick"),
             (["--workload", "seed", "--plot", "nowhere/at/all.svg"], "there is no folder nowhere"),
             (["--workload", "seed", "--plot", "picture.pdf"], "its suffix must be .svg or .png"),
             (["--workload", "seed", "--plot", "a.svg", "--save", "./a.svg"], "--save and --plot name the same file"),
-            (["--show", __file__, "--workload", "seed"], "--show goes with --plot alone"),
-            (["--show", __file__, "--save", "again.json"], "--show goes with --plot alone"),
+            (["show", __file__, "--save", "again.json"], "No such option '--save'"),
         ],
     )
     def test_what_cannot_be_done_is_refused_before_anything_is_measured(self, run, args, sentence):
@@ -380,13 +381,13 @@ class TestBatchFirst:
         data = json.loads(report_of([result_of(GRID[0])]).to_json())
         spoil(data)
         (tmp_path / "saved.json").write_text(json.dumps(data))
-        done = CliRunner().invoke(main, ["bench", "--show", str(tmp_path / "saved.json")])
+        done = CliRunner().invoke(main, ["bench", "show", str(tmp_path / "saved.json")])
         assert done.exit_code == 1 and done.output.count("\n") == 1
         assert "this is not a whole file of results" in done.output and says in done.output
 
     def test_bytes_that_are_no_text(self, tmp_path):
         (tmp_path / "saved.json").write_bytes(b"\xff\x00")
-        done = CliRunner().invoke(main, ["bench", "--show", str(tmp_path / "saved.json")])
+        done = CliRunner().invoke(main, ["bench", "show", str(tmp_path / "saved.json")])
         assert done.exit_code == 1 and "it is not JSON" in done.output
 
     def test_sizes_are_read_as_they_are_written(self):
@@ -527,3 +528,19 @@ def test_pooled_limits_are_those_of_all_lines():
     results = [result_of(GRID[0], 1), result_of(GRID[1], 2)]
     assert pooled(results).peak_of("float32") == 150.0  # the median of 100 and 200, three times each
     assert math.isclose(pooled(results).limit("read_L1"), 600.0)
+
+    @pytest.mark.parametrize(
+        "old, new",
+        [
+            (["--sweep", "3", "--seed", "1"], ["sweep", "3", "--seed", "1"]),
+            (["--seed", "1", "--sweep", "3"], ["sweep", "3", "--seed", "1"]),
+            (["--quick", "--scaling"], ["scaling", "--quick"]),
+        ],
+    )
+    def test_subcommands_as_options(self, run, old, new):
+        """As they were written before there were subcommands."""
+        done, asked = run(*old)
+        assert done.exit_code == 0
+        assert f"Warning: --{new[0]} is a command now: numlstm bench {new[0]}\n" in done.output
+        before = dict(asked)
+        assert run(*new)[0].output in done.output and asked == before

@@ -5,16 +5,17 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from commands import invoke, process
+from commands import command_names, command_of, invoke, process
 from needs import need
 
 import numlstm
+from numlstm import cli
 from numlstm.bench import grid, measure, peers
 from numlstm.bench.results import Entry, LineResult, Report
-from numlstm.cli import main
 
 
 class TestStart:
@@ -36,10 +37,24 @@ class TestStart:
         assert done.stdout.splitlines()[-1] == "[]"
 
     def test_every_command_has_help(self):
-        for name in main.commands:
-            result = invoke(name, "--help")
+        for words in command_names():
+            result = invoke(*words, "--help")
             assert result.exit_code == 0
             assert len(result.output.splitlines()) > 3
+
+    def test_the_list_of_commands_has_the_first_sentence_of_each(self):
+        listed = cli.COMMANDS
+        assert listed == {name: command_of(name).get_short_help_str(limit=200) for name in listed}
+        modules = {path.stem for path in Path(cli.__file__).with_name("commands").glob("*.py")}
+        assert modules - set(listed) == {"__init__", "disk_array", "messages", "options", "sequence_files"}
+
+    def test_help_imports_no_command(self):
+        code = (
+            "import sys\nfrom numlstm.cli import main\nmain(['--help'], standalone_mode=False)\n"
+            "print([name for name in sys.modules if name.startswith('numlstm.commands')])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
 
     def test_version(self):
         result = invoke("--version")
@@ -60,7 +75,7 @@ class TestErrors:
             (["bench", "--threads", "0"], 2, "0 is not in the range"),
             (["bench", "--rounds", "0"], 2, "0 is not in the range"),
             (["bench", "--workload", "seed", "--save", "nowhere/at/all.json"], 2, "there is no folder nowhere"),
-            (["bench", "--show", "absent.json"], 2, "does not exist"),
+            (["bench", "show", "absent.json"], 2, "does not exist"),
             (["nonsense"], 2, "No such command"),
         ],
     )
@@ -75,7 +90,7 @@ class TestErrors:
     def test_a_file_that_is_something_else(self, tmp_path):
         other = tmp_path / "other.json"
         other.write_text('{"a": 1}')
-        result = invoke("bench", "--show", other)
+        result = invoke("bench", "show", other)
         assert result.exit_code == 1
         assert result.output.startswith("Error: this is not a file of results")
         assert len(result.output.splitlines()) == 1
@@ -156,7 +171,7 @@ class TestBench:
         assert all(turn["nanoseconds"] > 0 for turn in result["turns"])
         assert 0 < result["entries"]["numlstm"]["max_error"] < 1e-6
         assert result["line"]["name"] == "seed"
-        again = process("bench", "--show", saved)
+        again = process("bench", "show", saved)
         assert again.stdout == done.stdout
 
     @pytest.mark.slow

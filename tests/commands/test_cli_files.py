@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from commands import COMMAND, invoke, process
+from commands import COMMAND, command_names, command_of, invoke, process
 from judge import flip_one_bit, same_bits
 from needs import leave_out, need
 from safetensors.numpy import save_file
@@ -21,7 +21,6 @@ from safetensors.numpy import save_file
 import numlstm
 from numlstm import reference
 from numlstm.base import atomic, console
-from numlstm.cli import main
 from numlstm.commands import check, disk_array, run, sequence_files
 from numlstm.runtime.packed_weights import Panels
 
@@ -743,7 +742,8 @@ from numlstm.base import atomic; from numlstm import cli
 numbers, commands = {numbers}, {commands}
 if {planted}:
     import contextlib
-    cli.tidy = contextlib.nullcontext
+    from numlstm.commands import messages
+    messages.tidy = contextlib.nullcontext
 for number in numbers:
     for command in commands:
         child = os.fork()
@@ -785,7 +785,7 @@ class TestEndedBySignals:
         assert "AssertionError" in ran.stderr and ".part" in ran.stderr
 
     def test_it_is_around_every_command(self):
-        assert all(hasattr(command.callback, "__wrapped__") for command in main.commands.values())
+        assert all(hasattr(command_of(*words).callback, "__wrapped__") for words in command_names())
 
 
 def test_a_signal_whose_exception_is_lost_ends_the_command_all_the_same():
@@ -943,8 +943,8 @@ class TestCheck:
 
     def test_it_is_the_same_again_and_can_be_kept(self, folder):
         save("m.npz", num_layers=2)
-        first = done("check", "m.npz", "--seed", 3, "-o", "certificate.txt")
-        assert (folder / "certificate.txt").read_text() == first
+        first = done("check", "m.npz", "--seed", 3, "-o", "report.txt")
+        assert (folder / "report.txt").read_text() == first
         assert without_date(done("check", "m.npz", "--seed", 3)) == without_date(first)
         assert without_date(done("check", "m.npz", "--seed", 4)) != without_date(first)
 
@@ -1059,10 +1059,10 @@ class TestCheck:
         parameters = numlstm.LSTM(6, 4, seed=0).state_dict()
         parameters["weight_hh_l0"][1, 2] = value
         np.savez("m.npz", **parameters)
-        result = invoke("check", "m.npz", "-o", "certificate.txt")
+        result = invoke("check", "m.npz", "-o", "report.txt")
         assert result.exit_code == 1
         assert verdict(result.output).startswith("undefined: NaN or infinity in weight_hh_l0")
-        assert verdict((folder / "certificate.txt").read_text()).startswith("undefined")
+        assert verdict((folder / "report.txt").read_text()).startswith("undefined")
 
     @pytest.mark.slow
     def test_a_model_that_tells_nothing_is_undecided(self, folder):
@@ -1078,8 +1078,8 @@ class TestCheck:
         rows = {line.split()[0]: line.split() for line in invoke("check", "m.npz").output.splitlines() if line}
         assert int(rows["long"][3]) < 400
 
-    def test_without_a_sharper_judge(self, folder, monkeypatch):
-        monkeypatch.setattr(check, "judge", lambda dtype: np.dtype(np.float64))
+    def test_a_reference_without_more_digits(self, folder, monkeypatch):
+        monkeypatch.setattr(check, "reference_dtype", lambda dtype: np.dtype(np.float64))
         save("m.npz", dtype="float64")
         output = done("check", "m.npz")
         assert "in float64\n          which has no more digits than the model here" in output
@@ -1191,7 +1191,7 @@ def test_a_zip_bomb_is_refused_as_input(folder):
     assert "times is the limit" in refused("run", "m.npz", "bomb.npz", "-o", "out.npz")
 
 
-def test_series_reads_only_what_is_asked_for(folder):
+def test_only_what_is_asked_for_is_read(folder):
     np.save("x.npy", np.arange(60.0).reshape(5, 4, 3))
     with sequence_files.opened("x.npy") as given:
         part = given.read(slice(1, 3), slice(2, 4))

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import click
 import pytest
+from commands import command_names, command_of
 from needs import leave_out, need, need_files
 
 from numlstm.cli import main
@@ -297,8 +298,9 @@ def check_inline(command: str) -> None:
     words = shlex.split(command.removeprefix("python -m "))[1:]
     if words[0].startswith("-"):
         return
-    assert words[0] in main.commands, f"no such command: {command}"
-    options = {name for each in main.commands[words[0]].params for name in [*each.opts, *each.secondary_opts]}
+    while words[1:] and (words[0], words[1]) in command_names():
+        words = [f"{words[0]} {words[1]}", *words[2:]]
+    options = {name for each in command_of(*words[0].split()).params for name in [*each.opts, *each.secondary_opts]}
     unknown = {word for word in words[1:] if re.match("-[a-z-]", word)} - options - {"--help"}
     assert not unknown, f"{command}: no such option: {unknown}"
 

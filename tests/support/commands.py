@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from click.testing import CliRunner, Result
 
 from numlstm.cli import main
@@ -53,3 +54,21 @@ def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options
     )
+
+
+def command_of(*words: str) -> click.Command:
+    """The command of these words, such as ``"bench", "sweep"``."""
+    command: click.Command = main
+    for word in words:
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), word)
+        assert found is not None, f"no such command: {word}"
+        command = found
+    return command
+
+
+def command_names() -> list[tuple[str, ...]]:
+    """The words of every command and of every command of a command."""
+    names = [(name,) for name in main.list_commands(click.Context(main))]
+    groups = [(words, group) for words in names if isinstance(group := command_of(*words), click.Group)]
+    return names + [(*words, name) for words, group in groups for name in group.commands]
