@@ -11,15 +11,10 @@ from pathlib import Path
 from numlstm.base.log import lengthy
 from numlstm.base.requirements import install
 from numlstm.export.archive import archive
-from numlstm.export.model_layout import Tuning
 from numlstm.export.targets import Target
 from numlstm.kernels.loading import cache as kernel_cache
 from numlstm.kernels.loading.levels import Level
-from numlstm.runtime import planner
 
-TUNING = Tuning(
-    planner.CACHE_L1, planner.CACHE_L2, planner.WORKING_SET, planner.GATES_MOST, planner.FEW_ROWS, planner.HIDDEN_MOST
-)
 log = logging.getLogger("numlstm")
 FUNCTIONS = (
     "load",
@@ -99,7 +94,7 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
         lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
         code = glue.kernel_object(number, level, prefix)
     else:
-        code = glue.glue_object(number, level, prefix, TUNING)
+        code = glue.glue_object(number, level, prefix)
     if path is not None:
         try:
             kernel_cache.write(path, code)
@@ -110,8 +105,8 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
 
 def _fingerprint(number: str, level: Level) -> str:
     """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
-    digest = hashlib.sha256(f"{kernel_cache.fingerprint(number, level)} {TUNING}".encode())
-    for name in ("glue", "model_layout"):
+    digest = hashlib.sha256(kernel_cache.fingerprint(number, level).encode())
+    for name in ("glue", "c_memory", "c_model", "c_state", "cpu_check", "model_layout"):
         source = Path(__file__).with_name(f"{name}.py")
         digest.update((source if source.exists() else source.with_suffix(".pyc")).read_bytes())
     return digest.hexdigest()[:24]

@@ -7,7 +7,8 @@ import zlib
 
 from numlstm.export.model_layout import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
 from numlstm.kernels.loading.levels import Level
-from numlstm.runtime.packed_weights import LINE, Panels
+from numlstm.kernels.plan_layout import LINE
+from numlstm.runtime.packed_weights import Panels
 
 
 def model_bytes(panels: Panels, level: Level) -> bytes:

@@ -5,7 +5,6 @@ little-endian. It holds sizes and weights and no plan: an offset that is not in 
 One home for the writer of models, the library and the tests.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import count
 
@@ -22,18 +21,6 @@ MOST_LAYERS = 1 << 10
 MOST_ROWS = 1 << 20
 MOST_STEPS = 1 << 32
 MOST_NUMBERS = 1 << 52  # of a buffer
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The numbers that plans are made by: those of ``runtime/planner.py``, which is above this folder."""
-
-    first_cache: int
-    second_cache: int
-    working_set: int
-    gates_most: int
-    few_rows: int
-    hidden_most: int
 
 
 class Model(metaclass=Slots):

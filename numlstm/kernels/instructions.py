@@ -15,7 +15,6 @@ from numba.core import types
 from numba.extending import intrinsic
 
 INT64 = ir.IntType(64)
-LINE = 64  # bytes of a cache line
 PLAN = types.CPointer(types.int64)
 
 

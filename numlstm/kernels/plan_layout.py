@@ -10,6 +10,8 @@ from itertools import count
 
 FORWARD, CALL, FASTCALL = "numlstm_forward", "numlstm_call", "numlstm_fastcall"  # the entries of a kernel object
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
+LINE = 64  # bytes of a cache line; a register load that crosses two costs two
+LINE_SLOTS = LINE // 8  # int64 of a cache line
 LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
 
 
@@ -110,9 +112,6 @@ class Partition(IntEnum):
     WAVEFRONT = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
     SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at EPOCH, as long as it is NUM_CHUNKS
-
-
-LINE_SLOTS = 8  # int64 of a cache line
 
 
 class Share(metaclass=Slots):

@@ -19,7 +19,8 @@ from numba.np.numpy_support import from_dtype
 
 from .activations import FAINTEST
 from .compiler import inline
-from .instructions import INT64, LINE, PLAN, instruction
+from .instructions import INT64, PLAN, instruction
+from .plan_layout import LINE
 
 
 class Register(types.Type):

@@ -14,7 +14,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from .compiler import inline
-from .instructions import INT64, LINE, fixed_intrinsic, instruction, smaller
+from .instructions import INT64, fixed_intrinsic, instruction, smaller
+from .plan_layout import LINE
 from .simd import Simd
 
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and

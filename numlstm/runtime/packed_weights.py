@@ -12,25 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import lanes_of_last
+from numlstm.kernels.plan_layout import LINE, lanes_of_last
+from numlstm.kernels.plan_rules import CellLayout, Sizes, python_rules
 from numlstm.runtime.object_layout import address
-
-LINE = 64  # bytes: a register load that crosses a cache line costs two
-
-
-class CellLayout(NamedTuple):
-    """Where the parts of one cell lie, counted in numbers."""
-
-    panel: int
-    bias: int
-    hr_panel: int
 
 
 def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
@@ -57,19 +48,10 @@ def _aligned(room: Array, count: int, dtype: np.dtype[Any]) -> Array:
     return room[start : start + count * dtype.itemsize].view(dtype)
 
 
-def cell_layouts(config: Config, lanes: int) -> tuple[list[CellLayout], int]:
-    """The layout of every cell in order of ``Config.cells``, and the numbers in all."""
-    layouts, end = [], 0
-    blocks = -(-config.hidden_size // lanes)
-    for layer, _, _ in config.cells():
-        panel = end
-        packed = (blocks - 1) * lanes + lanes_of_last(config.hidden_size, lanes)
-        bias = panel + packed * (config.layer_input_size(layer) + config.output_size) * 4
-        hr_panel = bias + blocks * 4 * lanes
-        end = hr_panel + -(-config.proj_size // lanes) * config.hidden_size * lanes
-        end += -end % (LINE // 4)
-        layouts.append(CellLayout(panel, bias, hr_panel))
-    return layouts, end
+def model_sizes(config: Config) -> Sizes:
+    """The sizes that the rules of plans take."""
+    directions = config.num_directions
+    return Sizes(config.input_size, config.hidden_size, config.num_layers, directions, config.proj_size)
 
 
 class Panels:
@@ -91,7 +73,11 @@ class Panels:
     ) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
         self.lanes = lanes or registry.lanes(self.dtype.name)
-        self._layouts, size = cell_layouts(config, self.lanes)
+        rules, sizes, size = python_rules(self.lanes, self.dtype.itemsize), model_sizes(config), 0
+        self._layouts: list[CellLayout] = []
+        for layer, _, _ in config.cells():
+            self._layouts.append(rules.cell_layout(sizes, layer, size))
+            size = self._layouts[-1].end
         if data is None:
             self.data = aligned_zeros(size, self.dtype)
         else:

@@ -17,33 +17,30 @@ import numpy as np
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape
 from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Share, UniformRun
+from numlstm.kernels.plan_rules import CallSizes, Forced, python_rules
 from numlstm.runtime import object_layout
-from numlstm.runtime.packed_weights import Panels
+from numlstm.runtime.packed_weights import Panels, model_sizes
 from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
 from numlstm.runtime.threads import EPOCH, YIELD
 
-CACHE_L1 = 32 << 10
-CACHE_L2 = 512 << 10  # what of a second-level cache can be counted on
-WORKING_SET = 256 << 10  # bytes of h and c of a group of rows: what stays in a second-level cache beside the panels
-GATES_MOST = 4 << 20  # bytes: the hoisted projection of a chunk may take no more
-FEW_ROWS = 24  # fewer do not use the panels for long enough: their projection is hoisted
-HIDDEN_MOST = 6 << 20  # bytes: likewise h before W_hr; all threads together, both of them
-
-
-OBJECTS = {  # for kernels that take arrays out of a tuple
-    Header.ITEMS_AT: object_layout.ITEMS,
-    Header.TYPE_AT: object_layout.TYPE,
-    Header.DATA_AT: object_layout.DATA,
-    Header.NDIM_AT: object_layout.NDIM,
-    Header.SIZES_AT: object_layout.SIZES,
-    Header.STRIDES_AT: object_layout.STRIDES,
-    Header.DTYPE_AT: object_layout.DTYPE,
-    Header.ABSENT: id(object_layout.ABSENT),
-}
+# for kernels that take arrays out of a tuple: the slots from ITEMS_AT to ABSENT
+OBJECTS = np.array(
+    [
+        object_layout.ITEMS,
+        object_layout.TYPE,
+        object_layout.DATA,
+        object_layout.NDIM,
+        object_layout.SIZES,
+        object_layout.STRIDES,
+        object_layout.DTYPE,
+        id(object_layout.ABSENT),
+    ],
+    np.int64,
+)
 
 
 class Settings(NamedTuple):
-    """What tests force, so that every path runs at small sizes. Results never depend on it."""
+    """Choices that tests force, so that every path runs at small sizes. Results never depend on them."""
 
     hoist: bool | None = None  # None: where it pays
     hoist_steps: int = 0  # steps of a chunk; 0: as many as fit a cache
@@ -51,8 +48,13 @@ class Settings(NamedTuple):
     mr: int = 1 << 30  # rows of the tallest tile
     k_block_min: int = 0  # terms from which tiles of rows take turns at a panel; 0: by the first cache
     group: int = 0  # rows that pass through all layers together; 0: as many as fit a cache
-    convert_bytes: int = 4 << 20  # how much of a foreign input is converted at once
+    convert_bytes: int = 4 << 20  # bytes of a foreign input that are converted at once
     schedule: Overrides = USUAL  # how threads share a call
+
+    def forced(self) -> Forced:
+        """The choices that a plan's rules take."""
+        hoist, beyond_l2 = (-1 if choice is None else int(choice) for choice in (self.hoist, self.beyond_l2))
+        return Forced(self.group, hoist, self.hoist_steps, beyond_l2, self.mr, self.k_block_min)
 
 
 settings = Settings()
@@ -188,71 +190,34 @@ def make_plan(
         Of a packed sequence: how many rows take each step. A stride of steps is 0 where they stand behind one
         another without a gap.
     """
-    size, (steps, rows, features), (step, row, feature) = panels.dtype.itemsize, shape, strides
-    direct = (feature == size or features == 1) and step % size == 0 and row % size == 0
-    source, target = (step // size, row // size), (output_strides[0] // size, output_strides[1] // size)
-    config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
-    directions, outputs, units = config.num_directions, config.output_size, config.hidden_size
-    blocks = -(-units // lanes)
-    slots = np.zeros(Header.LENGTH + Cell.LENGTH * config.num_layers * directions, np.int64)
-    group = settings.group or max(96, WORKING_SET // (itemsize * (units + outputs)) // 12 * 12)
-    group = min(group, most_rows)
-    if config.proj_size:
-        group = min(group, max(1, HIDDEN_MOST // apart // (blocks * lanes * itemsize)))
-    header = {
-        Header.CELLS_TO: config.num_layers * directions,
-        Header.STEPS_TO: steps,
-        Header.ROWS_TO: rows,
-        Header.STEPS: steps,
-        Header.ROWS: rows,
-        Header.GROUP: group,
-        Header.MR: settings.mr,
-        Header.K_BLOCK_MIN: settings.k_block_min or CACHE_L1 // (4 * lanes * itemsize),
-    }
-    for slot, value in (header | OBJECTS).items():
-        slots[slot] = value
-    group_rows = min(group, rows)
+    config, size, (steps, rows, features) = panels.config, panels.dtype.itemsize, shape
+    (step, row, feature), packed = strides, sizes is not None
+    rules, forced, model = python_rules(panels.lanes, size), settings.forced(), model_sizes(config)
+    call = CallSizes(
+        steps=steps,
+        rows=rows,
+        source_step=step // size,
+        source_row=row // size,
+        target_step=output_strides[0] // size,
+        target_row=output_strides[1] // size,
+        state_rows=state_rows or rows,
+        group_most=most_rows,
+        apart=apart,
+        packed=packed,
+    )
+    slots = np.zeros(rules.plan_slots(model), np.int64)
+    slots[Header.ITEMS_AT : Header.ABSENT + 1] = OBJECTS
+    rules.write_plan(memoryview(slots.data), model, call, forced)
     positions = steps * rows if sizes is None else int(sizes.sum())
-    below = (rows * directions * outputs if sizes is None else 0, directions * outputs)
-    gates = 0
-    for n, (layer, direction, _) in enumerate(config.cells()):
-        cell = slots[Header.LENGTH + n * Cell.LENGTH :][: Cell.LENGTH]
-        # the last layer writes the output; below it, layers take turns so that one more sequence is enough
-        writes_output = (config.num_layers - 1 - layer) % 2 == 0
-        reads = (Header.INPUT, source) if layer == 0 else _place(not writes_output, target, below)
-        writes = _place(writes_output, target, below)
-        inputs = config.layer_input_size(layer)
-        hoisted_rows, sizes_of = group_rows, (inputs, outputs, blocks, lanes, itemsize, GATES_MOST // apart)
-        hoist = _hoisted_steps(steps, hoisted_rows, *sizes_of)
-        if sizes is not None and not hoist and hoisted_rows >= FEW_ROWS:  # towards the end rows are few
-            hoisted_rows = FEW_ROWS - 1
-            hoist = _hoisted_steps(steps, hoisted_rows, *sizes_of)
-        gates = max(gates, hoist * hoisted_rows * blocks * 4 * lanes)
-        layout = panels.layout(n)
-        panel_bytes = (layout.bias - layout.panel) * itemsize
-        for slots_of, (base, (step, row)), at in (
-            ((Cell.SOURCE, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW), reads, 0),
-            ((Cell.TARGET, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW), writes, direction * outputs),
-        ):
-            if direction and sizes is None:
-                at, step = at + (steps - 1) * step, -step
-            cell[list(slots_of)] = base, at, step, row
-        cell[Cell.INPUTS], cell[Cell.OUTPUTS], cell[Cell.UNITS] = inputs, outputs, units
-        cell[Cell.PROJECTED] = config.proj_size > 0
-        cell[Cell.PANEL], cell[Cell.BIAS], cell[Cell.HR_PANEL] = layout.panel, layout.bias, layout.hr_panel
-        cell[Cell.H_AT], cell[Cell.C_AT] = n * (state_rows or rows) * outputs, n * (state_rows or rows) * units
-        cell[Cell.BEYOND_L2] = panel_bytes > CACHE_L2 if settings.beyond_l2 is None else settings.beyond_l2
-        cell[Cell.HOIST] = hoist if sizes is None else hoist * hoisted_rows
-        cell[Cell.HOIST_ROWS], cell[Cell.BACK] = hoisted_rows, direction
     if sizes is not None:
         slots = _with_uniform_runs(slots, sizes)
     return Plan(
         slots=slots,
-        below=positions * directions * outputs if config.num_layers > 1 else 0,
-        gates=gates,
-        hidden=group_rows * blocks * lanes if config.proj_size else 0,
-        direct=direct,
-        long=_choose(config, shape, sizes, itemsize, 2) is not None,
+        below=positions * config.num_directions * config.output_size if config.num_layers > 1 else 0,
+        gates=rules.gates_numbers(model, call, forced),
+        hidden=rules.hidden_numbers(model, call, forced),
+        direct=(feature == size or features == 1) and step % size == 0 and row % size == 0,
+        long=_choose(config, shape, sizes, size, 2) is not None,
         teams={},
     )
 
@@ -298,37 +263,3 @@ def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
         box[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
         box[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides
     return plan._replace(slots=slots)
-
-
-def _place(output: bool, target: tuple[int, int], below: tuple[int, int]) -> tuple[int, tuple[int, int]]:
-    return (Header.OUTPUT, target) if output else (Header.BELOW, below)
-
-
-def _hoisted_steps(
-    steps: int, rows: int, inputs: int, outputs: int, blocks: int, lanes: int, itemsize: int, gates_most: int
-) -> int:
-    """Steps of a chunk of the hoisted projection, or 0 where the recurrent tile does it as well.
-
-    It pays where the panels are too big for the first cache, and the recurrence has too few rows to use them for long;
-    or where a single panel is, for X and R are then summed as `chain_by_runs` says. Exported libraries follow the same
-    rules, in ``export/glue.py``; ``tests/export/test_export.py`` compares the two.
-    """
-    row_bytes = blocks * 4 * lanes * itemsize
-    of_term = 4 * lanes * itemsize
-    by_runs = min(inputs, outputs) * of_term >= CACHE_L1
-    if steps == 1:  # X is used at once: to store it and read it back costs more, unless panels are larger still
-        by_runs = by_runs and (inputs + outputs) * of_term > CACHE_L2 // 4
-    fits = gates_most // max(row_bytes * rows, 1)
-    wanted = settings.hoist
-    if wanted is None:
-        panel_bytes = (inputs + outputs) * row_bytes
-        pays = (rows < FEW_ROWS and panel_bytes > CACHE_L1) or by_runs
-        wanted = pays and steps * rows >= 3 and inputs >= 8 and fits >= 1
-    if not wanted:
-        return 0
-    if settings.hoist_steps:
-        return min(settings.hoist_steps, steps)
-    # panels beyond the second cache are streamed once a chunk: fewer, longer chunks
-    gates_bytes = gates_most // 2 if inputs * row_bytes > CACHE_L2 else gates_most // 8
-    most_rows = max(48, gates_bytes // row_bytes)
-    return max(1, min(steps, fits, most_rows // rows))

@@ -30,11 +30,12 @@ from numlstm.base.validation.sessions import (
     stream_states,
 )
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import SELF_DATA, Header, StreamSlots
+from numlstm.kernels.plan_layout import LINE, SELF_DATA, Header, StreamSlots
+from numlstm.kernels.plan_rules import CACHE_L1
 from numlstm.runtime import engine, object_layout
 from numlstm.runtime.object_layout import address
-from numlstm.runtime.packed_weights import LINE, Panels, aligned_record
-from numlstm.runtime.planner import CACHE_L1, Plan, checked, make_plan
+from numlstm.runtime.packed_weights import Panels, aligned_record
+from numlstm.runtime.planner import Plan, checked, make_plan
 
 T = TypeVar("T")
 

@@ -19,6 +19,7 @@ from numlstm.cli import main
 from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
+from numlstm.kernels import plan_rules
 from numlstm.kernels.plan_layout import Cell, Header
 from numlstm.runtime import planner as planning
 from numlstm.runtime.packed_weights import Panels, aligned_empty
@@ -150,8 +151,8 @@ def test_plans_are_those_of_the_engine(loaded):
 
 
 def test_a_plan_that_differs_is_found(loaded, monkeypatch):
-    """The test above sees it when the planner's constants change and the library's do not."""
-    monkeypatch.setattr(planning, "CACHE_L1", planning.CACHE_L1 // 2)
+    """The test above sees it when the engine's rules are others than those that were compiled."""
+    monkeypatch.setattr(plan_rules, "CACHE_L1", plan_rules.CACHE_L1 // 2)
     with pytest.raises(AssertionError):
         test_plans_are_those_of_the_engine(loaded)
 

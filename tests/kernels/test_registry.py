@@ -68,7 +68,12 @@ def test_a_level_that_the_cpu_lacks_is_refused(monkeypatch):
 def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
     monkeypatch.delenv("NUMLSTM_CPU", raising=False)
     monkeypatch.setattr(levels.platform, "machine", lambda: "x86_64")
-    for flags, name in ((levels._V4, "x86-64-v4"), (levels._V4 - {"avx512dq"}, "x86-64-v3"), ({"sse2"}, "x86-64")):
+    v4 = levels.FEATURES["x86-64-v4"]
+    for flags, name in (
+        (v4, "x86-64-v4"),
+        (v4 - {"avx512dq"}, "x86-64-v3"),
+        ({"sse2"}, "x86-64"),
+    ):
         monkeypatch.setattr(levels, "_x86_flags", lambda flags=flags: flags)
         assert levels.this_machine().name == name
     monkeypatch.setattr(levels.platform, "machine", lambda: "vax")

@@ -5,9 +5,32 @@ import os
 import platform
 from typing import NamedTuple
 
-# The features that make a level, as the kernel of the operating system spells them
-_V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe"}
-_V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
+
+class Leaf(NamedTuple):
+    """One register that CPUID fills, and the features whose bits are there."""
+
+    number: int  # as CPUID counts leaves
+    library_number: int  # as GNU's C library counts them
+    register: int  # EAX, EBX, ECX, EDX
+    bits: dict[str, int]  # by the names of /proc/cpuinfo
+
+
+# fmt: off
+LEAVES = (
+    Leaf(0x1, 0, 2, {"pni": 0, "ssse3": 9, "fma": 12, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22,
+                     "popcnt": 23, "avx": 28, "f16c": 29}),
+    Leaf(0x7, 1, 1, {"bmi1": 3, "avx2": 5, "bmi2": 8, "avx512f": 16, "avx512dq": 17, "avx512cd": 28, "avx512bw": 30,
+                     "avx512vl": 31}),
+    Leaf(0x80000001, 2, 2, {"lahf_lm": 0, "abm": 5}),
+)
+# fmt: on
+_V4 = {name for leaf in LEAVES for name in leaf.bits}
+# The features that make a level, by the x86-64 psABI
+FEATURES = {
+    "x86-64-v4": _V4,
+    "x86-64-v3": {name for name in _V4 if not name.startswith("avx512")},
+    "x86-64": set[str](),
+}
 
 
 class Level(NamedTuple):
@@ -53,27 +76,6 @@ LEVELS = {
 }
 
 
-# Where CPUID keeps them: the number by which the C library knows a leaf, the register of four, and the bits
-_CPUID = (
-    (0, 2, {"fma": 12, "movbe": 22, "avx": 28, "f16c": 29}),
-    (
-        1,
-        1,
-        {
-            "bmi1": 3,
-            "avx2": 5,
-            "bmi2": 8,
-            "avx512f": 16,
-            "avx512dq": 17,
-            "avx512cd": 28,
-            "avx512bw": 30,
-            "avx512vl": 31,
-        },
-    ),
-    (2, 2, {"abm": 5}),
-)
-
-
 def _c_library_flags() -> set[str] | None:
     """CPU features that the CPU and the operating system have, as GNU's C library knows them from 2.33; else None.
 
@@ -85,7 +87,7 @@ def _c_library_flags() -> set[str] | None:
         return None
     leaf.argtypes, leaf.restype = (ctypes.c_uint,), ctypes.POINTER(ctypes.c_uint * 8)
     flags = set()
-    for number, register, bits in _CPUID:
+    for _, number, register, bits in LEAVES:
         active = leaf(number).contents[4 + register]  # four registers of what there is, then four of what can be used
         flags |= {name for name, bit in bits.items() if active >> bit & 1}
     return flags
@@ -110,7 +112,7 @@ def _x86_flags() -> set[str]:
             return told
     import llvmlite.binding as llvm
 
-    renamed = {"bmi": "bmi1", "lzcnt": "abm"}
+    renamed = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm", "sahf": "lahf_lm"}
     return {renamed.get(name, name) for name, there in llvm.get_host_cpu_features().items() if there}
 
 
@@ -125,7 +127,7 @@ def supported() -> list[Level]:
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
         flags = _x86_flags()
-        able = [name for name, needs in (("x86-64-v4", _V4), ("x86-64-v3", _V3), ("x86-64", set())) if needs <= flags]
+        able = [name for name, needs in FEATURES.items() if needs <= flags]
     elif machine in ("aarch64", "arm64"):
         able = ["aarch64"]
     else:
