@@ -15,15 +15,13 @@ from numlstm.base.validation.sessions import (
     check_not_replaced,
     check_same_dtype,
     sizes_text,
-    snapshot_facts,
-    snapshot_states,
     stream_batch_size,
     stream_input,
     stream_memory_error,
     stream_piece,
     stream_rows,
-    stream_states,
 )
+from numlstm.sequences.state import Stateful
 
 from . import device
 from .arrays import caller_stream, of_kind, on_device, strided, whole
@@ -32,7 +30,7 @@ from .streams import chosen
 from .weights import Weights
 
 
-class Stream:
+class Stream(Stateful):
     """The `numlstm.Stream` of an LSTM on CUDA; ``LSTM.stream`` makes it there. The bits are the CPU's.
 
     Attributes
@@ -224,19 +222,18 @@ class Stream:
 
     # ------------------------------------------------------------ the state
 
-    @property
-    def state(self):
-        """Copies of h and c in NumPy's arrays: (num_layers, batch_size, features) each. It waits for the device.
-
-        Assign a pair as for ``numlstm.Stream``, on the host or on the device.
-        """
-        return self._alone(self._read)
-
-    @state.setter
+    @Stateful.state.setter
     def state(self, states):
+        """Read it as of ``numlstm.Stream``, which waits for the device; assign a pair on the host or on the device."""
         if isinstance(states, tuple | list):
             states = tuple(to_host(f"{'hc'[n % 2]} of the state", state) for n, state in enumerate(states))
-        self._set(*stream_states(self._config, self.batch_size, states, self.dtype))
+        Stateful.state.fset(self, states)
+
+    def _facts(self):
+        return self._config, self.batch_size, self.dtype
+
+    def _get(self):
+        return self._alone(self._read)
 
     def _read(self):
         hosts = [flat.copy_to_host(stream=self._stream) for flat in self._pairs[0]]
@@ -265,15 +262,6 @@ class Stream:
             self._write([state.reshape(-1) for state in states])
 
         self._alone(clear)
-
-    def snapshot(self):
-        """The state as plain values, as ``numlstm.Stream.snapshot`` gives it: a stream on the CPU takes it too."""
-        h, c = self.state
-        return snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
-
-    def restore(self, snapshot):
-        """Go on from a snapshot of a stream of the same sizes and dtype, on either device."""
-        self._set(*snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
 
     def fork(self):
         """An independent stream with the same weights, the same state and the same buffers' content."""

@@ -24,14 +24,12 @@ from numlstm.base.validation.sessions import (
     pool_capacity,
     sizes_text,
     slot_numbers,
-    snapshot_facts,
-    snapshot_states,
-    stream_states,
 )
 from numlstm.base.validation.shapes import no_steps, wrong_features
 from numlstm.base.wording import counted
 from numlstm.runtime import engine
 from numlstm.runtime.packed_weights import Panels, aligned_empty
+from numlstm.sequences.state import Stateful
 
 Slots = np.ndarray[Any, np.dtype[np.intp]]
 T = TypeVar("T")
@@ -39,7 +37,7 @@ T = TypeVar("T")
 MIN_CAPACITY = 16  # of a pool that grows
 
 
-class Session:
+class Session(Stateful):
     """One live sequence of a `Pool`, made by its ``open``: a state that lasts from step to step.
 
     It may miss any step, and continues at the next one that it is part of. As a context manager it is closed at the
@@ -76,54 +74,18 @@ class Session:
         """Whether it is closed."""
         return self._closed
 
-    @property
-    def state(self) -> States:
-        """Copies of h and c: (num_layers, 1, features) each, as of a stream of one row.
+    def _facts(self) -> tuple[Config, int, np.dtype[Any]]:
+        return self._pool._config, 1, self._pool.dtype
 
-        Assign a pair of real arrays of these shapes, or without the 1, to continue from there.
-        """
+    def _get(self) -> States:
         return self._pool._exclusive(self._pool._read, self)
 
-    @state.setter
-    def state(self, states: Any) -> None:
-        pool = self._pool
-        pool._exclusive(pool._write, self, *stream_states(pool._config, 1, states, pool.dtype))
+    def _set(self, h: Array, c: Array) -> None:
+        self._pool._exclusive(self._pool._write, self, h, c)
 
     def reset(self) -> None:
         """Set the state to zeros."""
-        pool = self._pool
-        pool._exclusive(pool._write, self, *pool._zeros)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the state as plain values: to be pickled, saved by `numpy.savez`, or taken to another machine.
-
-        Returns
-        -------
-        dict
-            As from a stream of one row: ``input_size``, ``hidden_size``, ``num_layers``, ``proj_size``,
-            ``batch_size``, ``dtype`` (its name), and copies of ``h`` and ``c``. It does not hold the weights.
-        """
-        h, c = self.state
-        return snapshot_facts(self._pool._config, 1, self._pool.dtype) | {"h": h, "c": c}
-
-    def restore(self, snapshot: Any) -> None:
-        """Continue from a snapshot, with the pool's weights.
-
-        Parameters
-        ----------
-        snapshot : mapping
-            From a session, or a stream of one row, of the same sizes and dtype. All of it is checked before anything
-            changes.
-
-        Raises
-        ------
-        TypeError
-            It is not a mapping, or a state in it does not hold real numbers.
-        ValueError
-            A part of it is missing or does not fit, or the session is closed.
-        """
-        pool = self._pool
-        pool._exclusive(pool._write, self, *snapshot_states(pool._config, 1, pool.dtype, snapshot))
+        self._set(*self._pool._zeros)
 
     def close(self) -> None:
         """Close it, so that its slot can be reused. Closing it again does nothing."""

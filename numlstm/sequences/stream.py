@@ -20,14 +20,11 @@ from numlstm.base.validation.sessions import (
     check_not_replaced,
     check_same_dtype,
     sizes_text,
-    snapshot_facts,
-    snapshot_states,
     stream_batch_size,
     stream_input,
     stream_memory_error,
     stream_piece,
     stream_rows,
-    stream_states,
 )
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import LINE, SELF_DATA, Header, StreamSlots
@@ -36,6 +33,7 @@ from numlstm.runtime import engine, object_layout
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_record
 from numlstm.runtime.planner import Plan, checked, make_plan
+from numlstm.sequences.state import Stateful
 
 T = TypeVar("T")
 
@@ -57,7 +55,7 @@ class _Record(np.ndarray[Any, Any]):
 _Record.__name__ = _Record.__qualname__ = "Stream"  # Python's messages name the owner of ``step`` by it
 
 
-class Stream:
+class Stream(Stateful):
     """A sequence that continues from call to call: the state is kept here. `LSTM.stream` makes one.
 
     The steps of a stream have the bits of one forward call over all of them, however they are cut. A stream runs as in
@@ -328,18 +326,11 @@ class Stream:
 
     # ------------------------------------------------------------ the state
 
-    @property
-    def state(self) -> States:
-        """Copies of h and c, as `LSTM.forward` returns them: (num_layers, batch_size, features) each.
+    def _facts(self) -> tuple[Config, int, np.dtype[Any]]:
+        return self._config, self.batch_size, self.dtype
 
-        Assign a pair of real arrays of these shapes, as for ``hx``, to continue from there. With one row, the batch may
-        be left out.
-        """
+    def _get(self) -> States:
         return self._exclusive(lambda: (self._h.copy(), self._c.copy()))
-
-    @state.setter
-    def state(self, states: Any) -> None:
-        self._set(*stream_states(self._config, self.batch_size, states, self.dtype))
 
     def _set(self, h: Array, c: Array) -> None:
         def convert(states: Array, new_h: Array, new_c: Array) -> None:
@@ -373,42 +364,6 @@ class Stream:
             h[:, picked] = c[:, picked] = 0
 
         self._replace(clear)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return the state as plain values: to be pickled, saved by `numpy.savez`, or taken to another machine.
-
-        Returns
-        -------
-        dict
-            ``input_size``, ``hidden_size``, ``num_layers``, ``proj_size``, ``batch_size``, ``dtype`` (its name), and
-            copies of ``h`` and ``c``. It does not hold the weights.
-
-        Raises
-        ------
-        RuntimeError
-            Another thread is using the stream.
-        """
-        h, c = self.state
-        return snapshot_facts(self._config, self.batch_size, self.dtype) | {"h": h, "c": c}
-
-    def restore(self, snapshot: Any) -> None:
-        """Continue from a snapshot, with this stream's weights.
-
-        Parameters
-        ----------
-        snapshot : mapping
-            From a stream of the same sizes and dtype. All of it is checked before anything changes.
-
-        Raises
-        ------
-        TypeError
-            It is not a mapping, or a state in it does not hold real numbers.
-        ValueError
-            A part of it is missing or does not fit.
-        RuntimeError
-            Another thread is using the stream.
-        """
-        self._set(*snapshot_states(self._config, self.batch_size, self.dtype, snapshot))
 
     def fork(self) -> Stream:
         """Return an independent stream with the same weights, state and buffer contents.

@@ -31,7 +31,7 @@ LEFT_ALONE = {
     "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd",
     "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packed_layout",
     "numlstm.sequences.packing", "numlstm.sequences.pool",
-    "numlstm.sequences.ragged", "numlstm.sequences.stream", "numlstm.tracing.trace",
+    "numlstm.sequences.ragged", "numlstm.sequences.state", "numlstm.sequences.stream", "numlstm.tracing.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {"budget", "detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
