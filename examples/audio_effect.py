@@ -154,7 +154,7 @@ def loaded(path: str | Path) -> Amplifier:
             raise ValueError(f"{path}: no model as GuitarML writes it: {error!r}") from None
         lstm.eval().load_state_dict({k.removeprefix("rec."): v for k, v in tensors.items() if k.startswith("rec.")})
     else:
-        lstm, tensors = numlstm.load(path).float(), numlstm.tensors(path)
+        lstm, tensors = numlstm.load(path).float(), numlstm.load_tensors(path)
     if lstm.input_size != 1 or lstm.bidirectional:
         raise ValueError(f"{path}: its LSTM is {lstm}; one input and one direction are expected")
     outputs = lstm.proj_size or lstm.hidden_size

@@ -74,7 +74,7 @@ class Watch:
     """Every sensor's session, and how well its next reading was foreseen of late."""
 
     def __init__(self, first_days: Array, path: Path = MODEL) -> None:
-        lstm, tensors = numlstm.load(path), numlstm.tensors(path)
+        lstm, tensors = numlstm.load(path), numlstm.load_tensors(path)
         with safe_open(path, "np") as file:
             usual = float(file.metadata()["squared_error"])  # of the sensors that the model was trained on
         self.weight, self.bias = tensors["head.weight"], tensors["head.bias"]

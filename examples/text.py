@@ -31,7 +31,7 @@ class Writer:
 
     def __init__(self, path: Path = MODEL) -> None:
         self.lstm = numlstm.load(path)
-        tensors = numlstm.tensors(path)
+        tensors = numlstm.load_tensors(path)
         self.weight, self.bias = tensors["head.weight"], tensors["head.bias"]
         with safe_open(path, "np") as file:
             self.characters: str = json.loads(file.metadata()["characters"])

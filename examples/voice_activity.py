@@ -94,7 +94,7 @@ class Detector:
     @classmethod
     def load(cls, path: str | Path, rate: int) -> Detector:
         """The model in a file of the package, of whatever format, for the highest rate up to this one."""
-        tensors = {name: array for name, array in numlstm.tensors(path).items() if array.dtype.kind == "f"}
+        tensors = {name: array for name, array in numlstm.load_tensors(path).items() if array.dtype.kind == "f"}
         bases = {RATES[array.shape]: name for name, array in tensors.items() if array.shape in RATES and "stft" in name}
         if not bases:
             raise ValueError(f"{path}: none of its tensors is the Fourier basis of a Silero VAD")
@@ -159,7 +159,7 @@ class Detector:
 
 def load_lstm(path: str | Path, prefix: str) -> numlstm.LSTM:
     """The LSTM of the model whose names begin so; one layer, over as many steps as one likes."""
-    names = [found.name for found in numlstm.find(path) if found.name.startswith(prefix)]
+    names = [found.name for found in numlstm.list_lstms(path) if found.name.startswith(prefix)]
     if len(names) != 1:
         raise ValueError(f"{path}: it holds {len(names)} LSTMs under {prefix!r}; a Silero VAD has one")
     cell = numlstm.load(path, names[0])

@@ -9,20 +9,13 @@ Examples
 ((5, 4), (2, 4), (2, 4))
 """
 
-import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
-_collecting = gc.isenabled()
-gc.disable()  # what is imported stays: to look for garbage meanwhile, NumPy's too, takes 4 ms of a start and finds none
-try:
-    from numlstm import lazy
-    from numlstm.files import find, load, load_cell, tensors
-    from numlstm.lstm import LSTM
-    from numlstm.runtime.threads import get_num_threads, num_threads, set_num_threads
-finally:
-    if _collecting:
-        gc.enable()
+from numlstm import lazy
+from numlstm.files import list_lstms, load, load_cell, load_tensors
+from numlstm.lstm import LSTM
+from numlstm.runtime.threads import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from numlstm.cell import LSTMCell
@@ -51,11 +44,12 @@ __all__ = [
     "Session",
     "Stream",
     "Trace",
-    "find",
     "from_torch",
     "get_num_threads",
+    "list_lstms",
     "load",
     "load_cell",
+    "load_tensors",
     "num_threads",
     "pack_padded_sequence",
     "pack_sequence",
@@ -64,13 +58,13 @@ __all__ = [
     "plot_trace",
     "set_num_threads",
     "step_function",
-    "tensors",
     "unpack_sequence",
     "unpad_sequence",
 ]
 
+find, tensors = list_lstms, load_tensors  # deprecated names
 
-# Modules that a program may never need, by the names that import them.
+# Imported on first access: a program may never need them.
 _LATER = {
     **lazy.MODULES,
     "Session": "sequences.pool",
@@ -89,7 +83,7 @@ _LATER = {
     "sequences.packing",
 )
 
-if not TYPE_CHECKING:  # a type checker that saw this would take any name
+if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
     def __getattr__(name: str) -> Any:
         if name == "__version__":  # reads the installed package's metadata

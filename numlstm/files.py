@@ -1,4 +1,4 @@
-"""Models in files: ``load``, ``find`` and ``tensors``, whatever framework wrote them."""
+"""Models in files, whatever framework wrote them: ``load``, ``load_cell``, ``list_lstms`` and ``load_tensors``."""
 
 from __future__ import annotations
 
@@ -18,48 +18,47 @@ from numlstm.lstm import LSTM
 
 
 def load(path: Path, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:
-    """Return the LSTM that a model file holds, in eval mode.
+    """Return the LSTM in a model file, in eval mode.
 
-    A PyTorch state dict does not say whether the batch comes first in the input: pass ``batch_first=True`` if the model
-    was made with it. If it is left out, ``batch_first=False`` is assumed, and a batch laid out the other way gives
-    wrong results without an error. `find` and ``numlstm inspect`` say where a file leaves it open.
+    A PyTorch state dict does not record ``batch_first``. Pass ``batch_first=True`` if the model was made with it: the
+    default is False, and a batch in the other layout gives wrong results without an error. `list_lstms` and
+    ``numlstm inspect`` report files that do not record it.
 
     Parameters
     ----------
     path : path
         A file of PyTorch (``.pt``, ``.pth``, ``.ckpt``, ``.bin``: state dicts, checkpoints, pickled modules,
-        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). What it
-        holds decides, not its name; nothing in it is run.
+        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). The
+        format is detected from the content, not the name. Nothing in the file is executed.
     name : str, optional
-        Which one, where there are several: a name that `find` gives.
+        The LSTM to load if the file holds several: a name from `list_lstms`.
     batch_first : bool, optional
-        Whether input and output are (batch, steps, features), for a file that does not say. A file that does is not
-        contradicted; assign ``lstm.batch_first`` to use another layout than the model was made with.
+        Whether input and output are (batch, steps, features), for a file that does not record it. It cannot override
+        the file; to use another layout, assign ``lstm.batch_first``.
 
     Returns
     -------
     LSTM or LSTMCell
-        A cell where the file holds the parameters of a ``torch.nn.LSTMCell``; `load_cell` is typed for it. In float64
-        if one of its parameters is, else in float32, which holds float16 and bfloat16 exactly.
+        A cell if the file holds the parameters of a ``torch.nn.LSTMCell``; `load_cell` is typed for it. float64 if a
+        parameter is, else float32, which holds float16 and bfloat16 exactly.
 
     Raises
     ------
     OSError
         The file cannot be opened.
     ValueError
-        It is damaged or of no format that is known; it holds no LSTM, none of that name, or several and no name
-        was given; or the LSTM computes something that is not supported; or `batch_first` contradicts the file or is
-        given for a cell. The message says which.
+        The file is damaged or of unknown format; it holds no LSTM, none of that name, or several and no name was
+        given; the LSTM is not supported; or `batch_first` contradicts the file or is given for a cell.
     TypeError
-        `batch_first` is no bool, or `name` no str.
+        `batch_first` is not a bool, or `name` not a str.
     ImportError
         The extra for its format is not installed.
 
     Warns
     -----
     UserWarning
-        A parameter holds NaN or infinity; or the model in the file does something around the LSTM that the caller
-        must do for it, such as reversing time.
+        A parameter holds NaN or infinity; or the model does something around the LSTM that the caller must do
+        instead, such as reversing time.
 
     Examples
     --------
@@ -70,7 +69,7 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
     >>> load(path)
     LSTM(6, 4, num_layers=2, batch_first=True)
     """
-    # Typed as "LSTM | Any": an LSTM to a type checker, without a cast, and with no name of its own misspelt.
+    # Typed as "LSTM | Any": type checkers treat it as an LSTM without a cast, and still find misspelt attributes.
     loaded = read(path, name, batch_first)
     if batch_first is not None:
         check_has_batch_first(path, loaded.found)
@@ -78,12 +77,12 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
 
 
 def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
-    """Return the LSTMCell that a model file holds, in eval mode.
+    """Return the LSTMCell in a model file, in eval mode.
 
     Parameters
     ----------
     path, name
-        As for `load`, which gives the same cell.
+        As for `load`, which returns the same cell.
 
     Returns
     -------
@@ -92,7 +91,7 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
     Raises
     ------
     OSError, ValueError, ImportError
-        As `load` raises them; ValueError also where it is an LSTM.
+        As `load` raises them; ValueError also if it is an LSTM.
 
     Warns
     -----
@@ -111,13 +110,13 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
     module, found, _ = read(path, name)
     if isinstance(module, LSTM):
         raise ValueError(
-            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTM, not an LSTMCell\nnumlstm.load returns it."
+            f"{os.fspath(path)}: {found.name or 'its content'} is an LSTM, not an LSTMCell\nnumlstm.load returns it."
         )
     return module
 
 
 class Loaded(NamedTuple):
-    """A module, what its file says of it, and what else is in the file, which is closed."""
+    """A module, its entry in the file, and the contents of the file, which is closed."""
 
     module: LSTM | lazy.LSTMCell
     found: Found
@@ -125,9 +124,9 @@ class Loaded(NamedTuple):
 
 
 def read(path: Path, name: str | None, batch_first: bool | None = None) -> Loaded:
-    """Load for a function that the user has called. See `load`; a cell may be given `batch_first`."""
+    """Load for a function that the user has called: warns at its caller. A cell may be given `batch_first`."""
     if name is not None and not isinstance(name, str):
-        hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.find lists the names."
+        hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.list_lstms lists the names."
         raise TypeError(f"name must be None or a str, not {name!r}\n{hint}")
     if batch_first is not None:
         check_flag("batch_first", batch_first)
@@ -149,13 +148,13 @@ def check_has_batch_first(path: Path, found: Found) -> None:
     """Raise ValueError for a cell."""
     if found.kind == "LSTMCell":
         raise ValueError(
-            f"{os.fspath(path)}: {found.name or 'what it holds'} is an LSTMCell, which takes one step and has no "
+            f"{os.fspath(path)}: {found.name or 'its content'} is an LSTMCell, which takes one step and has no "
             "batch_first"
         )
 
 
 def ordered(found: Found, batch_first: bool) -> Found:
-    """What was found, with the order that the caller states; ValueError where the file states the other one."""
+    """The entry with the caller's `batch_first`; ValueError if the file records the opposite."""
     if found.config is None or found.kind == "LSTMCell":
         return found
     if found.batch_first is (not batch_first):
@@ -169,16 +168,16 @@ def ordered(found: Found, batch_first: bool) -> Found:
 
 
 def built(found: Found) -> tuple[LSTM | lazy.LSTMCell, list[str]]:
-    """What was found, loaded in eval mode while its file is open; and which parameters hold NaN or infinity."""
+    """The module of an entry, in eval mode, and the names of parameters that hold NaN or infinity. Reads the file."""
     dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
-    assert found.config is not None, "a problem was raised"
+    assert found.config is not None, "pick() has raised its problem"
     suspects: list[str] = []
     kind: type[LSTM | lazy.LSTMCell] = lazy.LSTMCell if found.kind == "LSTMCell" else LSTM
     return kind._from_parameters(found.config, dtype, Read(found.parameters, suspects)), suspects
 
 
 def as_lstm(module: LSTM | lazy.LSTMCell) -> LSTM:
-    """The module itself, or the LSTM of one layer that a cell is, to the bit."""
+    """The module, or for a cell the LSTM of one layer with the same bits."""
     if isinstance(module, LSTM):
         return module
     parameters = {f"{name}_l0": array for name, array in module._parameters().items()}
@@ -186,14 +185,14 @@ def as_lstm(module: LSTM | lazy.LSTMCell) -> LSTM:
 
 
 class Read(Mapping[str, Array]):
-    """Parameters read from the file when they are asked for, so that one of them is in memory at a time."""
+    """Parameters that are read from the file on access, so that only one is in memory at a time."""
 
     def __init__(self, tensors: Mapping[str, Tensor], suspects: list[str]) -> None:
         self.tensors, self.suspects = tensors, suspects
 
     def __getitem__(self, name: str) -> Array:
         array = self.tensors[name].read()
-        # the extremes are NaN or infinite where any number is, without an array of flags as large as the parameter
+        # min and max are NaN or infinite if any number is; isfinite(array) would allocate an array of flags
         if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
             self.suspects.append(name)
         return array
@@ -206,7 +205,7 @@ class Read(Mapping[str, Array]):
 
 
 def pick(contents: formats.Contents, name: str | None) -> Found:
-    """The one that is meant; ValueError says what there is instead, or why it cannot be loaded."""
+    """The entry to load; ValueError lists the alternatives, or says why it cannot be loaded."""
     lstms = contents.lstms
     if not lstms:
         said = f"this {contents.format} file holds no LSTM"
@@ -227,8 +226,8 @@ def pick(contents: formats.Contents, name: str | None) -> Found:
     raise ValueError(f"it holds no LSTM named {name!r}; it has:\n{listed}")
 
 
-def find(path: Path) -> list[Found]:
-    """Return what LSTMs a model file holds, without reading their numbers.
+def list_lstms(path: Path) -> list[Found]:
+    """List the LSTMs in a model file, without reading their numbers.
 
     Parameters
     ----------
@@ -239,8 +238,8 @@ def find(path: Path) -> list[Found]:
     -------
     list of Found
         In the order of the file, each with ``name``, ``kind``, ``config`` (sizes and flags), ``dtype``, ``where`` in
-        the file, ``batch_first``, which is None where the file does not say it, ``notes``, ``problem``, which says why
-        it cannot be loaded where it cannot, and ``warning``, which `load` warns with. Empty where there is none.
+        the file, ``batch_first`` (None if not recorded), ``notes``, ``problem`` (why it cannot be loaded, if so) and
+        ``warning`` (the text that `load` warns with). Empty if there is none.
 
     Raises
     ------
@@ -253,7 +252,7 @@ def find(path: Path) -> list[Found]:
     >>> from numlstm import LSTM
     >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
     >>> LSTM(6, 4, bidirectional=True, dtype="float64").save(path)
-    >>> (found,) = find(path)
+    >>> (found,) = list_lstms(path)
     >>> print(found)
     (no name): LSTM(6, 4, bidirectional=True), float64
     >>> found.config.hidden_size, found.dtype
@@ -263,8 +262,8 @@ def find(path: Path) -> list[Found]:
         return list(contents.lstms)
 
 
-def tensors(path: Path) -> dict[str, Array]:
-    """Return every tensor in a model file by its name: the embedding before the LSTM, the linear head behind it.
+def load_tensors(path: Path) -> dict[str, Array]:
+    """Return every tensor in a model file by name, such as the embedding before the LSTM and the linear head after it.
 
     Parameters
     ----------
@@ -274,7 +273,7 @@ def tensors(path: Path) -> dict[str, Array]:
     Returns
     -------
     dict of str to ndarray
-        In the dtypes of the file; bfloat16 as float32. Gate orders and layouts are the file's own.
+        In the file's dtypes, gate orders and layouts; bfloat16 as float32.
 
     Raises
     ------
@@ -287,7 +286,7 @@ def tensors(path: Path) -> dict[str, Array]:
     >>> from numlstm import LSTM
     >>> path = os.path.join(tempfile.mkdtemp(), "model.npz")
     >>> LSTM(6, 4).save(path)
-    >>> {name: array.shape for name, array in tensors(path).items()}
+    >>> {name: array.shape for name, array in load_tensors(path).items()}
     {'weight_ih_l0': (16, 6), 'weight_hh_l0': (16, 4), 'bias_ih_l0': (16,), 'bias_hh_l0': (16,)}
     """
     with formats.opened(path) as contents:

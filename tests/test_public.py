@@ -42,6 +42,10 @@ def test_dir_shows_the_public_names():
     assert all(hasattr(numlstm, name) for name in dir(numlstm))
 
 
+def test_deprecated_names_are_aliases():
+    assert numlstm.find is numlstm.list_lstms and numlstm.tensors is numlstm.load_tensors
+
+
 def test_a_misspelt_name_of_the_module_has_a_suggestion():
     done = subprocess.run(
         [sys.executable, "-c", "import numlstm; numlstm.from_troch"],
@@ -137,7 +141,7 @@ numlstm.lode("x")
 numlstm.load("x").evall()
 numlstm.load_cell("x").evall()
 numlstm.from_torch(None).evall()
-numlstm.find("x")[0].nmae
+numlstm.list_lstms("x")[0].nmae
 """
 RIGHT = """\
 from collections.abc import Iterator
@@ -226,7 +230,7 @@ def arrays(value):
 def found(folder):
     path = folder / "model.safetensors"
     make().save(path)
-    return numlstm.find(path)
+    return numlstm.list_lstms(path)
 
 
 PLAIN = {
@@ -237,7 +241,7 @@ PLAIN = {
     "packed, sorted": lambda folder: numlstm.pack_sequence([[1.0], [3.0, 2.0]], enforce_sorted=False),
     "Trace": lambda folder: make(bidirectional=True).trace(X),
     "CellTrace": lambda folder: make().trace(X)["l0"],
-    "find": found,
+    "list_lstms": found,
     "IncompatibleKeys": lambda folder: make().load_state_dict({}, strict=False),
     "num_threads": lambda folder: numlstm.num_threads(1),
     "snapshot": lambda folder: make().stream().snapshot(),

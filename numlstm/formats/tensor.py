@@ -58,7 +58,7 @@ class Tensor(NamedTuple):
 def _left_behind() -> Array:
     """What reads the numbers of a pickle or a copy."""
     raise ValueError(
-        "a tensor that was pickled or copied left its numbers in the file\nnumlstm.tensors reads them there."
+        "a tensor that was pickled or copied left its numbers in the file\nnumlstm.load_tensors reads them there."
     )
 
 

@@ -23,8 +23,8 @@ NUMBERS = np.random.default_rng(0).standard_normal((23, 7, 5)).astype("f4")
 SUFFIXES = (".safetensors", ".npz")
 READERS = {
     "load": (".npz", numlstm.load),
-    "find": (".safetensors", numlstm.find),
-    "tensors": (".npz", numlstm.tensors),
+    "find": (".safetensors", numlstm.list_lstms),
+    "tensors": (".npz", numlstm.load_tensors),
     "trace": (".npz", numlstm.Trace.load),
     "check": (".npz", check._digest),
     "input": (".npy", lambda path: sequence_files.opened(path).__enter__()),
@@ -317,7 +317,7 @@ def test_a_sparse_model_file_is_refused_by_what_it_is(start, tmp_path, monkeypat
     reached = []
     monkeypatch.setattr(opening, "stored", lambda file: reached.append("read") or SPARSE)
     with pytest.raises((ValueError, MemoryError, ImportError)) as caught:  # without the guard the readers decide
-        numlstm.find(path)
+        numlstm.list_lstms(path)
     assert reached == ["read"] and "is a sparse file" not in str(caught.value)
 
 

@@ -240,7 +240,7 @@ class TestConvert:
         for options, warned in ([], True), (["--steps-first"], False):
             ran = process("convert", "in.safetensors", "out.npz", *options)
             assert ran.returncode == 0 and (says in ran.stderr) is warned and bool(ran.stderr) is warned
-            assert numlstm.find("out.npz")[0].batch_first is False
+            assert numlstm.list_lstms("out.npz")[0].batch_first is False
 
     def test_the_file_itself_is_never_overwritten(self, folder):
         tagger("in.safetensors")

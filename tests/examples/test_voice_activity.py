@@ -72,7 +72,7 @@ def with_weights_of(onnx_file, safetensors_file):
     """The graph of the one with the parameters of the other."""
     onnx = need("onnx")
     model = onnx.load(onnx_file)
-    tensors, put = numlstm.tensors(safetensors_file), []
+    tensors, put = numlstm.load_tensors(safetensors_file), []
 
     def walk(graph):
         for node in graph.node:
@@ -439,7 +439,7 @@ def test_what_is_wrong_is_a_sentence(example, data, wrong, monkeypatch, argument
 def test_a_file_of_a_changed_model_is_refused(example, data, tmp_path):
     from safetensors.numpy import save_file
 
-    tensors = numlstm.tensors(data / "silero_vad_16k.safetensors")
+    tensors = numlstm.load_tensors(data / "silero_vad_16k.safetensors")
     path = tmp_path / "a.safetensors"
     save_file(tensors | {"conv2.weight": np.zeros((64, 128, 5), np.float32)}, path)
     with pytest.raises(ValueError, match=r"0 layers have a kernel of shape \(64, 128, 3\); in a Silero VAD one has"):

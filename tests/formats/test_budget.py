@@ -136,7 +136,7 @@ FORMS = [pytest.param(kind, marks=pytest.mark.slow) if kind.startswith("legacy")
 
 def read(path):
     """Whatever becomes of it."""
-    for reader in (numlstm.tensors, numlstm.load):
+    for reader in (numlstm.load_tensors, numlstm.load):
         try:
             reader(path)
         except ValueError as error:
@@ -202,7 +202,7 @@ def test_headers_that_deflate_are_not_all_parsed(tmp_path):
         for n in range(100):
             archive.writestr(f"{n}.npy", array.getvalue())
     with pytest.raises(ValueError, match=r"the headers of its arrays are longer than its \d+ bytes justify"):
-        numlstm.find(tmp_path / "m.npz")
+        numlstm.list_lstms(tmp_path / "m.npz")
 
 
 @pytest.mark.slow
@@ -333,7 +333,7 @@ def test_a_file_of_many_small_lstms_loads(suffix, tmp_path):
         from safetensors.numpy import save_file
 
         save_file(state, tmp_path / "m.safetensors")
-    assert len(numlstm.find(tmp_path / f"m{suffix}")) == 2000
+    assert len(numlstm.list_lstms(tmp_path / f"m{suffix}")) == 2000
     assert numlstm.load(tmp_path / f"m{suffix}", "c1999").input_size == 3
 
 
@@ -395,7 +395,7 @@ def test_what_the_library_refuses_is_refused(tmp_path):
         except (SafetensorError, KeyError):
             theirs = None  # KeyError: a number type that NumPy lacks
         try:
-            ours = numlstm.tensors(tmp_path / "m")
+            ours = numlstm.load_tensors(tmp_path / "m")
         except ValueError:
             ours = None
         if theirs is None:

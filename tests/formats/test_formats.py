@@ -63,9 +63,9 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path, suffix, flags):
     back = numlstm.load(tmp_path / f"model{suffix}")
     assert repr(back) == repr(net) and back.dtype == net.dtype
     assert not back.training and same_parameters(back, net)
-    (found,) = numlstm.find(tmp_path / f"model{suffix}")
+    (found,) = numlstm.list_lstms(tmp_path / f"model{suffix}")
     assert found.config == net._config and found.dtype == net.dtype.name and not found.problem
-    assert set(numlstm.tensors(tmp_path / f"model{suffix}")) == set(net.state_dict())
+    assert set(numlstm.load_tensors(tmp_path / f"model{suffix}")) == set(net.state_dict())
 
 
 @pytest.mark.parametrize("suffix", OWN)
@@ -80,7 +80,7 @@ def test_a_cell_comes_back_as_a_cell(tmp_path, suffix, bias):
 def test_the_order_that_a_file_leaves_open_is_passed(tmp_path):
     lstm = numlstm.LSTM(3, 4, seed=0, batch_first=True).eval()
     np.savez(tmp_path / "open.npz", **lstm.state_dict())
-    (found,) = numlstm.find(tmp_path / "open.npz")
+    (found,) = numlstm.list_lstms(tmp_path / "open.npz")
     assert found.batch_first is None and "does not say whether the batch comes first" in found.notes[0]
     assert not numlstm.load(tmp_path / "open.npz").batch_first
     assert not numlstm.load(tmp_path / "open.npz", batch_first=False).batch_first
@@ -90,7 +90,7 @@ def test_the_order_that_a_file_leaves_open_is_passed(tmp_path):
         numlstm.load(tmp_path / "open.npz", batch_first=1)
     with pytest.raises(TypeError, match=r"name must be None or a str, not True\nDid you mean batch_first=True\?"):
         numlstm.load(tmp_path / "open.npz", True)
-    with pytest.raises(TypeError, match=r"name must be None or a str, not 0\nnumlstm.find lists the names"):
+    with pytest.raises(TypeError, match=r"name must be None or a str, not 0\nnumlstm.list_lstms lists the names"):
         numlstm.load_cell(tmp_path / "open.npz", 0)
 
 
@@ -98,7 +98,7 @@ def test_the_order_that_a_file_leaves_open_is_passed(tmp_path):
 def test_the_order_that_a_file_states_is_not_contradicted(tmp_path, stated):
     path = tmp_path / "stated.npz"
     numlstm.LSTM(3, 4, batch_first=stated).save(path)
-    assert numlstm.find(path)[0].batch_first is stated
+    assert numlstm.list_lstms(path)[0].batch_first is stated
     for order in (None, stated):
         assert numlstm.load(path, batch_first=order).batch_first is stated
     with pytest.raises(
@@ -110,12 +110,12 @@ def test_the_order_that_a_file_states_is_not_contradicted(tmp_path, stated):
 def test_a_cell_has_no_order_and_a_function_of_its_own(tmp_path):
     numlstm.LSTMCell(3, 4, seed=0).save(tmp_path / "cell.npz")
     numlstm.LSTM(3, 4).save(tmp_path / "lstm.npz")
-    assert numlstm.find(tmp_path / "cell.npz")[0].batch_first is None
+    assert numlstm.list_lstms(tmp_path / "cell.npz")[0].batch_first is None
     for order in (False, True):
-        with pytest.raises(ValueError, match=r"cell\.npz: what it holds is an LSTMCell.*no batch_first"):
+        with pytest.raises(ValueError, match=r"cell\.npz: its content is an LSTMCell.*no batch_first"):
             numlstm.load(tmp_path / "cell.npz", batch_first=order)
     assert type(numlstm.load_cell(tmp_path / "cell.npz")) is numlstm.LSTMCell
-    with pytest.raises(ValueError, match=r"lstm\.npz: what it holds is an LSTM, not an LSTMCell"):
+    with pytest.raises(ValueError, match=r"lstm\.npz: its content is an LSTM, not an LSTMCell"):
         numlstm.load_cell(tmp_path / "lstm.npz")
 
 
@@ -179,10 +179,10 @@ def test_the_metadata_is_held_against_the_tensors(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "lstm.", "module.encoder.rnn.", "a/b/", "lstm_", "größe.", "x" * 300 + "."])
 def test_any_prefix(tmp_path, prefix):
     path = write_npz(tmp_path / "m.npz", parameters(3, 2, prefix=prefix) | {"head.weight": np.ones((1, 2))})
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert found.name == prefix.rstrip("./_")
     assert same_parameters(numlstm.load(path, found.name), numlstm.LSTM(3, 2, seed=1))
-    assert numlstm.tensors(path)["head.weight"].tolist() == [[1.0, 1.0]]
+    assert numlstm.load_tensors(path)["head.weight"].tolist() == [[1.0, 1.0]]
 
 
 def test_several_are_listed_and_a_name_picks_one(tmp_path):
@@ -203,7 +203,10 @@ def test_several_are_listed_and_a_name_picks_one(tmp_path):
 def test_a_cell_and_an_lstm_of_one_prefix_are_two(tmp_path):
     cell = {name.removesuffix("_l0"): value for name, value in parameters(3, 2, prefix="rnn.").items()}
     path = write_npz(tmp_path / "m.npz", parameters(3, 2, prefix="rnn.") | cell)
-    assert [(found.name, found.kind) for found in numlstm.find(path)] == [("rnn", "LSTM"), ("rnn.LSTMCell", "LSTMCell")]
+    assert [(found.name, found.kind) for found in numlstm.list_lstms(path)] == [
+        ("rnn", "LSTM"),
+        ("rnn.LSTMCell", "LSTMCell"),
+    ]
     assert isinstance(numlstm.load(path, "rnn.LSTMCell"), numlstm.LSTMCell)
 
 
@@ -225,10 +228,10 @@ def test_number_types_of_safetensors(tmp_path, stored, loaded):
     path = tmp_path / "m.safetensors"
     path.write_bytes(safetensors_file(header, data))
     net = numlstm.load(path)
-    assert net.dtype == loaded and numlstm.find(path)[0].dtype == stored
+    assert net.dtype == loaded and numlstm.list_lstms(path)[0].dtype == stored
     for name, value in net.state_dict().items():
         assert same_bits(value, wanted[f"lstm.{name}"].astype(loaded))
-    got = numlstm.tensors(path)["lstm.weight_ih_l0"]
+    got = numlstm.load_tensors(path)["lstm.weight_ih_l0"]
     assert got.dtype == ("float32" if stored == "bfloat16" else stored)
 
 
@@ -236,7 +239,7 @@ def test_mixed_dtypes_are_widened_and_noted(tmp_path):
     arrays = parameters(3, 2)
     arrays["bias_ih_l0"] = arrays["bias_ih_l0"].astype(np.float64)
     path = write_npz(tmp_path / "m.npz", arrays)
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert found.dtype == "float64" and any("several dtypes" in note for note in found.notes)
     assert numlstm.load(path).dtype == np.float64
 
@@ -291,7 +294,7 @@ def test_a_tensor_that_does_not_fit_is_named_with_what_would(tmp_path, change, s
     arrays = parameters(3, 2, num_layers=2)
     change(arrays)
     path = write_npz(tmp_path / "m.npz", arrays)
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert says in found.problem and found.config is None
     with pytest.raises(ValueError) as error:
         numlstm.load(path)
@@ -302,7 +305,7 @@ def test_a_gru_and_a_plain_rnn_are_told_apart(tmp_path):
     gru = {"g.weight_ih_l0": np.zeros((6, 3)), "g.weight_hh_l0": np.zeros((6, 2))}
     rnn = {"r.weight_ih_l0": np.zeros((2, 3)), "r.weight_hh_l0": np.zeros((2, 2))}
     path = write_npz(tmp_path / "m.npz", gru | rnn)
-    assert numlstm.find(path) == []
+    assert numlstm.list_lstms(path) == []
     with pytest.raises(
         ValueError, match=r"holds no LSTM: g\.weight_hh_l0 of shape \(6, 2\) is that of a GRU.*a plain RNN"
     ):
@@ -426,7 +429,7 @@ def test_a_bad_file_is_a_clear_error(tmp_path, name):
     data, says = BAD[name]
     path = tmp_path / "model.bin"
     path.write_bytes(data)
-    for call in (numlstm.load, numlstm.find, numlstm.tensors):
+    for call in (numlstm.load, numlstm.list_lstms, numlstm.load_tensors):
         with pytest.raises(ValueError) as error:
             call(path)
         assert str(error.value).startswith(f"{path}: ") and says in str(error.value)
@@ -438,7 +441,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
     data[400] ^= 4
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"its entry 'a\.npy' is .*: Bad CRC-32"):
-        numlstm.tensors(path)
+        numlstm.load_tensors(path)
 
 
 def test_what_holds_decides_not_the_name(tmp_path):
@@ -508,7 +511,7 @@ def test_a_reader_that_trips_says_damaged_and_out_of_memory_stays_what_it_is(tmp
 
 def test_a_tensor_is_read_only_while_the_file_is_open(tmp_path):
     numlstm.LSTM(3, 2).save(tmp_path / "m.safetensors")
-    (found,) = numlstm.find(tmp_path / "m.safetensors")
+    (found,) = numlstm.list_lstms(tmp_path / "m.safetensors")
     assert found.parameters["weight_ih_l0"].shape == (8, 3)
     with pytest.raises(ValueError, match="closed file"):
         found.parameters["weight_ih_l0"].read()
@@ -529,4 +532,4 @@ def test_the_limit_of_a_bomb_is_what_refuses_it(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="would take more memory"):
         numlstm.load(path)
     monkeypatch.setattr(budget, "TIMES", 4000)
-    assert numlstm.tensors(path)["a"].shape == (10**7,)
+    assert numlstm.load_tensors(path)["a"].shape == (10**7,)

@@ -279,7 +279,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     signal.setitimer(signal.ITIMER_PROF, 5)
     begin = time.process_time()
     try:
-        numlstm.tensors(path)
+        numlstm.load_tensors(path)
         said = ["", ""]
     except Exception as error:
         said = [type(error).__name__, str(error)]
@@ -344,7 +344,7 @@ def test_cut_anywhere(name, tmp_path):
     for length in range(0, len(data), 997):
         path.write_bytes(data[:length])
         with pytest.raises(ValueError):
-            numlstm.tensors(path)
+            numlstm.load_tensors(path)
 
 
 def test_the_budget_ends_what_refers_to_itself(monkeypatch):

@@ -66,8 +66,8 @@ def reads(name, folder):
 
         def read():
             try:
-                numlstm.tensors(path)
-                numlstm.find(path)
+                numlstm.load_tensors(path)
+                numlstm.list_lstms(path)
             except ValueError:
                 pass
 
@@ -289,7 +289,7 @@ CYCLES = {
 def test_a_graph_with_a_cycle_is_refused(name, tmp_path):
     path = tmp_path / "cycle.onnx"
     path.write_bytes(CYCLES[name]())
-    for read in (numlstm.load, numlstm.find, numlstm.tensors):
+    for read in (numlstm.load, numlstm.list_lstms, numlstm.load_tensors):
         with pytest.raises(ValueError, match=r"its graph has a cycle, which no model can run: |is defined by itself"):
             read(path)
 
@@ -321,7 +321,7 @@ def test_a_large_model_without_weights_is_read(tmp_path):
     model.node("LSTM", [before, "W", "R"], ["Y"], hidden_size=1)
     path = tmp_path / "large.onnx"
     path.write_bytes(model.done())
-    assert [str(found) for found in numlstm.find(path)] == ["(no name): LSTM(1, 1, bias=False), float32"]
+    assert [str(found) for found in numlstm.list_lstms(path)] == ["(no name): LSTM(1, 1, bias=False), float32"]
 
 
 def test_a_large_configuration_is_read():
@@ -342,4 +342,4 @@ def test_a_large_file_of_weights_is_read(tmp_path):
     with h5py.File(path, "w") as file:
         for k in range(20_000):
             file[f"layers/dense_{k}/vars/0"] = np.zeros(3, "f4")
-    assert len(numlstm.tensors(path)) == 20_000
+    assert len(numlstm.load_tensors(path)) == 20_000

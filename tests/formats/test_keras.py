@@ -32,7 +32,7 @@ CLOSE = 3e-7  # of float32; the outputs are below 1
 
 
 def found(path, name):
-    (one,) = [one for one in numlstm.find(path) if one.name == name]
+    (one,) = [one for one in numlstm.list_lstms(path) if one.name == name]
     return one
 
 
@@ -85,7 +85,7 @@ def two(path, name, x):
 
 
 def each_step(path, name, x):
-    (inner,) = [one.name for one in numlstm.find(path) if one.name.startswith("timed/")]
+    (inner,) = [one.name for one in numlstm.list_lstms(path) if one.name.startswith("timed/")]
     _, (h, _) = load(path, inner)(x.reshape(-1, x.shape[2], 1))
     return h[-1].reshape(*x.shape[:2], -1)
 
@@ -147,14 +147,14 @@ def test_layers_that_follow_each_other_are_one_lstm(file):
     assert repr(lstm) == "LSTM(3, 3, num_layers=2, batch_first=True, bidirectional=True)"
     assert not lstm.training
     output, _ = lstm(known["x"].astype(np.float32))
-    tensors = numlstm.tensors(FIXTURES / file)
+    tensors = numlstm.load_tensors(FIXTURES / file)
     kernel, bias = (next(a for n, a in tensors.items() if "optim" not in n and a.shape == s) for s in ((6, 2), (2,)))
     assert np.abs(output @ kernel + bias - known["head"]).max() < 1e-6
 
 
 @pytest.mark.parametrize("file", ALONE)
 def test_weights_alone_are_found_by_their_shapes(file):
-    first, second = numlstm.find(FIXTURES / file)
+    first, second = numlstm.list_lstms(FIXTURES / file)
     assert all("tanh and sigmoid" in one.notes[0] for one in (first, second))
     whole = load(FIXTURES / f"{file[:6]}_stack.h5")
     x = kept(f"{file[:6]}_stack.npz")["x"].astype(np.float32)
@@ -175,12 +175,12 @@ def test_float64_stays_float64():
 
 def test_a_mixed_policy_is_noted():
     for version in (2, 3):
-        (one,) = numlstm.find(FIXTURES / f"keras{version}_mixed.h5")
+        (one,) = numlstm.list_lstms(FIXTURES / f"keras{version}_mixed.h5")
         assert one.dtype == "float32" and any("mixed_float16" in note for note in one.notes)
 
 
 def test_time_major_is_not_batch_first():
-    (one,) = numlstm.find(FIXTURES / "keras2_time_major.h5")
+    (one,) = numlstm.list_lstms(FIXTURES / "keras2_time_major.h5")
     assert not one.config.batch_first
 
 
@@ -239,7 +239,7 @@ def test_load_warns_of_nothing_else():
 
 
 def test_notes():
-    notes = {one.name: " ".join(one.notes) for one in numlstm.find(FIXTURES / "keras3_zoo.keras")}
+    notes = {one.name: " ".join(one.notes) for one in numlstm.list_lstms(FIXTURES / "keras3_zoo.keras")}
     assert "return_sequences is False" in notes["plain"] and "h_n[-1]" in notes["plain"]
     assert "dropout 0.1" in notes["plain"] and "recurrent_dropout 0.2" in notes["plain"]
     assert "return_state" in notes["encoder"]
@@ -254,7 +254,7 @@ def test_a_class_of_its_own_is_refused_by_name():
 
 
 def test_a_model_whose_configuration_is_silent():
-    (one,) = numlstm.find(FIXTURES / "keras3_subclassed.keras")
+    (one,) = numlstm.list_lstms(FIXTURES / "keras3_subclassed.keras")
     assert (one.name, str(one)) == ("inner", "inner: LSTM(3, 2, batch_first=True), float32")
     assert "the file has its weights and not what it computes" in one.notes[0]
 
@@ -266,7 +266,7 @@ def test_several_are_listed():
 
 @pytest.mark.parametrize("file", ZOOS)
 def test_a_gru_is_none_and_is_named(file):
-    assert "gru" not in [one.name for one in numlstm.find(FIXTURES / file)]
+    assert "gru" not in [one.name for one in numlstm.list_lstms(FIXTURES / file)]
     contents = keras_contents((FIXTURES / file).read_bytes())
     assert contents.others == ("'gru' is a GRU, not an LSTM",)
 
@@ -564,7 +564,7 @@ def test_an_old_file_of_weights_alone_warns_of_hard_sigmoid(tmp_path):
         path.write_bytes((FIXTURES / "keras2_stack_weights.h5").read_bytes())
         with h5py.File(path, "a") as file:
             file.attrs["keras_version"] = version
-        assert all((says in one.warning) if says else not one.warning for one in numlstm.find(path))
+        assert all((says in one.warning) if says else not one.warning for one in numlstm.list_lstms(path))
 
 
 def test_a_keras_archive_without_its_parts(tmp_path):
@@ -573,7 +573,7 @@ def test_a_keras_archive_without_its_parts(tmp_path):
         archive.writestr("config.json", "{}")
         archive.writestr("metadata.json", "{}")
     with pytest.raises(ValueError, match=r"without 'model\.weights\.h5'"):
-        numlstm.find(path)
+        numlstm.list_lstms(path)
     assert keras.looks_like(["config.json", "model.weights.npz"])
     assert not keras.looks_like(["config.json"]) and not keras.looks_like([])
 
@@ -585,7 +585,7 @@ def test_hdf5_that_is_not_keras(tmp_path):
         file["measurements/a"] = np.arange(6.0)
     with pytest.raises(ValueError, match="this Keras or HDF5 file holds no LSTM; its tensors are measurements/a"):
         numlstm.load(path)
-    assert numlstm.tensors(path)["measurements/a"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert numlstm.load_tensors(path)["measurements/a"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_nothing_of_a_configuration_is_run(tmp_path):

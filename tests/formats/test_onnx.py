@@ -80,7 +80,7 @@ def agrees(net, computed, model):
 @pytest.mark.parametrize("model", FOUND)
 def test_it_computes_what_the_file_computed(model, computed):
     path = FOLDER / f"{model}.onnx"
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert found.sizes() == f"{FOUND[model]}, float32"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -107,7 +107,7 @@ def test_no_fixture_goes_unlooked_at():
 def test_what_is_around_the_lstm_comes_along(exporter, kind, computed):
     model = f"torch_{exporter}_{kind}"
     path = FOLDER / f"{model}.onnx"
-    net, tensors = numlstm.load(path, "lstm"), numlstm.tensors(path)
+    net, tensors = numlstm.load(path, "lstm"), numlstm.load_tensors(path)
     assert net.batch_first is (kind == "tagger")
     (head,) = [array for array in tensors.values() if array.shape == (2 * (1 + net.bidirectional), 5)]
     embedded = tensors["embedding.weight" if "embedding.weight" in tensors else "emb.weight"][
@@ -158,11 +158,11 @@ def test_silero_vad():
         "silero_vad_op18_ifless.onnx": ["model.decoder.rnn", "model_8k.decoder.rnn"],  # a cell written out
     }
     for file, expected in names.items():
-        found = numlstm.find(data / file)
+        found = numlstm.list_lstms(data / file)
         assert [each.name for each in found] == expected
         for each in found:
             assert each.config == numlstm.base.config.Config(128, 128)
-            tensors, net = numlstm.tensors(data / file), numlstm.load(data / file, each.name)
+            tensors, net = numlstm.load_tensors(data / file), numlstm.load(data / file, each.name)
             if f"{each.name}.weight_ih" in tensors:
                 for name, value in net.state_dict().items():
                     assert same_bits(value, tensors[f"{each.name}.{name.removesuffix('_l0')}"])
@@ -245,7 +245,7 @@ def test_constant_nodes(saved):
     nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in tensors_of(stacked(net))]
     path = saved(model([*nodes, lstm(net)]))
     assert holds(path, net)
-    assert list(numlstm.tensors(path)) == ["W", "R", "B"]
+    assert list(numlstm.load_tensors(path)) == ["W", "R", "B"]
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -273,7 +273,7 @@ def test_dtypes(bias, dtype, listed, saved):
         else:
             tensors.append((as_float_data if listed else numpy_helper.from_array)(array.astype(dtype), name))
     path = saved(model([lstm(net, read=("W", "R", "B") if bias else ("W", "R"))], tensors))
-    assert numlstm.find(path)[0].dtype == dtype
+    assert numlstm.list_lstms(path)[0].dtype == dtype
     assert holds(path, net)
 
 
@@ -455,17 +455,17 @@ NOT_STACKS = {
 def test_layers_with_something_else_between_stay_apart(how, saved):
     flags, between = NOT_STACKS[how]
     net = net_of(2, 2, num_layers=2, **flags)
-    found = numlstm.find(saved(chain(net, between)))
+    found = numlstm.list_lstms(saved(chain(net, between)))
     assert [(each.name, each.config.num_layers) for each in found] == [("cell", 1), ("cell_1", 1)]
 
 
 def test_layers_stay_apart_where_an_output_between_is_used(saved):
     net = net_of(3, 2, num_layers=2)
-    assert len(numlstm.find(saved(chain(net, squeezed)))) == 1
+    assert len(numlstm.list_lstms(saved(chain(net, squeezed)))) == 1
     for output in ("Y", "between_0"):
-        assert len(numlstm.find(saved(chain(net, squeezed, outputs=[output])))) == 2
+        assert len(numlstm.list_lstms(saved(chain(net, squeezed, outputs=[output])))) == 2
     assert (
-        len(numlstm.find(saved(chain(net, squeezed, outputs=["Y_h", "Y_c", "Y_c_1"])))) == 1
+        len(numlstm.list_lstms(saved(chain(net, squeezed, outputs=["Y_h", "Y_c", "Y_c_1"])))) == 1
     )  # h_n and c_n have these
 
 
@@ -479,7 +479,7 @@ def test_layers_stay_apart_where_one_starts_from_the_other(saved):
         ]
         tensors = [*tensors_of(stacked(net)), *tensors_of(stacked(net, 1), "_1"), *tensors_of({"one": np.array([1])})]
         path = saved(model(nodes, tensors, ["x", "h_0", "c_0"], ["Y_1"]))
-        assert len(numlstm.find(path)) == count
+        assert len(numlstm.list_lstms(path)) == count
 
 
 def test_layers_of_other_sizes_or_directions_stay_apart(saved):
@@ -492,7 +492,11 @@ def test_layers_of_other_sizes_or_directions_stay_apart(saved):
         second.input[1:] = ["W_1", "R_1", "B_1"]
         tensors = [*tensors_of(stacked(below)), *tensors_of(stacked(above), "_1"), *tensors_of({"one": np.array([1])})]
         assert (
-            len(numlstm.find(saved(model([lstm(below), *squeezed(0, "Y", "s"), second], tensors, outputs=["Y_1"]))))
+            len(
+                numlstm.list_lstms(
+                    saved(model([lstm(below), *squeezed(0, "Y", "s"), second], tensors, outputs=["Y_1"]))
+                )
+            )
             == 2
         )
 
@@ -508,7 +512,7 @@ def test_batch_first_is_seen_where_both_ends_are_transposed(swapped_in, swapped_
             del node.attribute[:]
     tensors = [*tensors_of(stacked(net)), *tensors_of({"one": np.array([1])})]
     nodes = [*into, lstm(net, x="t"), *squeezed(0, "Y", "s"), *out]
-    (found,) = numlstm.find(saved(model(nodes, tensors, outputs=["end"])))
+    (found,) = numlstm.list_lstms(saved(model(nodes, tensors, outputs=["end"])))
     assert found.config.batch_first is (swapped_in and swapped_out)
     assert any("batch first" in note for note in found.notes) is (swapped_in and not swapped_out)
 
@@ -558,7 +562,7 @@ def test_what_nn_lstm_does_not_compute_is_refused_by_name(attributes, says, save
     path = planted(saved, **attributes)
     with pytest.raises(ValueError, match=f"cell cannot be loaded: {says}"):
         numlstm.load(path)
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert found.config is None and found.problem
 
 
@@ -632,7 +636,7 @@ def test_a_refused_node_is_not_found_again_by_the_names_of_its_weights(saved):
     net = net_of(3, 2)
     arrays = {f"rnn.{name}": value for name, value in net.state_dict().items()}
     named = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    found = numlstm.find(saved(model([helper.make_node("Identity", ["x"], ["Y"])], named)))
+    found = numlstm.list_lstms(saved(model([helper.make_node("Identity", ["x"], ["Y"])], named)))
     assert [str(each) for each in found] == ["rnn: LSTM(3, 2), float32"]
     assert any("names of its tensors" in note for note in found[0].notes)
     nodes = [
@@ -640,7 +644,7 @@ def test_a_refused_node_is_not_found_again_by_the_names_of_its_weights(saved):
         helper.make_node("Unsqueeze", ["rnn.weight_hh_l0", "zero"], ["R"]),
         lstm(net, read=("W", "R"), clip=1.0),
     ]
-    found = numlstm.find(saved(model(nodes, [*named, *tensors_of({"zero": np.array([0])})])))
+    found = numlstm.list_lstms(saved(model(nodes, [*named, *tensors_of({"zero": np.array([0])})])))
     assert [(each.name, bool(each.problem)) for each in found] == [("rnn", True)]
 
 
@@ -654,10 +658,10 @@ def test_states_and_lengths_of_the_models_own(saved):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert holds(path, net)
-        return "; ".join(str(each.message) for each in caught), numlstm.find(path)[0].notes
+        return "; ".join(str(each.message) for each in caught), numlstm.list_lstms(path)[0].notes
 
     said, _ = warned("", "h_0", "zero")
-    assert "h_0 is not zero but constant, 'h_0': pass it, from numlstm.tensors" in said and "c_0" not in said
+    assert "h_0 is not zero but constant, 'h_0': pass it, from numlstm.load_tensors" in said and "c_0" not in said
     assert warned("", "zero", "zero") == ("", ())
     assert warned("", "zero", "c") == ("", ("the model gives it c_0, from 'c'",))
     assert "the sequence_lens 'ends'; without lengths every row is as long as the input" in warned("ends")[0]
@@ -677,7 +681,7 @@ def test_one_lstm_in_two_places_is_found_once(saved):
     tensors = [*tensors_of(stacked(net)), *tensors_of(stacked(other), "_1")]
     again, third = lstm(net, 2, read=("", "", "")), lstm(other, 1)
     again.input[1:] = ["W", "R", "B"]
-    found = numlstm.find(saved(model([lstm(net), again, third], tensors, outputs=["Y", "Y_2", "Y_1"])))
+    found = numlstm.list_lstms(saved(model([lstm(net), again, third], tensors, outputs=["Y", "Y_2", "Y_1"])))
     assert [each.name for each in found] == ["cell", "cell_1"]
     assert "the LSTM node 'cell_2' and its like have the same parameters" in found[0].notes
 
@@ -691,7 +695,7 @@ def test_names_are_unique(saved):
         nodes.append(node)
         tensors += tensors_of(stacked(net), f"_{k}" if k else "")
     path = saved(model(nodes, tensors, outputs=["Y", "Y_1", "Y_2"]))
-    assert [each.name for each in numlstm.find(path)] == ["same", "same_2", "same_3"]
+    assert [each.name for each in numlstm.list_lstms(path)] == ["same", "same_2", "same_3"]
     assert all(holds(path, net, name) for net, name in zip(nets, ("same", "same_2", "same_3"), strict=True))
 
 
@@ -786,7 +790,7 @@ def test_external_ranges_are_held_against_the_file(offset, length, saved, tmp_pa
 
 
 def test_external_ranges_may_be_shared_but_not_many_times(saved, tmp_path):
-    """Or a small file would hold a thousand times itself, in what numlstm.tensors returns."""
+    """Or a small file would hold a thousand times itself, in what numlstm.load_tensors returns."""
     net = net_of(3, 2)
     (tmp_path / "numbers").write_bytes(stacked(net)["W"].tobytes())
     made = outside(net, "numbers")
@@ -794,18 +798,18 @@ def test_external_ranges_may_be_shared_but_not_many_times(saved, tmp_path):
     for count in range(1, 6):
         saved(made)
         if count <= 4:
-            assert len(numlstm.tensors(tmp_path / "model.onnx")) == 2 + count
+            assert len(numlstm.load_tensors(tmp_path / "model.onnx")) == 2 + count
             made.graph.initializer.add().CopyFrom(tensor)
             made.graph.initializer[-1].name = f"again{count}"
     with pytest.raises(ValueError, match="they lie over each other, and 4 times is the limit"):
-        numlstm.tensors(tmp_path / "model.onnx")
+        numlstm.load_tensors(tmp_path / "model.onnx")
 
 
 def test_a_stack_of_more_layers_than_anyone_trains_is_refused(saved, monkeypatch):
     monkeypatch.setattr(state_dict, "LAYERS", 25)
-    (found,) = numlstm.find(saved(hostile.stacked(26)))
+    (found,) = numlstm.list_lstms(saved(hostile.stacked(26)))
     assert found.problem == "it has 26 layers; 25 are the most that are loaded"
-    (found,) = numlstm.find(saved(hostile.stacked(25)))
+    (found,) = numlstm.list_lstms(saved(hostile.stacked(25)))
     assert found.config.num_layers == 25
 
 
@@ -972,12 +976,12 @@ def deep(levels):
 def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, saved):
     make, says = HOSTILE[what]
     path = saved(make())
-    numlstm.find(FOLDER / "keras_stack.onnx")  # everything is imported
+    numlstm.list_lstms(FOLDER / "keras_stack.onnx")  # everything is imported
 
     def refused():
         begin = time.process_time()
         with pytest.raises(ValueError, match=says):
-            for found in numlstm.find(path)[:1]:
+            for found in numlstm.list_lstms(path)[:1]:
                 numlstm.load(path, found.name)
         return time.process_time() - begin
 
@@ -992,11 +996,11 @@ def test_a_hostile_file_is_refused_in_bounded_time_and_memory(what, saved):
 def test_a_file_that_was_read_is_let_go_at_once(saved):
     """Not when Python's collector comes by: what was parsed is in no circle."""
     path = saved(long_row(5_000))
-    numlstm.find(path)
+    numlstm.list_lstms(path)
     gc.collect()
     gc.disable()
     try:
-        numlstm.find(path)
+        numlstm.list_lstms(path)
         assert gc.collect() < 5_000  # a node each, where scope and nodes hold each other
     finally:
         gc.enable()
@@ -1004,7 +1008,7 @@ def test_a_file_that_was_read_is_let_go_at_once(saved):
 
 def test_a_ring_of_layers_is_no_stack(saved):
     with pytest.raises(ValueError, match=r"its graph has a cycle, which no model can run: an unnamed Squeeze node"):
-        numlstm.find(saved(ring()))
+        numlstm.list_lstms(saved(ring()))
 
 
 def test_every_truncation_is_refused_or_whole(saved):
@@ -1017,9 +1021,9 @@ def test_every_truncation_is_refused_or_whole(saved):
 def test_memory_of_a_hostile_file_in_a_process_of_its_own(saved):
     code = (
         "import resource, sys, numlstm\n"
-        "numlstm.find(sys.argv[1])\n"
+        "numlstm.list_lstms(sys.argv[1])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "try: numlstm.find(sys.argv[2])\n"
+        "try: numlstm.list_lstms(sys.argv[2])\n"
         "except ValueError: pass\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -88,7 +88,7 @@ def test_it_comes_back_to_the_bit(flags, path):
     net.save(path)
     onnx.checker.check_model(onnx.load(path), full_check=True)
     assert comes_back(path, net)
-    (found,) = numlstm.find(path)
+    (found,) = numlstm.list_lstms(path)
     assert found.name == "" and found.notes == () and found.warning == ""
 
 

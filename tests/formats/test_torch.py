@@ -59,10 +59,10 @@ def test_every_file_of_the_tagger_has_the_same_bits():
     names = ("state_dict.pt", "legacy.pt", "module.pt", "module_legacy.pt", "scripted.pt", "traced.pt")
     first = numlstm.load(FOLDER / names[0])
     for name in names:
-        assert [f.name for f in numlstm.find(FOLDER / name)] == ["lstm"]
+        assert [f.name for f in numlstm.list_lstms(FOLDER / name)] == ["lstm"]
         net = numlstm.load(FOLDER / name)
         assert all(same_bits(a, b) for a, b in zip(first.parameters(), net.parameters(), strict=True))
-        tensors = numlstm.tensors(FOLDER / name)
+        tensors = numlstm.load_tensors(FOLDER / name)
         assert tensors["embedding.weight"].shape == (5, 3) and tensors["head.bias"].shape == (2,)
     assert same_bits(numlstm.load(FOLDER / "checkpoint.pt").weight_ih_l1, first.weight_ih_l1)
     half = numlstm.load(FOLDER / "ema.pt", "ema/lstm")
@@ -70,10 +70,10 @@ def test_every_file_of_the_tagger_has_the_same_bits():
 
 
 def test_a_checkpoint_gives_everything_else_as_well():
-    tensors = numlstm.tensors(FOLDER / "checkpoint.pt")
+    tensors = numlstm.load_tensors(FOLDER / "checkpoint.pt")
     assert tensors["model.head.weight"].shape == (2, 8)
     assert any(name.endswith("exp_avg") for name in tensors)  # the optimizer's state, and no LSTM of it
-    assert len(numlstm.find(FOLDER / "checkpoint.pt")) == 1
+    assert len(numlstm.list_lstms(FOLDER / "checkpoint.pt")) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def write(path, data, numbers=16):
 
 def test_views_strides_and_offsets(tmp_path):
     path = write(tmp_path / "m.pt", state(("a", tensor((2, 3), (1, 2), 4)), ("b", tensor((0, 3), (3, 1), 15))))
-    got = numlstm.tensors(path)
+    got = numlstm.load_tensors(path)
     assert got["a"].tolist() == [[4, 6, 8], [5, 7, 9]] and got["b"].shape == (0, 3)
 
 
@@ -150,7 +150,7 @@ def test_views_strides_and_offsets(tmp_path):
 def test_a_tensor_that_its_storage_does_not_hold_is_refused(given, says, tmp_path):
     path = write(tmp_path / "m.pt", state(("weight_ih_l0", given)))
     with pytest.raises(ValueError, match=says):
-        numlstm.tensors(path)
+        numlstm.load_tensors(path)
         numlstm.load(path)
 
 
@@ -331,7 +331,7 @@ from numlstm.formats.torch import legacy as torch_legacy, archive as torch_zip, 
 if plant:  # Python's own machine, which does as it is told
     import pickle
     unpickle.Machine.load = lambda self: pickle.loads(self.source.file.read())
-numlstm.tensors
+numlstm.load_tensors
 size = next(int(l.split()[1]) << 10 for l in open("/proc/self/status") if "VmSize" in l)
 resource.setrlimit(resource.RLIMIT_AS, (size + (256 << 20),) * 2)
 for name in sorted(os.listdir(".")):
@@ -342,7 +342,7 @@ for name in sorted(os.listdir(".")):
     except (ValueError, OSError) as error:
         said = "refused"
     try:
-        numlstm.tensors(name)
+        numlstm.load_tensors(name)
     except (ValueError, OSError) as error:
         pass
     print(name, said, flush=True)
@@ -427,7 +427,7 @@ def test_two_storages_in_turn_are_read_once_each(tmp_path, monkeypatch):
     )
     path = tmp_path / "m.pt"
     path.write_bytes(HOSTILE["two storages in turn"])
-    assert len(numlstm.tensors(path)) == 1000
+    assert len(numlstm.load_tensors(path)) == 1000
     assert sorted(read) == ["archive/data.pkl", "archive/data/0", "archive/data/1"]
 
 
@@ -455,7 +455,7 @@ def test_a_part_of_a_storage(tmp_path):
     path = tmp_path / "m.pt"
     part = b"(" + text("2") + b"K\x03K\x06t"  # numbers 3 to 8
     path.write_bytes(legacy_with_a_part(part))
-    assert numlstm.tensors(path)["a"].tolist() == [[4, 6], [5, 7]]
+    assert numlstm.load_tensors(path)["a"].tolist() == [[4, 6], [5, 7]]
     torch = need("torch")
     assert torch.load(path, weights_only=False)["a"].tolist() == [[4, 6], [5, 7]]
 
@@ -472,7 +472,7 @@ def test_a_part_of_a_storage(tmp_path):
 def test_a_part_that_is_none_is_refused(part, says, tmp_path):
     (tmp_path / "m.pt").write_bytes(legacy_with_a_part(part))
     with pytest.raises(ValueError, match=says):
-        numlstm.tensors(tmp_path / "m.pt")
+        numlstm.load_tensors(tmp_path / "m.pt")
 
 
 def test_a_plain_pickle_is_told_what_to_do(tmp_path):
@@ -486,7 +486,7 @@ def test_a_legacy_file_cut_short_is_refused(tmp_path):
     for end in (10, 100, 400, len(data) // 2, len(data) - 1):
         (tmp_path / "m.pt").write_bytes(data[:end])
         with pytest.raises(ValueError, match="cut short"):
-            numlstm.tensors(tmp_path / "m.pt")
+            numlstm.load_tensors(tmp_path / "m.pt")
 
 
 # ---------------------------------------------------------------- against torch itself
@@ -544,7 +544,7 @@ def test_views_against_torch_itself(seed, zipped, tmp_path):
     views |= {f"{name} turned": view.transpose(0, -1) for name, view in list(views.items())[::3]}  # storages shared
     assert sum(not view.is_contiguous() for view in views.values()) > 10
     torch.save(views, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
-    got = numlstm.tensors(tmp_path / "m.pt")
+    got = numlstm.load_tensors(tmp_path / "m.pt")
     assert set(got) == set(views)
     for name, view in views.items():
         wanted = view.float().numpy() if view.dtype == torch.bfloat16 else view.numpy()
@@ -579,12 +579,12 @@ def test_data_parallel_and_shared_modules(tmp_path):
     torch = need("torch")
     lstm = torch.nn.LSTM(3, 4)
     torch.save(torch.nn.DataParallel(torch.nn.Sequential(lstm)).state_dict(), tmp_path / "m.pt")
-    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["module.0"]
+    assert [found.name for found in numlstm.list_lstms(tmp_path / "m.pt")] == ["module.0"]
     shared = torch.nn.ModuleList([lstm, lstm])
     torch.save(shared, tmp_path / "m.pt")
-    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["0"]
+    assert [found.name for found in numlstm.list_lstms(tmp_path / "m.pt")] == ["0"]
     torch.save([lstm.state_dict(), torch.nn.LSTM(5, 6).state_dict()], tmp_path / "m.pt")
-    assert [(f.name, f.config.hidden_size) for f in numlstm.find(tmp_path / "m.pt")] == [("0", 4), ("1", 6)]
+    assert [(f.name, f.config.hidden_size) for f in numlstm.list_lstms(tmp_path / "m.pt")] == [("0", 4), ("1", 6)]
 
 
 def test_what_an_optimizer_keeps_by_name_is_no_lstm(tmp_path):
@@ -592,9 +592,9 @@ def test_what_an_optimizer_keeps_by_name_is_no_lstm(tmp_path):
     own = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 4)}).state_dict()
     twice = {name: 2 * value for name, value in own.items()}
     torch.save({"model": own, "optimizer_state": {"momentum": twice}}, tmp_path / "m.pt")
-    assert [found.name for found in numlstm.find(tmp_path / "m.pt")] == ["rnn"]
+    assert [found.name for found in numlstm.list_lstms(tmp_path / "m.pt")] == ["rnn"]
     assert same_bits(numlstm.load(tmp_path / "m.pt").weight_ih_l0, own["rnn.weight_ih_l0"].numpy())
-    assert "optimizer_state/momentum/rnn.weight_ih_l0" in numlstm.tensors(tmp_path / "m.pt")
+    assert "optimizer_state/momentum/rnn.weight_ih_l0" in numlstm.load_tensors(tmp_path / "m.pt")
     torch.save({"optimizer": {"momentum": twice}}, tmp_path / "m.pt")
     with pytest.raises(ValueError, match="holds no LSTM: optimizer/momentum has tensors named as an LSTM's"):
         numlstm.load(tmp_path / "m.pt")
@@ -622,14 +622,14 @@ def test_classes_of_their_own_are_noted(tmp_path):
     torch = need("torch")
     model = torch.nn.ModuleDict({"a": torch.nn.LSTM(3, 4), "b": torch.nn.LSTMCell(3, 4)})
     torch.save(model, tmp_path / "m.pt")
-    assert not [found.notes for found in numlstm.find(tmp_path / "m.pt") if found.notes]
+    assert not [found.notes for found in numlstm.list_lstms(tmp_path / "m.pt") if found.notes]
     # a module's class is a name in the pickle
     data = (tmp_path / "m.pt").read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         entries = {name.partition("/")[2]: file.read(name) for name in file.namelist()}
     pickled = entries.pop("data.pkl").replace(b"ctorch.nn.modules.rnn\nLSTM", b"cmine\nLSTM")
     (tmp_path / "m.pt").write_bytes(archive(pickled, **entries))
-    notes = [note for found in numlstm.find(tmp_path / "m.pt") for note in found.notes]
+    notes = [note for found in numlstm.list_lstms(tmp_path / "m.pt") for note in found.notes]
     said = "its class is mine.{0}, whose forward may compute something else than torch.nn.{0}'s"
     assert notes == [said.format("LSTM"), said.format("LSTMCell")]
 
@@ -637,7 +637,7 @@ def test_classes_of_their_own_are_noted(tmp_path):
 def test_a_tensor_alone(tmp_path):
     torch = need("torch")
     torch.save(torch.arange(3.0), tmp_path / "m.pt")
-    assert numlstm.tensors(tmp_path / "m.pt")["tensor"].tolist() == [0, 1, 2]
+    assert numlstm.load_tensors(tmp_path / "m.pt")["tensor"].tolist() == [0, 1, 2]
 
 
 def test_a_tensor_without_numbers_is_named(tmp_path):
@@ -653,9 +653,9 @@ def test_what_a_module_keeps_in_lists_and_attributes(tmp_path):
     model.more = [torch.nn.LSTM(3, 5), torch.nn.LSTM(3, 6)]
     model.mean = torch.arange(3.0)
     torch.save(model, tmp_path / "m.pt")
-    sizes = [found.config.hidden_size for found in numlstm.find(tmp_path / "m.pt")]
+    sizes = [found.config.hidden_size for found in numlstm.list_lstms(tmp_path / "m.pt")]
     assert sorted(sizes) == [4, 5, 6]
-    assert numlstm.tensors(tmp_path / "m.pt")["mean"].tolist() == [0, 1, 2]
+    assert numlstm.load_tensors(tmp_path / "m.pt")["mean"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -673,7 +673,7 @@ def test_one_odd_tensor_does_not_make_a_file_unreadable(zipped, tmp_path):
     }
     torch.save(state | odd, tmp_path / "m.pt", _use_new_zipfile_serialization=zipped)
     assert numlstm.load(tmp_path / "m.pt").hidden_size == 4
-    tensors = numlstm.tensors(tmp_path / "m.pt")
+    tensors = numlstm.load_tensors(tmp_path / "m.pt")
     assert set(tensors) == {*state, "complex", "uint16", "empty"}
     assert tensors["uint16"].tolist() == [1, 2] and tensors["empty"].shape == (0, 5)
 
@@ -692,7 +692,7 @@ def test_keys_that_look_alike_keep_their_tensors(tmp_path):
     torch = need("torch")
     things = {1: torch.ones(1), "1": torch.ones(2), (1, 2): torch.ones(3), (3, 4): torch.ones(4)}
     torch.save(things, tmp_path / "m.pt")
-    assert sorted(len(array) for array in numlstm.tensors(tmp_path / "m.pt").values()) == [1, 2, 3, 4]
+    assert sorted(len(array) for array in numlstm.load_tensors(tmp_path / "m.pt").values()) == [1, 2, 3, 4]
 
 
 def test_a_frozen_module_is_told_what_to_do(tmp_path):
@@ -729,7 +729,7 @@ def test_a_part_of_a_storage_without_a_type_is_refused(start, tmp_path):
     body = state(("a", untyped_part(start, 8)))
     (tmp_path / "m.pt").write_bytes(legacy(body, ["0"], struct.pack("<q", 4096) + bytes(4096)))
     with pytest.raises(ValueError, match="its storage '0' of no number type has a part"):
-        numlstm.tensors(tmp_path / "m.pt")
+        numlstm.load_tensors(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize(

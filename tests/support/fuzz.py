@@ -127,7 +127,7 @@ def main(form: str, file: str, folder: str, first: int, count: int, plant: str =
     path = Path(folder, "mutant")
     warnings.simplefilter("ignore")
     path.write_bytes(valid)
-    assert numlstm.find(path), "the file that is mutated holds an LSTM"  # and every module is imported now
+    assert numlstm.list_lstms(path), "the file that is mutated holds an LSTM"  # and every module is imported now
     numlstm.load(path)
 
     module, name = READERS[form]
@@ -170,8 +170,8 @@ def survived(path: Path) -> bool:
     import numlstm
 
     try:
-        numlstm.tensors(path)
-        for found in numlstm.find(path):
+        numlstm.load_tensors(path)
+        for found in numlstm.list_lstms(path):
             numlstm.load(path, found.name)
     except (ValueError, OSError):
         return False

@@ -31,7 +31,7 @@ def main(paths: list[str]) -> None:
 
     warnings.simplefilter("ignore")
     for known in ("onnx/torch_script_three.onnx", "keras/keras3_stack.keras", "keras/keras2_stack.h5"):
-        numlstm.tensors(FIXTURES / known)  # every module is imported now
+        numlstm.load_tensors(FIXTURES / known)  # every module is imported now
     numlstm.load(FIXTURES / "onnx/torch_script_three.onnx")
     if os.environ.get("NUMLSTM_PLANTED") == "free":
         from numlstm.formats.budget import Budget
@@ -48,8 +48,8 @@ def main(paths: list[str]) -> None:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         said = ""
         try:
-            numlstm.tensors(path)
-            for found in numlstm.find(path)[:2]:
+            numlstm.load_tensors(path)
+            for found in numlstm.list_lstms(path)[:2]:
                 numlstm.load(path, found.name)
         except (ValueError, OSError) as error:
             said = str(error)

@@ -77,10 +77,10 @@ print(json.dumps(peak_of_load(large)))
 
 def loaded(path: Path) -> list[LSTM]:
     """Every LSTM of a file, each having made one call."""
-    from numlstm.files import find, load
+    from numlstm.files import list_lstms, load
 
     nets = []
-    for found in find(path):
+    for found in list_lstms(path):
         net = load(path, found.name)
         assert isinstance(net, LSTM)
         net(np.zeros((1, 1, net.input_size), np.float32))

@@ -371,7 +371,7 @@ class Finder:
             names = ", ".join(known[:LENGTHS]) + (", …" if len(known) > LENGTHS else "")
             if any(each in self.constants.tensors for each in sources if each is not None):
                 warnings.append(
-                    f"in the file's model {state} is not zero but constant, {names}: pass it, from numlstm.tensors"
+                    f"in the file's model {state} is not zero but constant, {names}: pass it, from numlstm.load_tensors"
                 )
             else:
                 notes.append(f"the model gives it {state}, from {names}")
