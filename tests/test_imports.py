@@ -27,6 +27,8 @@ ORDER = (
     "export",
     "interop",
     "files",
+    "optim",
+    "nn",
     "lstm",
     "lazy",
     "cell",
@@ -34,6 +36,7 @@ ORDER = (
     "module",
     "cuda",
     "tracing",
+    "autodiff",
     "sequences",
     "formats",
     "reference",  # imports nothing of the rest
