@@ -15,7 +15,7 @@ from needs import need
 import numlstm
 from numlstm.cli import main
 from numlstm.commands import trace as trace_command
-from numlstm.tracing import plot
+from numlstm.tracing import figure, plot
 
 COMMAND = [sys.executable, "-m", "numlstm"]
 GATES = ("f", "i", "o")
@@ -122,7 +122,7 @@ class TestMaps:
     @pytest.mark.parametrize("fault", ["gates", "row", "order", "axes"])
     def test_a_wrong_map_is_noticed(self, fault, monkeypatch):
         trace = trace_of()
-        true, taken = plot._Panels.values, []
+        true, taken = figure.Panels.values, []
 
         def wrong(panels, of, name):
             taken.append(of)
@@ -133,7 +133,7 @@ class TestMaps:
             values = true(panels, of, name)
             return values[:, ::-1] if fault == "order" else values[::-1] if fault == "axes" else values
 
-        monkeypatch.setattr(plot._Panels, "values", wrong)
+        monkeypatch.setattr(figure.Panels, "values", wrong)
         axes = axes_of(trace)
         assert set(taken) == {"input", *"fiogch"}
         with pytest.raises(AssertionError, match="l0"):
@@ -151,7 +151,7 @@ class TestLongAndLarge:
     def test_steps_share_columns(self):
         trace = trace_of(hidden=4, steps=2000, rows=2)
         axes = axes_of(trace, row=1)
-        wide = -(-2000 // int(plot.DENSEST * 7.6))
+        wide = -(-2000 // int(figure.PER_INCH * 7.6))
         assert wide == 4
         order = unit_order(trace, "l0", 1)
         for of in "fiogch":
@@ -197,9 +197,9 @@ class TestLongAndLarge:
 
     def test_binned(self):
         values = np.array([[1.0, -2], [3, np.nan], [-4, 5]])
-        np.testing.assert_array_equal(plot.binned(values, 2, signed=True), [[3, np.nan], [-4, 5]])
-        np.testing.assert_array_equal(plot.binned(values, 2, signed=False), [[2, np.nan], [-4, 5]])
-        np.testing.assert_array_equal(plot.binned(values, 1, signed=False), values)
+        np.testing.assert_array_equal(figure.binned(values, 2, signed=True), [[3, np.nan], [-4, 5]])
+        np.testing.assert_array_equal(figure.binned(values, 2, signed=False), [[2, np.nan], [-4, 5]])
+        np.testing.assert_array_equal(figure.binned(values, 1, signed=False), values)
 
 
 class TestSpecialNumbers:
@@ -248,7 +248,7 @@ class TestSpecialNumbers:
     def test_every_scale_has_round_ticks_within(self):
         limits = np.float32([1e-38, 0.3, 0.9999, 1, 1.5, 2, 2.5, 7, 999, 1e3, 3e38]).tolist()
         for limit in [*limits, 9.999999999999999e22]:
-            ticks = plot._signed_ticks(limit)
+            ticks = figure._signed_ticks(limit)
             assert len(ticks) >= 5 and ticks == sorted(ticks) == [-tick for tick in reversed(ticks)]
             assert limit / 2 - 1e-300 <= ticks[-1] <= limit
 
