@@ -1,4 +1,4 @@
-"""An LSTM over more sequences than one machine holds, as Dask computes them: lazily, in chunks, on many workers.
+"""LSTMs over more sequences than one machine holds, computed by Dask: lazily, in chunks, on many workers.
 
 Needs the extra ``dask``.
 
@@ -31,10 +31,10 @@ __all__ = ["forward", "forward_frame"]
 
 if TYPE_CHECKING:
     from numlstm.dask.frames import forward_frame
-else:  # a type checker that saw this would take any name
+else:  # a type checker that saw this would accept any name
 
     def __getattr__(name: str) -> Any:
-        if name == "forward_frame":  # needs pandas and pyarrow besides, which arrays do without
+        if name == "forward_frame":  # needs pandas and pyarrow as well
             from numlstm.dask.frames import forward_frame
 
             return forward_frame

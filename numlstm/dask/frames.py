@@ -1,14 +1,15 @@
-"""DataFrames of sequences through an LSTM: a row is a step, a column says which sequence it belongs to."""
+"""An LSTM over DataFrames of sequences: a row is a step, a column names the sequence it belongs to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
+from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
@@ -19,48 +20,45 @@ Per = Literal["sequence", "step"]
 
 def forward_frame(
     lstm: LSTM,
-    frame: Any,
+    frame: dd.DataFrame,
     *,
     group: str,
     order: str,
     features: Sequence[str] | None = None,
     per: Per = "sequence",
     whole: bool = False,
-) -> Any:
+) -> dd.DataFrame:
     """Run an LSTM over sequences of any lengths in a Dask DataFrame, lazily.
 
     Parameters
     ----------
     lstm : LSTM
-        Not in train mode with dropout. Its parameters are those at the time of this call.
+        Not in train mode with dropout. Its current parameters are used.
     frame : dask DataFrame
         A row for each step, in any order.
-    group : str
-        The column that says which sequence a row belongs to.
-    order : str
-        The column that orders the steps of a sequence: times or numbers, no two of a sequence the same.
+    group, order : str
+        The column that names the sequence of a row, and the column of times or numbers that orders its steps, without
+        ties.
     features : sequence of str, optional
-        The columns of the input, in the order of the LSTM's features. All others if left out.
+        The input columns, in the order of the LSTM's features; default: all others.
     per : {"sequence", "step"}
-        What a row of the result is for.
+        Whether the result has a row for each sequence or for each step.
     whole : bool
-        Every sequence lies in one partition already, so nothing needs to be shuffled.
+        Every sequence already lies in one partition: skip the shuffle.
 
     Returns
     -------
     dask DataFrame
-        The column `group`, `order` too if `per` is "step", and ``output_0``, ``output_1``, … of the LSTM's dtype: h of
-        the last layer, of both directions if there are two. For a step it is h after that step; for a sequence, after
-        the last step that each direction takes (``h_n`` of the last layer). Within a partition rows are sorted by
-        `group` and `order`.
+        The column `group`, for steps also `order`, and ``output_0``, ``output_1``, … of the LSTM's dtype. For a step:
+        h of the last layer, of both directions. For a sequence: ``h_n`` of the last layer. Sorted by `group` and
+        `order` within a partition.
 
     Raises
     ------
     ValueError
-        A column is not there, is named twice, or is a key with the name of an output; or the number of features is not
-        the LSTM's ``input_size``; or the LSTM is in train mode with dropout. And, once it is computed, if a key is
-        missing, two steps of a sequence have the same `order`, or a sequence lies in several partitions in spite of
-        `whole` (within one task's sight).
+        A column is missing, named twice, or a key named like an output; the number of features is not the LSTM's
+        ``input_size``; or the LSTM is in train mode with dropout. When computed: a key is missing, or two steps of a
+        sequence have the same `order`.
     TypeError
         A feature column does not hold real numbers.
 
@@ -71,10 +69,17 @@ def forward_frame(
     >>> result = forward_frame(lstm, dd.from_pandas(frame, npartitions=1), group="machine", order="hour")
     >>> result.compute()["machine"].tolist()
     ['a', 'b']
-    >>> b = np.array([[0.2], [0.5]], np.float32)
-    >>> bool((result.compute().iloc[1, 1:] == lstm(b)[0][-1]).all())
-    True
     """
+    _check(lstm, frame, per)
+    chosen = chosen_columns(lstm, frame.dtypes, group, order, features)
+    if not whole and frame.npartitions > 1:
+        frame = frame.shuffle(on=group)
+    meta = _empty_result(lstm, frame, [group] if per == "sequence" else [group, order])
+    options = {"group": group, "order": order, "features": chosen, "per": per}
+    return frame.map_partitions(frame_piece, model.sent(lstm), **options, meta=meta)
+
+
+def _check(lstm: LSTM, frame: object, per: str) -> None:
     model.check(lstm)
     if not isinstance(frame, dd.DataFrame):
         raise TypeError(
@@ -83,28 +88,26 @@ def forward_frame(
         )
     if per not in ("sequence", "step"):
         raise ValueError(f'per must be "sequence" or "step", not {per!r}')
-    chosen = chosen_columns(lstm, frame.dtypes, group, order, features)
-    if not whole and frame.npartitions > 1:
-        frame = frame.shuffle(on=group)
-    arguments = {"group": group, "order": order, "features": chosen, "per": per}
-    size = (2 if lstm.bidirectional else 1) * (lstm.proj_size or lstm.hidden_size)
-    keys = frame._meta[[group] if per == "sequence" else [group, order]].reset_index(drop=True)
-    outputs = _named(np.empty((0, size), lstm.dtype))
-    for name in keys.columns:
+
+
+def _empty_result(lstm: LSTM, frame: dd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """The columns of the result, which Dask wants to know ahead."""
+    config = lstm._config
+    outputs = _named(np.empty((0, config.num_directions * config.output_size), lstm.dtype))
+    for name in keys:
         if name in outputs.columns:
             raise ValueError(f"the column {name!r} has the name of an output; rename it")
-    meta = pd.concat([keys, outputs], axis=1)
-    return frame.map_partitions(frame_piece, model.sent(lstm), **arguments, meta=meta)
+    return pd.concat([frame._meta[keys].reset_index(drop=True), outputs], axis=1)
 
 
-def chosen_columns(lstm: LSTM, dtypes: Any, group: str, order: str, features: Sequence[str] | None) -> list[str]:
-    """The feature columns, all found right."""
+def chosen_columns(lstm: LSTM, dtypes: pd.Series, group: str, order: str, features: Sequence[str] | None) -> list[str]:
+    """The names of the feature columns, checked."""
     keys = [group, order]
     chosen = [name for name in dtypes.index if name not in keys] if features is None else list(features)
     named = [*keys, *chosen]
     for name in named:
         if name not in dtypes.index:
-            raise ValueError(f"there is no column {name!r}; there are {', '.join(map(repr, dtypes.index))}")
+            raise missing_column(name, dtypes.index)
         if named.count(name) > 1:
             raise ValueError(f"the column {name!r} is named twice, of group, order and features")
     if len(chosen) != lstm.input_size:
@@ -113,57 +116,64 @@ def chosen_columns(lstm: LSTM, dtypes: Any, group: str, order: str, features: Se
             f"{lstm.input_size}\nName those that are its input, by features."
         )
     for name in chosen:
-        if not (pd.api.types.is_numeric_dtype(dtypes[name]) and not pd.api.types.is_complex_dtype(dtypes[name])):
+        kinds = pd.api.types
+        is_real = kinds.is_numeric_dtype(dtypes[name]) and not kinds.is_complex_dtype(dtypes[name])
+        if not is_real or kinds.is_bool_dtype(dtypes[name]):
             raise TypeError(f"the column {name!r} must hold real numbers, not {dtypes[name]}")
-        if pd.api.types.is_bool_dtype(dtypes[name]):
-            raise TypeError(f"the column {name!r} must hold real numbers, not bool")
     return chosen
 
 
-def frame_piece(frame: Any, lstm: Any, *, group: str, order: str, features: list[str], per: Per) -> pd.DataFrame:
-    """What `forward_frame` gives for one partition, as pandas."""
+def missing_column(name: str, names: Sequence[str]) -> ValueError:
+    """The error for a column that a table does not have."""
+    return ValueError(f"there is no column {name!r}; there are {', '.join(map(repr, names))}")
+
+
+def check_keys(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise ValueError where a key has no value."""
+    for name in names:
+        if lacking := int(frame[name].isna().sum()):
+            raise ValueError(f"the column {name!r} lacks a value in {counted(lacking, 'row')}")
+
+
+def frame_piece(
+    frame: pd.DataFrame, lstm: LSTM, *, group: str, order: str, features: list[str], per: Per
+) -> pd.DataFrame:
+    """The result of `forward_frame` for one partition."""
     model.share_cores()
-    for name in (group, order):
-        if frame[name].isna().any():
-            raise ValueError(f"the column {name!r} lacks a value in {counted(int(frame[name].isna().sum()), 'row')}")
+    check_keys(frame, [group, order])
     frame = frame.sort_values([group, order], kind="stable", ignore_index=True)
-    keys = frame[group].to_numpy()
-    new = np.ones(len(frame), bool)  # where a sequence begins
-    new[1:] = keys[1:] != keys[:-1]
-    again = ~new[1:] & (frame[order].to_numpy()[1:] == frame[order].to_numpy()[:-1])
-    if again.any():
-        row = int(again.argmax())
-        key, step = (frame[name].iloc[row] for name in (group, order))  # of a whole row, numbers have one type
+    keys, times = frame[group].to_numpy(), frame[order].to_numpy()
+    is_first = np.ones(len(frame), bool)  # step of its sequence
+    is_first[1:] = keys[1:] != keys[:-1]
+    ties = ~is_first[1:] & (times[1:] == times[:-1])
+    if ties.any():
+        row = int(ties.argmax())
+        # read by column: a row of several columns would be converted to one dtype
+        key, step = (frame[name].iloc[row] for name in (group, order))
         raise ValueError(f"two rows have {group} {key} and {order} {step}: which step comes first?")
-    begins = np.flatnonzero(new)
-    lengths = np.diff(begins, append=len(frame))
-    result = frame[[group]] if per == "sequence" else frame[[group, order]]
-    result = result.iloc[begins].reset_index(drop=True) if per == "sequence" else result
-    with np.errstate(over="ignore"):  # as in a call, where a number beyond the dtype's range is infinity
+    begins = np.flatnonzero(is_first)
+    result = frame[[group]].iloc[begins].reset_index(drop=True) if per == "sequence" else frame[[group, order]]
+    with np.errstate(over="ignore"):  # as in a call, numbers beyond the dtype's range become infinite
         steps = frame[features].to_numpy(lstm.dtype)
-    outputs = _outputs(lstm, steps, lengths, per)
+    outputs = _outputs(lstm, steps, np.diff(begins, append=len(frame)), per)
     return pd.concat([result, _named(outputs)], axis=1)
 
 
-def _named(outputs: Any) -> pd.DataFrame:
+def _named(outputs: Array) -> pd.DataFrame:
     return pd.DataFrame(outputs, columns=[f"output_{n}" for n in range(outputs.shape[1])])
 
 
-def _outputs(lstm: LSTM, steps: Any, lengths: Any, per: Per) -> Any:
-    """h of the last layer, a row for each sequence or step of rows that hold one sequence after another."""
-    sizes = lstm.proj_size or lstm.hidden_size
-    directions = 2 if lstm.bidirectional else 1
+def _outputs(lstm: LSTM, steps: Array, lengths: Array, per: Per) -> Array:
+    """h of the last layer for each sequence or step; `steps` holds one sequence after another."""
+    config = lstm._config
+    result = np.empty((len(steps), config.num_directions * config.output_size), lstm.dtype)
     if len(steps) == 0:
-        return np.empty((0, directions * sizes), lstm.dtype)
-    rank = np.empty(len(lengths), np.int64)
+        return result
     longest_first = np.argsort(-lengths, kind="stable")
-    rank[longest_first] = np.arange(len(lengths))
-    of_row = np.repeat(np.arange(len(lengths)), lengths)
     step = np.arange(len(steps)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    packed = np.lexsort((rank[of_row], step))  # rows in the order of a packed sequence
-    output, (h_n, _) = lstm(PackedSequence(steps[packed], np.bincount(step)))
+    packed = np.lexsort((np.repeat(np.argsort(longest_first), lengths), step))  # rows in the order of packed data
+    output, (h_n, _) = lstm(PackedSequence(steps[packed], np.bincount(step), longest_first))
     if per == "sequence":
-        return np.concatenate(list(h_n[-directions:]), axis=1)[rank]
-    result = np.empty((len(steps), directions * sizes), lstm.dtype)
+        return np.concatenate(list(h_n[-config.num_directions :]), axis=1)
     result[packed] = output.data
     return result

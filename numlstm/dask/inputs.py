@@ -1,6 +1,6 @@
-"""The Parquet files that a job reads. Each is looked at before the job begins; an error in one names it.
+"""The Parquet files that a job reads. All are inspected before the job begins; errors name the file.
 
-An input is known by its size and checksum, so that a job which goes on sees what has changed.
+An input is identified by its size and checksum, so that a resumed job notices changes.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from numlstm.dask.frames import chosen_columns
+from numlstm.dask.frames import check_keys, chosen_columns, missing_column
 from numlstm.lstm import LSTM
 
-PIECE = 256 << 20  # bytes of a file that are read at a time where rows are shuffled, if its row groups allow
+PIECE = 256 << 20  # bytes read at a time for a shuffle; a row group that is larger is read whole
 
 
 @dataclass(frozen=True)
 class Input:
-    """A file, as it was looked at.
+    """A file, as it was inspected.
 
     Attributes
     ----------
@@ -33,11 +33,11 @@ class Input:
         In bytes.
     sha256 : str
     modified : int
-        When, in nanoseconds: whether it is still the same file when it is read.
+        Time in nanoseconds, by which a later change is noticed.
     groups : tuple of int
         Bytes of each row group.
     fault : str
-        Why it cannot be read; empty if it can.
+        Why it cannot be read, or empty.
     """
 
     path: str
@@ -50,7 +50,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read of every file: the keys, of the types that they have in the first one, and the features.
+    """The columns to read from every file: the keys, with their types in the first file, and the features.
 
     Attributes
     ----------
@@ -71,21 +71,21 @@ class Wanted:
         return [*self.keys.names, *self.features]
 
     def empty(self) -> pd.DataFrame:
-        """What `read` gives for no rows."""
+        """The result of `read` for no rows."""
         fields = [*self.keys, *(pa.field(name, pa.from_numpy_dtype(np.dtype(self.dtype))) for name in self.features)]
         frame: pd.DataFrame = pa.schema(fields).empty_table().to_pandas(ignore_metadata=True)
         return frame
 
 
 def wanted(lstm: LSTM, path: str, group: str, order: str, features: Sequence[str] | None) -> Wanted:
-    """What is read of every file, by the columns of the first one.
+    """The columns to read from every file, by the schema of the first one.
 
     An index that pandas has written is a feature only if it is named as one.
 
     Raises
     ------
     ValueError, TypeError
-        It is no sound Parquet file; and as for `forward_frame`.
+        It is not a valid Parquet file; and as for `forward_frame`.
     """
     with open(path, "rb") as file, _naming(path):
         schema = pq.read_schema(file)
@@ -97,8 +97,8 @@ def wanted(lstm: LSTM, path: str, group: str, order: str, features: Sequence[str
     return Wanted(pa.schema([schema.field(name) for name in (group, order)]), tuple(chosen), lstm.dtype.name)
 
 
-def looked_at(path: str, wanted: Wanted) -> Input:
-    """Look at a file, on a worker: all of its bytes for the checksum, and whether it has the columns."""
+def inspected(path: str, wanted: Wanted) -> Input:
+    """Inspect a file, on a worker: read all bytes for the checksum, and check the columns."""
     with open(path, "rb") as file:
         facts = os.fstat(file.fileno())
         known = (path, facts.st_size, hashlib.file_digest(file, "sha256").hexdigest(), facts.st_mtime_ns)
@@ -112,7 +112,7 @@ def looked_at(path: str, wanted: Wanted) -> Input:
 
 
 def pieces(given: Sequence[Input]) -> Iterator[tuple[Input, range]]:
-    """Runs of row groups, in the order of files, of no more than `PIECE` bytes unless a single one has more."""
+    """Runs of row groups, in the order of files, of at most `PIECE` bytes each or a single row group."""
     for one in given:
         begin, total = 0, 0
         for n, size in enumerate(one.groups):
@@ -124,13 +124,13 @@ def pieces(given: Sequence[Input]) -> Iterator[tuple[Input, range]]:
 
 
 def read(given: Input, groups: Sequence[int], wanted: Wanted) -> pd.DataFrame:
-    """The wanted columns of some row groups, on a worker: features in the LSTM's dtype.
+    """Read columns of some row groups, on a worker: features in the LSTM's dtype.
 
     Raises
     ------
     ValueError
-        A row group cannot be read, lacks a key, or holds keys that are not of the first file's type; or the file has
-        changed since it was looked at. The message begins with the path, and the row group where there is one.
+        A row group cannot be read, lacks a key, or has keys of another type than the first file; or the file has
+        changed since it was inspected. The message begins with the path and the row group.
     """
     frames = [wanted.empty()]
     with open(given.path, "rb") as file:
@@ -151,18 +151,18 @@ def _frame(table: pa.Table, wanted: Wanted) -> pd.DataFrame:
         if table.schema.field(at).type != field.type:
             table = table.set_column(at, field, table.column(at).cast(field.type))
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-    for name in wanted.keys.names:
-        if lacking := int(frame[name].isna().sum()):
-            raise ValueError(f"the column {name!r} lacks a value in {lacking} row{'s' if lacking > 1 else ''}")
-    with np.errstate(over="ignore"):  # as in a call, where a number beyond the dtype's range is infinity
+    check_keys(frame, wanted.keys.names)
+    with np.errstate(over="ignore"):  # as in a call, numbers beyond the dtype's range become infinite
         return frame.astype(dict.fromkeys(wanted.features, wanted.dtype))
 
 
 def _check_columns(found: pa.Schema, wanted: Wanted) -> None:
     for name in wanted.names:
-        if (count := found.names.count(name)) != 1:
-            fact = f"there is no column {name!r}" if not count else f"there are {count} columns {name!r}"
-            raise ValueError(f"{fact}; there are {', '.join(map(repr, found.names))}")
+        count = found.names.count(name)
+        if count == 0:
+            raise missing_column(name, found.names)
+        if count > 1:
+            raise ValueError(f"there are {count} columns {name!r}")
     for name in wanted.features:
         kind = found.field(name).type
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
@@ -171,10 +171,10 @@ def _check_columns(found: pa.Schema, wanted: Wanted) -> None:
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Let errors of what a file holds begin with the file."""
+    """Let errors in a file's content begin with its path."""
     try:
         yield
     except MemoryError:
         raise
-    except Exception as error:  # of pyarrow and pandas, whatever they raise for what is damaged
+    except Exception as error:  # pyarrow and pandas raise many types for damaged files
         raise ValueError(f"{where}: {error}") from error

@@ -1,7 +1,7 @@
-"""``numlstm run`` over Parquet files: a job that workers share, and that goes on where it was stopped.
+"""``numlstm run`` over Parquet files: a job that workers share, and that can be resumed.
 
-A part is computed again if it is missing or unsound, or if an input that it depends on has changed: with `whole` that
-is one file, else every file, since rows are shuffled.
+A part is computed again if it is missing or damaged, or if an input has changed that it depends on: with `whole` one
+file, otherwise all files, because rows are shuffled.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 import dask.dataframe as dd
@@ -35,12 +35,16 @@ from numlstm.dask.model import check, sent
 from numlstm.lstm import LSTM
 from numlstm.runtime import threads
 
-MANIFEST = "_job.json"  # readers of a folder of Parquet files pass over a name that begins so
+MANIFEST = "_job.json"  # readers of a folder of Parquet files skip names that begin with _
 CHECKSUM = "sha256"  # of the manifest's other entries
-SHOWN = 5  # files that a line names at most
-PATIENCE = 30  # seconds in which a scheduler must answer
+SHOWN = 5  # most files that a message names
+TIMEOUT = 30  # seconds to wait for the scheduler
 
-Compute = Callable[[list[Any]], list[Any]]
+T = TypeVar("T")
+Compute = Callable[[list[Any]], list[Any]]  # tasks to their results
+Json = dict[str, Any]
+Cut = tuple[Input, range]  # a file and its row groups
+Target = tuple[str, str]  # a part's path and its source
 
 
 def run(
@@ -64,18 +68,18 @@ def run(
     model : path
         As for `numlstm.load`.
     pattern : str
-        The input: a file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read them by these paths.
+        A file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read the files by these paths.
     out : path
-        A folder for ``part-00000.parquet`` and so on, written by the workers. Each file appears whole or not at all.
-        If it holds sound parts of the same job, these are not computed again.
+        A folder for ``part-00000.parquet`` and so on, written by the workers, each whole or not at all. Intact parts
+        of the same job are kept.
     scheduler : str
-        The address of a Dask scheduler, or "local" for threads of this process, one a core, which listen on no port.
+        The address of a Dask scheduler, or "local": one thread a core in this process, without a port.
     group, order, features, per, whole
         As for `forward_frame`.
     name : str, optional
-        Which LSTM, where the model file holds several.
+        The LSTM to use if the model file holds several.
     echo : callable
-        What a line of text is given to.
+        Prints a line.
 
     Raises
     ------
@@ -84,56 +88,48 @@ def run(
     RuntimeError
         A part cannot be computed for another reason, or another run is at work in `out`.
     ValueError
-        There is no input, or one is damaged: the message names the file, and the row group where there is one; or
-        `out` holds parts of another job. And what `forward_frame` raises.
+        There is no input, or a damaged one (named with its row group); or `out` holds parts of another job. Also as
+        `forward_frame` raises it.
     """
     paths = _inputs(pattern, out)
     lstm = files.as_lstm(files.load(model, name))
     check(lstm)
     wanted = inputs.wanted(lstm, paths[0], group, order, features)
-    job = {
-        "numlstm": version("numlstm"),
-        "model": hashlib.sha256(model.read_bytes()).hexdigest(),
-        "name": name,
-        "group": group,
-        "order": order,
-        "features": None if features is None else list(features),
-        "per": per,
-        "whole": whole,
-    }
+    arranged: Json = {"group": group, "order": order, "per": per}
+    job = _facts(model, name, arranged, features, whole)
     if (out / MANIFEST).exists():
         _check_same(out, _read_manifest(out) or job, job)  # before work that may be long
     with _computing(scheduler) as compute:
-        given = compute([dask.delayed(inputs.looked_at)(path, wanted) for path in paths])
-        _check_sound(given)
+        given = compute([dask.delayed(inputs.inspected)(path, wanted) for path in paths])
+        _check_readable(given)
         cut = [(one, range(len(one.groups))) for one in given] if whole else list(inputs.pieces(given))
         sources = _sources(job, wanted, given, whole, len(cut))
         atomic.folder(out)
-        with _alone(out):
+        with _locked(out):
             found = _found(out, compute)
             _prepare(out, job, given, sources, found, echo)
             missing = [n for n, source in enumerate(sources) if found.get(n) != source]
             if missing:
+                make = _whole_tasks if whole else _shuffled_tasks
                 targets = [(str(out.absolute() / parts.name(n)), sources[n]) for n in missing]
-                arranged = {"group": group, "order": order, "per": per}
-                if whole:
-                    shared = (wanted, sent(lstm), arranged)
-                    tasks = [
-                        dask.delayed(_write_file)(*cut[n], *shared, *into)
-                        for n, into in zip(missing, targets, strict=True)
-                    ]
-                else:
-                    pieces = _shuffled(lstm, cut, wanted, arranged, missing)
-                    tasks = [
-                        dask.delayed(parts.write)(piece, *into) for piece, into in zip(pieces, targets, strict=True)
-                    ]
-                compute(tasks)
-    rows = "sequence" if per == "sequence" else "step"
-    echo(f"{out}: {counted(len(sources), 'part')}, a row for each {rows}")
+                compute(make(lstm, cut, wanted, arranged, missing, targets))
+    echo(f"{out}: {counted(len(sources), 'part')}, a row for each {per}")
+
+
+def _facts(model: Path, name: str | None, arranged: Json, features: Sequence[str] | None, whole: bool) -> Json:
+    """What tells a job from another one, besides its input."""
+    return {
+        "numlstm": version("numlstm"),
+        "model": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "name": name,
+        **arranged,
+        "features": None if features is None else list(features),
+        "whole": whole,
+    }
 
 
 def _inputs(pattern: str, out: Path) -> list[str]:
-    """The files that a pattern stands for, by absolute paths."""
+    """Absolute paths of the files that match a pattern."""
     shown = pattern
     if Path(pattern).is_dir():
         pattern = str(Path(glob.escape(pattern)) / "*.parquet")
@@ -145,28 +141,28 @@ def _inputs(pattern: str, out: Path) -> list[str]:
     return found
 
 
-def _check_sound(given: list[Input]) -> None:
+def _check_readable(given: list[Input]) -> None:
     broken = [f"{one.path}: {one.fault}" for one in given if one.fault]
     if broken:
         more = f"\n{counted(len(broken) - SHOWN, 'more file')} cannot be read." if len(broken) > SHOWN else ""
         raise ValueError("\n".join(broken[:SHOWN]) + more)
 
 
-def _sources(job: dict[str, Any], wanted: Wanted, given: list[Input], whole: bool, many: int) -> list[str]:
-    """For each part a digest of what it is made of."""
+def _sources(job: Json, wanted: Wanted, given: list[Input], whole: bool, many: int) -> list[str]:
+    """For each part a digest of the job and the inputs that it depends on."""
     known = [[one.size, one.sha256] for one in given]
     job = job | {"keys": [str(field) for field in wanted.keys], "features": wanted.features}
-    # Dask and pandas decide which rows meet in a part, and no part of another division goes with these
+    # which rows meet in a shuffled part depends on Dask and pandas
     everything = _digest([known, many, version("dask"), version("pandas")])
     return [_digest([job, known[n] if whole else [everything, n]]) for n in range(many)]
 
 
-def _digest(facts: Any) -> str:
+def _digest(facts: object) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _found(out: Path, compute: Compute) -> dict[int, str | None]:
-    """The parts that are there, and what each is made of: None for one that is damaged."""
+    """Numbers of existing parts, and the source of each: None if damaged."""
     there = {int(match[1]): path for path in out.iterdir() if (match := parts.NAME.fullmatch(path.name))}
     sources = compute([dask.delayed(parts.source)(str(path.absolute())) for path in there.values()])
     return dict(zip(there, sources, strict=True))
@@ -174,13 +170,13 @@ def _found(out: Path, compute: Compute) -> dict[int, str | None]:
 
 def _prepare(
     out: Path,
-    job: dict[str, Any],
+    job: Json,
     given: list[Input],
     sources: list[str],
     found: dict[int, str | None],
     echo: Callable[[str], None],
 ) -> None:
-    """Leave in the folder a note of this job and those parts that are its own; or raise, and leave everything."""
+    """Write this job's manifest and remove parts that are not its own; or raise, and change nothing."""
     manifest = out / MANIFEST
     before = _read_manifest(out) if manifest.exists() else None
     wrong = {n: source for n, source in found.items() if n >= len(sources) or source != sources[n]}
@@ -190,7 +186,7 @@ def _prepare(
         _check_shared(out, before["input"], given)
     elif manifest.exists() and found:
         raise ValueError(
-            f"{manifest} is damaged, and says no more whose parts these are: name another folder\n"
+            f"{manifest} is damaged, so that nothing shows whose parts these are: name another folder\n"
             "Or remove this file: the job goes on if all parts are its own."
         )
     elif wrong or len(left) + len(found) + manifest.exists() < len(list(out.iterdir())):
@@ -205,7 +201,7 @@ def _prepare(
             names = ", ".join(parts.name(n) for n in sorted(some)[:SHOWN]) + (", ..." if len(some) > SHOWN else "")
             echo(f"{out}: {why}, and computed again: {names}")
     for path in (*left, *(out / parts.name(n) for n in wrong)):
-        path.unlink()  # before a part of the new input comes: no two belong to different ones
+        path.unlink()  # before new parts are written, so that the folder never mixes inputs
     note = job | {"input": [{"path": one.path, "size": one.size, "sha256": one.sha256} for one in given]}
     if before != note:
         with atomic.replacing(manifest) as file:
@@ -214,14 +210,14 @@ def _prepare(
 
 
 def _is_left(name: str) -> bool:
-    """Whether it is a temporary file of a job that was killed."""
+    """Whether this is a temporary file of a job that was killed."""
     return atomic.is_temporary(name, MANIFEST) or re.match(r"\.part-\d{5,}\.parquet\..*\.part", name) is not None
 
 
-def _read_manifest(out: Path) -> dict[str, Any] | None:
-    """The note of a job in its folder, or None if it is damaged."""
+def _read_manifest(out: Path) -> Json | None:
+    """The manifest in a folder, or None if it is damaged."""
     try:
-        note: dict[str, Any] = json.loads((out / MANIFEST).read_bytes())
+        note: Json = json.loads((out / MANIFEST).read_bytes())
         if note.pop(CHECKSUM) == _digest(note):
             return note
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -229,14 +225,14 @@ def _read_manifest(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def _check_same(out: Path, before: dict[str, Any], job: dict[str, Any]) -> None:
+def _check_same(out: Path, before: Json, job: Json) -> None:
     changed = sorted(key for key in job.keys() | before.keys() - {"input"} if before.get(key) != job.get(key))
     if changed:
         raise _another(out, changed)
 
 
-def _check_shared(out: Path, before: list[dict[str, Any]], given: list[Input]) -> None:
-    """Raise if no file is the same by path or by content: that is no input that was mended or grew."""
+def _check_shared(out: Path, before: list[Json], given: list[Input]) -> None:
+    """Raise if no file has the same path or content as before: this is another input, not a corrected or larger one."""
     known = {one[key] for one in before for key in ("path", "sha256")}
     if known.isdisjoint([fact for one in given for fact in (one.path, one.sha256)]):
         raise _another(out, ["input"])
@@ -249,10 +245,17 @@ def _another(out: Path, changed: list[str]) -> ValueError:
     )
 
 
+def _whole_tasks(
+    lstm: LSTM, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
+) -> list[Any]:
+    """Tasks that write a part for each file, whose sequences are complete."""
+    shared = (wanted, sent(lstm), arranged)
+    return [dask.delayed(_write_file)(*cut[n], *shared, *into) for n, into in zip(missing, targets, strict=True)]
+
+
 def _write_file(
-    given: Input, groups: range, wanted: Wanted, lstm: LSTM, arranged: dict[str, Any], path: str, source: str
+    given: Input, groups: range, wanted: Wanted, lstm: LSTM, arranged: Json, path: str, source: str
 ) -> None:
-    """Write the part of one file whose sequences are whole, on a worker."""
     frame = inputs.read(given, groups, wanted)
     try:
         piece = frame_piece(frame, lstm, features=list(wanted.features), **arranged)
@@ -261,20 +264,20 @@ def _write_file(
     parts.write(piece, path, source)
 
 
-def _shuffled(
-    lstm: LSTM, cut: list[tuple[Input, range]], wanted: Wanted, arranged: dict[str, Any], missing: list[int]
+def _shuffled_tasks(
+    lstm: LSTM, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
 ) -> list[Any]:
-    """Tasks that give the frames of the missing parts, each sequence in one of them."""
+    """Tasks that write the missing parts of all rows, shuffled so that each sequence is in one part."""
     given, groups = zip(*cut, strict=True)
     frame = dd.from_map(inputs.read, given, groups, wanted=wanted, meta=wanted.empty())
     results = forward_frame(lstm, frame, features=list(wanted.features), **arranged)
-    tasks: list[Any] = results.partitions[missing].to_delayed()
-    return tasks
+    pieces = results.partitions[missing].to_delayed()
+    return [dask.delayed(parts.write)(piece, *into) for piece, into in zip(pieces, targets, strict=True)]
 
 
 @contextmanager
 def _computing(scheduler: str) -> Iterator[Compute]:
-    """A function that computes tasks. While it lasts, frames are shuffled by a method of that scheduler's."""
+    """A function that computes tasks. Within the context, frames are shuffled by the scheduler's own method."""
     if scheduler == "local":
         with (
             tempfile.TemporaryDirectory(prefix="numlstm-") as folder,
@@ -282,34 +285,34 @@ def _computing(scheduler: str) -> Iterator[Compute]:
             dask.config.set({"temporary_directory": folder, "dataframe.shuffle.method": "disk"}),
             ProgressBar(minimum=1, out=sys.stderr) if watched() else nullcontext(),
         ):
-            yield lambda tasks: list(_told(lambda: dask.compute(*tasks, scheduler="threads", pool=pool)))
+            yield lambda tasks: list(_with_readable_error(lambda: dask.compute(*tasks, scheduler="threads", pool=pool)))
         return
     from distributed import Client, progress
 
-    with Client(scheduler, timeout=PATIENCE) as client:
+    with Client(scheduler, timeout=TIMEOUT) as client:
 
         def compute(tasks: list[Any]) -> list[Any]:
             futures = client.compute(tasks)
             if watched():
                 progress(futures, notebook=False)
-            return [_told(future.result) for future in futures]
+            return [_with_readable_error(future.result) for future in futures]
 
         yield compute
 
 
-def _told(result: Callable[[], Any]) -> Any:
-    """A result, or the error of its task as one that can be told in a sentence."""
+def _with_readable_error(result: Callable[[], T]) -> T:
+    """A result, or its task's error as one whose message is a sentence."""
     try:
         return result()
     except (OSError, RuntimeError, TypeError, ValueError, MemoryError):
         raise
-    except Exception as error:  # of Dask or pandas: a worker that was killed, say
+    except Exception as error:  # of Dask or pandas, such as a killed worker
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Raise if another run is at work in the folder. The system takes the lock from a process that dies."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Raise if another run is at work in the folder. The system releases the lock if the process dies."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -1,8 +1,7 @@
-"""The parts of a job's output: Parquet files, each of which says what it was made of and carries its own checksum.
+"""The parts of a job's output: Parquet files that record their source and their own checksum.
 
-Both stand in the file's key-value metadata, which readers of Parquet pass over. The checksum is that of the whole file
-with zeros in its own place, so a part that was cut, emptied or changed does not pass for one that is done, and no other
-file has to be kept in step with it.
+Both are in the file's key-value metadata, which Parquet readers ignore. The checksum covers the whole file, with zeros
+in its own place: a part that was cut or changed does not count as done, and no second file must be kept in step.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,16 +29,16 @@ def name(number: int) -> str:
     return f"part-{number:05}.parquet"
 
 
-def write(piece: Any, path: str, source: str) -> None:
+def write(piece: pd.DataFrame, path: str, source: str) -> None:
     """Write a part, on a worker.
 
     Parameters
     ----------
     piece : pandas.DataFrame
     path : str
-        Where to: it appears whole or not at all.
+        Written whole or not at all.
     source : str
-        What says of which job and input it was made.
+        A digest of the job and its input.
     """
     table = pa.Table.from_pandas(piece, preserve_index=False)
     metadata = {**(table.schema.metadata or {}), SOURCE: source.encode(), CHECKSUM: BLANK}
@@ -53,7 +53,7 @@ def write(piece: Any, path: str, source: str) -> None:
 
 
 def source(path: str) -> str | None:
-    """What a part was made of, or None if the file is not what `write` wrote.
+    """The source of a part, or None if the file is not as `write` wrote it.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def source(path: str) -> str | None:
             digest = metadata[CHECKSUM]
             if _digest(file, digest) == digest:
                 return str(metadata[SOURCE], "utf-8")
-        except (pa.ArrowException, OSError, ValueError, KeyError):  # of what is in the file; it could be opened
+        except (pa.ArrowException, OSError, ValueError, KeyError):  # damaged content
             pass
     return None
 
@@ -76,12 +76,12 @@ def _footer_begin(trailer: bytes, size: int) -> int:
 
 
 def _place(footer: bytes, digest: bytes) -> int:
-    """Where the checksum stands in a footer."""
+    """The checksum's position in a footer."""
     return footer.index(digest, footer.rindex(CHECKSUM))
 
 
 def _digest(file: BinaryIO, digest: bytes) -> bytes:
-    """The checksum that a part should have, whose footer holds `digest`."""
+    """The checksum of a part whose footer holds `digest`."""
     size = file.seek(0, io.SEEK_END)
     file.seek(size - TRAILER)
     begin = _footer_begin(file.read(TRAILER), size)

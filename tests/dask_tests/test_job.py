@@ -627,16 +627,16 @@ def test_a_number_beyond_the_dtype_is_infinity_as_in_a_call(place):
 
 
 def test_a_file_that_changes_while_the_job_runs_is_an_error(place, monkeypatch):
-    looked_at = inputs.looked_at
+    inspected = inputs.inspected
 
     def changed(path, wanted):
-        found = looked_at(path, wanted)
+        found = inspected(path, wanted)
         if path.endswith("2.parquet"):
             place.give(2, rows(range(20, 30), 77))
         return found
 
     with monkeypatch.context() as patched:
-        patched.setattr(inputs, "looked_at", changed)
+        patched.setattr(inputs, "inspected", changed)
         with pytest.raises(ValueError, match=r"2\.parquet: it was changed while the job ran"):
             place.run(whole=True)
     place.run(whole=True)
@@ -732,7 +732,7 @@ def test_workers_of_a_scheduler_give_the_same_parts(place):
     ],
 )
 def test_the_command_says_what_is_wrong(place, monkeypatch, arguments, says):
-    monkeypatch.setattr(job, "PATIENCE", 0.2)
+    monkeypatch.setattr(job, "TIMEOUT", 0.2)
     done = place.command(*arguments)
     assert done.exit_code != 0
     assert says in " ".join(done.output.split())
