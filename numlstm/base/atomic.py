@@ -19,7 +19,7 @@ LONGEST = 200  # bytes of a file's name that its temporary file repeats: a name 
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of `path` when the context ends well.
 
     Until then, and for good on any failure, `path` is what it was. Nobody sees half a file, and a power cut leaves the
@@ -30,6 +30,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     ----------
     path : path
         What is to be written, or to be replaced.
+    mode : int
+        Of the file, before the umask.
 
     Raises
     ------
@@ -63,7 +65,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary = _beside(target)
     with _removed(temporary), _removed(temporary):  # the second, should an interrupt strike amid the first
         try:
-            file = open(temporary, "xb")  # noqa: SIM115  (closed below; the kernel applies the umask to its mode)
+            # closed below; the kernel applies the umask to its mode
+            file = open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode))  # noqa: SIM115
         except OSError as error:
             raise _unwritable(path, error) from error
         complete = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from numlstm.commands.messages import reports_errors, say
-from numlstm.kernels.loading import jit, registry
+from numlstm.kernels.loading import cache, registry
 
 
 @click.command("warmup")
@@ -22,7 +22,7 @@ def command() -> None:
         kernel = registry.kernel(dtype)
         took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
         say(f"{dtype} kernels for {kernel.level.name}{took}: {kernel.origin}")
-        uncached = kernel.origin if kernel.origin.startswith(jit.UNKEPT) else uncached
+        uncached = kernel.origin if kernel.origin.startswith(cache.UNKEPT) else uncached
     if uncached:
         raise OSError(
             f"the next process has to compile again, since nothing could be cached: {uncached.partition(': ')[2]}\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from functools import cache
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -15,7 +14,6 @@ from numlstm.export.targets import Target
 from numlstm.kernels.loading import cache as kernel_cache
 from numlstm.kernels.loading.levels import Level
 
-log = logging.getLogger("numlstm")
 FUNCTIONS = (
     "load",
     "input_size",
@@ -71,35 +69,24 @@ def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
 
 @cache
 def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
+    def make(once: str) -> bytes:
+        from numlstm.export import glue
+
+        if part == "kernel":
+            lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
+        build = glue.kernel_object if part == "kernel" else glue.glue_object
+        code: bytes = build(number, level, prefix)
+        return code
+
     try:
-        name = f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o"
+        code, _ = kernel_cache.obtain(
+            lambda: f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o", make
+        )
     except PackageNotFoundError as error:
         raise ImportError(
             f"an exported library is made by Numba and llvmlite, and the package {error.name} is not installed\n"
             f"Install both: {install('numba')}"
         ) from error
-    path = None
-    try:
-        path = kernel_cache.cache_folder() / name
-        if (found := kernel_cache.read(path)) is not None:
-            return found
-    except OSError as error:
-        log.info("numlstm: the exported %s is made anew, since %s", part, error)
-        path = None
-    from numlstm.export import glue
-
-    code: bytes
-    if part == "kernel":
-        once = "once" if path is not None else "each time"
-        lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
-        code = glue.kernel_object(number, level, prefix)
-    else:
-        code = glue.glue_object(number, level, prefix)
-    if path is not None:
-        try:
-            kernel_cache.write(path, code)
-        except OSError as error:
-            log.info("numlstm: the exported %s cannot be cached, since %s", part, error)
     return code
 
 

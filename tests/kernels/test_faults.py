@@ -382,10 +382,10 @@ if {half}:
     class Half(bytes):
         pass
     def write(path, code):
-        import tempfile
-        handle, _ = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=cache.PART)
-        os.write(handle, seal(path, code)[: len(code) // 2])
-        killed()
+        with cache.atomic.replacing(path, 0o600) as file:
+            file.write(seal(path, code)[: len(code) // 2])
+            file.flush()
+            killed()
     cache.write = write
 else:
     os.replace = killed
@@ -397,10 +397,10 @@ tell()
 def test_a_process_that_is_killed_while_it_writes_leaves_nothing_that_is_run(place, bits, half):
     cache = place.folder("home", "cache")
     assert place.run(KILLED.format(half=half)).status == -signal.SIGKILL
-    assert len(list(cache.glob("*" + kernel_cache.PART))) == 1
+    assert len(list(cache.glob("*" + kernel_cache.atomic.PART))) == 1
     said = place.run().right(bits)
     assert said.built == 1 and "damaged" not in said.out
-    assert list(cache.glob("*" + kernel_cache.PART)) == []  # swept up
+    assert list(cache.glob("*" + kernel_cache.atomic.PART)) == []  # swept up
     assert place.run().right(bits).built == 0
 
 

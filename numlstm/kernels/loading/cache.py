@@ -9,20 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
+from numlstm.base import atomic
 from numlstm.base.log import lengthy, log
 
 from . import fingerprint as kernel_sources
 from .levels import Level
 
 MAGIC = b"numlstm object 2\n"  # then the object's name, a newline, the checksum of name and code, and the code
-PART = ".part"  # ends the name of a file that is being written
+UNKEPT = "compiled for this process alone"  # begins the origin of an object that no later process will find
 LINKS = 40  # symbolic links that are followed on the way to a folder, as many as Linux follows
 PATIENCE = 120.0  # seconds for which a process waits while another compiles, before it does so itself
 
@@ -185,16 +185,9 @@ def read(path: Path) -> bytes | None:
 
 
 def write(path: Path, code: bytes) -> None:
-    """Write to a temporary name and move, so that no other process sees half a file."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=PART)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(sealed(path, code))
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    """Cache an object, for this user alone."""
+    with atomic.replacing(path, 0o600) as file:
+        file.write(sealed(path, code))
 
 
 @contextmanager
@@ -216,9 +209,10 @@ def turn(path: Path) -> Iterator[None]:
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                for left in path.parent.glob(f"{path.name}*{PART}"):  # by processes that were killed as they wrote
-                    with suppress(OSError):
-                        left.unlink()
+                for left in path.parent.glob(f"*{atomic.PART}"):
+                    if atomic.is_temporary(left.name, path.name):  # of a process that was killed as it wrote
+                        with suppress(OSError):
+                            left.unlink()
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
@@ -234,3 +228,32 @@ def turn(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def obtain(name: Callable[[], str], make: Callable[[str], bytes]) -> tuple[bytes, str]:
+    """An object from the cache, or else made and cached; and where it came from.
+
+    Whatever goes wrong with the cache, the object is made, and the log says once why it is not kept. ``make`` is told
+    how often it will be called: "once" or "for this process alone".
+    """
+    unkept: OSError | None = None
+    with ExitStack() as held:
+        try:
+            path = cache_folder() / name()
+            code = read(path)
+            if code is None:
+                held.enter_context(turn(path))
+                code = read(path)  # which another process may have made by now
+            if code is not None:
+                return code, f"cache: {path}"
+        except OSError as error:
+            unkept = error
+            log().warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
+        code = make("for this process alone" if unkept else "once")
+        if unkept is None:
+            try:
+                write(path, code)
+            except OSError as error:
+                unkept = error
+                log().warning("numlstm: compiled kernels cannot be cached, since %s", error)
+    return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"

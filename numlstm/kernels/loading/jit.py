@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging  # noqa: F401  # before the lock below
 import threading
-from contextlib import ExitStack
 
 from numlstm.base.fork_locks import fork_safe
 from numlstm.base.log import lengthy, log
@@ -18,7 +17,6 @@ from .entry_points import Kernel
 from .levels import Level
 
 BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
-UNKEPT = "compiled for this process alone"  # how the origin of a kernel begins that no later process will find
 # Held by whoever makes a kernel, and logs meanwhile. Before a fork the locks are taken, the latest first: logging must
 # have made its own by now, or a fork would take it and wait for this one, whose holder could not go on.
 lock = fork_safe(threading.Lock())
@@ -65,30 +63,12 @@ def _check_room() -> None:
 
 def object_code(number: str, level: Level) -> tuple[bytes, str]:
     """The object of a number type and level, from the cache or else built and cached; and where it came from."""
-    unkept: OSError | None = None
-    path = code = None
-    with ExitStack() as held:
-        try:
-            path = cache.cache_folder() / cache.file_name(number, level)
-            code = cache.read(path)
-            if code is None:
-                held.enter_context(cache.turn(path))
-                code = cache.read(path)  # which another process may have made by now
-        except OSError as error:
-            unkept = error
-            log().warning("numlstm: kernels are not cached, since %s; they are compiled for this process alone", error)
-        if code is not None:
-            return code, f"cache: {path}"
+
+    def build_it(once: str) -> bytes:
         _check_room()
-        once = "for this process alone" if unkept else "once"
         lengthy("numlstm: compiling the %s kernels for %s, %s; some 15 seconds", number, level.name, once)
         from . import build
 
-        code = build.object_code(number, level)
-        if path is not None and unkept is None:
-            try:
-                cache.write(path, code)
-            except OSError as error:
-                unkept = error
-                log().warning("numlstm: compiled kernels cannot be cached, since %s", error)
-    return code, f"{UNKEPT}: {unkept}" if unkept else f"compiled in this process, and cached: {path}"
+        return build.object_code(number, level)
+
+    return cache.obtain(lambda: cache.file_name(number, level), build_it)
