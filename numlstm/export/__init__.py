@@ -29,34 +29,34 @@ def export(
     shared: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Write what a program needs to run an LSTM without Python: see docs/embedding.md.
+    """Write the files that a program needs to run an LSTM without Python: see docs/embedding.md.
 
     Parameters
     ----------
     module : LSTM or LSTMCell
-        Its parameters as they are now. Dropout is left out, as in eval mode.
+        The parameters are copied as they are now. There is no dropout, as in eval mode.
     folder : path
-        Where to write; it is made if it is missing. Files of these names that are there are replaced.
+        Where to write. It is created if it is missing; files of the same names are replaced.
     target : str
         "host" or one of ``targets.TARGETS``.
     level : str, optional
-        On x86-64 the instructions that may be used: "x86-64-v3" (Haswell, Zen and later) if left out, "x86-64-v4"
-        (AVX-512), or "x86-64", whose results are other bits.
+        The instructions that may be used on x86-64: "x86-64-v3" (the default; Haswell, Zen and later), "x86-64-v4"
+        (AVX-512), or "x86-64", whose results have other bits.
     prefix : str
-        What the library's names begin with: two libraries in one program need two.
+        The library's names begin with it. Two libraries in one program need two prefixes.
     shared : bool
-        Whether to link a shared library too; that takes a C compiler or ``ziglang``.
+        Whether to link a shared library too. That takes a C compiler or ``ziglang``.
     echo : callable
-        What a line of text about each file is given to.
+        Called with a line of text about each file.
 
     Raises
     ------
     ValueError
-        The target, the level or the prefix is none, or the model is beyond what a library takes.
+        The target, the level or the prefix is invalid, or a size of the model is too large.
     RuntimeError
         There is no linker for a shared library, or it failed.
     ImportError
-        Numba or llvmlite, which make the library, are not installed.
+        Numba or llvmlite is not installed.
     OSError
         The folder cannot be written.
 
@@ -77,7 +77,7 @@ def export(
         )
     folder, number = Path(folder), module.dtype.name
     model = model_bytes(module._panels, wanted)
-    linker = link.find(chosen) if shared else None  # what is missing is said before the work begins
+    linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)
     static_name = chosen.static.format(prefix)
     words = {
@@ -111,6 +111,6 @@ def _codes(prefix: str) -> str:
 
 
 def _filled(name: str, words: dict[str, str]) -> bytes:
-    """A file of this folder with the words between @ filled in."""
+    """A template of this folder with the words between @ replaced."""
     text = resources.files(__name__).joinpath(name).read_text("utf-8")
     return re.sub(r"@([A-Z]+)@", lambda found: words[found[1]], text).encode()

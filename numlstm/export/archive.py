@@ -1,7 +1,7 @@
-"""A static library: the archive that ``ar`` and ``ranlib`` make, in the flavour of GNU or of BSD and macOS.
+"""Write a static library: an archive as ``ar`` and ``ranlib`` make it, in GNU's format or that of BSD and macOS.
 
-The formats are those of ``ar(5)``: sixty bytes of text before each member, and as the first member the symbols that a
-linker looks for. There are no dates and no owners in it: the same objects make the same bytes.
+``ar(5)`` describes both: sixty bytes of text before each member, and the symbols for the linker as the first member.
+There are no dates and no owners, so that the same objects make the same bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def archive(objects: Mapping[str, tuple[bytes, Sequence[str]]], bsd: bool) -> by
     Parameters
     ----------
     objects : mapping of str to (bytes, sequence of str)
-        By name, of at most 15 characters: the object, and the symbols that it defines for others.
+        By name, of at most 15 characters: the object, and the symbols that it exports.
     bsd : bool
-        Whether it is for macOS.
+        Whether the archive is for macOS.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def archive(objects: Mapping[str, tuple[bytes, Sequence[str]]], bsd: bool) -> by
 
 
 def _table(symbols: Sequence[tuple[str, str]], places: Mapping[str, int], bsd: bool) -> bytes:
-    """The member that says in which member each symbol is."""
+    """The member that lists symbols and where their members begin."""
     names = b"".join(symbol.encode() + b"\0" for symbol, _ in symbols)
     if not bsd:
         offsets = [places[member] for _, member in symbols]
@@ -55,7 +55,7 @@ def _table(symbols: Sequence[tuple[str, str]], places: Mapping[str, int], bsd: b
 
 
 def _member(name: str, content: bytes, bsd: bool) -> bytes:
-    """A member with its header; on macOS its content begins at a multiple of eight, and its name stands before it."""
+    """A member with its header. On macOS the name precedes the content, which begins at a multiple of eight."""
     before = b""
     if bsd:
         before = name.encode().ljust(20, b"\0")  # 60 + 20 bytes

@@ -63,7 +63,7 @@ def _object(
     unoptimised: llvm.ModuleRef | None = None,
     hidden: tuple[str, ...] = (),
 ) -> bytes:
-    """Optimised, and with what is not; ``hidden`` functions are of other objects of the library, or for them."""
+    """The object of a module, optimised, linked with one that is not. Other objects share ``hidden`` functions."""
     machine = target_machine(level)
     optimise(module, machine, entries)
     if unoptimised is not None:
@@ -74,7 +74,7 @@ def _object(
     undefined = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")} - set(hidden)
     if undefined:
         raise RuntimeError(f"the code for {level.name} refers to {sorted(undefined)}, which nothing here provides")
-    if "windows" in level.triple:  # LLVM refers to it in all that has floating point, and Microsoft's C library has it
+    if "windows" in level.triple:  # LLVM refers to this symbol of Microsoft's C library wherever there are floats
         module.link_in(llvm.parse_assembly("$_fltused = comdat any\n@_fltused = weak_odr global i32 0, comdat"))
     code: bytes = machine.emit_object(module)
     return code

@@ -1,4 +1,4 @@
-"""The library of a target: two objects of machine code, in an archive or linked to a shared library."""
+"""The library of a target: two objects, in an archive or linked to a shared library."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ FUNCTIONS = (
 
 
 def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, list[str]]]:
-    """The objects of a library by name, each with the symbols that it defines for others.
-
-    They are taken from the cache of kernels, or made and put there.
+    """The objects of a library by name, each with the symbols that it exports; cached as kernels are.
 
     Parameters
     ----------
@@ -44,13 +42,13 @@ def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, li
     level : Level
         As ``Target.level`` gives it.
     prefix : str
-        What all symbols begin with.
+        All symbols begin with it.
 
     Returns
     -------
     dict of str to (bytes, list of str)
     """
-    kernel = _object("kernel", number, level, prefix)  # first, since its making tells of the whole
+    kernel = _object("kernel", number, level, prefix)  # first: it announces that the library is compiled
     glue = _object("glue", number, level, prefix)
     return {
         "glue.o": (glue, [f"{prefix}_{name}" for name in FUNCTIONS]),
@@ -62,7 +60,7 @@ def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
     """The archive."""
     made = objects(number, level, prefix)
     bsd = "apple" in target.triple
-    if bsd:  # where C's names have an underscore before them
+    if bsd:  # there C's names begin with an underscore
         made = {name: (code, [f"_{symbol}" for symbol in symbols]) for name, (code, symbols) in made.items()}
     return archive(made, bsd)
 
@@ -91,7 +89,7 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
 
 
 def _fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides an object: what decides a kernel, and what is for exports alone."""
+    """A hash of all that an object depends on: what a kernel depends on, and the sources here."""
     digest = hashlib.sha256(kernel_cache.fingerprint(number, level).encode())
     for name in ("glue", "c_memory", "c_model", "c_state", "cpu_check", "model_layout"):
         source = Path(__file__).with_name(f"{name}.py")

@@ -1,4 +1,4 @@
-"""Linking a shared library, by a compiler that is there: of the system's for the host, ``ziglang`` for any target."""
+"""Link a shared library by an installed compiler: the system's for the host, ``ziglang`` for any target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from numlstm.base.requirements import install
 from numlstm.export.targets import Target, host
 
-ZIG = {  # what zig calls the targets
+ZIG = {  # zig's names of the targets
     "x86_64-linux": "x86_64-linux-gnu",
     "aarch64-linux": "aarch64-linux-gnu",
     "aarch64-macos": "aarch64-macos",
@@ -25,14 +25,14 @@ ZIG = {  # what zig calls the targets
 
 
 def find(target: Target) -> list[str]:
-    """The command that links a shared library for a target, without its files.
+    """The command that links a shared library for a target, without file names.
 
-    ``CC`` is taken for the host if it is set; then a cross compiler's or the system's usual names; then ``ziglang``.
+    For the host that is ``CC`` if it is set. Then come the usual names of compilers, then ``ziglang``.
 
     Raises
     ------
     RuntimeError
-        There is none.
+        There is no such compiler.
     """
     names = [f"{target.name}-gnu-gcc"] if target.name.endswith("linux") else []
     if target.name == host():
@@ -52,12 +52,12 @@ def find(target: Target) -> list[str]:
 
 
 def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes:
-    """The shared library of these objects, which needs no other library.
+    """The shared library of these objects. It depends on no other library.
 
     Raises
     ------
     RuntimeError
-        The linker failed; with what it said.
+        The linker failed; with its message.
     """
     with tempfile.TemporaryDirectory() as folder:
         for member, code in objects.items():
@@ -65,7 +65,7 @@ def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes
         out = Path(folder, name)
         extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
         if name.endswith(".dll"):
-            extra = ["-Wl,--no-entry"]  # there is nothing to do when it is loaded
+            extra = ["-Wl,--no-entry"]  # nothing runs when it is loaded
         if name.endswith(".so"):
             extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
         line = [*command, "-nostdlib", *extra, "-o", str(out), *objects]

@@ -1,4 +1,4 @@
-"""The weights and sizes of an LSTM as the one piece of memory that an exported library loads."""
+"""Write a model file: the sizes and weights of an LSTM in one piece of memory, for an exported library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numlstm.runtime.packed_weights import Panels
 
 
 def model_bytes(panels: Panels, level: Level) -> bytes:
-    """The file of a model for the libraries of a level.
+    """The content of a model file for the libraries of a level.
 
     Parameters
     ----------
@@ -23,12 +23,12 @@ def model_bytes(panels: Panels, level: Level) -> bytes:
     Returns
     -------
     bytes
-        As ``export/model_layout.py`` lays them out.
+        As ``export/model_layout.py`` describes it.
 
     Raises
     ------
     ValueError
-        A size is beyond what a library takes.
+        A size is too large.
     """
     config, lanes = panels.config, level.lanes(panels.dtype.name)
     for name, value, most in (

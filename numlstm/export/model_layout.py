@@ -1,8 +1,7 @@
-"""What an exported library and an exported model agree on: the layout of the file, and the error codes.
+"""The format of a model file, and the states and error codes of an exported library.
 
-A model is one piece of memory: ``Model`` words, the rest of ``HEADER_BYTES`` zero, then the panels. All is
-little-endian. It holds sizes and weights and no plan: an offset that is not in the file cannot be wrong in it.
-One home for the writer of models, the library and the tests.
+A model is one piece of memory: the words of ``Model``, zeros up to ``HEADER_BYTES``, then the panels, all
+little-endian. It holds sizes and weights but no offsets: what is not in the file cannot be wrong in it.
 """
 
 from enum import IntEnum
@@ -13,9 +12,9 @@ from numlstm.kernels.plan_layout import Slots
 MAGIC = int.from_bytes(b"numlstm\n", "little")
 VERSION = 2  # of the layout
 HEADER_BYTES = 128  # two cache lines; the panels begin on one if the model does
-LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # what the word LEVEL says
+LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # values of the word LEVEL
 
-# what a size may be, so that no product of them leaves 64 bits
+# limits of sizes, so that no product of them needs more than 64 bits
 MOST_FEATURES = 1 << 20  # input_size, hidden_size, proj_size
 MOST_LAYERS = 1 << 10
 MOST_ROWS = 1 << 20
@@ -42,23 +41,23 @@ class Model(metaclass=Slots):
 
 
 class State(metaclass=Slots):
-    """The words at the start of a state: what a stream of the library's keeps."""
+    """The words at the start of a state."""
 
     auto = count().__next__
-    SELF = auto()  # MAGIC in another shape, with the state's own address: one that was moved is not taken
+    SELF = auto()  # MAGIC changed, and the state's own address: a state that was moved is refused
     MODEL = auto()  # address
     ROWS = auto()
-    STEPS = auto()  # of the longest piece that is run at once
+    STEPS = auto()  # that are run at once, at most
     H = auto()  # addresses; c follows h
     C = auto()
     END = auto()  # of c
-    STEP_PLAN = auto()  # addresses of two plans: for one step, and for up to STEPS of them
+    STEP_PLAN = auto()  # addresses of two plans: for one step, and for up to STEPS
     PLAN = auto()
     LENGTH = auto()
 
 
 class Code(IntEnum):
-    """What the library's functions return."""
+    """Return values of the library's functions."""
 
     OK = 0
     NULL = 1

@@ -1,4 +1,4 @@
-"""What a library can be exported for: names, LLVM's triples, and the levels that there are kernels for."""
+"""The targets of exported libraries: their names, LLVM's triples, and their levels."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 from numlstm.kernels.loading.levels import LEVELS, Level
 
-X86, ARM = ("x86-64-v3", "x86-64-v4", "x86-64"), ("aarch64",)  # the first is the one without being asked
+X86, ARM = ("x86-64-v3", "x86-64-v4", "x86-64"), ("aarch64",)  # the first is the default
 
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU and a system. ``static`` and ``shared`` are how libraries are called there."""
+    """A CPU and a system. ``static`` and ``shared`` are patterns of the names of libraries."""
 
     name: str
     triple: str
     levels: tuple[str, ...]
     static: str
     shared: str
-    cpu: str = ""  # LLVM's name of the oldest CPU there is, if that is newer than the level's
+    cpu: str = ""  # LLVM's name of the oldest CPU, if it is newer than the level's
 
     def level(self, name: str | None = None) -> Level:
         """The level of that name for this target.
@@ -53,18 +53,18 @@ _SYSTEMS = {"darwin": "macos"}
 
 
 def host() -> str:
-    """The name of the target that this process runs on, whether or not there is one of that name."""
+    """The name for the CPU and system of this process; it need not be a target."""
     machine, system = platform.machine().lower(), platform.system().lower()
     return f"{_MACHINES.get(machine, machine)}-{_SYSTEMS.get(system, system)}"
 
 
 def find(name: str) -> Target:
-    """The target of that name, or the one that this process runs on for "host".
+    """The target of that name; "host" is the one that this process runs on.
 
     Raises
     ------
     ValueError
-        There is none.
+        There is no such target.
     """
     wanted = host() if name == "host" else name
     if wanted not in TARGETS:

@@ -1,11 +1,10 @@
-"""Parameters <-> packed panels: the one copy of the weights that a model holds.
+"""Pack parameters into panels, the only copy of a model's weights, and unpack them.
 
-The gate panels of a cell are ``[block][k][gate][lane]``: a block is ``lanes`` hidden units, k runs
-over the input features and then over h, gates are i, f, g, o. A last block whose units fit half a register has half
-the lanes (``lanes_of_last``). The bias is b_ih + b_hh as ``[block][gate][lane]``, blocks as far apart as whole ones
-are. W_hr is ``[block][k][lane]``; where four blocks of outputs
-follow each other they are interleaved as ``[k][block][lane]``, so that the tile of four gates
-serves there too. Lanes beyond the last unit hold zeros.
+The gate panels of a cell are ``[block][k][gate][lane]``: a block is ``lanes`` hidden units, k runs over the input
+features and then over h, gates are i, f, g, o. A tail block has half the lanes (``lanes_of_last``). The bias is
+b_ih + b_hh as ``[block][gate][lane]``, a tail block with the room of a whole one. W_hr is ``[block][k][lane]``; each
+four blocks of outputs are interleaved as ``[k][block][lane]``, so that the tile of four gates serves there too. Lanes
+beyond the last unit hold zeros.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def aligned_zeros(count: int, dtype: np.dtype[Any]) -> Array:
-    """Likewise, of zeros: of a large array the system gives them when they are first touched."""
+    """The same of zeros, which the system supplies when a large array is first touched."""
     return _aligned(np.zeros(count * dtype.itemsize + LINE, np.uint8), count, dtype)
 
 
@@ -55,7 +54,7 @@ def model_sizes(config: Config) -> Sizes:
 
 
 class Panels:
-    """All weights of an LSTM, packed for one number type and register width. Never changed once made.
+    """All weights of an LSTM, packed for one number type and register width. Immutable.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ class Panels:
     dtype : dtype
         float32 or float64.
     lanes : int
-        Numbers in a register; those of this process's kernels if left out.
+        Numbers in a register; by default those of this process's kernels.
     """
 
     __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes", "memo")
@@ -84,14 +83,14 @@ class Panels:
             self.data = aligned_empty(size, self.dtype)
             self.data[:] = data
         self._biases: dict[str, Array] = {}
-        # what the planner remembers for a model of these sizes; shared by the Panels that replace one another
+        # the executor, shared by the Panels that replace one another
         self.memo: Any = memo
 
     @classmethod
     def pack(
         cls, config: Config, dtype: np.dtype[Any], parameters: Iterable[tuple[str, Array]], lanes: int = 0
     ) -> Panels:
-        """Panels of these parameters, all of ``config.parameter_shapes()``, converted to ``dtype``."""
+        """Panels of all parameters of ``config.parameter_shapes()``, converted to ``dtype``."""
         panels = cls(config, dtype, lanes=lanes)
         panels._fill(parameters)
         return panels
@@ -166,12 +165,12 @@ class Panels:
 
 
 def _gate_blocks(units: int, lanes: int) -> Iterator[tuple[int, slice, int]]:
-    """(block, its units, its lanes) for every block of a panel."""
+    """(number, units, lanes) of every block of a panel."""
     for block, part in _blocks(units, lanes):
         yield block, part, lanes_of_last(units, lanes) if part.stop == units else lanes
 
 
 def _blocks(size: int, lanes: int) -> Iterator[tuple[int, slice]]:
-    """(block, its units) for every block of ``lanes`` of ``size``."""
+    """(number, units) of every block of ``lanes`` of ``size``."""
     for block, start in enumerate(range(0, size, lanes)):
         yield block, slice(start, min(start + lanes, size))

@@ -1,7 +1,7 @@
-"""For the sizes of a call: which tiles, what is hoisted, how rows are grouped, and what memory it takes.
+"""Make plans for calls by their sizes, and keep them.
 
-A plan is made once for a shape and kept. It is the flat array that ``kernels/plan_layout.py`` describes,
-with addresses left open; a call copies it into the workspace that it leases.
+A plan is the array that ``kernels/plan_layout.py`` describes, without addresses, and the sizes of its buffers. A call
+copies it into the workspace that it leases.
 """
 
 from __future__ import annotations
@@ -62,26 +62,26 @@ PLANS_KEPT = 64  # shapes whose plans a model remembers
 
 
 class Plan(NamedTuple):
-    """The slots for one shape, and the numbers that each buffer of the workspace needs to hold."""
+    """The slots for one shape, and how many numbers each buffer of the workspace holds."""
 
     slots: Array
     below: int
     gates: int
     hidden: int
-    direct: bool  # whether the kernel can read an input of these strides where it is
+    direct: bool  # whether the kernel can read an input of these strides in place
     long: bool  # whether there is enough work for more than one thread
-    # the same call by so many threads, made when it is first asked for; None where one alone is to do it
+    # by the limit of threads, made on first use; None where one thread is to run the call
     teams: dict[int, TeamPlan | None]
 
 
 class TeamPlan(NamedTuple):
-    """What threads that share a call need: a plan for the one that calls, and one for each of the others."""
+    """How threads share a call: a plan for the caller, and one for each worker."""
 
     schedule: Schedule
     caller: Plan
     worker: Plan
     record: int  # slots of the record that they share
-    brief: bool  # whether it is over before a thread that is yet to be started would be of use
+    brief: bool  # whether the call ends before a newly started thread could help
 
 
 class PlanCache:
@@ -100,7 +100,7 @@ class PlanCache:
         PlanCache._all.add(self)
 
     def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
-        """Make and remember the plan for an input of this shape and these strides, and an output of those."""
+        """Make and remember the plan for an input and an output of these shapes and strides."""
         plan = make_plan(panels, shape, strides, output_strides, state_rows)
         if len(self.by_shape) >= PLANS_KEPT:
             self.by_shape.clear()
@@ -110,7 +110,7 @@ class PlanCache:
 
     @staticmethod
     def forget_all() -> None:
-        """Let every model plan anew."""
+        """Forget the plans of every model."""
         for plans in list(PlanCache._all):
             plans.inline_cache[:] = None, None
             for remembered in (plans.by_shape, *plans.dispatch_table):
@@ -139,7 +139,7 @@ def make_team_plan(
     chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
     if chosen is None:
         return None
-    # each thread that has gates and a hidden h of its own takes its part of what one thread may
+    # threads with gates and a hidden h of their own share what one thread may take
     apart = 1 if chosen.partition == Partition.BLOCKS else chosen.members
     shared = make_plan(panels, *key, state_rows, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
@@ -152,7 +152,7 @@ def make_team_plan(
         (Header.EPOCH, EPOCH),
     ):
         shared.slots[slot] = value
-    # of blocks, all threads work on the same gates and the same hidden h: those of the caller
+    # threads that share blocks work on the caller's gates and hidden h
     worker = shared._replace(below=0)
     if chosen.partition == Partition.BLOCKS:
         worker = worker._replace(gates=0, hidden=0)
@@ -171,7 +171,7 @@ def make_plan(
     apart: int = 1,
     sizes: Array | None = None,
 ) -> Plan:
-    """The plan for an input of this shape and these strides, and an output of those.
+    """The plan for an input and an output of these shapes and strides.
 
     Parameters
     ----------
@@ -181,14 +181,14 @@ def make_plan(
     strides, output_strides : (int, int, int)
         In bytes, of steps, rows and features.
     state_rows : int
-        Rows from a cell's states to those of the next one, where they are parts of larger arrays; 0: the batch size.
+        Rows from a cell's states to those of the next one; 0: the batch size. Larger for parts of larger arrays.
     most_rows : int
         Rows that pass through all layers together, at most.
     apart : int
-        Threads with buffers of their own, which together may take no more than one.
+        Threads with buffers of their own, which share the memory that one may take.
     sizes : array of int64, (steps,), optional
-        Of a packed sequence: how many rows take each step. A stride of steps is 0 where they stand behind one
-        another without a gap.
+        Of a packed sequence: the rows of each step. A stride of steps is 0 where steps follow each other without a
+        gap.
     """
     config, size, (steps, rows, features) = panels.config, panels.dtype.itemsize, shape
     (step, row, feature), packed = strides, sizes is not None
@@ -223,7 +223,7 @@ def make_plan(
 
 
 def _with_uniform_runs(slots: Array, sizes: Array) -> Array:
-    """The slots of a packed sequence: behind them a record for the kernel, and one for all steps of the same rows."""
+    """The slots of a packed sequence, followed by a record for the kernel and the records of its uniform runs."""
     begins = np.flatnonzero(np.diff(sizes, prepend=0))
     segments = np.empty((len(begins), UniformRun.LENGTH), np.int64)
     segments[:, UniformRun.BEGIN] = begins
@@ -235,24 +235,24 @@ def _with_uniform_runs(slots: Array, sizes: Array) -> Array:
 
 
 def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Schedule | None:
-    """How at most so many threads share a call."""
+    """How at most ``limit`` threads share a call."""
     steps, rows, _ = shape
     packed_rows = 0 if sizes is None else rows
     return choose(config, steps, _rows(shape, sizes), itemsize, limit, settings.schedule, packed_rows)
 
 
 def _alone(config: Config, shape: Shape, sizes: Array | None, itemsize: int) -> float:
-    """About how many microseconds one thread takes."""
+    """The microseconds that one thread takes, about."""
     return microseconds(config, shape[0], _rows(shape, sizes), itemsize)
 
 
 def _rows(shape: Shape, sizes: Array | None) -> int:
-    """Of a step; of a packed sequence on average."""
+    """Rows of a step; of a packed sequence the average."""
     return shape[1] if sizes is None else -(-int(sizes.sum()) // shape[0])
 
 
 def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
-    """The same plan for a kernel that checks input, h_0 and c_0 itself: C-contiguous arrays of these shapes."""
+    """The same plan for a kernel that checks input, h_0 and c_0: C-contiguous arrays of these shapes."""
     slots = np.concatenate([plan.slots, np.zeros(len(shapes) * ArraySpec.LENGTH, np.int64)])
     slots[Header.CHECKED], slots[Header.TYPE], slots[Header.DTYPE] = 1, id(np.ndarray), id(dtype)
     slots[Header.MISALIGNED], slots[Header.ARRAY_SPECS] = dtype.itemsize - 1, plan.slots.size

@@ -1,12 +1,11 @@
-"""From a Numba kernel to an object file for a kind of CPU. Imported only when one must be built.
+"""From a Numba kernel to an object file for a level. Imported only when one must be built.
 
-Numba types and lowers the kernels; from there LLVM is driven here, so that the
-result depends on the level asked for and not on the machine that builds. The object's entries
-are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan, int64_t boxes)`` and
-``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``, and it needs nothing
-undefined: what ``numlstm_fastcall`` calls of Python and NumPy it is told the addresses of. A stream's are
-``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)`` and
-``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``.
+Numba types and lowers the kernels. LLVM is driven here, so that the result depends on the level and not on the machine
+that builds. The object's entries are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan,
+int64_t boxes)`` and ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``. A
+stream's are ``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)``
+and ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``. Nothing in it is undefined: it is
+given the addresses of the functions of Python and NumPy that it calls.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def bare_module(dispatchers: dict) -> llvm.ModuleRef:
 
 
 def target_machine(level: Level) -> llvm.TargetMachine:
-    """LLVM's description of the CPUs of a level; position-independent, so that the object can be linked anywhere."""
+    """LLVM's description of a level; position-independent code, so that the object can be linked anywhere."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     target = llvm.Target.from_triple(level.triple)
@@ -81,7 +80,7 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
 
 @global_compiler_lock
 def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
-    """The optimised module of the forward kernel for one number type and level, and the machine it is for."""
+    """The optimised module of the forward kernel for a number type and level, and its target machine."""
     lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
@@ -104,6 +103,6 @@ def object_code(number: str, level: Level, shapes: Shapes | None = None) -> byte
 
 
 def assembly(number: str, level: Level, shapes: Shapes | None = None) -> str:
-    """The same module as text, for those who want to read it."""
+    """The same module as assembly, to read."""
     module, machine = build(number, level, shapes)
     return machine.emit_assembly(module)

@@ -1,7 +1,7 @@
 """Objects of compiled kernels in the user's cache folder.
 
-A cached object runs as code, so it is used only from a folder that belongs to this user and that nobody else can
-write to or put another in place of, and only where its checksum and the name that it was written under are right.
+A cached object runs as code. It is used only from a folder of this user that nobody else can write to or replace, and
+only if its checksum is right and it still has the name that it was written under.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def cache_folder() -> Path:
 
 
 def fingerprint(number: str, level: Level) -> str:
-    """A hash of all that decides the object: sources or else bytecode, compiler versions, level and number type.
+    """A hash of all that the object depends on: sources or else bytecode, compilers, level and number type.
 
     Raises
     ------
     OSError
-        If there are neither sources nor bytecode to read, as in an application that has them in an archive of its own.
+        If neither sources nor bytecode can be read, as in some bundled applications.
     """
     digest = hashlib.sha256(f"{number} {level!r}".encode())
     for package in ("numba", "llvmlite"):
@@ -67,14 +67,14 @@ def fingerprint(number: str, level: Level) -> str:
 
 
 def file_name(number: str, level: Level) -> str:
-    """What the object of a number type and level is called."""
+    """The file name of the object for a number type and level."""
     return f"{number}-{level.name}-{fingerprint(number, level)}.o"
 
 
 def _owners() -> set[int]:
-    """Who may own the folders above the cache: root and this user.
+    """The users that may own the folders above the cache: root and this user.
 
-    In a user namespace, as of a container, root outside has the number of all who have none inside.
+    In the user namespace of a container, root outside has the overflow number.
     """
     owners = {0, os.geteuid()}
     with suppress(OSError, ValueError):
@@ -84,7 +84,7 @@ def _owners() -> set[int]:
 
 
 def _check_above(folder: str) -> None:
-    """Refuse a folder in which another user could put something in place of what we keep there."""
+    """Refuse a folder in which another user could replace what we keep there."""
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode):
         raise NotADirectoryError(f"{folder} is not a folder")
@@ -92,7 +92,7 @@ def _check_above(folder: str) -> None:
         return
     if facts.st_uid not in _owners():
         raise PermissionError(f"{folder} belongs to another user")
-    # a group with the number of its user is that user's own, by the custom that pam_umask follows too
+    # a group with the number of its user is that user's own: pam_umask follows the same custom
     own = facts.st_gid == os.getegid() == os.geteuid()
     others = stat.S_IWOTH if own else stat.S_IWOTH | stat.S_IWGRP
     if facts.st_mode & others and not facts.st_mode & stat.S_ISVTX:
@@ -100,9 +100,9 @@ def _check_above(folder: str) -> None:
 
 
 def _check_way(folder: Path) -> None:
-    """Follow the path to the cache folder, links too, checking each folder on it; what is not there is made.
+    """Check every folder on the path to the cache folder, through links; make those that are missing.
 
-    All is made for this user alone, as the XDG Base Directory Specification asks.
+    They are made for this user alone, as the XDG Base Directory Specification asks.
     """
     ahead, links = list(reversed(folder.parts)), 0
     at = ahead.pop()
@@ -128,12 +128,12 @@ def _check_way(folder: Path) -> None:
 
 
 def _check_own(path: Path, facts: os.stat_result, folder: bool = False) -> None:
-    """Refuse what another user could have written, and what is no file to read."""
+    """Refuse what another user could have written, and what is not a regular file."""
     if stat.S_ISLNK(facts.st_mode):
         raise OSError(f"{path} is a symbolic link")
     if not (stat.S_ISDIR if folder else stat.S_ISREG)(facts.st_mode):
         raise OSError(f"{path} is not a {'folder' if folder else 'file'}")
-    if not hasattr(os, "geteuid"):  # Windows: a mode says nothing there, and a user's folder is the user's own
+    if not hasattr(os, "geteuid"):  # Windows, where modes say nothing and a user's folder is private
         return
     if facts.st_uid != os.geteuid():
         raise PermissionError(f"{path} belongs to another user")
@@ -142,9 +142,9 @@ def _check_own(path: Path, facts: os.stat_result, folder: bool = False) -> None:
 
 
 def _content(path: Path) -> bytes:
-    """What is in a file of this user's: the very file that was looked at."""
+    """The content of a file of this user, checked before and after it is opened."""
     _check_own(path, path.lstat())
-    # a pipe that has come in its place since then is not waited for
+    # do not wait for a pipe that took its place meanwhile
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     with os.fdopen(os.open(path, flags), "rb") as file:
         _check_own(path, os.fstat(file.fileno()))
@@ -152,7 +152,7 @@ def _content(path: Path) -> bytes:
 
 
 def _seal(path: Path) -> bytes:
-    """The name of an object, as it is written into it: one that was renamed is another's."""
+    """The name of an object as it is written into it: one that was renamed is refused."""
     return path.name.encode() + b"\n"
 
 
@@ -162,12 +162,12 @@ def sealed(path: Path, code: bytes) -> bytes:
 
 
 def read(path: Path) -> bytes | None:
-    """The cached object, or None where there is no sound one.
+    """The cached object, or None if there is none or it is damaged.
 
     Raises
     ------
     OSError
-        Where no object can be kept safely: with the reason.
+        No object can be kept safely; it says why.
     """
     _check_way(path.parent)
     _check_own(path.parent, path.parent.lstat(), folder=True)
@@ -192,9 +192,9 @@ def write(path: Path, code: bytes) -> None:
 
 @contextmanager
 def turn(path: Path) -> Iterator[None]:
-    """While it is held no other process compiles this object; those that have waited long enough do so all the same.
+    """Keep other processes from compiling the same object, for at most `PATIENCE` seconds.
 
-    The system takes the lock from a process that has died, however it died. Where there are no locks nobody waits.
+    The system releases the lock of a process that dies. Without file locks nobody waits.
     """
     try:
         import fcntl

@@ -1,4 +1,4 @@
-"""A kernel that can be called: addresses of machine code as C functions, however they came into memory."""
+"""A kernel that can be called: C functions at the addresses of loaded machine code."""
 
 import ctypes
 import time
@@ -21,9 +21,9 @@ METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 class Kernel(NamedTuple):
     """A loaded kernel: its C functions, and where it came from.
 
-    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``quick`` takes
-    the array of ``abi.Quick`` slots and gives the built-in function that is bound to it. ``step`` takes the address of
-    a stream, ``stream_step`` and ``stream_call`` the array of its slots, and ``exchange`` sets its flag.
+    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``fastcall``
+    binds a built-in function to an array of ``Fastcall`` slots, ``stream_step`` and ``stream_call`` to one of
+    ``StreamSlots``. ``step`` takes the address of a stream, and ``exchange`` sets its flag.
     """
 
     forward: Forward
@@ -42,7 +42,7 @@ class Kernel(NamedTuple):
 def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object) -> Kernel:
     """The C functions at the addresses of ``ENTRIES``. They drop the GIL, as every ctypes call does."""
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
-    forward.code = keep  # type: ignore[attr-defined]  # a worker may rest in it when nobody has the kernel any more
+    forward.code = keep  # type: ignore[attr-defined]  # a worker may still spin in it when the kernel is gone
     call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
     word = ctypes.c_int64
     return Kernel(
@@ -72,13 +72,13 @@ class _Method(ctypes.Structure):
 
 
 def _binder(address: int, code: object, name: bytes, kind: int) -> Bind:
-    """What makes built-in functions of the machine code at an address: they hold the GIL, and cost less than ctypes."""
+    """Bind the machine code at an address as built-in functions: they hold the GIL and cost less than ctypes."""
     method = _Method(name, address, kind, None)
     kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
     new = ctypes.PYFUNCTYPE(*kinds)(("PyCFunction_NewEx", ctypes.pythonapi))  # once: it makes a class
 
     def bind(bound_to: object) -> Any:
-        for needed in (method, code):  # never let go, since a function may be called until Python has ended
+        for needed in (method, code):  # kept for good: a function may be called until Python ends
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(needed))
         return new(ctypes.addressof(method), bound_to, None)
 

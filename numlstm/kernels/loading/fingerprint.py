@@ -1,4 +1,4 @@
-"""Which sources decide a kernel's machine code, and a short name of what they say now."""
+"""The sources that a kernel's machine code depends on, and a short name for their present content."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import zlib
 
 from .levels import Level
 
-COMPILERS = {"build", "levels"}  # what else is in loading/ has no part in what the code is
+COMPILERS = {"build", "levels"}  # the rest of loading/ has no influence on the code
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # that of the kernels
 
 
 def listed(folder: str) -> list[str]:
-    """The names in a folder of this package, which may stand in a zip archive that Python imports from."""
+    """The names in a folder of this package, also in a zip archive that Python imports from."""
     try:
         return os.listdir(folder)
     except NotADirectoryError:
@@ -27,13 +27,13 @@ def listed(folder: str) -> list[str]:
 
 
 def read(path: str) -> bytes:
-    """The content of a file of this package, which may stand in such an archive."""
+    """The content of a file of this package, also in such an archive."""
     content: bytes = __loader__.get_data(path)
     return content
 
 
 def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
-    """The files that decide the machine code, in the order of their names; none where Python has only bytecode."""
+    """The files that the machine code depends on, by name; none where there is only bytecode."""
     kernels = [name for name in listed(folder) if name.endswith(ending) and name != f"__init__{ending}"]
     if not kernels:
         return []
@@ -42,10 +42,10 @@ def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
 
 
 def name(level: Level, folder: str = FOLDER) -> str | None:
-    """A name of the sources' content and of a level: other sources have another. None where there are no sources.
+    """A name for the content of the sources and a level; None where there are no sources.
 
-    A checksum, not a cryptographic hash, whose library alone would cost a start 3 ms and 4 MB: it is to tell an edited
-    kernel, and whoever could forge one could edit the kernels as well.
+    A checksum is enough to notice an edited kernel. A cryptographic hash would add 3 ms and 4 MB to a start, and
+    whoever could forge the name could edit the kernels as well.
     """
     names = deciding(folder)
     if not names:

@@ -1,7 +1,4 @@
-"""Kernels that are not shipped: from the cache, or built here and cached.
-
-Whatever goes wrong with the cache, the kernel is built in memory, and the log says so once.
-"""
+"""Kernels that are not shipped: from the cache, or built here and cached."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ from .entry_points import Kernel
 from .levels import Level
 
 BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
-# Held by whoever makes a kernel, and logs meanwhile. Before a fork the locks are taken, the latest first: logging must
-# have made its own by now, or a fork would take it and wait for this one, whose holder could not go on.
+# Held while a kernel is made, which logs. A fork takes all locks, the latest first. Logging must have made its own
+# by now: else the fork would take it and wait for this one, whose holder waits for logging.
 lock = fork_safe(threading.Lock())
 
 
 def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
-    """The kernel of a number type and level, where none is shipped for this ``reason``.
+    """The kernel of a number type and level; ``reason`` says why no shipped one is used.
 
     Raises
     ------
     ImportError
-        If none is cached, and Numba or llvmlite, which could make one, cannot be imported or may not have the memory.
+        None is cached, and Numba or llvmlite cannot be imported or may not have the memory to make one.
     """
     from .linker import link
 
@@ -36,7 +33,7 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
     try:
         code, origin = object_code(number, level)
         return link(code, level, origin, begun)
-    except (ImportError, OSError, MemoryError) as error:  # OSError: llvmlite's library, which the system does not load
+    except (ImportError, OSError, MemoryError) as error:  # OSError: llvmlite's library does not load
         raise ImportError(
             f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"
             f"Shipped kernels: {reason}. To make some it needs numba and llvmlite: {error}.\n"
@@ -45,14 +42,14 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
 
 
 def _check_room() -> None:
-    """Refuse to compile under a limit of address space that LLVM would not be content with: it ends the process."""
+    """Refuse to compile under too low a limit of address space, where LLVM would end the process."""
     try:
         import resource
 
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         with open("/proc/self/statm") as file:
             room = limit - int(file.read().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):  # a system that sets no such limit, or does not tell
+    except (ImportError, OSError):  # a system without such a limit
         return
     if limit != resource.RLIM_INFINITY and room < BUILD_SPACE:
         raise MemoryError(

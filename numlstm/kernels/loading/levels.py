@@ -1,4 +1,4 @@
-"""The kinds of CPU that kernels are built for, and which of them this machine is."""
+"""The levels of CPUs that kernels are built for, and which of them this machine has."""
 
 import ctypes
 import os
@@ -34,11 +34,11 @@ FEATURES = {
 
 
 class Level(NamedTuple):
-    """One kind of CPU.
+    """A set of CPU features to build for.
 
-    ``register_bytes`` and ``registers`` are those the kernels use; ``fused`` says whether there is a
-    fused multiply-add: without one the results are other bits. ``pause`` is what
-    a loop that waits tells the core: an intrinsic of LLVM's, and its arguments.
+    Kernels use ``registers`` SIMD registers of ``register_bytes``. ``fused`` says whether there is a fused
+    multiply-add; without it results have other bits. ``pause`` is LLVM's intrinsic for a loop that waits, with its
+    arguments.
     """
 
     name: str
@@ -77,9 +77,9 @@ LEVELS = {
 
 
 def _c_library_flags() -> set[str] | None:
-    """CPU features that the CPU and the operating system have, as GNU's C library knows them from 2.33; else None.
+    """The CPU features that can be used, as GNU's C library reports them from version 2.33 on; else None.
 
-    It asks the CPU, where a file may tell of another, as under an emulator.
+    It asks the CPU itself. Under an emulator /proc/cpuinfo may describe another.
     """
     try:
         leaf = ctypes.CDLL(None)["__x86_get_cpuid_feature_leaf"]
@@ -88,13 +88,13 @@ def _c_library_flags() -> set[str] | None:
     leaf.argtypes, leaf.restype = (ctypes.c_uint,), ctypes.POINTER(ctypes.c_uint * 8)
     flags = set()
     for _, number, register, bits in LEAVES:
-        active = leaf(number).contents[4 + register]  # four registers of what there is, then four of what can be used
+        active = leaf(number).contents[4 + register]  # four registers of what the CPU has, four of what can be used
         flags |= {name for name, bit in bits.items() if active >> bit & 1}
     return flags
 
 
 def _file_flags() -> set[str] | None:
-    """CPU features as /proc/cpuinfo names them; None where there is no such file."""
+    """The CPU features in /proc/cpuinfo; None where there is no such file."""
     try:
         with open("/proc/cpuinfo") as lines:
             for line in lines:
@@ -106,7 +106,7 @@ def _file_flags() -> set[str] | None:
 
 
 def _x86_flags() -> set[str]:
-    """CPU features by the names of /proc/cpuinfo; LLVM is asked where neither C library nor file tells."""
+    """The CPU features by the names of /proc/cpuinfo: from the C library, that file, or LLVM."""
     for source in (_c_library_flags, _file_flags):
         if (told := source()) is not None:
             return told

@@ -1,4 +1,4 @@
-"""An object in memory -> kernel, by llvmlite's linker. Numba is not needed for it."""
+"""Link an object in memory by llvmlite, without Numba."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine()
-    # one piece of memory for code and constants: LLVM's own manager may put them more than 2 GB apart in a process with
-    # much memory, which ends it (llvm/llvm-project#71963, halide/Halide#3208)
+    # keep code and constants in one piece of memory: in a large process LLVM's own manager may put them more than 2 GB
+    # apart, which ends the process (llvm/llvm-project#71963, halide/Halide#3208)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()

@@ -1,9 +1,8 @@
-"""Kernels that came with the package: shared libraries that ctypes alone loads, without Numba and without llvmlite.
+"""Kernels in the wheel: shared libraries that ctypes loads, without Numba and llvmlite.
 
-The build of a wheel puts them into the folder ``shipped``, one for each number type and level. Their names hold a
-checksum of the sources that they were built from and one of their own content. One that was built from other sources,
-as in a checkout whose kernels were edited, is not used, nor one that is damaged. The names begin with ``lib`` because
-tools that bundle applications collect such files as libraries.
+The folder ``shipped`` has one for each number type and level. Its name holds a checksum of its sources and one of its
+content, so that a library is not used if it is damaged or the kernels were edited since. The names begin with ``lib``
+because tools that bundle applications collect such files as libraries.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ PREFIX, SUFFIX = "libnumlstm-", ".so"
 
 
 class Unfit(Exception):
-    """Why no shipped library can be used, for the log."""
+    """No shipped library can be used; the message is for the log."""
 
 
 def checksum(library: bytes) -> str:
-    """What the name of a library says of its content. It stands in no file, where ``strip`` would remove it."""
+    """The checksum of a library's content, for its name: ``strip`` would remove it from the file."""
     return f"{zlib.crc32(library):08x}"
 
 
 def file_name(number: str, level: Level, source: str, check: str) -> str:
-    """What the library of a number type and level is called: built from sources of this name, with this checksum."""
+    """The file name of the library for a number type and level, with the name of its sources and its checksum."""
     return f"{PREFIX}{number}-{level.name}-{source}-{check}{SUFFIX}"
 
 
 def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
-    """The path of the library that fits, and its content.
+    """The path and the content of the library to use.
 
     Raises
     ------
     Unfit
-        With the reason, where none does.
+        There is none.
     """
     if not sys.platform.startswith("linux"):
         raise Unfit(f"none are shipped for {sys.platform}")
@@ -67,12 +66,12 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
         raise Unfit(str(error)) from None
     if not fits:
         raise Unfit("those that came with this installation were built from other sources")
-    # half a library would not be refused by the system but end the process
+    # loading half a library would end the process
     raise Unfit(f"{', '.join(fits.values())} is damaged")
 
 
 def load(number: str, level: Level, begun: float) -> Kernel:
-    """The kernel from its shipped library; `Unfit` where there is none to use."""
+    """The kernel from its shipped library. Raises `Unfit` if there is none."""
     path, content = find(number, level)
     try:
         library = ctypes.CDLL(path) if os.path.isfile(path) else _from_archive(os.path.basename(path), content)
@@ -83,7 +82,7 @@ def load(number: str, level: Level, begun: float) -> Kernel:
 
 
 def _from_archive(name: str, content: bytes) -> ctypes.CDLL:
-    """A library that stands in a zip archive: the system loads files alone, so it is one of this user's meanwhile."""
+    """Load a library that is inside a zip archive, by way of a temporary file."""
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory(prefix="numlstm-") as folder:

@@ -1,7 +1,7 @@
-"""Kernel -> C functions: shipped with the package, from the cache, or built and cached. The one door to the kernels.
+"""Give a kernel's C functions: prebuilt, from the cache, or built and cached. All loading passes through here.
 
-Each way is tried only where the one before has nothing that fits, and imported only then: a shipped kernel needs
-neither Numba nor llvmlite, a cached one llvmlite alone.
+Each source is imported only if the one before has nothing: a prebuilt kernel needs neither Numba nor llvmlite, a
+cached one llvmlite only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import prebuilt
 from .entry_points import Kernel
 from .levels import Level, this_machine
 
-if not os.path.isdir(prebuilt.FOLDER):  # whoever makes kernels imports it, where a fork could come amid that
+if not os.path.isdir(prebuilt.FOLDER):  # jit imports it, and a fork must not come amid an import
     import logging  # noqa: F401
 _lock = fork_safe(threading.Lock())
 _loaded: dict[str, Kernel] = {}
@@ -25,12 +25,12 @@ _loaded: dict[str, Kernel] = {}
 
 @cache
 def level() -> Level:
-    """The kind of CPU that kernels are loaded for in this process."""
+    """The level that this process loads kernels for."""
     return this_machine()
 
 
 def lanes(number: str) -> int:
-    """Numbers of this type in one register of this process's kernels."""
+    """Numbers of this type in a register of this process's kernels."""
     return level().lanes(number)
 
 
@@ -40,8 +40,7 @@ def kernel(number: str) -> Kernel:
     Raises
     ------
     ImportError
-        If none fits that is there, and Numba or llvmlite, which could make one, cannot be imported or may not have
-        the memory.
+        There is none, and Numba or llvmlite cannot be imported or may not have the memory to make one.
     """
     loaded = _loaded.get(number)
     if loaded is None:
@@ -53,10 +52,10 @@ def kernel(number: str) -> Kernel:
                     loaded = _loaded[number] = prebuilt.load(number, level(), begun)
                 except prebuilt.Unfit as unfit:
                     reason = str(unfit)
-                    # under the lock, since a child that is forked amid an import waits for the end of it for ever
+                    # under the lock: a child that is forked amid an import would wait for its end forever
                     from . import jit
     if loaded is None:
-        let_forks_pass()  # those that waited for the import would not wait for the lock that came with it
+        let_forks_pass()  # forks that waited for the import do not know the lock that it brought
         with jit.lock:
             loaded = _loaded.get(number)
             if loaded is None:

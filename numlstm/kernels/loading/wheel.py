@@ -1,4 +1,4 @@
-"""An object file -> a shared library that ctypes alone loads, and those that a wheel ships."""
+"""Build the shared libraries that a wheel ships."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .levels import LEVELS, Level, this_machine
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
 NUMBERS = "float32", "float64"
 LINKERS = "ld", "ld.lld"
-# no part of a C library, no name undefined: it loads under any C library, and is the same bytes wherever it is linked
+# needs no C library and has no undefined names: it loads under any C library, and its bytes are reproducible
 OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
 
 
 def linker() -> list[str] | None:
-    """The command of a linker that knows ``OPTIONS``: the system's, else that of the package ziglang; or None."""
+    """The command of a linker that knows `OPTIONS`: the system's or that of the package ziglang, else None."""
     for name in LINKERS:
         if path := shutil.which(name):
             return [path]
@@ -38,7 +38,7 @@ def linked(code: bytes, command: list[str]) -> bytes:
     Raises
     ------
     RuntimeError
-        With what the linker says, where it does not make one.
+        The linker failed; with its message.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder, "kernels.o"), Path(folder, "kernels.so")
@@ -53,7 +53,7 @@ def linked(code: bytes, command: list[str]) -> bytes:
 
 
 def build(number: str, level: Level, folder: Path) -> Path:
-    """Build the library of one number type and level into a folder, under the name by which it is found."""
+    """Build the library of one number type and level into a folder."""
     from .build import object_code
 
     command = linker()
@@ -63,7 +63,7 @@ def build(number: str, level: Level, folder: Path) -> Path:
 
 
 def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
-    """Write a library into a folder under the name by which it is found."""
+    """Write a library into a folder under the name that `prebuilt` looks for."""
     source = fingerprint.name(level)
     if source is None:
         raise RuntimeError("kernels are not built without their sources")
@@ -74,19 +74,19 @@ def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
 
 
 def copy_of_package(folder: Path) -> Path:
-    """This package in another folder, without the libraries that it ships; as a wheel that ships none."""
+    """Copy this package to another folder, without its shipped libraries."""
     package = folder / "numlstm"
     shutil.copytree(Path(fingerprint.FOLDER).parent, package, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     return package
 
 
 def wanted() -> tuple[Level, ...]:
-    """The levels that a wheel ships: those that NUMLSTM_BUILD_LEVELS names, "native" for this machine's, or `SHIPPED`.
+    """The levels that a wheel ships: those in NUMLSTM_BUILD_LEVELS ("native" is this machine's), or `SHIPPED`.
 
     Raises
     ------
     ValueError
-        For a name that is none.
+        It names an unknown level.
     """
     names = [name.strip() for name in os.environ.get("NUMLSTM_BUILD_LEVELS", "").split(",") if name.strip()]
     if unknown := [name for name in names if name != "native" and name not in LEVELS]:
@@ -98,7 +98,7 @@ def wanted() -> tuple[Level, ...]:
 
 
 def build_all(folder: Path) -> None:
-    """All that a wheel ships, on all cores."""
+    """Build all libraries of a wheel, on all cores."""
     levels = wanted()
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn")) as pool:
         for made in [pool.submit(build, number, level, folder) for level in levels for number in NUMBERS]:
