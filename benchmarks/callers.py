@@ -10,13 +10,13 @@ QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 
 
 class Callers:
-    """Calls a second of eight threads together, over those of one thread that has all cores to itself."""
+    """Calls a second of eight threads together, over those of one thread that may use all cores."""
 
-    params = tuple(callers.LINES)
-    param_names = ("line",)
+    params = tuple(callers.WORKLOADS)
+    param_names = ("workload",)
     timeout = 120.0
 
-    def track_eight_over_one(self, line: str) -> float:
-        return callers.ratio(callers.LINES[line], seconds=0.05 if QUICK else 0.3, rounds=1 if QUICK else 5)
+    def track_eight_over_one(self, workload: str) -> float:
+        return callers.ratio(callers.WORKLOADS[workload], seconds=0.05 if QUICK else 0.3, rounds=1 if QUICK else 5)
 
-    track_eight_over_one.unit = "1 is as much"  # type: ignore[attr-defined]
+    track_eight_over_one.unit = "1 is the same"  # type: ignore[attr-defined]

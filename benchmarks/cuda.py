@@ -1,4 +1,4 @@
-"""A forward call on a GPU beside PyTorch's on the same device; without one asv skips them."""
+"""A forward call on a GPU, of numlstm and of PyTorch; without a GPU asv skips them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-LINES = {
+WORKLOADS = {
     "small": (8, 64, 2, 168, 64),  # input_size, hidden_size, num_layers, steps, batch
     "middle": (40, 256, 3, 160, 8),
     "large": (1024, 1024, 2, 64, 16),
@@ -15,19 +15,19 @@ LINES = {
 
 
 class Cuda:
-    """``lstm(input)`` with input and results on the device, until they are there."""
+    """``lstm(input)`` with input and results on the device, until the results are complete."""
 
-    params = (list(LINES), ["numlstm", "torch"])
-    param_names = ("line", "engine")
+    params = (list(WORKLOADS), ["numlstm", "torch"])
+    param_names = ("workload", "engine")
     timeout = 300.0
 
-    def setup(self, line: str, engine: str) -> None:
-        """Make the call once, which pays for what is compiled."""
+    def setup(self, workload: str, engine: str) -> None:
+        """Make the call once, because the first one compiles."""
         from numlstm.cuda import presence
 
         if presence.look().missing is not None or presence.simulated():
-            raise NotImplementedError("there is no GPU")  # asv's way to leave a benchmark out
-        inputs, hidden, layers, steps, batch = LINES[line]
+            raise NotImplementedError("there is no GPU")  # asv skips the benchmark
+        inputs, hidden, layers, steps, batch = WORKLOADS[workload]
         x = np.random.default_rng(0).standard_normal((steps, batch, inputs)).astype(np.float32)
         self.run = (
             self.numlstm(inputs, hidden, layers, x) if engine == "numlstm" else self.torch(inputs, hidden, layers, x)
@@ -54,7 +54,7 @@ class Cuda:
 
     @staticmethod
     def torch(inputs: int, hidden: int, layers: int, x: Any) -> Any:
-        """A call of PyTorch's, which is cuDNN's, in float32 proper."""
+        """A call of PyTorch, which uses cuDNN, in float32 without TF32."""
         try:
             import torch
         except ImportError:
@@ -71,6 +71,6 @@ class Cuda:
 
         return run
 
-    def time_call(self, line: str, engine: str) -> None:
+    def time_call(self, workload: str, engine: str) -> None:
         """One call, waited for."""
         self.run()

@@ -1,4 +1,4 @@
-"""A forward call on every line of the grid, and beside it what the machine can do."""
+"""A forward call on every workload of the grid, and the limits of the machine."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from numlstm.bench import grid, peers
+from numlstm.bench import engines, grid
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 FMAS = 50_000_000  # of a call in the quick mode
-LINES = {line.name: line.shortened(FMAS) if QUICK else line for line in grid.GRID}
+WORKLOADS = {workload.name: workload.shortened(FMAS) if QUICK else workload for workload in grid.GRID}
 THREADS = [1, 2]
-Found = dict[int, dict[str, float]]  # of each number of threads, every limit
+Found = dict[int, dict[str, float]]  # limits by number of threads
 
 
 class Forward:
-    """``lstm(input, (h_0, c_0))``, and the same with ``out=``. Setup pays what is compiled or built at first."""
+    """``lstm(input, (h_0, c_0))``, and the same with ``out=``."""
 
-    params = (list(LINES), THREADS)
-    param_names = ("line", "threads")
+    params = (list(WORKLOADS), THREADS)
+    param_names = ("workload", "threads")
     timeout = 300.0
 
-    def setup(self, line: str, threads: int) -> None:
-        """Make both calls once."""
-        self.fresh, self.reuse = (self.call(line, threads, style) for style in ("fresh", "reuse"))
+    def setup(self, workload: str, threads: int) -> None:
+        """Make both calls once, because the first one may compile and allocate."""
+        self.fresh, self.reuse = (self.call(workload, threads, style) for style in ("fresh", "reuse"))
 
     @staticmethod
-    def call(line: str, threads: int, style: str) -> Callable[[], Any]:
+    def call(workload: str, threads: int, style: str) -> Callable[[], Any]:
         """The same call that ``numlstm bench`` times."""
-        sizes = LINES[line]
-        task = peers.Task(sizes, threads, style, sizes.parameters(), sizes.inputs())
-        (setting,) = peers.numlstm(task).values()
+        sizes = WORKLOADS[workload]
+        task = engines.Task(sizes, threads, style, sizes.parameters(), sizes.inputs())
+        (setting,) = engines.numlstm(task).values()
         setting.call()
         return setting.call
 
-    def time_call(self, line: str, threads: int) -> None:
-        """New arrays at every call."""
+    def time_call(self, workload: str, threads: int) -> None:
+        """New arrays in every call."""
         self.fresh()
 
-    def time_call_with_out(self, line: str, threads: int) -> None:
-        """Into arrays that are kept."""
+    def time_call_with_out(self, workload: str, threads: int) -> None:
+        """Results written to the same arrays."""
         self.reuse()
 
 
 class Machine:
-    """The scale for the times above: the fastest of a few short measurements."""
+    """Limits to compare the times above with: the fastest of a few short measurements."""
 
     params = (THREADS,)
     param_names = ("threads",)

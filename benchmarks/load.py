@@ -1,4 +1,4 @@
-"""Loading a model file of each format: time, and memory at the peak as a multiple of the file's size."""
+"""Loading a model file of each format: time, and peak memory as a multiple of the file's size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Files:
 
 
 class Time(Files):
-    """The voice size of the grid, 5.4 MB: found, read, packed and called once."""
+    """A model of 5.4 MB, of the size of voice: find, read, pack, and call once."""
 
     def setup(self, folder: str, suffix: str) -> None:
         self.path = Path(folder, f"voice{suffix}")
@@ -40,7 +40,7 @@ class Time(Files):
 
 
 class Memory(Files):
-    """The peak while 100 MB of float32 are loaded in a fresh process; 2.2 is the promise for .safetensors and .pt."""
+    """The peak while a fresh process loads 100 MB of float32; at most 2.2 is promised for .safetensors and .pt."""
 
     def track_peak(self, folder: str, suffix: str) -> float:
         large = Path(folder, f"large{suffix}")

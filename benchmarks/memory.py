@@ -1,7 +1,7 @@
-"""What a call costs in memory: linear in steps and rows, and no more than is promised beyond its results.
+"""Memory of a call: linear in steps and rows, and within the promise beyond its results.
 
-The promise: one sequence of the hidden size per direction where there are several layers, none for a single one,
-and 16 MB, whatever the sizes, conversion of the input included.
+The promise, including the conversion of the input: 16 MB, and one sequence of the hidden size per direction if there
+are several layers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHAPES = [  # (steps, rows): twice the steps, twice the rows
 
 
 def model(config: Config) -> Any:
-    """An LSTM whose kernels are loaded: one small call has been made."""
+    """An LSTM that has made one small call, so that its kernels are loaded."""
     import numlstm
 
     lstm = numlstm.LSTM(
@@ -42,20 +42,20 @@ def model(config: Config) -> Any:
 
 
 def sequence(shape: str, dtype: str, features: int) -> np.ndarray[Any, Any]:
-    """An input, every page of it touched."""
+    """An input. Every page is touched."""
     steps, rows = map(int, shape.split(","))
     return np.ones((steps, rows, features), dtype)
 
 
 class Resident:
-    """The process's high-water mark with and without the call. The baseline holds all that setup makes."""
+    """The process's high-water mark after the call, and without the call as a baseline."""
 
     params = (list(CONFIGS), SHAPES)
     param_names = ("model", "steps,rows")
     timeout = 300.0
 
     def setup_cache(self) -> None:
-        """Build the kernels in another process, so that building them is not what is measured."""
+        """Build the kernels in another process, so that their compilation is not measured."""
         model(CONFIGS["one layer"])
 
     def setup(self, name: str, shape: str) -> None:

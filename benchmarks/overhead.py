@@ -1,4 +1,4 @@
-"""Calls so small that the call itself is what takes time."""
+"""Calls so small that the overhead of the call dominates."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ WAYS = ["with states", "without states", "with out=", "unbatched", "batch first"
 
 
 class Call:
-    """Every way of making the call."""
+    """Every way to make the call."""
 
-    params = (list(overhead.LINES), WAYS)
-    param_names = ("line", "way")
+    params = (list(overhead.WORKLOADS), WAYS)
+    param_names = ("workload", "way")
     timeout = 60.0
 
-    def setup(self, line: str, way: str) -> None:
+    def setup(self, workload: str, way: str) -> None:
         """Make the call once."""
-        self.call = overhead.ways(overhead.LINES[line])[way]
+        self.call = overhead.ways(overhead.WORKLOADS[workload])[way]
         self.call()
 
-    def time_call(self, line: str, way: str) -> None:
+    def time_call(self, workload: str, way: str) -> None:
         self.call()
 
 
 class Outside:
-    """Microseconds of a call with states that its kernel, alone on the same plan, does not take."""
+    """Microseconds of a call with states beyond its kernel."""
 
-    params = tuple(overhead.LINES)
-    param_names = ("line",)
+    params = tuple(overhead.WORKLOADS)
+    param_names = ("workload",)
     timeout = 60.0
 
-    def track_outside_kernel(self, line: str) -> float:
-        return overhead.outside(overhead.LINES[line])
+    def track_outside_kernel(self, workload: str) -> float:
+        return overhead.outside(overhead.WORKLOADS[workload])
 
     track_outside_kernel.unit = "us"  # type: ignore[attr-defined]

@@ -12,17 +12,17 @@ QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 
 
 class Packed:
-    """The cost of lengths from a hundredth of the longest to the longest, over that of their steps at full rate."""
+    """Time of a batch with lengths from a hundredth of the longest to the longest, over that of a full batch."""
 
-    params = (list(packed.LINES), list(packed.WAYS), [1, 2])
-    param_names = ("line", "way", "threads")
+    params = (list(packed.WORKLOADS), list(packed.WAYS), [1, 2])
+    param_names = ("workload", "way", "threads")
     timeout = 300.0
 
-    def track_cost(self, line: str, way: str, threads: int) -> float:
-        sizes = packed.LINES[line]
+    def track_cost(self, workload: str, way: str, threads: int) -> float:
+        sizes = packed.WORKLOADS[workload]
         if QUICK:
             sizes = replace(sizes, sequence_length=20)
         with num_threads(threads):
             return packed.cost(sizes, way, rounds=1 if QUICK else 5)
 
-    track_cost.unit = "1 is work for the steps alone"  # type: ignore[attr-defined]
+    track_cost.unit = "1 is a full batch with the same number of steps"  # type: ignore[attr-defined]

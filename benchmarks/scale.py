@@ -1,4 +1,4 @@
-"""An LSTM on Dask: steps a second by number of workers, and what is paid for a task."""
+"""An LSTM on Dask: steps a second by number of workers, and the time for a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TINY = scale.Work(chunks=100 if QUICK else 1000, rows=1)
 
 
 class Seconds(NamedTuple):
-    """The work on a cluster, that of tiny chunks, and the first without Dask."""
+    """For the work on a cluster, for tiny chunks on a cluster, and for the work without Dask."""
 
     taken: float
     tiny: float
@@ -22,14 +22,14 @@ class Seconds(NamedTuple):
 
 
 class Workers:
-    """Throughput against the same work in one process without Dask."""
+    """Throughput compared with the same work in one process without Dask."""
 
     params = ((1, 2),)
     param_names = ("workers",)
     timeout = 600.0
 
     def setup_cache(self) -> dict[int, Seconds] | None:
-        """Measure each once, after one that loads the kernels; None without the extra ``dask``."""
+        """Measure at each number of workers, after a call that loads the kernels; None without the extra ``dask``."""
         if importlib.util.find_spec("distributed") is None:
             return None
         lstm, found = scale.model(), {}
@@ -42,7 +42,7 @@ class Workers:
         return found
 
     def setup(self, found: dict[int, Seconds] | None, workers: int) -> None:
-        """Take what was measured with so many."""
+        """Select the measurement with that many workers."""
         if found is None:
             raise NotImplementedError("the extra dask is not installed")
         self.of = found[workers]

@@ -6,19 +6,19 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from numlstm.bench import peers, scaling
+from numlstm.bench import engines, scaling
 from numlstm.bench.hardware import clock
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
-LINES = {line.name: line for line in scaling.doubled()}
+WORKLOADS = {workload.name: workload for workload in scaling.doubled()}
 SIZES = {axis: sizes[:4] if QUICK else sizes for axis, sizes in scaling.SIZES.items()}
 
 
 def call(name: str) -> Callable[[], Any]:
     """The call that ``numlstm bench`` times, made once."""
-    line = LINES[name]
-    task = peers.Task(line, 1, "fresh", line.parameters(), line.inputs())
-    (setting,) = peers.numlstm(task).values()
+    workload = WORKLOADS[name]
+    task = engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs())
+    (setting,) = engines.numlstm(task).values()
     setting.call()
     return setting.call
 
@@ -39,7 +39,7 @@ class Doubled:
 
 
 class Growth:
-    """The power of the size with which time grows: about 1 at most for batch and steps, and 2 for the hidden size."""
+    """The exponent with which time grows: at most about 1 for batch and steps, and 2 for the hidden size."""
 
     params = tuple(SIZES)
     param_names = ("axis",)
@@ -49,4 +49,4 @@ class Growth:
         sizes = SIZES[axis]
         return scaling.exponent(sizes, [clock.microseconds(call(f"{axis}={size}")) for size in sizes])
 
-    track_exponent.unit = "power of the size"  # type: ignore[attr-defined]
+    track_exponent.unit = "exponent of the size"  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ THREADS = [1] if QUICK else [1, 2]
 
 
 class Step:
-    """By who is present, and how the pool is told."""
+    """By the order of the slots, and how they are passed."""
 
     params = (list(sessions.WAYS), THREADS)
     param_names = ("way", "threads")
@@ -28,7 +28,7 @@ class Step:
         self.step()
 
     def teardown(self, way: str, threads: int) -> None:
-        """As many threads as before."""
+        """Restore the number of threads."""
         self.threads.__exit__(None, None, None)
 
     def time_step(self, way: str, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Cold processes up to their first result: time, peak memory, and the megabytes that had to be installed."""
+"""Cold processes up to their first result: time, peak memory, and megabytes of the installation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENGINES = list(startup.PROGRAMS)
 
 
 class Startup:
-    """Every engine's processes, in turns; an engine that is not installed has no figures."""
+    """Processes of every engine, in turns; an engine that is not installed has no figures."""
 
     params = ENGINES
     param_names = ("engine",)
@@ -25,7 +25,7 @@ class Startup:
             return startup.measure(Path(folder), ENGINES, 2 if QUICK else 15)
 
     def setup(self, found: startup.Startup, engine: str) -> None:
-        """Leave out what did not take part; a wrong result is a failure."""
+        """Skip an engine that was left out; a wrong result is a failure."""
         if reason := found.left_out.get(engine):
             raise (ValueError if "wrong result" in reason else NotImplementedError)(reason)
 

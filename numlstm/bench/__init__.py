@@ -1,12 +1,10 @@
-"""Measuring: numlstm beside its peers and beside the limits of the machine, in one interleaved run.
+"""Measurements: numlstm, the baselines and the limits of the machine, in interleaved runs.
 
-- `grid`: what is measured. `peers`: with whom, in which setting. `limits`: what the machine can do.
-- `worker`: the process that engines run in. `measure`: rounds and turns.
-- `results`: raw samples and the figures that follow from them. `table`: those as text. `picture`: drawn.
-- `sweep`: random configurations. `scaling`: sizes that double.
-- `streaming`: steps of a stream, one by one.
-- `memory`: what a call costs beyond its results. `overhead`: beyond its kernel. `load`: loading model files.
-- `packed`: sequences of several lengths, beside as many steps of one length.
+- `grid`, `sweep`, `scaling`: the workloads.
+- `engines`: numlstm and the baselines, each in its fastest setting. `hardware/`: the machine and its limits.
+- `measure`: rounds and turns. `worker`: the process that engines run in.
+- `results`: raw samples and the figures computed from them. `table`, `picture`: how they are shown.
+- `streaming`: single steps of a stream. `startup`: cold processes. `costs/`: what a call costs beyond its kernel.
 
-Nothing heavy is imported before it is measured.
+In: workloads and names of engines. Out: reports. An engine is imported when it is measured.
 """

@@ -1,7 +1,7 @@
-"""The grid: the sizes that are measured, their data, and the arithmetic that each of them takes.
+"""The grid: the workloads that are measured, their data, and the arithmetic of each.
 
-From one step of a small cell to a two-layer language model: what is measured is how an LSTM
-is used, not what one engine is good at.
+From one step of a small cell to a language model of two layers. They follow the uses of an LSTM, not the strengths of
+an engine.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numlstm.base.config import Config
 from numlstm.base.typing import Array
 
 DTYPES = ("float32", "float64")
-WORDS = (*DTYPES, "batch_first")  # what may follow the sizes of a line
+WORDS = (*DTYPES, "batch_first")  # words that may follow the sizes of a workload
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the grid: an LSTM and the shape of its input.
+class Workload:
+    """An LSTM and the shape of its input.
 
     Parameters
     ----------
     name : str
-        What the line is called.
+        Of the workload.
     input_size, hidden_size, num_layers : int
         As in ``torch.nn.LSTM``.
     directions : int
@@ -40,7 +40,7 @@ class Line:
 
     Examples
     --------
-    >>> Line("tiny", 6, 4, 2, 1, 5, 1).fmas
+    >>> Workload("tiny", 6, 4, 2, 1, 5, 1).fmas
     1440
     """
 
@@ -62,27 +62,28 @@ class Line:
         }  # fmt: skip
         for size, least in at_least.items():
             if (value := getattr(self, size)) < least:
-                raise ValueError(f"{size} of line {self.name!r} is {value}; it must be at least {least}")
+                raise ValueError(f"{size} of workload {self.name!r} is {value}; it must be at least {least}")
         if self.directions > 2:
-            raise ValueError(f"directions of line {self.name!r} is {self.directions}; it must be 1 or 2")
+            raise ValueError(f"directions of workload {self.name!r} is {self.directions}; it must be 1 or 2")
         if self.proj_size >= self.hidden_size:
             raise ValueError(
-                f"proj_size of line {self.name!r} is {self.proj_size}; it must be below hidden_size {self.hidden_size}"
+                f"proj_size of workload {self.name!r} is {self.proj_size}; "
+                f"it must be below hidden_size {self.hidden_size}"
             )
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype of line {self.name!r} is {self.dtype!r}; it must be 'float32' or 'float64'")
+            raise ValueError(f"dtype of workload {self.name!r} is {self.dtype!r}; it must be 'float32' or 'float64'")
 
     @classmethod
-    def parse(cls, text: str, dtype: str = "float32") -> Line:
-        """A line from ``I,H,L,D,T,B``: input, hidden, layers, directions, steps, batch; a seventh is proj_size.
+    def parse(cls, text: str, dtype: str = "float32") -> Workload:
+        """A workload from ``I,H,L,D,T,B``: input, hidden, layers, directions, steps, batch; then maybe proj_size.
 
         The words ``batch_first``, ``float32`` and ``float64`` may follow.
 
         Examples
         --------
-        >>> Line.parse("8,64,2,1,168,64").hidden_size
+        >>> Workload.parse("8,64,2,1,168,64").hidden_size
         64
-        >>> Line.parse("8,64,2,1,168,64,batch_first,float64").dtype
+        >>> Workload.parse("8,64,2,1,168,64,batch_first,float64").dtype
         'float64'
         """
         parts = text.split(",")
@@ -104,11 +105,11 @@ class Line:
 
     @property
     def sizes(self) -> str:
-        """As `parse` reads them.
+        """The text that `parse` reads.
 
         Examples
         --------
-        >>> Line("small", 6, 4, 2, 1, 5, 1, batch_first=True).sizes
+        >>> Workload("small", 6, 4, 2, 1, 5, 1, batch_first=True).sizes
         '6,4,2,1,5,1,batch_first'
         """
         sizes = [self.input_size, self.hidden_size, self.num_layers, self.directions]
@@ -130,7 +131,7 @@ class Line:
 
     @property
     def fmas(self) -> int:
-        """Multiply-adds of one call: those of the matrices, which every engine must do; activations are not counted."""
+        """Multiply-adds of the matrix products of a call, the same in every engine; activations are not counted."""
         config = self.config
         row = sum(
             4 * config.hidden_size * (config.layer_input_size(layer) + config.output_size)
@@ -141,23 +142,23 @@ class Line:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weight matrices, biases left out."""
+        """Bytes of all weight matrices, without biases."""
         shapes = self.config.parameter_shapes().items()
         return sum(int(np.prod(shape)) for name, shape in shapes if name.startswith("weight")) * self.itemsize
 
     @property
     def recurrent_bytes(self) -> int:
-        """Bytes of one cell's recurrent weights: what every step needs again (W_hh, and W_hr if projected)."""
+        """Bytes of one cell's recurrent weights (W_hh, and W_hr if projected), which every step reads again."""
         return (4 * self.config.output_size + self.proj_size) * self.hidden_size * self.itemsize
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that are needed again and again: one cell's recurrent weights, or all weights if a call is a step."""
+        """Bytes that are read repeatedly: the recurrent weights of a cell, or all weights if a call is one step."""
         return self.weight_bytes if self.sequence_length == 1 else self.recurrent_bytes
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of `held_bytes` that a call reads if each step reads them once: all rows of a batch share a reading."""
+        """Bytes of weights that a call reads if each step reads `held_bytes` once, for all rows of the batch."""
         if self.sequence_length == 1:
             return self.weight_bytes
         return self.recurrent_bytes * self.num_layers * self.directions * self.sequence_length
@@ -167,17 +168,17 @@ class Line:
         """Bytes of a number."""
         return np.dtype(self.dtype).itemsize
 
-    def named(self, name: str) -> Line:
-        """The same line under another name."""
+    def named(self, name: str) -> Workload:
+        """The same workload under another name."""
         return replace(self, name=name)
 
-    def shortened(self, fmas: int) -> Line:
-        """The same line with no more steps than keep a call within `fmas`, but one."""
+    def shortened(self, fmas: int) -> Workload:
+        """The same workload with fewer steps, so that a call stays within `fmas`; at least one step."""
         step = self.fmas // self.sequence_length
         return replace(self, sequence_length=max(1, min(self.sequence_length, fmas // step)))
 
     def parameters(self) -> dict[str, Array]:
-        """Weights as a new LSTM has them, U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), the same at every call."""
+        """Weights as of a new LSTM, U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)); the same in every call."""
         random = np.random.default_rng(0)
         bound = self.hidden_size**-0.5
         return {
@@ -186,7 +187,7 @@ class Line:
         }
 
     def inputs(self) -> tuple[Array, Array, Array]:
-        """``input``, ``h_0`` and ``c_0``, the same at every call."""
+        """``input``, ``h_0`` and ``c_0``; the same in every call."""
         random = np.random.default_rng(1)
         cells = self.num_layers * self.directions
         shape = (self.sequence_length, self.batch_size)
@@ -198,28 +199,28 @@ class Line:
 
 
 GRID = (
-    Line("seed", 6, 4, 2, 1, 5, 1),
-    Line("amp_step", 1, 40, 1, 1, 1, 1),
-    Line("amp_block", 1, 40, 1, 1, 2048, 1),
-    Line("vad_step", 128, 128, 1, 1, 1, 1),
-    Line("forecast", 8, 64, 2, 1, 168, 64),
-    Line("tagger", 100, 256, 1, 2, 50, 1),
-    Line("voice", 40, 256, 3, 1, 160, 8),
-    Line("speech", 80, 512, 3, 2, 200, 1),
-    Line("lm", 1024, 1024, 2, 1, 64, 16),
-    Line("lm_step", 1024, 1024, 2, 1, 1, 1),
+    Workload("seed", 6, 4, 2, 1, 5, 1),
+    Workload("amp_step", 1, 40, 1, 1, 1, 1),
+    Workload("amp_block", 1, 40, 1, 1, 2048, 1),
+    Workload("vad_step", 128, 128, 1, 1, 1, 1),
+    Workload("forecast", 8, 64, 2, 1, 168, 64),
+    Workload("tagger", 100, 256, 1, 2, 50, 1),
+    Workload("voice", 40, 256, 3, 1, 160, 8),
+    Workload("speech", 80, 512, 3, 2, 200, 1),
+    Workload("lm", 1024, 1024, 2, 1, 64, 16),
+    Workload("lm_step", 1024, 1024, 2, 1, 1, 1),
 )
 
 
-def find(name: str) -> Line:
-    """The line of that name.
+def find(name: str) -> Workload:
+    """The workload of that name.
 
     Examples
     --------
     >>> find("voice").num_layers
     3
     """
-    for line in GRID:
-        if line.name == name:
-            return line
-    raise ValueError(f"no workload is called {name!r}; there are {', '.join(line.name for line in GRID)}")
+    for workload in GRID:
+        if workload.name == name:
+            return workload
+    raise ValueError(f"no workload is called {name!r}; there are {', '.join(workload.name for workload in GRID)}")

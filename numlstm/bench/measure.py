@@ -1,8 +1,8 @@
-"""Rounds: every engine takes a turn in each, so that a machine that slows down slows all of them.
+"""Rounds in which every engine takes a turn, so that a machine that slows down slows all of them.
 
-At one thread all engines live in one process. With more, each has a process of its own, since their
-pools of threads disturb each other; only one process works at a time, and the next begins when the last one uses
-no more CPU. The machine's limits take a turn in every round too.
+With one thread all engines share a process. With more, each has a process of its own, because their thread pools
+disturb each other. Only one process works at a time: the next one begins when the last one no longer uses the CPU. The
+limits of the machine are measured in every round too.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from numlstm.bench.grid import Line
+from numlstm.bench.grid import Workload
 from numlstm.bench.hardware import machine
-from numlstm.bench.results import MACHINE, OURS, Entry, LineResult, Report, Turn
+from numlstm.bench.results import MACHINE, OURS, Entry, Report, Result, Turn
 
 log = logging.getLogger(__name__)
-PATIENCE = 900.0  # seconds until a worker that does not answer is ended
+PATIENCE = 900.0  # seconds until a worker that does not answer is killed
 Progress = Callable[[str], None]
 
 
 class BenchError(RuntimeError):
-    """A run that cannot go on; the message is for the user."""
+    """A run that cannot continue; the message is for the user."""
 
 
 class Answers(Protocol):
-    """What a worker is, and what a test may put in its place."""
+    """A worker, or what a test puts in its place."""
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Send a request, wait for the answer."""
 
 
 class Worker:
-    """A process that engines run in; see `worker`."""
+    """A process in which engines run; see `worker`."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
         count = str(threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMLSTM_NUM_THREADS")
-        package = str(Path(__file__).parents[2])  # the child is to run this very package, installed or not
+        package = str(Path(__file__).parents[2])  # the child must import this package, installed or not
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
         self.process = subprocess.Popen(
@@ -67,7 +67,7 @@ class Worker:
         Raises
         ------
         BenchError
-            If the process ended, failed, or took longer than `PATIENCE`.
+            The process ended, failed, or took longer than `PATIENCE`.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
         timer = threading.Timer(PATIENCE, self.process.kill)
@@ -112,7 +112,7 @@ class Worker:
 
 
 def schedule(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
-    """(round, name) in the order of turns: everyone once a round, each round beginning one further.
+    """(round, name) in the order of turns: every name once a round, and each round begins with the next name.
 
     Examples
     --------
@@ -125,8 +125,8 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
             yield number, name
 
 
-def measure_line(
-    result: LineResult,
+def measure_workload(
+    result: Result,
     engines: Sequence[str],
     workers: dict[str, Answers],
     expected: Path,
@@ -135,32 +135,32 @@ def measure_line(
     seconds: float,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Fill one result: check every engine, then take turns.
+    """Fill a result: check every engine, then let them take turns.
 
     Parameters
     ----------
-    result : LineResult
-        Its line, threads and style say what is measured.
+    result : Result
+        With its workload, threads and style.
     engines : sequence of str
-        Names, `numlstm` among them or not.
+        Names.
     workers : dict of str to Answers
         By engine, and ``machine`` for the limits and the reference.
     expected : Path
-        File of the reference's results; made if it is not there.
+        File of the reference's results; written if it does not exist.
     rounds : int
-        How many turns everyone takes.
+        Turns of every engine.
     seconds : float
-        How long a turn takes, about; one call at least.
+        Approximate duration of a turn; it has at least one call.
     progress : callable
-        Told what is done now.
+        Told what is being done.
     """
-    line, where = asdict(result.line), f"{result.line.name}, {_plural(result.threads, 'thread')}"
+    workload, where = asdict(result.workload), f"{result.workload.name}, {_plural(result.threads, 'thread')}"
     if not expected.exists():
         progress(f"{where}: reference")
-        workers[MACHINE].ask(do="expect", line=line, path=str(expected))
+        workers[MACHINE].ask(do="expect", workload=workload, path=str(expected))
     for name in engines:
-        progress(f"{where}: {name} is made ready")
-        prepare = {"line": line, "style": result.style, "path": str(expected), "seconds": seconds}
+        progress(f"{where}: preparing {name}")
+        prepare = {"workload": workload, "style": result.style, "path": str(expected), "seconds": seconds}
         result.entries[name] = Entry(**workers[name].ask(do="prepare", engine=name, **prepare))
     measured = result.measured
     for number, name in schedule([MACHINE, *measured], rounds):
@@ -177,36 +177,36 @@ def measure_line(
 
 
 def run(
-    lines: Sequence[Line],
+    workloads: Sequence[Workload],
     engines: Sequence[str],
     *,
     threads: Sequence[int] = (1,),
     rounds: int = 15,
     seconds: float = 0.02,
     style: str = "fresh",
-    kind: str = "lines",
+    kind: str = "workloads",
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Measure lines.
+    """Measure workloads.
 
     Parameters
     ----------
-    lines : sequence of Line
-        What to measure.
+    workloads : sequence of Workload
+        The workloads.
     engines : sequence of str
-        Names in ``peers.ENGINES``.
+        Names in ``engines.ENGINES``.
     threads : sequence of int
-        Each number of threads is a run over all lines.
+        All workloads are measured at each number of threads.
     rounds : int
         Turns of every engine.
     seconds : float
-        Of a turn, about.
+        Approximate duration of a turn.
     style : str
-        ``"fresh"``: every call gives new arrays; ``"reuse"``: engines write into buffers that they keep.
+        ``"fresh"``: every call returns new arrays; ``"reuse"``: engines write to buffers that they keep.
     kind : str
         Of the report.
     progress : callable
-        Told what is done now.
+        Told what is being done.
 
     Returns
     -------
@@ -216,21 +216,21 @@ def run(
     Raises
     ------
     BenchError
-        If a worker dies.
+        A worker died.
     """
     report = Report(machine.facts(), datetime.now(UTC).isoformat(timespec="seconds"), rounds, kind=kind)
     with tempfile.TemporaryDirectory(prefix="numlstm-bench-") as folder:
         for count in threads:
             with ExitStack() as stack:
-                # the limits' process is not the engines': it imports Numba, which they are to run without
+                # the limits have a process of their own: they import Numba, which the engines should not see
                 workers: dict[str, Answers] = {MACHINE: stack.enter_context(Worker(MACHINE, count))}
                 shared = stack.enter_context(Worker("all engines", count)) if count == 1 else None
                 for name in engines:
                     workers[name] = shared or stack.enter_context(Worker(name, count))
-                for at, line in enumerate(lines):
-                    result = LineResult(line, count, style)
+                for at, workload in enumerate(workloads):
+                    result = Result(workload, count, style)
                     report.results.append(result)
-                    measure_line(
+                    measure_workload(
                         result, engines, workers, Path(folder) / f"{at}.npz",
                         rounds=rounds, seconds=seconds, progress=progress,
                     )  # fmt: skip
@@ -238,9 +238,9 @@ def run(
 
 
 def failures(report: Report) -> list[str]:
-    """Sentences about lines on which numlstm itself is wrong or fails: that is an error, not a missing column."""
+    """Sentences about workloads on which numlstm itself is wrong or fails: an error, not a missing column."""
     return [
-        f"{OURS} on {result.line.name} at {_plural(result.threads, 'thread')}: {entry.left_out}"
+        f"{OURS} on {result.workload.name} at {_plural(result.threads, 'thread')}: {entry.left_out}"
         for result in report.results
         if (entry := result.entries.get(OURS)) and entry.left_out and "not installed" not in entry.left_out
     ]

@@ -1,7 +1,7 @@
-"""A report as a picture: numlstm's speed-up over each baseline, and how near it is to the machine's limits.
+"""A report as a picture: numlstm's speed-up over each baseline, and a roofline.
 
-A roofline (Williams, Waterman and Patterson 2009) has the multiply-adds for each byte of weights across and GF/s
-upwards; nothing can be above the roofs, which were measured in the same run.
+A roofline (Williams, Waterman and Patterson 2009) plots GF/s against multiply-adds per byte of weights. The roofs are
+the machine's limits, measured in the same run.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from numlstm.bench.results import OURS, LineResult, Report, pooled
-from numlstm.bench.scaling import AT_MOST, exponents, series
+from numlstm.bench.results import OURS, Report, Result, pooled
+from numlstm.bench.scaling import AT_MOST, exponents, times_by_axis
 from numlstm.bench.table import by_speed_up, number
 from numlstm.tracing.plot import drawable
 from numlstm.tracing.plot import save as write
 
-# Okabe and Ito's colours, apart for every kind of sight; hatches and markers differ as well
+# Okabe and Ito's colours, which colour-blind readers can tell apart; hatches and markers differ as well
 COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}
 HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "\\\\\\\\"}
 MARKERS = {OURS: "o", "torch": "^", "onnxruntime": "s", "openvino": "D"}
 ROOFS = {"L1": "-", "L2": "--", "L3": "-.", "memory": ":"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 GREY = "#555555"
-COLUMN = 4.6  # inches: two of them, for one thread and for two, fill a page's column of text at their full size
+COLUMN = 4.6  # inches; two columns fill the width of a page of the documentation
 SMALL, SMALLEST = 9, 8  # points
 
 
 def save(report: Report, path: Path) -> None:
-    """Draw a report into an SVG or PNG file, whole or not at all; the same report gives the same bytes."""
+    """Draw a report to an SVG or PNG file, whole or not at all. The same report gives the same bytes."""
     drawable(path)
     import matplotlib
 
@@ -38,14 +38,16 @@ def save(report: Report, path: Path) -> None:
 
 
 def draw(report: Report) -> Any:
-    """The figure: a column for each number of threads; of a scaling, a row."""
+    """The figure, with a column for each number of threads, or a row if the report is a scaling."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     groups = report.by_threads()
     most = max(len(results) for _, results in groups)
     compared = any(result.lead() is not None for _, results in groups for result in results)
-    heights = [4.0 if report.kind == "sweep" else 1.0 + 0.42 * max(4, most)] * compared + [4.0]  # of a column's parts
+    heights = [4.0 if report.kind == "sweep" else 1.0 + 0.42 * max(4, most)] * compared + [
+        4.0
+    ]  # of the axes of a column
     if report.kind == "scaling":
         size, shape = (3 * COLUMN, 0.6 + 4.2 * len(groups)), (len(groups), 1)
     else:
@@ -57,13 +59,13 @@ def draw(report: Report) -> Any:
     for part, (threads, results) in zip(figure.subfigures(*shape, squeeze=False).flat, groups, strict=True):
         part.suptitle(f"{threads} thread" + ("" if threads == 1 else "s"), fontweight="bold")
         if report.kind == "scaling":
-            scaling(part.subplots(1, len(series(results, OURS)), squeeze=False)[0], results)
+            scaling(part.subplots(1, len(times_by_axis(results, OURS)), squeeze=False)[0], results)
             continue
         *above, below = part.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
         for axes in above:
             (ranking if report.kind == "sweep" else bars)(axes, results)
-        labels.append(roofline(below, results, named=report.kind == "lines"))
-    figure.draw_without_rendering()  # from here on everything has its place, so labels can avoid it
+        labels.append(roofline(below, results, named=report.kind != "sweep"))
+    figure.draw_without_rendering()  # the layout is final now, so that labels can avoid what is drawn
     figure.set_layout_engine("none")
     for label in labels:
         label()
@@ -77,21 +79,21 @@ def _title(report: Report) -> str:
     return f"{cpu}, {report.date[:10]}\n{', '.join(versions)}; medians of {report.rounds} interleaved rounds"
 
 
-def bars(axes: Any, results: Sequence[LineResult]) -> None:
-    """The speed-up over each baseline on each workload: faster to the right of 1, slower to its left."""
-    peers = [name for name in results[0].entries if any(name in r.measured for r in results) and name != OURS]
-    height = 0.84 / len(peers)
+def bars(axes: Any, results: Sequence[Result]) -> None:
+    """The speed-up over each baseline on each workload."""
+    baselines = [name for name in results[0].entries if any(name in r.measured for r in results) and name != OURS]
+    height = 0.84 / len(baselines)
     least, most = 1.0, 1.0
-    for which, peer in enumerate(peers):
-        compared = [(at, r) for at, r in enumerate(results) if peer in r.measured and r.lead() is not None]
-        ratios = [result.speed_up(peer)[0] for _, result in compared]
-        places = [at + (which - (len(peers) - 1) / 2) * height for at, _ in compared]
+    for which, baseline in enumerate(baselines):
+        compared = [(at, r) for at, r in enumerate(results) if baseline in r.measured and r.lead() is not None]
+        ratios = [result.speed_up(baseline)[0] for _, result in compared]
+        places = [at + (which - (len(baselines) - 1) / 2) * height for at, _ in compared]
         axes.barh(
-            places, [ratio - 1 for ratio in ratios], 0.92 * height, left=1, label=peer, color=COLOURS[peer],
-            hatch=HATCHES[peer], edgecolor="white", linewidth=0,
+            places, [ratio - 1 for ratio in ratios], 0.92 * height, left=1, label=baseline, color=COLOURS[baseline],
+            hatch=HATCHES[baseline], edgecolor="white", linewidth=0,
         )  # fmt: skip
         for place, ratio, (_, result) in zip(places, ratios, compared, strict=True):
-            best = peer == result.best_peer()
+            best = baseline == result.best_baseline()
             axes.annotate(
                 number(ratio) if ratio >= 10 else f"{ratio:.2f}", (ratio, place),
                 xytext=(3 if ratio >= 1 else -3, 0), textcoords="offset points", va="center",
@@ -100,7 +102,7 @@ def bars(axes: Any, results: Sequence[LineResult]) -> None:
             )  # fmt: skip
         least, most = min([least, *ratios]), max([most, *ratios])
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(results)), [result.line.name for result in results])
+    axes.set_yticks(range(len(results)), [result.workload.name for result in results])
     axes.set_ylim(len(results) - 0.45, -0.55)
     _log_ratio(axes.xaxis, least, most)
     axes.set_xlabel("speed-up over each baseline (bold: the fastest)")
@@ -111,15 +113,15 @@ def bars(axes: Any, results: Sequence[LineResult]) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def ranking(axes: Any, results: Sequence[LineResult]) -> None:
-    """The speed-up over the fastest baseline of every configuration, sorted."""
+def ranking(axes: Any, results: Sequence[Result]) -> None:
+    """The speed-ups of all configurations over the fastest baseline, sorted."""
     compared = [(result, lead) for result in by_speed_up(results) if (lead := result.lead()) is not None]
-    for peer, colour in COLOURS.items():
-        points = [(at, lead) for at, (result, lead) in enumerate(compared) if result.best_peer() == peer]
+    for baseline, colour in COLOURS.items():
+        points = [(at, lead) for at, (result, lead) in enumerate(compared) if result.best_baseline() == baseline]
         if points:
-            label = f"fastest baseline: {peer}"
-            axes.plot(*zip(*points, strict=True), MARKERS[peer], color=colour, label=label, markersize=5)
-    slow = [result.line.name for result, lead in compared if lead < 1]
+            label = f"fastest baseline: {baseline}"
+            axes.plot(*zip(*points, strict=True), MARKERS[baseline], color=colour, label=label, markersize=5)
+    slow = [result.workload.name for result, lead in compared if lead < 1]
     axes.axhline(1, color="black", linewidth=1)
     leads = [lead for _, lead in compared]
     _log_ratio(axes.yaxis, min(leads), max(leads))
@@ -132,7 +134,7 @@ def ranking(axes: Any, results: Sequence[LineResult]) -> None:
 
 
 def _log_ratio(axis: Any, least: float, most: float) -> None:
-    """A logarithmic scale of ratios with plain numbers, and room for a label at both ends."""
+    """A logarithmic scale with plain numbers, and room for a label at both ends."""
     least, most = min(1.0, least), max(1.3, most)
     room = (most / least) ** 0.13
     limits = least / (room if least < 1 else room**0.2), most * room
@@ -142,22 +144,22 @@ def _log_ratio(axis: Any, least: float, most: float) -> None:
     axis.set_ticks([], minor=True)
 
 
-def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[[], None]:
-    """Attained GF/s of numlstm and of the fastest baseline against multiply-adds a byte, beneath the roofs.
+def roofline(axes: Any, results: Sequence[Result], named: bool) -> Callable[[], None]:
+    """GF/s of numlstm and of the fastest baseline against multiply-adds per byte, and the roofs.
 
     Returns
     -------
     callable
-        Writes the names of the workloads; to be called when the axes have their place.
+        Writes the names of the workloads. Call it when the layout is final.
     """
     limits = pooled(results)
-    points = [(intensity(r), r.rate(OURS), r.line.name) for r in results if OURS in r.measured]
-    peers = [(intensity(r), r.rate(best), best) for r in results if (best := r.best_peer()) is not None]
-    peaks = {dtype: limits.peak_of(dtype) for dtype in sorted({result.line.dtype for result in results})}
+    points = [(intensity(r), r.rate(OURS), r.workload.name) for r in results if OURS in r.measured]
+    baselines = [(intensity(r), r.rate(best), best) for r in results if (best := r.best_baseline()) is not None]
+    peaks = {dtype: limits.peak_of(dtype) for dtype in sorted({result.workload.dtype for result in results})}
     roofs = {level: limits.limit(f"read_{level}") for level in ROOFS}
     ridge = max(peaks.values()) / (2 * roofs["memory"])
-    across = [x for x, _, _ in points + peers]
-    upwards = [y for _, y, _ in points + peers]
+    across = [x for x, _, _ in points + baselines]
+    upwards = [y for _, y, _ in points + baselines]
     left, right = min([*across, ridge / 4]) / 8, 6 * max([*across, ridge])
     floor, ceiling = min([*upwards, 1.0]) / 2, 2 * max([*upwards, *peaks.values()])
     axes.set(xscale="log", yscale="log", xlim=(left, right), ylim=(floor, ceiling))
@@ -179,15 +181,15 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
             transform_rotates_text=True,
         )  # fmt: skip
     if named:
-        for (x, ours, _), (_, theirs, _) in zip(points, peers, strict=False):
+        for (x, ours, _), (_, theirs, _) in zip(points, baselines, strict=False):
             axes.plot([x, x], [ours, theirs], color="#BBBBBB", linewidth=1, zorder=2)
     size = 6 if named else 4
-    for peer, colour in COLOURS.items():
-        of_peer = [(x, y) for x, y, name in peers if name == peer]
-        if of_peer:
+    for baseline, colour in COLOURS.items():
+        of_baseline = [(x, y) for x, y, name in baselines if name == baseline]
+        if of_baseline:
             axes.plot(
-                *zip(*of_peer, strict=True), MARKERS[peer], color=colour, markersize=size, zorder=3,
-                markerfacecolor="white", label=f"fastest baseline: {peer}", linestyle="none",
+                *zip(*of_baseline, strict=True), MARKERS[baseline], color=colour, markersize=size, zorder=3,
+                markerfacecolor="white", label=f"fastest baseline: {baseline}", linestyle="none",
             )  # fmt: skip
     if points:
         ours_x, ours_y, _ = zip(*points, strict=True)
@@ -199,16 +201,16 @@ def roofline(axes: Any, results: Sequence[LineResult], named: bool) -> Callable[
     axes.legend(frameon=False, fontsize=SMALLEST, loc="lower right")
     axes.grid(alpha=0.15)
     axes.spines[["top", "right"]].set_visible(False)
-    return lambda: _name_points(axes, points, [(x, y) for x, y, _ in peers]) if named else None
+    return lambda: _name_points(axes, points, [(x, y) for x, y, _ in baselines]) if named else None
 
 
-def intensity(result: LineResult) -> float:
-    """Multiply-adds of a call for each byte of weights that it reads."""
-    return result.line.fmas / result.line.bytes_read
+def intensity(result: Result) -> float:
+    """Multiply-adds of a call per byte of weights that it reads."""
+    return result.workload.fmas / result.workload.bytes_read
 
 
 def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: Sequence[tuple[float, float]]) -> None:
-    """A name beside each point, where it hides neither another name nor a point."""
+    """Write a name beside each point, where it overlaps neither a point nor another name."""
     from matplotlib.transforms import Bbox
 
     marks = axes.transData.transform([(x, y) for x, y, _ in points] + list(others))
@@ -229,14 +231,14 @@ def _name_points(axes: Any, points: Sequence[tuple[float, float, str]], others: 
         taken.append(text.get_window_extent())
 
 
-def scaling(axes: Sequence[Any], results: Sequence[LineResult]) -> None:
-    """Time against each size that was doubled, and the exponent."""
+def scaling(axes: Sequence[Any], results: Sequence[Result]) -> None:
+    """Time against each size that doubles, and the exponent."""
     found = exponents(results, OURS)
     engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
     for name in engines:
-        for part, (sizes, times) in zip(axes, series(results, name).values(), strict=False):
+        for part, (sizes, times) in zip(axes, times_by_axis(results, name).values(), strict=False):
             part.plot(sizes, times, MARKERS[name] + "-", color=COLOURS[name], markersize=5, linewidth=1.2, label=name)
-    for part, (axis, (sizes, times)) in zip(axes, series(results, OURS).items(), strict=True):
+    for part, (axis, (sizes, times)) in zip(axes, times_by_axis(results, OURS).items(), strict=True):
         ideal = [times[-1] * (size / sizes[-1]) ** AT_MOST[axis] for size in sizes]
         part.plot(sizes, ideal, color="#BBBBBB", linewidth=1, linestyle="--", label=f"as {axis}$^{AT_MOST[axis]}$")
         part.set(xscale="log", yscale="log", xlabel=axis, ylabel="microseconds a call")

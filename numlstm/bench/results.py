@@ -1,4 +1,4 @@
-"""What a run measured, kept raw, and the figures that follow from it."""
+"""The raw samples of a run, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from numlstm.base.typing import Array
 
-from .grid import Line
+from .grid import Workload
 
 FORMAT = "numlstm-bench"
 VERSION = 1
-MACHINE = "machine"  # whose turn it is when the limits are measured
+MACHINE = "machine"  # takes the turns in which the limits are measured
 OURS = "numlstm"
-FACTS = ("cpu", "cpu_model", "cores", "caches", "load", "system", "python", "versions")  # of the machine, that are told
+FACTS = ("cpu", "cpu_model", "cores", "caches", "load", "system", "python", "versions")  # of the machine, in a report
 LEVELS = ("L1", "L2", "L3", "memory")
 
 
@@ -30,7 +30,7 @@ class Turn:
     engine: str
     calls: int
     nanoseconds: int
-    idle: bool = True  # whether all its threads slept before the next turn began
+    idle: bool = True  # whether its threads were asleep before the next turn began
 
     @property
     def microseconds(self) -> float:
@@ -40,7 +40,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Entry:
-    """How an engine took part in a line, or why it did not."""
+    """How an engine was measured on a workload, or why it was not."""
 
     setting: str = ""
     max_error: float = 0.0
@@ -48,23 +48,23 @@ class Entry:
 
 
 @dataclass
-class LineResult:
-    """Everything about one line at one number of threads."""
+class Result:
+    """The measurements of one workload at one number of threads."""
 
-    line: Line
+    workload: Workload
     threads: int
     style: str
     entries: dict[str, Entry] = field(default_factory=dict)
     turns: list[Turn] = field(default_factory=list)
-    limits: list[dict[str, float]] = field(default_factory=list)  # one a round
+    limits: list[dict[str, float]] = field(default_factory=list)  # a dict for each round
 
     @property
     def measured(self) -> list[str]:
-        """Engines that took part."""
+        """Engines that were measured."""
         return [name for name, entry in self.entries.items() if not entry.left_out]
 
     def microseconds(self, engine: str) -> Array:
-        """One figure a round, in order of rounds."""
+        """Of a call in each round."""
         turns = sorted((turn for turn in self.turns if turn.engine == engine), key=lambda turn: turn.round)
         return np.array([turn.microseconds for turn in turns])
 
@@ -72,29 +72,29 @@ class LineResult:
         """Microseconds of a call: the median over rounds."""
         return float(np.median(self.microseconds(engine)))
 
-    def best_peer(self) -> str | None:
-        """The peer with the lowest median."""
-        peers = [name for name in self.measured if name != OURS]
-        return min(peers, key=self.median, default=None)
+    def best_baseline(self) -> str | None:
+        """The baseline with the lowest median."""
+        baselines = [name for name in self.measured if name != OURS]
+        return min(baselines, key=self.median, default=None)
 
-    def speed_up(self, peer: str) -> tuple[float, float]:
-        """How many times faster than a peer: the median of the rounds' ratios, and the ratio of the medians."""
-        ours, theirs = self.microseconds(OURS), self.microseconds(peer)
+    def speed_up(self, baseline: str) -> tuple[float, float]:
+        """numlstm's over a baseline: the median of the rounds' ratios, and the ratio of the medians."""
+        ours, theirs = self.microseconds(OURS), self.microseconds(baseline)
         return float(np.median(theirs / ours)), float(np.median(theirs) / np.median(ours))
 
     def lead(self) -> float | None:
-        """The speed-up over the best peer, median of the rounds' ratios; None without numlstm or without a peer."""
-        best = self.best_peer()
+        """The speed-up over the best baseline; None if numlstm or every baseline was left out."""
+        best = self.best_baseline()
         return self.speed_up(best)[0] if best and OURS in self.measured else None
 
     def of_fastest(self) -> float:
-        """The fastest round of any peer over numlstm's."""
-        peers = (self.microseconds(name).min() for name in self.measured if name != OURS)
-        return float(min(peers) / self.microseconds(OURS).min())
+        """Speed-up by the fastest rounds of all baselines and of numlstm."""
+        baselines = (self.microseconds(name).min() for name in self.measured if name != OURS)
+        return float(min(baselines) / self.microseconds(OURS).min())
 
     def rate(self, engine: str) -> float:
         """GF/s, a multiply-add counted as two."""
-        return 2e-3 * self.line.fmas / self.median(engine)
+        return 2e-3 * self.workload.fmas / self.median(engine)
 
     def limit(self, name: str) -> float:
         """A limit of the machine: the median over rounds."""
@@ -106,68 +106,68 @@ class LineResult:
         return sorted((int(n.rsplit("_", 1)[1]) for n in names if n.startswith(f"fma_{dtype}_")), reverse=True)
 
     def peak(self) -> float:
-        """FMA peak in GF/s for the line's dtype, of the register width that gave most."""
-        return self.peak_of(self.line.dtype)
+        """FMA peak in GF/s for the workload's dtype, of the fastest register width."""
+        return self.peak_of(self.workload.dtype)
 
     def peak_of(self, dtype: str) -> float:
         """FMA peak in GF/s for a dtype."""
         return max(self.limit(f"fma_{dtype}_{width}") for width in self.widths(dtype))
 
     def bound(self, caches: dict[str, int]) -> tuple[str, float]:
-        """What limits this line on this machine, and the microseconds that this limit allows.
+        """The limit of this workload on this machine, and the microseconds of a call at that limit.
 
-        Either the FMA peak, or the bandwidth of the smallest cache that holds the weights which are needed again
-        and again: one cell's recurrent weights at every step, or all weights at every call of a single step.
+        Either the FMA peak, or the bandwidth of the smallest cache that holds the weights that are read repeatedly:
+        the recurrent weights of one cell, or all weights if a call is one step.
         """
-        line = self.line
-        needs = {"FMA peak": 2e-3 * line.fmas / self.peak()}
-        level = next((level for level, size in caches.items() if line.held_bytes <= size), "memory")
-        needs[level] = 1e-3 * line.bytes_read / self.limit(f"read_{level}")
+        workload = self.workload
+        needs = {"FMA peak": 2e-3 * workload.fmas / self.peak()}
+        level = next((level for level, size in caches.items() if workload.held_bytes <= size), "memory")
+        needs[level] = 1e-3 * workload.bytes_read / self.limit(f"read_{level}")
         name = max(needs, key=needs.__getitem__)
         return name, needs[name]
 
 
-def pooled(results: Sequence[LineResult]) -> LineResult:
-    """A result that holds the limits of all rounds of all lines, and nothing else."""
+def pooled(results: Sequence[Result]) -> Result:
+    """A result with the limits of all rounds of all workloads, and nothing else."""
     first = results[0]
-    return LineResult(first.line, first.threads, first.style, limits=[each for r in results for each in r.limits])
+    return Result(first.workload, first.threads, first.style, limits=[each for r in results for each in r.limits])
 
 
 @dataclass
 class Report:
-    """A run: the machine, when, how, and one result a line and number of threads.
+    """A run: machine, date, rounds, and a result for each workload and number of threads.
 
-    `kind` says what the lines are: ``"lines"`` of the grid or of one's own, a ``"sweep"`` of random ones, or
-    ``"scaling"``, sizes that double.
+    `kind` is ``"workloads"`` for the grid or the user's own, ``"sweep"`` for random workloads, ``"scaling"`` for sizes
+    that double.
     """
 
     machine: dict[str, Any]
     date: str
     rounds: int
-    results: list[LineResult] = field(default_factory=list)
-    kind: str = "lines"
+    results: list[Result] = field(default_factory=list)
+    kind: str = "workloads"
 
-    def of_one_thread(self, result: LineResult) -> LineResult | None:
-        """The same line on one thread in this run."""
-        same = (r for r in self.results if r.threads == 1 and r.line == result.line and r.style == result.style)
+    def of_one_thread(self, result: Result) -> Result | None:
+        """The same workload on one thread in this run."""
+        same = (r for r in self.results if r.threads == 1 and r.workload == result.workload and r.style == result.style)
         return next(same, None)
 
-    def by_threads(self) -> list[tuple[int, list[LineResult]]]:
+    def by_threads(self) -> list[tuple[int, list[Result]]]:
         """Results grouped by number of threads, in the order of the run."""
         return [(threads, list(group)) for threads, group in groupby(self.results, key=lambda r: r.threads)]
 
     def to_json(self) -> str:
-        """As text; `from_json` gives an equal report."""
+        """A text from which `from_json` makes an equal report."""
         return json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Report:
-        """Read what `to_json` wrote.
+        """Read the text of `to_json`, also with the names of earlier versions.
 
         Raises
         ------
         ValueError
-            For a text that is something else, of a later version, or not whole.
+            The text is something else, of a later version, or not complete.
         """
         try:
             data = json.loads(text)
@@ -180,8 +180,8 @@ class Report:
             )
         try:
             results = [
-                LineResult(
-                    line=Line(**result.pop("line")),
+                Result(
+                    workload=Workload(**(result.pop("line", None) or result.pop("workload"))),
                     entries={name: Entry(**entry) for name, entry in result.pop("entries").items()},
                     turns=[Turn(**turn) for turn in result.pop("turns")],
                     **result,
@@ -199,15 +199,15 @@ class Report:
 
 
 def _whole(report: Report) -> None:
-    """Raise where what figures are made of is missing: facts of the machine, turns, limits of the machine."""
+    """Raise if something that the figures need is missing: facts of the machine, turns, limits."""
     if missing := [fact for fact in FACTS if fact not in report.machine]:
         raise ValueError(f"the machine's {missing[0]} is missing")
     for result in report.results:
         for name in result.measured:
             turns = [turn for turn in result.turns if turn.engine == name]
             if not turns or any(min(turn.calls, turn.nanoseconds) < 1 for turn in turns):
-                raise ValueError(f"turns of {name} on line {result.line.name!r} are missing, or without a call")
-        if result.measured and not (result.limits and result.widths(result.line.dtype)):
-            raise ValueError(f"limits of the machine at line {result.line.name!r} are missing")
+                raise ValueError(f"turns of {name} on workload {result.workload.name!r} are missing, or without a call")
+        if result.measured and not (result.limits and result.widths(result.workload.dtype)):
+            raise ValueError(f"limits of the machine at workload {result.workload.name!r} are missing")
         for level in LEVELS if result.measured else ():
             result.limit(f"read_{level}")

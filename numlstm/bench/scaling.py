@@ -1,6 +1,6 @@
 """How time grows with a size: the batch, the steps and the hidden size, each doubled while the rest stays.
 
-Twice the rows or steps are twice the work, and twice the hidden size about four times: more than that is a fault.
+Twice the rows or steps are twice the work, and twice the hidden size four times. Time must not grow faster.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from dataclasses import replace
 
 import numpy as np
 
-from .grid import Line
-from .results import LineResult
+from .grid import Workload
+from .results import Result
 
-BASE = Line("", 64, 128, 1, 1, 32, 8)
+BASE = Workload("", 64, 128, 1, 1, 32, 8)
 FIELDS = {"B": "batch_size", "T": "sequence_length", "H": "hidden_size"}
 SIZES = {"B": (8, 16, 32, 64, 128, 256), "T": (32, 64, 128, 256, 512, 1024), "H": (32, 64, 128, 256, 512, 1024)}
-AT_MOST = {"B": 1, "T": 1, "H": 2}  # the exponent that the work has for large sizes
+AT_MOST = {"B": 1, "T": 1, "H": 2}  # exponents of the work for large sizes
 
 
-def line(axis: str, size: int, dtype: str = "float32") -> Line:
-    """The line of one size.
+def workload(axis: str, size: int, dtype: str = "float32") -> Workload:
+    """The workload of one size.
 
     Examples
     --------
-    >>> line("T", 64).sequence_length
+    >>> workload("T", 64).sequence_length
     64
     """
     sizes = {FIELDS[axis]: size}
     return replace(BASE, name=f"{axis}={size}", dtype=dtype, **sizes)  # type: ignore[arg-type]
 
 
-def doubled(dtype: str = "float32") -> list[Line]:
+def doubled(dtype: str = "float32") -> list[Workload]:
     """Every size of every axis, ``B=8`` and so on."""
-    return [line(axis, size, dtype) for axis, sizes in SIZES.items() for size in sizes]
+    return [workload(axis, size, dtype) for axis, sizes in SIZES.items() for size in sizes]
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """The power of the size with which the time grows: the slope of a straight line through their logarithms.
+    """The exponent p of a time that grows as size**p: the slope of a straight line through the logarithms.
 
     Examples
     --------
@@ -48,11 +48,11 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
     return float(slope)
 
 
-def series(results: Sequence[LineResult], engine: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Sizes and microseconds by axis, of an engine where it was measured."""
+def times_by_axis(results: Sequence[Result], engine: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Sizes and microseconds by axis, for the workloads on which an engine was measured."""
     found: dict[str, tuple[list[int], list[float]]] = {}
     for result in results:
-        axis, _, size = result.line.name.partition("=")
+        axis, _, size = result.workload.name.partition("=")
         if engine in result.measured:
             sizes, times = found.setdefault(axis, ([], []))
             sizes.append(int(size))
@@ -60,6 +60,6 @@ def series(results: Sequence[LineResult], engine: str) -> dict[str, tuple[list[i
     return found
 
 
-def exponents(results: Sequence[LineResult], engine: str) -> dict[str, float]:
-    """The exponent of each axis that has two sizes at least."""
-    return {axis: exponent(*both) for axis, both in series(results, engine).items() if len(both[0]) > 1}
+def exponents(results: Sequence[Result], engine: str) -> dict[str, float]:
+    """The exponent of each axis with at least two sizes."""
+    return {axis: exponent(*both) for axis, both in times_by_axis(results, engine).items() if len(both[0]) > 1}

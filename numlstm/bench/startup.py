@@ -1,9 +1,9 @@
-"""What a cold process pays before its first result: time, memory, and the megabytes that had to be installed.
+"""Cold processes: time and memory up to the first result, and the megabytes of the installation.
 
-Every figure is of a fresh process that does what a small program does: import the engine, load the model file of the
-grid's line ``voice``, and make one call. The engines take turns, and the results of each are checked first.
-numlstm's kernels are shipped ones, as in a wheel: where this installation has none, as in a checkout, a copy of the
-package is measured that ships those in the cache.
+Each process does what a small program does: it imports the engine, loads a model file of the grid's workload ``voice``,
+and makes one call. The engines take turns, and the results of each are checked first. numlstm uses prebuilt kernels, as
+in a wheel. If this installation has none, as a checkout, a copy of the package with the kernels of the cache is
+measured.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
-from numlstm.bench.grid import Line, find
-from numlstm.bench.peers import LeftOutError, package_version
+from numlstm.bench.engines import LeftOutError, package_version
+from numlstm.bench.grid import Workload, find
 from numlstm.bench.results import OURS
 from numlstm.bench.table import markdown, number
 from numlstm.reference import lstm as reference
 
-LINE = find("voice")
-STEPS = LINE.sequence_length
+WORKLOAD = find("voice")
+STEPS = WORKLOAD.sequence_length
 
-# What each process does; ``x`` is there. Around them stands FRAME.
+# The part of each process that FRAME surrounds; ``x`` is the input
 PROGRAMS = {
     OURS: """
 import numlstm
@@ -46,7 +46,7 @@ output, _ = lstm(x)
 import torch
 imported()
 from safetensors.torch import load_file
-lstm = torch.nn.LSTM({line.input_size}, {line.hidden_size}, {line.num_layers})
+lstm = torch.nn.LSTM({workload.input_size}, {workload.hidden_size}, {workload.num_layers})
 lstm.load_state_dict(load_file("voice.safetensors"))
 lstm.eval()
 with torch.inference_mode():
@@ -56,7 +56,7 @@ with torch.inference_mode():
 import onnxruntime
 imported()
 session = onnxruntime.InferenceSession("voice.onnx", providers=["CPUExecutionProvider"])
-zeros = numpy.zeros(({line.num_layers}, 1, {line.hidden_size}), "float32")
+zeros = numpy.zeros(({workload.num_layers}, 1, {workload.hidden_size}), "float32")
 (output,) = session.run(["output"], dict(input=x, h_0=zeros, c_0=zeros))
 """,
     "openvino": """
@@ -64,7 +64,7 @@ import openvino
 imported()
 core = openvino.Core()
 compiled = core.compile_model(core.read_model("voice.onnx"), "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})
-zeros = numpy.zeros(({line.num_layers}, 1, {line.hidden_size}), "float32")
+zeros = numpy.zeros(({workload.num_layers}, 1, {workload.hidden_size}), "float32")
 output = compiled(dict(input=x, h_0=zeros, c_0=zeros))["output"]
 """,
 }
@@ -74,11 +74,11 @@ stops = []
 def imported():
     stops.append(time.monotonic_ns())
 import numpy
-x = numpy.sin(numpy.arange({steps} * {line.input_size}, dtype="float32")).reshape({steps}, 1, {line.input_size})
+x = numpy.sin(numpy.arange({steps} * {workload.input_size}, dtype="float32")).reshape({steps}, 1, {workload.input_size})
 {program}
 stops.append(time.monotonic_ns())
 peak = 0
-try:  # of this program alone; what getrusage tells begins with the memory of the process that started it
+try:  # of this program alone; getrusage includes the memory of the process that started it
     with open("/proc/self/status") as status:
         peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 except OSError:
@@ -92,21 +92,21 @@ if len(sys.argv) > 1:
 import json
 print(json.dumps([*stops, peak]))
 """
-# What has to be installed for the programs above
+# Packages that the programs need
 PACKAGES = {
     OURS: (OURS,),
     "torch": ("torch", "numpy", "safetensors"),
     "onnxruntime": ("onnxruntime", "numpy"),
     "openvino": ("openvino", "numpy"),
 }
-OPTIONAL = ("numba", "llvmlite")  # numlstm runs without them where the kernels that it ships fit
+OPTIONAL = ("numba", "llvmlite")  # not needed with prebuilt kernels
 TOLERANCE = 1e-4
 PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Start:
-    """One process, from the moment at which it was asked for: seconds until its imports and its first result, bytes."""
+    """One process: seconds from its start to the end of its imports and to its first result, and bytes of memory."""
 
     imported: float
     first_result: float
@@ -115,7 +115,7 @@ class Start:
 
 @dataclass
 class Startup:
-    """What all engines' processes took, and who was left out and why."""
+    """The processes of all engines, and which engines were left out and why."""
 
     starts: dict[str, list[Start]] = field(default_factory=dict)
     installed: dict[str, int] = field(default_factory=dict)
@@ -123,25 +123,25 @@ class Startup:
     kernels: str = ""
 
     def median(self, engine: str, what: str) -> float:
-        """Of all processes of an engine: ``"imported"``, ``"first_result"`` or ``"peak"``."""
+        """Over the processes of an engine, of ``"imported"``, ``"first_result"`` or ``"peak"``."""
         return float(np.median([getattr(start, what) for start in self.starts[engine]]))
 
 
 def measure(
     folder: Path, engines: Sequence[str], rounds: int, progress: Callable[[str], None] = lambda what: None
 ) -> Startup:
-    """Start every engine's process in turn, `rounds` times.
+    """Start the processes of all engines in turns.
 
     Parameters
     ----------
     folder : Path
-        An empty folder, for models and for a copy of the package.
+        An empty folder for models and for a copy of the package.
     engines : sequence of str
         Names in ``PROGRAMS``.
     rounds : int
-        Processes of each engine that are timed; one before them is not, and its result is checked.
+        Timed processes of each engine. Another one before them is not timed; its result is checked.
     progress : callable
-        Is told what is done now.
+        Told what is being done.
     """
     found = Startup()
     environment = _environment(folder, found)
@@ -167,26 +167,26 @@ def measure(
 
 
 def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
-    """Write the files that the engines load; what a call gives by the reference."""
+    """Write the files that the engines load; return the output of the reference."""
     from numlstm.bench.onnx_model import onnx_model
     from numlstm.lstm import LSTM
 
-    parameters = LINE.parameters()
-    lstm = LSTM(LINE.input_size, LINE.hidden_size, LINE.num_layers)
+    parameters = WORKLOAD.parameters()
+    lstm = LSTM(WORKLOAD.input_size, WORKLOAD.hidden_size, WORKLOAD.num_layers)
     lstm.load_state_dict(parameters)
     lstm.save(folder / "voice.safetensors")
-    one_row = Line("voice", LINE.input_size, LINE.hidden_size, LINE.num_layers, 1, STEPS, 1)
+    one_row = Workload("voice", WORKLOAD.input_size, WORKLOAD.hidden_size, WORKLOAD.num_layers, 1, STEPS, 1)
     try:
         (folder / "voice.onnx").write_bytes(onnx_model(one_row, parameters))
     except ImportError as error:
         reading = [engine for engine in engines if "voice.onnx" in PROGRAMS[engine]]
         found.left_out.update(dict.fromkeys(reading, f"its model is written with onnx: {error}"))
-    x = np.sin(np.arange(STEPS * LINE.input_size, dtype=np.float32)).reshape(STEPS, 1, LINE.input_size)
+    x = np.sin(np.arange(STEPS * WORKLOAD.input_size, dtype=np.float32)).reshape(STEPS, 1, WORKLOAD.input_size)
     return reference(parameters, x, dtype=np.float64)[0]
 
 
 def _environment(folder: Path, found: Startup) -> dict[str, str]:
-    """The processes' environment, in which numlstm ships its kernels."""
+    """Environment variables of the processes, with which numlstm has prebuilt kernels."""
     from numlstm.kernels.loading import jit, prebuilt, registry, wheel
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -194,7 +194,7 @@ def _environment(folder: Path, found: Startup) -> dict[str, str]:
     path = os.environ.get("PYTHONPATH", "")
     try:
         prebuilt.find("float32", level)
-        found.kernels = "shipped"
+        found.kernels = "prebuilt"
     except prebuilt.Unfit as unfit:
         command = wheel.linker()
         if command is None:
@@ -203,15 +203,15 @@ def _environment(folder: Path, found: Startup) -> dict[str, str]:
             copy = wheel.copy_of_package(folder / "site")
             code, _ = jit.object_code("float32", level)
             wheel.place("float32", level, wheel.linked(code, command), copy / "kernels" / "shipped")
-            package, found.kernels = copy, "shipped, in a copy of this installation"
+            package, found.kernels = copy, "prebuilt, in a copy of this installation"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package.parent), path)))
     return environment
 
 
 def start(engine: str, folder: Path, environment: dict[str, str], save: Path | None = None) -> Start:
-    """One process of an engine; its result goes into a file, if one is given."""
-    code = FRAME.format(program=PROGRAMS[engine].format(line=LINE), steps=STEPS, line=LINE)
-    begin = time.monotonic_ns()  # one clock for all processes of a machine
+    """Run a process of an engine; its result is saved to a file if one is given."""
+    code = FRAME.format(program=PROGRAMS[engine].format(workload=WORKLOAD), steps=STEPS, workload=WORKLOAD)
+    begin = time.monotonic_ns()  # the same clock in all processes
     done = subprocess.run(
         [sys.executable, "-c", code, *([str(save)] if save else [])],
         env=environment,
@@ -228,19 +228,19 @@ def start(engine: str, folder: Path, environment: dict[str, str], save: Path | N
 
 
 def _check(engine: str, folder: Path, environment: dict[str, str], expected: Array) -> None:
-    """A process whose time does not count: bytecode is written, files come into the system's cache."""
+    """Check the result of a process that is not timed; it also writes bytecode and fills the file cache."""
     path = folder / f"{engine}.npy"
     start(engine, folder, environment, path)
     output = np.load(path)
     if output.shape != expected.shape:
         raise LeftOutError(f"wrong result: output has the shape {output.shape}; it must be {expected.shape}")
     error = float(np.max(np.abs(output - expected)))
-    if not error <= TOLERANCE:  # NaN is not
+    if not error <= TOLERANCE:  # nor NaN
         raise LeftOutError(f"wrong result: output differs from the reference by up to {error:.2g}")
 
 
 def installed_bytes(packages: Sequence[str], without: Sequence[str] = ()) -> int:
-    """Bytes of installed packages and of all that they require, bytecode aside.
+    """Bytes of installed packages and of all that they require, without bytecode.
 
     Examples
     --------
@@ -255,7 +255,7 @@ def installed_bytes(packages: Sequence[str], without: Sequence[str] = ()) -> int
         if name in seen or name in without:
             continue
         seen.add(name)
-        with suppress(metadata.PackageNotFoundError):  # required elsewhere: on another system, with an extra
+        with suppress(metadata.PackageNotFoundError):  # a requirement of other systems
             found = metadata.distribution(name)
             waiting += [
                 match[0]
@@ -267,7 +267,7 @@ def installed_bytes(packages: Sequence[str], without: Sequence[str] = ()) -> int
 
 
 def _own_bytes(name: str, found: Any) -> int:
-    if name == OURS:  # of an editable install, pip knows no file
+    if name == OURS:  # pip does not list the files of an editable install
         paths = [path for path in PACKAGE.rglob("*") if path.is_file()]
     else:
         paths = [Path(found.locate_file(file)) for file in found.files or []]
@@ -275,7 +275,7 @@ def _own_bytes(name: str, found: Any) -> int:
 
 
 def text(found: Startup) -> str:
-    """The table, with what was left out and why."""
+    """The table, and which engines were left out and why."""
     rows = []
     for engine in found.starts:
         seconds = found.median(engine, "first_result")
@@ -290,15 +290,15 @@ def text(found: Startup) -> str:
     head = ["engine", "imported, ms", "first result, ms", "x numlstm", "peak memory, MB", "installed, MB"]
     rounds = max((len(starts) for starts in found.starts.values()), default=0)
     parts = [
-        f"cold processes: import, load {LINE.name} ({LINE.input_size}, {LINE.hidden_size}, {LINE.num_layers} layers), "
-        f"one call of {STEPS} steps; medians of {counted(rounds, 'interleaved round')}; "
+        f"cold processes: import, load {WORKLOAD.name} ({WORKLOAD.input_size}, {WORKLOAD.hidden_size}, "
+        f"{WORKLOAD.num_layers} layers), one call of {STEPS} steps; medians of {counted(rounds, 'interleaved round')}; "
         f"numlstm's kernels {found.kernels}",
         markdown(head, rows),
     ]
     if OURS in found.starts:
         slim = installed_bytes(PACKAGES[OURS], without=OPTIONAL) / 1e6
         parts.append(
-            f"Shipped kernels do not need {' and '.join(OPTIONAL)}; without them numlstm takes {slim:,.0f} MB."
+            f"Prebuilt kernels do not need {' and '.join(OPTIONAL)}; without them numlstm takes {slim:,.0f} MB."
         )
     parts += [f"{engine} left out: {reason}" for engine, reason in found.left_out.items()]
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""Random configurations: what the grid does not name, so that no size is slow without anybody's knowing."""
+"""Random configurations, to find the slow sizes that are not in the grid."""
 
 from __future__ import annotations
 
@@ -6,52 +6,51 @@ import math
 
 import numpy as np
 
-from .grid import Line
+from .grid import Workload
 
 INPUTS, HIDDEN, ROWS, STEPS, LAYERS = (1, 1024), (1, 1024), (1, 256), (1, 1000), (1, 3)
-FMAS = 2_000_000_000  # of a call at most: some 30 ms of a core at its peak
+FMAS = 2_000_000_000  # most of a call: about 30 ms of a core at its peak
 MOST_FMAS = 20_000_000_000
-DOUBLE, PROJECTED = 1 / 5, 1 / 6  # parts of all configurations
+DOUBLE, PROJECTED = 1 / 5, 1 / 6  # shares of all configurations
 
 
-def configurations(count: int, seed: int = 0, fmas: int = FMAS) -> list[Line]:
-    """As many lines, the same ones for the same arguments.
+def configurations(count: int, seed: int = 0, fmas: int = FMAS) -> list[Workload]:
+    """`count` random workloads, the same for the same arguments.
 
-    Sizes are log-uniform, so that every order of magnitude has its share and most are no multiple of a register's
-    lanes. A line beyond `fmas` multiply-adds a call is drawn anew. A line's name is its sizes, as ``--sizes`` reads
-    them.
+    Sizes are log-uniform: every order of magnitude is as likely, and most sizes are not a multiple of a register's
+    lanes. A workload of more than `fmas` multiply-adds is drawn again. Its name is its sizes, as for ``--sizes``.
 
     Parameters
     ----------
     count : int
-        How many.
+        Number of workloads.
     seed : int
         Of the random numbers.
     fmas : int
-        What a call may take at most.
+        Most multiply-adds of a call.
 
     Examples
     --------
-    >>> [line.name for line in configurations(2, seed=3)]
+    >>> [workload.name for workload in configurations(2, seed=3)]
     ['5,1,1,2,55,1,batch_first', '2,3,2,1,35,10']
     """
     random = np.random.default_rng(seed)
-    lines: list[Line] = []
-    while len(lines) < count:
-        line = _draw(random)
-        if line.fmas <= fmas:
-            lines.append(line)
-    return lines
+    workloads: list[Workload] = []
+    while len(workloads) < count:
+        workload = _draw(random)
+        if workload.fmas <= fmas:
+            workloads.append(workload)
+    return workloads
 
 
-def _draw(random: np.random.Generator) -> Line:
+def _draw(random: np.random.Generator) -> Workload:
     def size(bounds: tuple[int, int]) -> int:
         least, most = bounds
         return min(most, int(math.exp(random.uniform(math.log(least), math.log(most + 1)))))
 
     hidden_size = size(HIDDEN)
     projected = hidden_size > 1 and random.random() < PROJECTED
-    line = Line(
+    workload = Workload(
         "",
         size(INPUTS),
         hidden_size,
@@ -63,4 +62,4 @@ def _draw(random: np.random.Generator) -> Line:
         "float64" if random.random() < DOUBLE else "float32",
         bool(random.integers(2)),
     )
-    return line.named(line.sizes)
+    return workload.named(workload.sizes)

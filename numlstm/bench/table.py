@@ -1,4 +1,4 @@
-"""A report as text: a heading, one Markdown table a number of threads, and what was left out and why."""
+"""A report as text: a heading, a Markdown table for each number of threads, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence, Sized
 
 from numlstm.base.wording import counted
 from numlstm.bench.hardware.machine import in_words
-from numlstm.bench.results import LEVELS, OURS, LineResult, Report, pooled
+from numlstm.bench.results import LEVELS, OURS, Report, Result, pooled
 from numlstm.bench.scaling import AT_MOST, exponents
 
-NAMED = 10  # lines that a remark names; of more it tells the number
+NAMED = 10  # most workloads that a note names; if there are more, it has their number
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point.
+    """Three digits, or more if the integer part has more.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def percent(fraction: float) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns line up, the first one to the left and the rest to the right."""
+    """A table with aligned columns, the first one left and the others right."""
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -57,7 +57,7 @@ def text(report: Report) -> str:
     """The whole report."""
     parts = [heading(report)]
     for threads, results in report.by_threads():
-        alone = {} if threads == 1 else {r.line.name: one for r in results if (one := report.of_one_thread(r))}
+        alone = {} if threads == 1 else {r.workload.name: one for r in results if (one := report.of_one_thread(r))}
         summaries = [geometric_mean(results)]
         if report.kind == "sweep":
             results = by_speed_up(results)
@@ -69,22 +69,22 @@ def text(report: Report) -> str:
     return "\n\n".join(parts)
 
 
-def growth(results: Sequence[LineResult]) -> str:
-    """The powers of the sizes with which numlstm's time grows."""
-    found = [f"{axis} {power:.2f} (at most {AT_MOST[axis]})" for axis, power in exponents(results, OURS).items()]
-    return f"{OURS}'s time grows with these powers: {', '.join(found)}." if found else ""
+def growth(results: Sequence[Result]) -> str:
+    """The exponents with which numlstm's time grows."""
+    found = [f"{axis} {exponent:.2f} (at most {AT_MOST[axis]})" for axis, exponent in exponents(results, OURS).items()]
+    return f"{OURS}'s time grows with these exponents: {', '.join(found)}." if found else ""
 
 
-def by_speed_up(results: Sequence[LineResult]) -> list[LineResult]:
-    """The slowest beside its best peer first; last those that nothing was measured beside."""
+def by_speed_up(results: Sequence[Result]) -> list[Result]:
+    """Sorted by speed-up over the best baseline; results without one come last."""
     return sorted(results, key=lambda result: math.inf if (lead := result.lead()) is None else lead)
 
 
-def below(results: Sequence[LineResult]) -> str:
-    """Which lines are below 1.0; where the fastest rounds say otherwise, others had the core."""
+def below(results: Sequence[Result]) -> str:
+    """The workloads below 1.0. If their fastest rounds are above, other processes disturbed the run."""
     compared = [(result, lead) for result in results if (lead := result.lead()) is not None]
     slow = [
-        f"- {result.line.name}: {lead:.3f} (fastest rounds {result.of_fastest():.3f})"
+        f"- {result.workload.name}: {lead:.3f} (fastest rounds {result.of_fastest():.3f})"
         for result, lead in compared
         if lead < 1
     ]
@@ -108,8 +108,8 @@ def heading(report: Report) -> str:
     )
 
 
-def limits(threads: int, results: Sequence[LineResult]) -> str:
-    """What the machine can do, medians over all rounds of all lines."""
+def limits(threads: int, results: Sequence[Result]) -> str:
+    """The limits of the machine, medians over all rounds of all workloads."""
     every = pooled(results)
     peaks = [
         f"{dtype} " + ", ".join(f"{number(every.limit(f'fma_{dtype}_{w}'))} at {w} bits" for w in every.widths(dtype))
@@ -120,11 +120,11 @@ def limits(threads: int, results: Sequence[LineResult]) -> str:
     return f"{title}. FMA peak in GF/s: {'; '.join(peaks)}. Reading in GB/s: {', '.join(reads)}."
 
 
-def table(results: Sequence[LineResult], caches: dict[str, int], alone: Mapping[str, LineResult] | None = None) -> str:
-    """One row a line. Without numlstm among the engines, the peers alone.
+def table(results: Sequence[Result], caches: dict[str, int], alone: Mapping[str, Result] | None = None) -> str:
+    """A row for each workload.
 
-    Where the run has the same lines `alone` on one thread, by name, another column says how many times faster
-    numlstm is than there.
+    `alone` has the results of the same run on one thread by name of the workload. If there are any, a last column has
+    numlstm's speed-up over one thread.
     """
     engines = [name for name in results[0].entries if any(name in result.measured for result in results)]
     head = ["workload", *engines, "fastest baseline", "speed-up", "of medians", "GF/s", "of FMA peak", "of its limit"]
@@ -135,21 +135,21 @@ def table(results: Sequence[LineResult], caches: dict[str, int], alone: Mapping[
     return markdown(head, rows)
 
 
-def _over(result: LineResult, alone: Mapping[str, LineResult]) -> str:
-    one = alone.get(result.line.name)
+def _over(result: Result, alone: Mapping[str, Result]) -> str:
+    one = alone.get(result.workload.name)
     if one is None or OURS not in one.measured or OURS not in result.measured:
         return "-"
     return f"{one.median(OURS) / result.median(OURS):.2f}"
 
 
-def _row(result: LineResult, engines: Sequence[str], caches: dict[str, int]) -> list[str]:
-    row = [result.line.name]
+def _row(result: Result, engines: Sequence[str], caches: dict[str, int]) -> list[str]:
+    row = [result.workload.name]
     for name in engines:
         if name in result.measured:
             row.append(f"{number(result.median(name))} ({number(float(result.microseconds(name).min()))})")
         else:
             row.append("left out")
-    best = result.best_peer()
+    best = result.best_baseline()
     row.append(best or "-")
     if OURS not in result.measured:
         return [*row, "-", "-", "-", "-", "-"]
@@ -160,8 +160,8 @@ def _row(result: LineResult, engines: Sequence[str], caches: dict[str, int]) -> 
     return [*row, number(result.rate(OURS)), of_peak, f"{of_limit} of {limit}"]
 
 
-def geometric_mean(results: Sequence[LineResult]) -> str:
-    """Of the speed-ups over the best peer, where there are several."""
+def geometric_mean(results: Sequence[Result]) -> str:
+    """Of the speed-ups over the best baseline, if there are several."""
     compared = [lead for result in results if (lead := result.lead()) is not None]
     if len(compared) < 2:
         return ""
@@ -169,8 +169,8 @@ def geometric_mean(results: Sequence[LineResult]) -> str:
     return f"Geometric mean of the speed-ups over {counted(len(compared), 'workload')}: {mean:.2f}."
 
 
-def notes(results: Sequence[LineResult]) -> str:
-    """The settings that were fastest, who was left out and why, who did not come to rest."""
+def notes(results: Sequence[Result]) -> str:
+    """For each engine the fastest settings, why it was left out, and where its threads did not go to sleep."""
     lines = []
     for name in results[0].entries:
         settings: dict[str, list[str]] = {}
@@ -178,8 +178,10 @@ def notes(results: Sequence[LineResult]) -> str:
         for result in results:
             entry = result.entries[name]
             kind, key = (reasons, entry.left_out) if entry.left_out else (settings, entry.setting)
-            kind.setdefault(key, []).append(result.line.name)
-        restless = [result.line.name for result in results if not all(t.idle for t in result.turns if t.engine == name)]
+            kind.setdefault(key, []).append(result.workload.name)
+        restless = [
+            result.workload.name for result in results if not all(t.idle for t in result.turns if t.engine == name)
+        ]
         said = [f"{setting}{_where(where, results, settings)}" for setting, where in settings.items()]
         said += [f"left out{_where(where, results, reasons)}: {reason}" for reason, where in reasons.items()]
         if restless:
@@ -189,14 +191,14 @@ def notes(results: Sequence[LineResult]) -> str:
     return "\n".join(lines)
 
 
-def _where(names: Sequence[str], results: Sequence[LineResult], kinds: Sized) -> str:
-    """Which lines a remark is about, unless it is about all of them."""
+def _where(names: Sequence[str], results: Sequence[Result], kinds: Sized) -> str:
+    """The workloads of a note, unless it is about all of them."""
     if len(names) == len(results) and len(kinds) == 1:
         return ""
     return _these(names, results)
 
 
-def _these(names: Sequence[str], results: Sequence[LineResult]) -> str:
+def _these(names: Sequence[str], results: Sequence[Result]) -> str:
     if len(names) <= NAMED:
         return f" ({', '.join(names)})"
     return f" ({len(names)} of {counted(len(results), 'workload')})"

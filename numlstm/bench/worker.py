@@ -2,8 +2,8 @@
 
     python -m numlstm.bench.worker THREADS
 
-reads requests from its input, one JSON object a line, and answers each with one. `measure` starts it, with
-the environment variables that set numbers of threads, before any engine is imported.
+reads requests, one JSON object a line, and answers each with a line. `measure` starts it with the environment variables
+that set the number of threads, which engines read when they are imported.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.bench.grid import Line
-from numlstm.bench.peers import ENGINES, Engine, LeftOutError, Setting, Task, results
+from numlstm.bench.engines import ENGINES, Engine, LeftOutError, Setting, Task, results
+from numlstm.bench.grid import Workload
 from numlstm.reference import lstm as reference
 
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # far above what rounding does, far below what a wrong gate does
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # far above rounding errors, far below the error of a wrong gate
 RESULTS = ("output", "h_n", "c_n")
 
 
-def deviation(line: Line, found: tuple[Array, ...], expected: tuple[Array, ...]) -> float:
+def deviation(workload: Workload, found: tuple[Array, ...], expected: tuple[Array, ...]) -> float:
     """The largest error of a call's results.
 
     Raises
     ------
     LeftOutError
-        Where it is beyond what rounding explains; the message says which result is wrong, and how.
+        The error is larger than rounding explains; the message says which result is wrong, and how.
     """
     worst = 0.0
     for name, got, want in zip(RESULTS, found, expected, strict=True):
-        if not isinstance(got, np.ndarray) or got.shape != want.shape or got.dtype != line.dtype:
+        if not isinstance(got, np.ndarray) or got.shape != want.shape or got.dtype != workload.dtype:
             what = f"{got.dtype} {got.shape}" if isinstance(got, np.ndarray) else type(got).__name__
-            raise LeftOutError(f"wrong result: {name} is {what}; it must be {line.dtype} {want.shape}")
+            raise LeftOutError(f"wrong result: {name} is {what}; it must be {workload.dtype} {want.shape}")
         error = float(np.max(np.abs(got - want)))
-        if not error <= TOLERANCE[line.dtype]:  # NaN is not
+        if not error <= TOLERANCE[workload.dtype]:  # nor NaN
             raise LeftOutError(
                 f"wrong result: {name} differs from the reference by up to {error:.2g}; "
-                f"at most {TOLERANCE[line.dtype]:.0e} is rounding"
+                f"at most {TOLERANCE[workload.dtype]:.0e} is rounding"
             )
         worst = max(worst, error)
     return worst
 
 
 class Prepared:
-    """One engine, ready for its turns on one line.
+    """One engine, ready for its turns on one workload.
 
-    It holds the task, whose inputs some engines know by address alone.
+    It keeps the task alive: some engines hold only the addresses of its inputs.
     """
 
     def __init__(self, task: Task, expected: tuple[Array, ...], name: str, setting: Setting, seconds: float) -> None:
@@ -65,12 +65,12 @@ class Prepared:
         self.calls = max(1, int(seconds / self.pace))
 
     def check(self) -> float:
-        """One call, its results held against the reference."""
+        """The error of one call against the reference."""
         with self.setting.context():
-            return deviation(self.task.line, results(self.setting.call()), self.expected)
+            return deviation(self.task.workload, results(self.setting.call()), self.expected)
 
     def _warm(self, seconds: float) -> float:
-        """Call until whatever is compiled, packed or allocated at first is done; the fastest of the last calls."""
+        """Call for a while, so that everything is compiled, packed and allocated; seconds of the fastest call."""
         with self.setting.context():
             paces: list[float] = []
             begin = time.perf_counter()
@@ -81,14 +81,14 @@ class Prepared:
         return min(paces[1:])
 
     def turn(self) -> tuple[int, int]:
-        """Calls, and the nanoseconds that they took together."""
+        """Number of calls, and nanoseconds of all of them."""
         call, calls = self.setting.call, self.calls
         collecting = gc.isenabled()
         gc.disable()
         try:
             with self.setting.context():
                 if calls > 1:
-                    call()  # not timed: its threads wake, its weights come back into the caches
+                    call()  # not timed: wakes the threads and brings the weights back into the caches
                 start = time.perf_counter_ns()
                 for _ in repeat(None, calls):
                     call()
@@ -99,7 +99,7 @@ class Prepared:
 
 
 class Host:
-    """Answers requests. ``engines`` is a parameter so that tests can plant their own."""
+    """Answers requests. ``engines`` is a parameter for tests, which plant their own."""
 
     def __init__(self, threads: int, engines: Mapping[str, Engine] = ENGINES) -> None:
         self.threads, self.engines = threads, engines
@@ -111,9 +111,9 @@ class Host:
         reply: dict[str, Any] = getattr(self, f"do_{request.pop('do')}")(**request)
         return reply
 
-    def do_expect(self, line: dict[str, Any], path: str) -> dict[str, Any]:
-        """Compute a line in float64 by the reference, which has the steps first, into a file of arrays."""
-        asked = Line(**line)
+    def do_expect(self, workload: dict[str, Any], path: str) -> dict[str, Any]:
+        """Compute a workload with the reference in float64, and save its results."""
+        asked = Workload(**workload)
         x, h_0, c_0 = asked.inputs()
         steps_first = x.swapaxes(0, 1) if asked.batch_first else x
         output, (h_n, c_n) = reference(asked.parameters(), steps_first, (h_0, c_0), dtype=np.float64)
@@ -122,9 +122,11 @@ class Host:
         np.savez(path, output=output, h_n=h_n, c_n=c_n)
         return {}
 
-    def do_prepare(self, engine: str, line: dict[str, Any], style: str, path: str, seconds: float) -> dict[str, Any]:
-        """Make an engine ready: every setting is checked, warmed up and timed, and the fastest stays."""
-        asked = Line(**line)
+    def do_prepare(
+        self, engine: str, workload: dict[str, Any], style: str, path: str, seconds: float
+    ) -> dict[str, Any]:
+        """Check, warm up and time every setting of an engine, and keep the fastest."""
+        asked = Workload(**workload)
         with np.load(path) as file:
             expected = tuple(file[name] for name in RESULTS)
         self.prepared.pop(engine, None)
@@ -141,12 +143,12 @@ class Host:
         return {"setting": fastest.name, "max_error": fastest.max_error}
 
     def do_turn(self, engine: str) -> dict[str, Any]:
-        """Time an engine's calls; answered when the process is idle again."""
+        """Time an engine's calls; answer when the process is idle again."""
         calls, nanoseconds = self.prepared[engine].turn()
         return {"calls": calls, "nanoseconds": nanoseconds, "idle": settle()}
 
     def do_check(self, engine: str) -> dict[str, Any]:
-        """Check the results once more, after all rounds; the engine is let go."""
+        """Check the results once more after all rounds, and drop the engine."""
         try:
             self.prepared.pop(engine).check()
         except LeftOutError as reason:
@@ -165,12 +167,12 @@ class Host:
 
 
 def settle(seconds: float = 1.0) -> bool:
-    """Wait until this process uses no CPU: thread pools spin for a while after a call, at the cost of who is next.
+    """Wait until this process uses no CPU: thread pools spin after a call, and would slow down the next engine.
 
     Returns
     -------
     bool
-        Whether it came to rest within `seconds`: twice in a row it used less than a tenth of 2 ms.
+        Whether it became idle within `seconds`: less than a tenth of 2 ms of CPU time, twice in a row.
     """
     deadline, quiet = time.perf_counter() + seconds, 0
     while time.perf_counter() < deadline:
@@ -184,7 +186,7 @@ def settle(seconds: float = 1.0) -> bool:
 
 def main() -> None:
     """Answer requests until the input ends."""
-    # engines may print: what they say goes with the errors, the answers have a channel of their own
+    # engines may print to stdout: send that to stderr, and keep the pipe for the answers
     with os.fdopen(os.dup(1), "w", buffering=1) as answers:
         os.dup2(2, 1)
         host = Host(int(sys.argv[1]))

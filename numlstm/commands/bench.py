@@ -13,8 +13,7 @@ import click
 from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.wording import counted
-from numlstm.bench import grid, measure, picture, scaling, startup, streaming, sweep, table
-from numlstm.bench.peers import PEERS
+from numlstm.bench import engines, grid, measure, picture, scaling, startup, streaming, sweep, table
 from numlstm.bench.results import Report
 from numlstm.commands.messages import reports_errors, status
 from numlstm.commands.options import OUTPUT, Finite
@@ -36,11 +35,11 @@ def _rounds(default: int) -> Callable[[Any], Any]:
 def _baselines(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
     """The names of a list; all if there is no list, and none of "none"."""
     if value is None:
-        return list(PEERS)
+        return list(engines.BASELINES)
     names = [name.strip() for name in value.split(",") if name.strip() not in ("", "none")]
     for name in names:
-        if name not in PEERS:
-            raise click.BadParameter(f"there is no baseline {name!r}; there are {', '.join(PEERS)}")
+        if name not in engines.BASELINES:
+            raise click.BadParameter(f"there is no baseline {name!r}; there are {', '.join(engines.BASELINES)}")
     return list(dict.fromkeys(names))
 
 
@@ -124,7 +123,7 @@ def command(ctx: click.Context, /, names: tuple[str, ...], sizes: tuple[str, ...
     all of them. Baselines that are not installed are left out, and the report says so.
     """
     if ctx.invoked_subcommand is None:
-        measured(_workloads(names, sizes, dtype), "lines", **options)
+        measured(_workloads(names, sizes, dtype), "workloads", **options)
         return
     given = click.core.ParameterSource.COMMANDLINE
     if misplaced := [name for name in ctx.params if ctx.get_parameter_source(name) is given]:
@@ -132,17 +131,17 @@ def command(ctx: click.Context, /, names: tuple[str, ...], sizes: tuple[str, ...
         raise click.UsageError(f"write {option} after the command: numlstm bench {ctx.invoked_subcommand} {option} ...")
 
 
-def _workloads(names: Sequence[str], sizes: Sequence[str], dtype: str) -> list[grid.Line]:
+def _workloads(names: Sequence[str], sizes: Sequence[str], dtype: str) -> list[grid.Workload]:
     """The workloads of these names and sizes; the whole grid if there are neither."""
     try:
-        lines = [grid.find(name) for name in names]
+        workloads = [grid.find(name) for name in names]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--workload") from None
     try:
-        own = [grid.Line.parse(text, dtype) for text in sizes]
+        own = [grid.Workload.parse(text, dtype) for text in sizes]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--sizes") from None
-    return [*(replace(line, dtype=dtype) for line in lines or ([] if own else grid.GRID)), *own]
+    return [*(replace(workload, dtype=dtype) for workload in workloads or ([] if own else grid.GRID)), *own]
 
 
 @command.command("scaling")
@@ -172,7 +171,7 @@ def _sweep(count: int, seed: int, max_fmas: float, **options: Any) -> None:
 
 
 def measured(
-    lines: Sequence[grid.Line],
+    workloads: Sequence[grid.Workload],
     kind: str,
     *,
     threads: tuple[int, ...],
@@ -197,7 +196,7 @@ def measured(
             err=True,
         )
     report = measure.run(
-        lines,
+        workloads,
         ["numlstm", *baselines],
         threads=threads or (1,),
         rounds=rounds or (3 if quick else default_rounds),

@@ -216,15 +216,9 @@ def run(
     atomic.apart("OUT", out, "MODEL", model)
     atomic.apart("OUT", out, "INPUT", input)
     with prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
-        config = lstm._config
         shapes = {"output": call.output, "h_n": call.hidden, "c_n": call.cell}
-        with atomic.replacing(out) as file, ExitStack() as stack:
-            results = {}
-            for key, shape in shapes.items():
-                three: Any = (shape[0], 1, shape[1]) if call.unbatched else shape
-                results[key] = DiskArray.new(FilePath(out).parent, lstm.dtype, three)
-                stack.callback(results[key].close)
-            _run(lstm, config, given, hx, call, results, chunk, progress)
+        with atomic.replacing(out) as file, _disk_arrays(FilePath(out).parent, lstm, call, shapes) as results:
+            _run(lstm, given, hx, call, results, chunk, progress)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for key, shape in shapes.items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as into:
@@ -262,9 +256,22 @@ def prepared(
         yield lstm, given, hx, call
 
 
+@contextmanager
+def _disk_arrays(
+    folder: FilePath, lstm: LSTM, call: Call, shapes: dict[str, tuple[int, ...]]
+) -> Iterator[dict[str, DiskArray]]:
+    """Arrays for the results, of three axes also without a batch."""
+    with ExitStack() as stack:
+        arrays = {}
+        for name, shape in shapes.items():
+            three: Any = (shape[0], 1, shape[1]) if call.unbatched else shape
+            arrays[name] = DiskArray.new(folder, lstm.dtype, three)
+            stack.callback(arrays[name].close)
+        yield arrays
+
+
 def _run(
     lstm: LSTM,
-    config: Config,
     given: sequence_files.Sequences,
     hx: States | None,
     call: Call,
@@ -273,6 +280,7 @@ def _run(
     progress: Progress,
 ) -> None:
     """Compute in pieces: some rows with all their steps, the state passed from piece to piece, then the next rows."""
+    config = lstm._config
     lstm.batch_first = call.swap  # an unbatched sequence is a batch of one, steps first
     steps, rows = given.shape[call.swap], call.batch
     cells = config.num_layers * config.num_directions

@@ -82,17 +82,7 @@ def trace(
     ImportError
         `picture` is given, and matplotlib is not installed.
     """
-    if out is not None:
-        writable(out)
-    if picture is not None:
-        plot.drawable(FilePath(picture))  # fail before the work, not after it
-        atomic.ready(picture)
-    for option, path in (("OUT", out), ("--plot", picture)):
-        if path is not None:
-            atomic.apart(option, path, "MODEL", model)
-            atomic.apart(option, path, "INPUT", input)
-            if state is not None and option == "--plot":
-                atomic.apart(option, path, "--state", state)
+    _check_outputs(model, input, state, out, picture)
     with run.prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
         names = [suffix[1:] for _, _, suffix in lstm._config.cells()]
         for cell in cells:
@@ -114,6 +104,21 @@ def trace(
     echo("")
     for line in summary(traced):
         echo(line)
+
+
+def _check_outputs(model: Path, input: Path, state: Path | None, out: Path | None, picture: Path | None) -> None:
+    """Raise if a file could not be written or is an input, before the work rather than after it."""
+    if out is not None:
+        writable(out)
+    if picture is not None:
+        plot.drawable(FilePath(picture))
+        atomic.ready(picture)
+    for option, path in (("OUT", out), ("--plot", picture)):
+        if path is not None:
+            atomic.apart(option, path, "MODEL", model)
+            atomic.apart(option, path, "INPUT", input)
+            if state is not None and option == "--plot":
+                atomic.apart(option, path, "--state", state)
 
 
 def summary(traced: Trace) -> list[str]:

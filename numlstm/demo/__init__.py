@@ -1,4 +1,7 @@
-"""``numlstm demo``: what the engine does, and a forecast of measurements by an LSTM that was trained with PyTorch."""
+"""The work of ``numlstm demo``: times of the engine, and a forecast by an LSTM that was trained with PyTorch.
+
+In: a path for the picture. Out: lines of text, and the picture.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,19 @@ from numlstm.demo.forecast import (
 
 __all__ = ["Forecaster", "Record", "run"]
 
-PICTURE = "forecast.png"  # the name that is suggested for it
+PICTURE = "forecast.png"  # suggested name
 
 
 def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] = print) -> None:
-    """Tell what the engine does, then forecast the unseen years of the CO2 record, and tell how well.
+    """Show what the engine does, then forecast the unseen years of the CO2 record and show the errors.
 
     Parameters
     ----------
     plot : path, optional
-        Where to draw the forecast, an SVG where it ends so and else a PNG. Left out, or without matplotlib, it is a
-        chart in text.
+        File for a picture of the forecast: SVG if its suffix says so, otherwise PNG. By default, or without matplotlib,
+        a text chart is printed.
     echo : callable
-        What a line of text is given to.
+        Prints a line.
     """
     record, forecaster = Record.load(), Forecaster.load()
     for line in engine.shown(forecaster.lstm, forecaster.input(record)):
@@ -72,7 +75,7 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
 
 
 def description(record: Record, forecaster: Forecaster) -> Iterator[str]:
-    """What the model is and where the data come from."""
+    """The model and the source of the data."""
     known = forecaster.metadata
     hidden = forecaster.lstm.hidden_size
     yield "CO2 in the air at Mauna Loa, Hawaii: twelve months ahead"
@@ -89,7 +92,7 @@ def description(record: Record, forecaster: Forecaster) -> Iterator[str]:
 
 
 def every_horizon(record: Record, forecasts: dict[str, Array], unseen: Array) -> Iterator[str]:
-    """Forecast, measurement and errors at every horizon, over all origins of the unseen years."""
+    """Forecast, measurement and errors at every horizon, means over all origins of the unseen years."""
     measured = record.measured()[unseen]
     errors = {name: forecast[unseen] - measured for name, forecast in forecasts.items()}
     first, last = record.origins[unseen][[0, -1]]
@@ -117,13 +120,13 @@ def every_horizon(record: Record, forecasts: dict[str, Array], unseen: Array) ->
 
 
 def marked(values: Array) -> str:
-    """A row of numbers, the smallest with a star."""
+    """A row of numbers, the smallest marked with a star."""
     smallest = values.argmin()
     return "".join(f"{value:15.2f}{'*' if i == smallest else ' '}" for i, value in enumerate(values)).rstrip()
 
 
 def one_origin(record: Record, forecasts: dict[str, Array], at: int) -> Iterator[str]:
-    """Every month forecast from one origin."""
+    """All months that are forecast from one origin."""
     measured = record.measured()[at]
     ahead = record.origins[at] + np.arange(1, HORIZONS + 1)
     lstm, naive = forecasts["LSTM"][at], forecasts["seasonal-naive"][at]

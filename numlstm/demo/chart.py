@@ -1,8 +1,9 @@
-"""The demo's plot: a picture by matplotlib, and a chart in text for who has none."""
+"""The demo's plot: a picture by matplotlib, or a text chart without it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ ROWS, YEARS = 17, 3  # of the chart in text
 
 
 def yearly(unseen: Array) -> Array:
-    """Every twelfth origin, counted from the last: forecasts that follow one another without a gap or an overlap."""
+    """Every twelfth origin, counted from the last: their forecasts follow each other without gaps or overlaps."""
     return np.flatnonzero(unseen)[::-HORIZONS][::-1]
 
 
@@ -28,13 +29,13 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
     Parameters
     ----------
     record : Record
-        What was measured.
+        The measurements.
     forecasts : mapping of str to ndarray, shape (origins, HORIZONS)
         By name, ``"LSTM"`` and ``"seasonal-naive"`` among them, in ppm.
     unseen : ndarray of bool, shape (origins,)
         The origins to show.
     path : str
-        Where to: an SVG where it ends so, and else a PNG.
+        The file: SVG if its suffix says so, otherwise PNG.
 
     Raises
     ------
@@ -50,43 +51,8 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
     FigureCanvasAgg(figure)  # no window, no global state
     above, below = figure.subplots(2, 1, height_ratios=[2, 1])
 
-    origins = yearly(unseen)
-    first, last = record.origins[origins[0]] - LEAD_IN, record.origins[origins[-1]] + HORIZONS
-    shown = (record.months >= first) & (record.months <= last)
-    above.plot(record.months[shown], record.ppm[shown], color="#222222", linewidth=1.6, label="measured")
-    for at in origins:
-        ahead = record.origins[at] + np.arange(HORIZONS + 1)
-        start = record.ppm[record.months == record.origins[at]]
-        for name, style in (("seasonal-naive", (0, (2, 2))), ("LSTM", "solid")):
-            line = np.concatenate([start, forecasts[name][at]])
-            label = f"{name}, a year from each dot" if name == "LSTM" else name
-            above.plot(
-                ahead,
-                line,
-                color=COLOURS[name],
-                linestyle=style,
-                linewidth=1.5,
-                label=label if at == origins[0] else None,
-            )
-        above.plot(ahead[:1], start, "o", color=COLOURS["LSTM"], markersize=5, zorder=5)
-    above.set_ylabel("CO$_2$, ppm")
-    above.set_title("CO$_2$ at Mauna Loa: years that the LSTM has not seen, monthly means")
-    above.legend(frameon=False, loc="upper left")
-
-    measured = record.measured()[unseen]
-    horizons = np.arange(1, HORIZONS + 1)
-    for name, forecast in forecasts.items():
-        error = mean_absolute(forecast[unseen] - measured)
-        label = f"seasonal-naive {name}" if name.startswith("+") else name
-        width = 2.4 if name == "LSTM" else 1.5
-        below.plot(horizons, error, "o-", color=COLOURS[name], linewidth=width, markersize=4, label=label)
-    below.set_xticks(horizons)
-    below.set_xlabel("months ahead")
-    below.set_ylabel("mean absolute error, ppm")
-    below.set_ylim(bottom=0)
-    below.set_title(f"error over all {len(measured)} origins", fontsize=10)
-    below.legend(frameon=False, ncols=2)
-
+    _draw_record(above, record, forecasts, yearly(unseen))
+    _draw_errors(below, record, forecasts, unseen)
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
@@ -94,8 +60,50 @@ def draw(record: Record, forecasts: Mapping[str, Array], unseen: Array, path: st
         figure.savefig(file, dpi=130, format="svg" if path.lower().endswith(".svg") else "png")
 
 
+def _draw_record(axes: Any, record: Record, forecasts: Mapping[str, Array], origins: Array) -> None:
+    """The record, and from each origin a year of forecasts."""
+    first, last = record.origins[origins[0]] - LEAD_IN, record.origins[origins[-1]] + HORIZONS
+    shown = (record.months >= first) & (record.months <= last)
+    axes.plot(record.months[shown], record.ppm[shown], color="#222222", linewidth=1.6, label="measured")
+    for at in origins:
+        ahead = record.origins[at] + np.arange(HORIZONS + 1)
+        start = record.ppm[record.months == record.origins[at]]
+        for name, style in (("seasonal-naive", (0, (2, 2))), ("LSTM", "solid")):
+            line = np.concatenate([start, forecasts[name][at]])
+            label = f"{name}, a year from each dot" if name == "LSTM" else name
+            axes.plot(
+                ahead,
+                line,
+                color=COLOURS[name],
+                linestyle=style,
+                linewidth=1.5,
+                label=label if at == origins[0] else None,
+            )
+        axes.plot(ahead[:1], start, "o", color=COLOURS["LSTM"], markersize=5, zorder=5)
+    axes.set_ylabel("CO$_2$, ppm")
+    axes.set_title("CO$_2$ at Mauna Loa: years that the LSTM has not seen, monthly means")
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_errors(axes: Any, record: Record, forecasts: Mapping[str, Array], unseen: Array) -> None:
+    """The mean absolute error of each forecast at every horizon."""
+    measured = record.measured()[unseen]
+    horizons = np.arange(1, HORIZONS + 1)
+    for name, forecast in forecasts.items():
+        error = mean_absolute(forecast[unseen] - measured)
+        label = f"seasonal-naive {name}" if name.startswith("+") else name
+        width = 2.4 if name == "LSTM" else 1.5
+        axes.plot(horizons, error, "o-", color=COLOURS[name], linewidth=width, markersize=4, label=label)
+    axes.set_xticks(horizons)
+    axes.set_xlabel("months ahead")
+    axes.set_ylabel("mean absolute error, ppm")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"error over all {len(measured)} origins", fontsize=10)
+    axes.legend(frameon=False, ncols=2)
+
+
 def text_chart(record: Record, forecast: Array, unseen: Array) -> Iterator[str]:
-    """Lines of a chart of the last years: measured and forecast from every twelfth origin, two columns a month."""
+    """A text chart of the last years, two columns a month: measurements, and forecasts from every twelfth origin."""
     origins = yearly(unseen)[-YEARS:]
     months = record.origins[origins[0]] + np.arange(1, YEARS * HORIZONS + 1)
     at = np.searchsorted(record.months, months)

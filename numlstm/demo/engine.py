@@ -1,4 +1,4 @@
-"""What the engine does with the demo's model: its times beside PyTorch's, and that its bits stay the same."""
+"""What the engine does with the demo's model: times compared with PyTorch, and bitwise equal results."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from time import perf_counter
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.bench import peers
-from numlstm.bench.grid import Line
+from numlstm.bench import engines
+from numlstm.bench.grid import Workload
 from numlstm.lstm import LSTM
 from numlstm.runtime.threads import num_threads
 
-ROWS = 64  # of the batch: enough for several threads to take part
+ROWS = 64  # of the batch: enough for several threads
 THREADS = (1, 2, 4)
-CALLS, STEPS = 100, 1000  # that are timed
+CALLS, STEPS = 100, 1000  # timed
 
 
 def shown(lstm: LSTM, x: Array) -> Iterator[str]:
-    """Lines that tell of time, of PyTorch and of bits.
+    """Lines about times, PyTorch and bits.
 
     Parameters
     ----------
@@ -40,14 +40,18 @@ def shown(lstm: LSTM, x: Array) -> Iterator[str]:
         }
         try:
             theirs, largest = pytorch(lstm, x)
-        except (peers.LeftOutError, ImportError, OSError) as error:  # OSError: its libraries, which the system refuses
+        except (
+            engines.LeftOutError,
+            ImportError,
+            OSError,
+        ) as error:  # OSError: its libraries, which the system refuses
             for what, time in own.items():
                 yield f"{what:32}{time:9.1f} us"
             yield f"{'a step of that call':32}{own[f'one call over {steps} steps'] / steps:9.2f} us"
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             yield f"Not compared with PyTorch: {reason}."
         else:
-            yield f"{'':32}{'numlstm':>12}{'PyTorch':>14}   {peers.package_version('torch')}"
+            yield f"{'':32}{'numlstm':>12}{'PyTorch':>14}   {engines.package_version('torch')}"
             for (what, time), other in zip(own.items(), theirs, strict=True):
                 yield f"{what:32}{time:9.1f} us{other:11.1f} us   {other / time:.1f} times as long"
             call, step = next(iter(own.values())) / steps, theirs[0] / steps
@@ -59,7 +63,7 @@ def shown(lstm: LSTM, x: Array) -> Iterator[str]:
 
 
 def pytorch(lstm: LSTM, x: Array) -> tuple[list[float], float]:
-    """PyTorch's times of the call and of a step, in its fastest setting, and the largest difference of its output.
+    """PyTorch's times of a call and of a step in its fastest setting, and the largest difference of its output.
 
     Raises
     ------
@@ -70,13 +74,13 @@ def pytorch(lstm: LSTM, x: Array) -> tuple[list[float], float]:
     zeros = np.zeros_like(states[0])
     times, largest = [], 0.0
     for given, hx, calls in ((x, (zeros, zeros), CALLS), (x[-1:], states, STEPS)):
-        line = Line("demo", lstm.input_size, lstm.hidden_size, 1, 1, len(given), 1)
-        task = peers.Task(line, 1, "fresh", lstm.state_dict(), (given, *hx))
+        workload = Workload("demo", lstm.input_size, lstm.hidden_size, 1, 1, len(given), 1)
+        task = engines.Task(workload, 1, "fresh", lstm.state_dict(), (given, *hx))
         expected = lstm(given, hx)[0]
         fastest = float("inf")
-        for setting in peers.torch(task).values():
+        for setting in engines.torch(task).values():
             with setting.context():
-                output, _, _ = peers.results(setting.call())
+                output, _, _ = engines.results(setting.call())
                 largest = max(largest, float(np.abs(output - expected).max()))
                 fastest = min(fastest, median_microseconds(setting.call, calls))
         times.append(fastest)
@@ -84,7 +88,7 @@ def pytorch(lstm: LSTM, x: Array) -> tuple[list[float], float]:
 
 
 def same_bits(lstm: LSTM, x: Array) -> Iterator[str]:
-    """Whether results are the same bits, however a sequence is computed; each is computed here and compared."""
+    """Compute a sequence in several ways, and say whether all results have the same bits."""
     whole, _ = lstm(x)
     state, steps = None, []
     for t in range(len(x)):
@@ -108,7 +112,7 @@ def _verdict(one: Array, *others: Array) -> str:
 
 
 def median_microseconds(call: Callable[[], object], times: int) -> float:
-    """Median duration of a call in microseconds, the first of them left out."""
+    """Median duration of a call in microseconds, without the first call."""
     call()
     durations = []
     for _ in range(times):

@@ -1,8 +1,7 @@
-"""A forecast of the CO2 record by a trained LSTM, and the simple forecasts that it is measured against.
+"""A forecast of the CO2 record by a trained LSTM, and the simple forecasts that it is compared with.
 
 At a month called the origin, the next twelve months are forecast from that month and those before it. `features` and
-the forecasts are plain NumPy and are what ``training/train_co2.py`` trained on, so that model and training cannot
-drift apart.
+the simple forecasts are plain NumPy; ``training/train_co2.py`` uses them too, so that model and training agree.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from numlstm.lstm import LSTM
 
 DATA = Path(__file__).parent / "data"
 HORIZONS = 12  # months ahead
-HISTORY = 23  # months that must lie before the first origin, for the mean of the year before the last
+HISTORY = 23  # months before the first origin, for the mean of the year before the last
 FEATURES = ("season", "month's rise", "year's rise", "mean year's rise", "sin", "cos", "sin 2", "cos 2")
 
 
@@ -32,7 +31,7 @@ class Record:
     Parameters
     ----------
     months : ndarray of datetime64[M], shape (months,)
-        The months, one after the other.
+        Consecutive months.
     ppm : ndarray of float64, shape (months,)
         Parts per million by volume.
     """
@@ -51,7 +50,7 @@ class Record:
         return cls(months, np.array([row["co2_ppm"] for row in rows], np.float64))
 
     def until(self, month: str) -> Self:
-        """The record up to a month such as ``"1993-12"``, that one included."""
+        """The record up to and including a month such as ``"1993-12"``."""
         keep = self.months <= np.datetime64(month, "M")
         return type(self)(self.months[keep], self.ppm[keep])
 
@@ -61,12 +60,12 @@ class Record:
         return self.months[HISTORY:]
 
     def measured(self) -> Array:
-        """What was measured in the months after each origin, (origins, HORIZONS); NaN beyond the record's end."""
+        """Measurements of the months after each origin, (origins, HORIZONS); NaN beyond the end of the record."""
         padded = np.concatenate([self.ppm[HISTORY + 1 :], np.full(HORIZONS, np.nan)])
         return sliding_window_view(padded, HORIZONS)
 
     def between(self, first: str, last: str) -> Array:
-        """Which origins have all their forecast months in ``first`` to ``last``, as booleans (origins,)."""
+        """Which origins have all forecast months between ``first`` and ``last``, as booleans (origins,)."""
         inside: Array = (self.origins + 1 >= np.datetime64(first, "M")) & (
             self.origins + HORIZONS <= np.datetime64(last, "M")
         )
@@ -74,21 +73,21 @@ class Record:
 
 
 def features(months: Array, ppm: Array) -> Array:
-    """What the LSTM reads at each origin, from that month and those before it alone.
+    """The LSTM's input at each origin, from that month and those before it.
 
     Parameters
     ----------
     months : ndarray of datetime64[M], shape (T, ...)
-        Months, one after the other along the first axis.
+        Consecutive months along the first axis.
     ppm : ndarray, shape (T, ...)
-        What was measured.
+        The measurements.
 
     Returns
     -------
     ndarray of float64, shape (T - HISTORY, ..., 8)
-        In ppm: the month's distance from the mean of its year, its rise over the month before, over the same month of
-        the year before, and the rise of that mean over a year; then the season as two sines and cosines. No level is
-        among them, so that the model can go beyond the levels it was trained on.
+        In ppm: the month's difference from the mean of its year, from the month before and from the same month of the
+        year before, and the rise of that mean over a year; then the season as two sines and cosines. No feature is a
+        level, so that the model works beyond the levels it was trained on.
 
     Examples
     --------
@@ -120,12 +119,12 @@ def seasonal_naive(ppm: Array) -> Array:
     Parameters
     ----------
     ppm : ndarray, shape (T, ...)
-        What was measured.
+        The measurements.
 
     Returns
     -------
     ndarray, shape (T - HISTORY, ..., HORIZONS)
-        For each origin the last twelve months, its own included.
+        For each origin the twelve months up to it.
 
     Examples
     --------
@@ -136,7 +135,7 @@ def seasonal_naive(ppm: Array) -> Array:
 
 
 def with_drift(ppm: Array) -> Array:
-    """`seasonal_naive` raised by what the origin has risen over the same month of the year before.
+    """`seasonal_naive` plus the origin's rise over the same month of the year before.
 
     Examples
     --------
@@ -148,15 +147,15 @@ def with_drift(ppm: Array) -> Array:
 
 
 def mean_rise(record: Record) -> float:
-    """How much a month lies above the same month of the year before, on the mean of a record, in ppm."""
+    """Mean rise of a month over the same month of the year before, in ppm."""
     return float(np.nanmean(record.measured() - seasonal_naive(record.ppm)))
 
 
 def simple_forecasts(record: Record, train_to: str) -> dict[str, Array]:
-    """The forecasts that the model is measured against, by name, each (origins, HORIZONS).
+    """The forecasts that the model is compared with, by name, each (origins, HORIZONS).
 
-    ``"seasonal-naive"``; ``"+ drift"``, which is `with_drift`; and ``"+ mean rise"``, `seasonal_naive` raised by the
-    `mean_rise` of the record up to `train_to`, the last month that the model was trained on.
+    ``"seasonal-naive"``; ``"+ drift"``, of `with_drift`; and ``"+ mean rise"``, `seasonal_naive` plus the `mean_rise`
+    of the record up to `train_to`, the last month that the model was trained on.
     """
     naive = seasonal_naive(record.ppm)
     return {
@@ -208,7 +207,7 @@ class Forecaster:
     def forecast(self, record: Record) -> Array:
         """Forecast in ppm from every origin of the record, (origins, HORIZONS).
 
-        The LSTM reads the record once from its start; what it puts out at an origin has seen no later month.
+        The LSTM reads the record once from its start, so its output at an origin depends on no later month.
         """
         output, _ = self.lstm(self.input(record))
         corrected: Array = seasonal_naive(record.ppm) + self.head(output[:, 0])

@@ -13,7 +13,7 @@ from needs import leave_out, need
 from scripts import benchmark
 
 from numlstm import cli
-from numlstm.bench import grid, peers, scaling, streaming
+from numlstm.bench import engines, grid, scaling, streaming
 from numlstm.bench.costs import callers, memory, overhead, packed, sessions
 from numlstm.bench.hardware import clock
 from numlstm.kernels.loading import registry
@@ -75,16 +75,16 @@ class TestClock:
 class TestOverhead:
     def test_all_run(self):
         module = benchmark("overhead")
-        for line, way in cases(module.Call):
+        for workload, way in cases(module.Call):
             timed = module.Call()
-            timed.setup(line, way)
-            timed.time_call(line, way)
-        assert list(overhead.ways(overhead.LINES["seed"])) == module.WAYS
+            timed.setup(workload, way)
+            timed.time_call(workload, way)
+        assert list(overhead.ways(overhead.WORKLOADS["seed"])) == module.WAYS
 
-    @pytest.mark.parametrize("name", overhead.LINES)
+    @pytest.mark.parametrize("name", overhead.WORKLOADS)
     def test_all_ways_make_the_same_call(self, name):
-        line = overhead.LINES[name]
-        found = {way: call() for way, call in overhead.ways(line).items()}
+        workload = overhead.WORKLOADS[name]
+        found = {way: call() for way, call in overhead.ways(workload).items()}
         (output, (h_n, c_n)) = found["with states"]
         for way in ("with out=", "unbatched", "batch first"):
             got, (h, c) = found[way]
@@ -94,10 +94,10 @@ class TestOverhead:
         assert not np.array_equal(found["without states"][0], output)
         assert found["unbatched"][0].ndim == 2
 
-    @pytest.mark.parametrize("name", overhead.LINES)
+    @pytest.mark.parametrize("name", overhead.WORKLOADS)
     def test_the_kernel_alone_computes_the_results(self, name):
-        line = overhead.LINES[name]
-        lstm, inputs = overhead.model(line), line.inputs()
+        workload = overhead.WORKLOADS[name]
+        lstm, inputs = overhead.model(workload), workload.inputs()
         x, h_0, c_0 = inputs
         _, arrays = (run := overhead.kernel_alone(lstm, x, h_0, c_0))()
         output, (h_n, c_n) = lstm(x, (h_0, c_0))
@@ -111,11 +111,11 @@ class TestOverhead:
         """With planted times: a call of 12 us, of which the kernel takes 5."""
         registry.kernel("float32")
         monkeypatch.setattr(overhead, "microseconds", lambda call: 5.0 if call.__name__ == "run" else 12.0)
-        assert overhead.outside(overhead.LINES["seed"]) == 7
+        assert overhead.outside(overhead.WORKLOADS["seed"]) == 7
 
     def test_track(self):
         module = benchmark("overhead")
-        assert cases(module.Outside) == [(name,) for name in overhead.LINES]
+        assert cases(module.Outside) == [(name,) for name in overhead.WORKLOADS]
         assert np.isfinite(module.Outside().track_outside_kernel("seed"))
         assert module.Outside.track_outside_kernel.unit == "us"
 
@@ -175,7 +175,7 @@ def test_forward_and_the_machine_have_both_numbers_of_threads():
 
 class TestCallers:
     def test_calls_are_counted_and_all_of_them_are_right(self):
-        line = grid.Line.parse("3,4,1,1,2,1")
+        workload = grid.Workload.parse("3,4,1,1,2,1")
         asked = []
 
         class Counting:
@@ -183,13 +183,13 @@ class TestCallers:
                 asked.append(threading.get_ident())
                 time.sleep(0.002)
 
-        rate = callers.throughput(Counting(), line, 3, 0.1)
+        rate = callers.throughput(Counting(), workload, 3, 0.1)
         assert len(set(asked)) == 3
         assert 0 < rate * 0.1 <= len(asked) - 3  # the first call of each is not counted
 
     def test_callers_that_wait_for_each_other_are_seen(self):
         """With a lock around the call eight do no more than one; without one they sleep side by side."""
-        line = grid.Line.parse("3,4,1,1,2,1")
+        workload = grid.Workload.parse("3,4,1,1,2,1")
         one_at_a_time = threading.Lock()
 
         def locked(x, states):
@@ -200,7 +200,8 @@ class TestCallers:
             time.sleep(0.005)
 
         slow, fast = (
-            callers.throughput(call, line, 8, 0.2) / callers.throughput(call, line, 1, 0.2) for call in (locked, free)
+            callers.throughput(call, workload, 8, 0.2) / callers.throughput(call, workload, 1, 0.2)
+            for call in (locked, free)
         )
         assert slow < 1.5
         assert fast > 2
@@ -211,71 +212,71 @@ class TestCallers:
 
 
 class TestStreaming:
-    line = grid.Line.parse("2,3,1,1,1,1")
+    workload = grid.Workload.parse("2,3,1,1,1,1")
 
     @pytest.mark.slow
     def test_all_run(self, monkeypatch):
         monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
         module = benchmark("stream")
-        for line, way in cases(module.Step):
+        for workload, way in cases(module.Step):
             timed = module.Step()
-            timed.setup(line, way)
-            timed.time_step(line, way)
-            assert 0 < timed.track_median(line, way) <= timed.track_max(line, way)
-            assert timed.track_p99(line, way) > 0
-        assert list(streaming.ways(streaming.LINES["amp_step"])) == module.WAYS
+            timed.setup(workload, way)
+            timed.time_step(workload, way)
+            assert 0 < timed.track_median(workload, way) <= timed.track_max(workload, way)
+            assert timed.track_p99(workload, way) > 0
+        assert list(streaming.ways(streaming.WORKLOADS["amp_step"])) == module.WAYS
         need("numba")
-        for (line,) in cases(module.Loop):
-            assert module.Loop().track_over_kernel(line) > 0
-        for line, kept in cases(module.Silence):
-            assert module.Silence().track_zeros(line, kept) > 0
-            assert module.Silence().track_slowest_tenth(line, kept) > 0
+        for (workload,) in cases(module.Loop):
+            assert module.Loop().track_over_kernel(workload) > 0
+        for workload, kept in cases(module.Silence):
+            assert module.Silence().track_zeros(workload, kept) > 0
+            assert module.Silence().track_slowest_tenth(workload, kept) > 0
         for tracked in (module.Step.track_p99, module.Silence.track_zeros, module.Loop.track_over_kernel):
             assert tracked.unit
 
-    def test_peers_take_turns_and_the_best_one_counts(self, monkeypatch):
-        """With planted engines and a planted clock: the worse peer does not count, and one is left out by name."""
+    def test_baselines_take_turns_and_the_best_one_counts(self, monkeypatch):
+        """With planted engines and a planted clock: the worse baseline does not count, and one is left out by name."""
         took = {"good": 50.0, "bad": 80.0}
 
         def engine(name):
             def make(task):
                 if name == "absent":
-                    raise peers.LeftOutError("absent is not installed")
+                    raise engines.LeftOutError("absent is not installed")
                 x, h_0, c_0 = task.inputs
-                results = overhead.model(task.line)(x, (h_0, c_0))
+                results = overhead.model(task.workload)(x, (h_0, c_0))
                 call = lambda: results  # noqa: E731
                 call.name = name
-                return {"planted": peers.Setting(call)}
+                return {"planted": engines.Setting(call)}
 
             return make
 
         names = ["good", "bad", "absent"]
         monkeypatch.setattr(streaming, "ENGINES", {name: engine(name) for name in names})
-        monkeypatch.setattr(streaming, "PEERS", tuple(names))
+        monkeypatch.setattr(streaming, "BASELINES", tuple(names))
         monkeypatch.setattr(streaming, "_turn", lambda call, *_: took[call.name] if hasattr(call, "name") else 2.0)
-        beside = streaming.beside_peers(self.line, names, rounds=3, seconds=0.001)
-        assert beside.peers == ["good", "bad"] and beside.left_out == {"absent": "absent is not installed"}
-        assert [beside.ratio(way) for way in (streaming.STEP, streaming.CALL)] == [25, 25]
-        assert beside.median("bad") == 80
-        assert np.isnan(streaming.beside_peers(self.line, (), rounds=1, seconds=0.001).ratio(streaming.STEP))
+        times = streaming.step_times(self.workload, names, rounds=3, seconds=0.001)
+        assert times.baselines == ["good", "bad"] and times.left_out == {"absent": "absent is not installed"}
+        assert [times.ratio(way) for way in (streaming.STEP, streaming.CALL)] == [25, 25]
+        assert times.median("bad") == 80
+        assert np.isnan(streaming.step_times(self.workload, (), rounds=1, seconds=0.001).ratio(streaming.STEP))
 
-    def test_a_peer_that_is_wrong_is_refused(self, monkeypatch):
+    def test_a_baseline_that_is_wrong_is_refused(self, monkeypatch):
         def make(task):
             results = [np.ones((1, 1, 3), np.float32)] * 3
-            return {"planted": peers.Setting(lambda: results)}
+            return {"planted": engines.Setting(lambda: results)}
 
         monkeypatch.setattr(streaming, "ENGINES", {"wrong": make})
-        monkeypatch.setattr(streaming, "PEERS", ("wrong",))
-        beside = streaming.beside_peers(self.line, ("wrong",), rounds=1, seconds=0.001)
-        assert beside.peers == [] and "differ" in beside.left_out["wrong"]
+        monkeypatch.setattr(streaming, "BASELINES", ("wrong",))
+        times = streaming.step_times(self.workload, ("wrong",), rounds=1, seconds=0.001)
+        assert times.baselines == [] and "differ" in times.left_out["wrong"]
 
-    def test_track_of_peers(self, monkeypatch):
+    def test_track_of_baselines(self, monkeypatch):
         module = benchmark("stream")
         rounds = {way: [2.0] for way in module.WAYS}
-        beside = streaming.Beside("planted", rounds | {"torch": [50.0]}, {})
-        monkeypatch.setattr(streaming, "beside_peers", lambda line, **_: beside)
-        found = module.Peers().setup_cache()
-        assert {module.Peers().track_times_faster(found, *case) for case in cases(module.Peers)} == {25}
+        times = streaming.StepTimes("planted", rounds | {"torch": [50.0]}, {})
+        monkeypatch.setattr(streaming, "step_times", lambda workload, **_: times)
+        found = module.Baselines().setup_cache()
+        assert {module.Baselines().track_times_faster(found, *case) for case in cases(module.Baselines)} == {25}
 
     def test_latency_is_of_every_step(self, monkeypatch):
         """99 steps of 3 us and one of 500, by a clock of the test's own."""
@@ -294,12 +295,12 @@ class TestStreaming:
         """A clock by which every second stream takes twice as long."""
         turns = itertools.cycle([100, 200])
         monkeypatch.setattr(streaming, "_block", lambda step: next(turns))
-        assert streaming.silence(self.line, 0.9, 5000) == (2, 2)
+        assert streaming.silence(self.workload, 0.9, 5000) == (2, 2)
 
     def test_the_fading_lstm_fades_through_the_smallest_numbers(self):
         for keep in streaming.FADING:
-            line = grid.find("amp_step")
-            stream = streaming.fading(line, keep).stream()
+            workload = grid.find("amp_step")
+            stream = streaming.fading(workload, keep).stream()
             stream(np.full((200, 1, 1), 30, np.float32))
             stream(np.zeros((20, 1, 1), np.float32))
             before = np.abs(stream.state[1]).max()
@@ -314,8 +315,8 @@ class TestStreaming:
         need("numba")
         real = streaming.model
 
-        def spoilt(line):
-            lstm = real(line)
+        def spoilt(workload):
+            lstm = real(workload)
             make = type(lstm).stream
 
             class Other(type(lstm)):
@@ -329,11 +330,11 @@ class TestStreaming:
 
         monkeypatch.setattr(streaming, "model", spoilt)
         with pytest.raises(RuntimeError, match="give different results"):
-            streaming.ways(self.line) if way == "step" else streaming.loop_over_kernel(self.line, 10, 1)
+            streaming.ways(self.workload) if way == "step" else streaming.loop_over_kernel(self.workload, 10, 1)
 
     def test_the_command(self, monkeypatch):
         need("numba")
-        monkeypatch.setattr(streaming, "LINES", {"tiny": self.line})
+        monkeypatch.setattr(streaming, "WORKLOADS", {"tiny": self.workload})
         done = CliRunner().invoke(cli.main, ["bench", "stream", "--quick", "--baselines", "none"])
         assert done.exit_code == 0, done.output
         assert "tiny (2,3,1,1,1,1)" in done.output and "stream.step()" in done.output and "p99" in done.output
@@ -369,46 +370,48 @@ class TestSessions:
 
         monkeypatch.setattr(np, "take", lambda *a, **k: copies.update(taken=copies["taken"] + 1) or take(*a, **k))
         monkeypatch.setattr(Pool, "_advance", advance)
-        outputs = sessions.steps(way, 20, grid.Line.parse("3,4,1,1,1,1"))()
+        outputs = sessions.steps(way, 20, grid.Workload.parse("3,4,1,1,1,1"))()
         assert len(outputs) == 20
         assert (copies["taken"] > 0) == (way == "with gaps")
         assert (copies["ordered"] > 0) == (way in ("with gaps", "in another order"))
 
     def test_streams_one_by_one_keep_their_states(self):
-        step = sessions.one_by_one(3, grid.Line.parse("3,4,1,1,1,1"))
+        step = sessions.one_by_one(3, grid.Workload.parse("3,4,1,1,1,1"))
         first, second = step(), step()
         assert len(first) == 3 and first[0].shape == (4,)
         assert not np.array_equal(first[0], second[0])
 
     def test_a_step_that_takes_twice_as_long_is_half_of_the_peak(self, monkeypatch):
         """With planted times and a planted peak."""
-        line, took = grid.Line.parse("3,4,1,1,1,1"), iter([100.0, 200.0])
+        workload, took = grid.Workload.parse("3,4,1,1,1,1"), iter([100.0, 200.0])
         monkeypatch.setattr(sessions, "microseconds", lambda call: next(took))
         monkeypatch.setattr(sessions.Limits, "sample", lambda limits: {"fma_float32_512": 1.0, "fma_float64_512": 9.0})
-        whole, half = (sessions.of_peak("in order", 20, line, rounds=1) for _ in range(2))
+        whole, half = (sessions.of_peak("in order", 20, workload, rounds=1) for _ in range(2))
         assert whole == 2 * half == pytest.approx(2 * 20 * 4 * 4 * (3 + 4) / 100e3)
         monkeypatch.setattr(sessions, "microseconds", lambda call: 50.0 if type(call()) is list else 20.0)
-        assert sessions.over_one_by_one("in order", 20, line) == 2.5
+        assert sessions.over_one_by_one("in order", 20, workload) == 2.5
 
 
 class TestPacked:
     def test_cost_is_what_the_clock_says(self, monkeypatch):
         """Work for the steps alone costs 1, and work for the padding too, which is the planted fault, about 2."""
-        line = grid.Line("", 1, 1, 1, 1, 100, 11)
-        assert packed.lengths_of(line).sum() == 555
+        workload = grid.Workload("", 1, 1, 1, 1, 100, 11)
+        assert packed.lengths_of(workload).sum() == 555
 
         def timed(call):
             return call()
 
         monkeypatch.setattr(packed, "microseconds", timed)
         for steps, cost in ((555, 1), (1100, 1100 / 555)):
-            monkeypatch.setattr(packed, "calls", lambda line, steps=steps: (lambda: 50 * 11, {"any": lambda: steps}))
-            assert packed.cost(line, "any") == pytest.approx(cost)
+            monkeypatch.setattr(
+                packed, "calls", lambda workload, steps=steps: (lambda: 50 * 11, {"any": lambda: steps})
+            )
+            assert packed.cost(workload, "any") == pytest.approx(cost)
 
     def test_every_way_computes_the_same(self):
-        line = grid.Line("", 3, 4, 2, 2, 30, 7)
-        whole, ways = packed.calls(line)
-        lengths = packed.lengths_of(line)
+        workload = grid.Workload("", 3, 4, 2, 2, 30, 7)
+        whole, ways = packed.calls(workload)
+        lengths = packed.lengths_of(workload)
         assert lengths.tolist() == sorted(lengths, reverse=True) and lengths[0] == 30 and lengths[-1] == 1
         assert tuple(ways) == packed.WAYS
         rows = round(lengths.sum() / 7) * 7

@@ -17,29 +17,29 @@ from scripts import benchmark
 
 from numlstm import reference
 from numlstm.base.config import Config
-from numlstm.bench import grid, measure, peers, streaming, table, worker
+from numlstm.bench import engines, grid, measure, streaming, table, worker
 from numlstm.bench.costs import memory
-from numlstm.bench.grid import GRID, Line
+from numlstm.bench.grid import GRID, Workload
 from numlstm.bench.hardware import limits, machine, probes
 from numlstm.bench.onnx_model import onnx_model
-from numlstm.bench.results import Entry, LineResult, Report, Turn
+from numlstm.bench.results import Entry, Report, Result, Turn
 from numlstm.kernels.loading import levels, registry
 
 pytestmark = pytest.mark.cpu_level
 
-TINY = Line("tiny", 3, 5, 2, 2, 4, 3)
+TINY = Workload("tiny", 3, 5, 2, 2, 4, 3)
 ROOT = Path(__file__).parents[2]
 
 
-def expected(line):
-    x, h_0, c_0 = line.inputs()
-    output, (h_n, c_n) = reference.lstm(line.parameters(), x, (h_0, c_0), dtype=np.float64)
+def expected(workload):
+    x, h_0, c_0 = workload.inputs()
+    output, (h_n, c_n) = reference.lstm(workload.parameters(), x, (h_0, c_0), dtype=np.float64)
     return output, h_n, c_n
 
 
-def right(line):
+def right(workload):
     """What an engine without rounding errors beyond its dtype would give."""
-    return tuple(array.astype(line.dtype) for array in expected(line))
+    return tuple(array.astype(workload.dtype) for array in expected(workload))
 
 
 class Here:
@@ -61,12 +61,12 @@ class Scales(Here):
         return super().ask(**request)
 
 
-def measured(tmp_path, engines, rounds=3, line=TINY, order=None):
-    """A result of `measure_line` with planted engines, all in one worker."""
-    result = LineResult(line, 1, "fresh")
+def measured(tmp_path, engines, rounds=3, workload=TINY, order=None):
+    """A result of `measure_workload` with planted engines, all in one worker."""
+    result = Result(workload, 1, "fresh")
     shared = Here(**engines)
     workers = {"machine": Scales(), **dict.fromkeys(engines, shared)}
-    measure.measure_line(
+    measure.measure_workload(
         result, order or list(engines), workers, tmp_path / "expected.npz", rounds=rounds, seconds=0.0001
     )  # fmt: skip
     return result
@@ -81,28 +81,28 @@ def engine(results, log=None, name="planted"):
                 log.append(name)
             return results
 
-        return {"the only way": peers.Setting(call)}
+        return {"the only way": engines.Setting(call)}
 
     return make
 
 
 class TestGrid:
     @pytest.mark.parametrize(
-        "line", [*GRID, TINY, Line("projected", 5, 7, 3, 2, 4, 2, proj_size=3)], ids=lambda x: x.name
+        "workload", [*GRID, TINY, Workload("projected", 5, 7, 3, 2, 4, 2, proj_size=3)], ids=lambda x: x.name
     )
-    def test_fmas_are_every_weight_once_a_step_and_row(self, line):
-        weights = sum(w.size for name, w in line.parameters().items() if name.startswith("weight"))
-        assert line.fmas == weights * line.sequence_length * line.batch_size
-        assert line.weight_bytes == weights * 4
+    def test_fmas_are_every_weight_once_a_step_and_row(self, workload):
+        weights = sum(w.size for name, w in workload.parameters().items() if name.startswith("weight"))
+        assert workload.fmas == weights * workload.sequence_length * workload.batch_size
+        assert workload.weight_bytes == weights * 4
 
     def test_fmas_by_hand(self):
         # layer 1: 4 gates x 4 units x (6 inputs + 4 states); layer 2: 16 x (4 + 4); 5 steps
         assert grid.find("seed").fmas == 5 * (16 * 10 + 16 * 8) == 1440
         # and a projection: 16 x (6 + 3) + 3 x 4 from 4 units to 3
-        assert Line("p", 6, 4, 1, 1, 5, 2, proj_size=3).fmas == 10 * (16 * 9 + 12)
+        assert Workload("p", 6, 4, 1, 1, 5, 2, proj_size=3).fmas == 10 * (16 * 9 + 12)
 
     def test_the_grid_is_the_documented_one(self):
-        assert [line.name for line in GRID] == [
+        assert [workload.name for workload in GRID] == [
             "seed", "amp_step", "amp_block", "vad_step", "forecast", "tagger", "voice", "speech", "lm", "lm_step",
         ]  # fmt: skip
         voice = grid.find("voice")
@@ -110,14 +110,14 @@ class TestGrid:
         assert (voice.sequence_length, voice.batch_size, voice.dtype) == (160, 8, "float32")
 
     def test_data_are_the_same_at_every_call_and_of_the_right_kind(self):
-        line = replace(TINY, dtype="float64", proj_size=2)
-        for make in (lambda: line.parameters().values(), line.inputs):
+        workload = replace(TINY, dtype="float64", proj_size=2)
+        for make in (lambda: workload.parameters().values(), workload.inputs):
             for first, second in zip(make(), make(), strict=True):
                 assert first.dtype == np.float64
                 np.testing.assert_array_equal(first, second)
-        x, h_0, c_0 = line.inputs()
+        x, h_0, c_0 = workload.inputs()
         assert (x.shape, h_0.shape, c_0.shape) == ((4, 3, 3), (4, 3, 2), (4, 3, 5))
-        assert list(line.parameters()) == list(line.config.parameter_shapes())
+        assert list(workload.parameters()) == list(workload.config.parameter_shapes())
 
     def test_shortened(self):
         assert TINY.shortened(TINY.fmas) == TINY
@@ -133,10 +133,10 @@ class TestGrid:
     )
     def test_bad_sizes_are_refused(self, text):
         with pytest.raises(ValueError, match="must be"):
-            Line.parse(text)
+            Workload.parse(text)
 
     def test_sizes_with_a_projection(self):
-        assert Line.parse("1,4,2,2,3,5,3", "float64") == Line("1,4,2,2,3,5,3", 1, 4, 2, 2, 3, 5, 3, "float64")
+        assert Workload.parse("1,4,2,2,3,5,3", "float64") == Workload("1,4,2,2,3,5,3", 1, 4, 2, 2, 3, 5, 3, "float64")
 
     def test_unknown_names(self):
         with pytest.raises(ValueError, match="there are seed, amp_step"):
@@ -152,10 +152,14 @@ class TestOnnxModel:
     def test_through_onnxruntime(self, layers, directions, rows):
         onnxruntime = need("onnxruntime")
         need("onnx")
-        line = Line("model", 3, 5, layers, directions, 6, rows)
-        session = onnxruntime.InferenceSession(onnx_model(line, line.parameters()), providers=["CPUExecutionProvider"])
-        feeds = dict(zip(["input", "h_0", "c_0"], line.inputs(), strict=True))
-        assert worker.deviation(line, tuple(session.run(["output", "h_n", "c_n"], feeds)), expected(line)) < 1e-6
+        workload = Workload("model", 3, 5, layers, directions, 6, rows)
+        session = onnxruntime.InferenceSession(
+            onnx_model(workload, workload.parameters()), providers=["CPUExecutionProvider"]
+        )
+        feeds = dict(zip(["input", "h_0", "c_0"], workload.inputs(), strict=True))
+        assert (
+            worker.deviation(workload, tuple(session.run(["output", "h_n", "c_n"], feeds)), expected(workload)) < 1e-6
+        )
 
     def test_gates_in_pytorch_s_order_are_noticed(self, monkeypatch):
         """The planted fault: ONNX's order left out."""
@@ -164,7 +168,7 @@ class TestOnnxModel:
         monkeypatch.setattr("numlstm.bench.onnx_model.gates_iofc", lambda parameter: parameter)
         session = onnxruntime.InferenceSession(onnx_model(TINY, TINY.parameters()), providers=["CPUExecutionProvider"])
         feeds = dict(zip(["input", "h_0", "c_0"], TINY.inputs(), strict=True))
-        with pytest.raises(peers.LeftOutError, match="wrong result"):
+        with pytest.raises(engines.LeftOutError, match="wrong result"):
             worker.deviation(TINY, tuple(session.run(["output", "h_n", "c_n"], feeds)), expected(TINY))
 
     def test_no_projection(self):
@@ -174,19 +178,19 @@ class TestOnnxModel:
 
 class TestEngines:
     @pytest.mark.slow
-    @pytest.mark.parametrize("style", peers.STYLES)
-    @pytest.mark.parametrize("name", peers.ENGINES)
+    @pytest.mark.parametrize("style", engines.STYLES)
+    @pytest.mark.parametrize("name", engines.ENGINES)
     def test_every_setting_is_right(self, name, style):
         for package in {"numlstm": [], "torch": ["torch"]}.get(name, [name, "onnx"]):
             need(package)
         inputs = TINY.inputs()
-        settings = peers.ENGINES[name](peers.Task(TINY, 1, style, TINY.parameters(), inputs))
+        settings = engines.ENGINES[name](engines.Task(TINY, 1, style, TINY.parameters(), inputs))
         assert settings
         for setting in settings.values():
             with setting.context():
-                first = peers.results(setting.call())
+                first = engines.results(setting.call())
                 kept = [array.copy() for array in first]
-                again = peers.results(setting.call())
+                again = engines.results(setting.call())
             assert worker.deviation(TINY, tuple(kept), expected(TINY)) < 1e-6
             assert worker.deviation(TINY, again, expected(TINY)) < 1e-6
             shared = [np.shares_memory(a, b) for a, b in zip(first, again, strict=True)]
@@ -197,7 +201,7 @@ class TestEngines:
     def test_torch_is_left_as_it_was(self):
         torch = need("torch")
         before = torch.backends.mkldnn.enabled
-        for setting in peers.torch(peers.Task(TINY, 1, "fresh", TINY.parameters(), TINY.inputs())).values():
+        for setting in engines.torch(engines.Task(TINY, 1, "fresh", TINY.parameters(), TINY.inputs())).values():
             with setting.context():
                 assert torch.is_inference_mode_enabled()
                 setting.call()
@@ -208,9 +212,9 @@ class TestEngines:
         def missing(name):
             raise PackageNotFoundError(name)
 
-        monkeypatch.setattr(peers, "version", missing)
-        result = measured(tmp_path, {name: peers.ENGINES[name] for name in peers.PEERS})
-        for name in peers.PEERS:
+        monkeypatch.setattr(engines, "version", missing)
+        result = measured(tmp_path, {name: engines.ENGINES[name] for name in engines.BASELINES})
+        for name in engines.BASELINES:
             assert result.entries[name] == Entry(left_out=f"{name} is not installed (pip install {name})")
         assert result.measured == []
 
@@ -218,18 +222,18 @@ class TestEngines:
     @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
     def test_what_onnx_lacks_is_said(self, name, change):
         need(name), need("onnx")
-        line = replace(TINY, **change)
-        with pytest.raises(peers.LeftOutError, match=r"proj_size|not in float64"):
-            peers.ENGINES[name](peers.Task(line, 1, "fresh", line.parameters(), line.inputs()))
+        workload = replace(TINY, **change)
+        with pytest.raises(engines.LeftOutError, match=r"proj_size|not in float64"):
+            engines.ENGINES[name](engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs()))
 
     @pytest.mark.parametrize("change", [{"proj_size": 2}, {"dtype": "float64"}])
     def test_torch_has_it(self, change):
         need("torch")
-        line = replace(TINY, **change)
-        settings = peers.torch(peers.Task(line, 1, "fresh", line.parameters(), line.inputs()))
+        workload = replace(TINY, **change)
+        settings = engines.torch(engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs()))
         for setting in settings.values():
             with setting.context():
-                worker.deviation(line, peers.results(setting.call()), expected(line))
+                worker.deviation(workload, engines.results(setting.call()), expected(workload))
 
 
 def damaged(kind):
@@ -281,14 +285,14 @@ class TestJudgement:
                 calls.append(1)
                 return good if len(calls) < 10 else bad
 
-            return {"once": peers.Setting(call)}
+            return {"once": engines.Setting(call)}
 
         result = measured(tmp_path, {"spoilt": spoilt}, rounds=10)
         assert "after the last round" in result.entries["spoilt"].left_out
 
     def test_one_wrong_setting_is_enough(self, tmp_path):
         def make(task):
-            return {"a": peers.Setting(lambda: right(TINY)), "b": peers.Setting(lambda: damaged("value"))}
+            return {"a": engines.Setting(lambda: right(TINY)), "b": engines.Setting(lambda: damaged("value"))}
 
         assert "wrong result" in measured(tmp_path, {"half": make}).entries["half"].left_out
 
@@ -299,10 +303,8 @@ class TestJudgement:
         entry = measured(tmp_path, {"broken": broken}).entries["broken"]
         assert entry.left_out == "it failed with RuntimeError: no such instruction"
 
-    def test_numlstm_left_out_is_a_failure_and_a_peer_is_not(self):
-        result = LineResult(
-            TINY, 1, "fresh", {"numlstm": Entry(left_out="wrong result"), "torch": Entry(left_out="too")}
-        )
+    def test_numlstm_left_out_is_a_failure_and_a_baseline_is_not(self):
+        result = Result(TINY, 1, "fresh", {"numlstm": Entry(left_out="wrong result"), "torch": Entry(left_out="too")})
         assert measure.failures(Report({}, "", 1, [result])) == ["numlstm on tiny at 1 thread: wrong result"]
 
     def test_the_fastest_setting_stays(self, tmp_path):
@@ -313,7 +315,7 @@ class TestJudgement:
                 np.linalg.inv(np.eye(300))
                 return results
 
-            return {"slow": peers.Setting(slow), "fast": peers.Setting(lambda: results)}
+            return {"slow": engines.Setting(slow), "fast": engines.Setting(lambda: results)}
 
         assert measured(tmp_path, {"both": make}).entries["both"].setting == "fast"
 
@@ -343,7 +345,7 @@ class TestTurns:
 
             def make(task):
                 results = right(TINY)
-                return {"s": peers.Setting(lambda: called.append((name, entered[-1])) or results, Context)}
+                return {"s": engines.Setting(lambda: called.append((name, entered[-1])) or results, Context)}
 
             return make
 
@@ -359,8 +361,8 @@ class TestTurns:
             def __enter__(self):
                 entered.append(len(log))
 
-        setting = peers.Setting(lambda: log.append(1) or right(TINY), Context)
-        task = peers.Task(TINY, 1, "fresh", {}, TINY.inputs())
+        setting = engines.Setting(lambda: log.append(1) or right(TINY), Context)
+        task = engines.Task(TINY, 1, "fresh", {}, TINY.inputs())
         ready = worker.Prepared(task, expected(TINY), "x", setting, 1e-4)
         for calls in (1, 7):
             ready.calls = calls
@@ -373,8 +375,8 @@ class TestTurns:
         import gc
 
         seen = []
-        setting = peers.Setting(lambda: seen.append(gc.isenabled()) or right(TINY))
-        ready = worker.Prepared(peers.Task(TINY, 1, "fresh", {}, TINY.inputs()), expected(TINY), "x", setting, 1e-4)
+        setting = engines.Setting(lambda: seen.append(gc.isenabled()) or right(TINY))
+        ready = worker.Prepared(engines.Task(TINY, 1, "fresh", {}, TINY.inputs()), expected(TINY), "x", setting, 1e-4)
         seen.clear()
         ready.turn()
         assert seen and not any(seen)
@@ -462,12 +464,14 @@ class TestWorkerProcess:
     def test_whole(self, tmp_path):
         """A real process: the reference, numlstm prepared, turns, and an end without a word."""
         path = str(tmp_path / "expected.npz")
-        line = {**TINY.__dict__}
+        workload = {**TINY.__dict__}
         with measure.Worker("numlstm", 1) as process:
-            process.ask(do="expect", line=line, path=path)
+            process.ask(do="expect", workload=workload, path=path)
             with np.load(path) as file:
                 np.testing.assert_array_equal(file["c_n"], expected(TINY)[2])
-            ready = process.ask(do="prepare", engine="numlstm", line=line, style="fresh", path=path, seconds=0.001)
+            ready = process.ask(
+                do="prepare", engine="numlstm", workload=workload, style="fresh", path=path, seconds=0.001
+            )
             assert ready["max_error"] < 1e-6
             turn = process.ask(do="turn", engine="numlstm")
             assert turn["calls"] >= 1 and turn["nanoseconds"] > 0
@@ -495,7 +499,7 @@ class TestWorkerProcess:
 
 def result_of(**microseconds):
     """A result with these microseconds a round, one round after the other, and round limits."""
-    result = LineResult(TINY, 1, "fresh", {name: Entry("s", 1e-8) for name in microseconds})
+    result = Result(TINY, 1, "fresh", {name: Entry("s", 1e-8) for name in microseconds})
     for name, values in microseconds.items():
         result.turns += [Turn(at, name, 10, round(value * 10_000)) for at, value in enumerate(values)]
     names = ["fma_float32_512", "fma_float32_256", "fma_float64_512", "read_L1", "read_L2", "read_L3", "read_memory"]
@@ -506,7 +510,7 @@ def result_of(**microseconds):
 class TestFigures:
     def test_ratios(self):
         result = result_of(numlstm=[1, 2, 4], torch=[30, 20, 10], onnxruntime=[3, 8, 10])
-        assert result.best_peer() == "onnxruntime"
+        assert result.best_baseline() == "onnxruntime"
         assert result.median("torch") == 20
         assert result.speed_up("torch") == (10, 10)  # of 30, 10, 2.5
         assert result.speed_up("onnxruntime") == (3, 4)  # of 3, 4, 2.5; 8 / 2
@@ -524,18 +528,18 @@ class TestFigures:
         assert result.widths("float32") == [512, 256]
 
     @pytest.mark.parametrize(
-        ("line", "name", "microseconds"),
+        ("workload", "name", "microseconds"),
         [
             # 64 units, 8 MFMA over 1000 steps: 2 x 8.192e9 / 100e9 beats 64 KiB a step from L2
-            (Line("compute", 64, 64, 1, 1, 1000, 250), "FMA peak", 2e-3 * 8_192_000_000 / 100),
+            (Workload("compute", 64, 64, 1, 1, 1000, 250), "FMA peak", 2e-3 * 8_192_000_000 / 100),
             # one row: every step reads 4 x 512 x 512 x 4 bytes from L3, in two layers
-            (Line("recurrent", 8, 512, 2, 1, 100, 1), "L3", 1e-3 * 4 * 512 * 512 * 4 * 2 * 100 / 50),
+            (Workload("recurrent", 8, 512, 2, 1, 100, 1), "L3", 1e-3 * 4 * 512 * 512 * 4 * 2 * 100 / 50),
             # one step: all weights once, from memory
-            (Line("step", 1024, 1024, 2, 1, 1, 1), "memory", 1e-3 * 4 * 1024 * 2048 * 2 * 4 / 20),
+            (Workload("step", 1024, 1024, 2, 1, 1, 1), "memory", 1e-3 * 4 * 1024 * 2048 * 2 * 4 / 20),
         ],
     )
-    def test_what_limits_a_line(self, line, name, microseconds):
-        result = replace(result_of(numlstm=[1, 1, 1]), line=line)
+    def test_what_limits_a_workload(self, workload, name, microseconds):
+        result = replace(result_of(numlstm=[1, 1, 1]), workload=workload)
         assert result.bound({"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}) == (name, pytest.approx(microseconds))
 
     def test_json_round_trip(self):
@@ -560,7 +564,7 @@ class TestTable:
         second.entries |= {"onnxruntime": Entry(left_out="wrong result: c_n"), "torch": Entry("another", 0)}
         second.turns.append(Turn(3, "torch", 10, 10_000, idle=False))
         second.turns.append(Turn(3, "numlstm", 10, 20_000))
-        second.line = replace(TINY, name="second")
+        second.workload = replace(TINY, name="second")
         return Report(machine.facts(), "2026-01-01T00:00:00+00:00", 3, [first, second])
 
     def test_rows(self):
@@ -583,7 +587,7 @@ class TestTable:
         for fact in (machine.cpu_name(), "2026-01-01", f"numpy {np.__version__}", "3 rounds", "1 thread."):
             assert fact in text
 
-    def test_without_peers_and_without_numlstm(self):
+    def test_without_baselines_and_without_numlstm(self):
         alone = result_of(numlstm=[1, 2, 4])
         (row,) = (
             line for line in table.table([alone], machine.cache_sizes()).splitlines() if line.startswith("| tiny")
@@ -721,7 +725,7 @@ class TestAsv:
     def test_forward(self):
         forward = benchmark("forward")
         names, threads = forward.Forward.params
-        assert names == [line.name for line in GRID]
+        assert names == [workload.name for workload in GRID]
         timed = forward.Forward()
         timed.setup("seed", threads[0])
         timed.time_call("seed", threads[0])
@@ -729,7 +733,7 @@ class TestAsv:
 
     def test_quick_shortens_the_heavy_lines_only(self, monkeypatch):
         monkeypatch.setenv("NUMLSTM_BENCH_QUICK", "1")
-        quick = benchmark("forward").LINES
+        quick = benchmark("forward").WORKLOADS
         assert quick["lm"].sequence_length < grid.find("lm").sequence_length
         assert quick["seed"] == grid.find("seed")
 
@@ -766,16 +770,16 @@ class TestAsv:
         resident.peakmem_call(models[0], shapes[0])
 
 
-def test_a_stream_beside_no_peer_is_compared_with_none(monkeypatch):
-    monkeypatch.setattr(streaming, "LINES", {"small": Line("small", 3, 5, 1, 1, 1, 1)})
+def test_a_stream_without_baselines_is_compared_with_none(monkeypatch):
+    monkeypatch.setattr(streaming, "WORKLOADS", {"small": Workload("small", 3, 5, 1, 1, 1, 1)})
     monkeypatch.setattr(streaming, "loop_over_kernel", lambda *arguments: 1.0)  # compiled by Numba, in seconds
     told = []
     text = streaming.text([], quick=True, progress=told.append)
     assert all(way in text for way in (streaming.STEP, streaming.CALL, streaming.FORWARD))
     assert "nan" not in text
-    assert "peer" not in text
-    assert [line.split(": ")[-1] for line in told[:4]] == [
+    assert "baseline" not in text
+    assert [workload.split(": ")[-1] for workload in told[:4]] == [
         "small, 3 rounds in turns",
-        *streaming.ways(streaming.LINES["small"]),
+        *streaming.ways(streaming.WORKLOADS["small"]),
     ]
     assert len(told) == len(set(told)) == 4 + len(streaming.FADING) + 1

@@ -7,7 +7,7 @@ from needs import need
 from scripts import benchmark
 
 from numlstm.bench import startup
-from numlstm.bench.peers import LeftOutError
+from numlstm.bench.engines import LeftOutError
 from numlstm.bench.startup import Start, Startup
 from numlstm.cli import main
 
@@ -24,7 +24,7 @@ def found(tmp_path_factory):
 
 def test_every_engine_s_processes_are_measured_in_full(found):
     assert found.left_out == {}
-    assert found.kernels.startswith("shipped")
+    assert found.kernels.startswith("prebuilt")
     for starts in found.starts.values():
         assert len(starts) == 2
         for one in starts:
@@ -42,7 +42,7 @@ def test_the_table(found):
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
-def test_the_other_peers_programs_give_the_right_result(engine, tmp_path):
+def test_the_other_baselines_programs_give_the_right_result(engine, tmp_path):
     need(engine)
     need("onnx")
     other = startup.measure(tmp_path, [engine], 1)
@@ -64,7 +64,7 @@ def test_time_memory_and_results_are_those_of_the_program(tmp_path, monkeypatch)
     assert large.peak - plain.peak > 280e6
     with pytest.raises(LeftOutError, match="planted"):
         startup.start("broken", tmp_path, {})
-    x = np.sin(np.arange(startup.STEPS * startup.LINE.input_size, dtype=np.float32)).reshape(startup.STEPS, 1, -1)
+    x = np.sin(np.arange(startup.STEPS * startup.WORKLOAD.input_size, dtype=np.float32)).reshape(startup.STEPS, 1, -1)
     startup._check("plain", tmp_path, {}, x)
     with pytest.raises(LeftOutError, match="wrong result: output differs"):
         startup._check("plain", tmp_path, {}, x + 1e-3)

@@ -18,12 +18,12 @@ from needs import need
 
 from numlstm.base import atomic
 from numlstm.bench import grid, measure, picture, scaling, sweep, table, worker
-from numlstm.bench.grid import GRID, Line
-from numlstm.bench.results import OURS, Entry, LineResult, Report, Turn, pooled
+from numlstm.bench.grid import GRID, Workload
+from numlstm.bench.results import OURS, Entry, Report, Result, Turn, pooled
 from numlstm.cli import main
 from numlstm.tracing.plot import SUFFIXES
 
-PEERS = ("torch", "onnxruntime", "openvino")
+BASELINES = ("torch", "onnxruntime", "openvino")
 MACHINE = {
     "cpu": "A CPU", "cpu_model": "", "cores": 2, "caches": {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}, "load": 0.1,
     "system": "a system", "python": "3", "versions": {"numlstm": "0", "torch": "2"},
@@ -35,9 +35,9 @@ LIMITS = {
 TIMES = {OURS: 10.0, "torch": 50.0, "onnxruntime": 8.0, "openvino": 20.0}
 
 
-def result_of(line, threads=1, **microseconds):
+def result_of(workload, threads=1, **microseconds):
     """A result of three rounds with these times of a call, none of an engine that is left out."""
-    result = LineResult(line, threads, "fresh")
+    result = Result(workload, threads, "fresh")
     for name, value in {**TIMES, **microseconds}.items():
         if value is None:
             result.entries[name] = Entry(left_out="planted")
@@ -48,19 +48,19 @@ def result_of(line, threads=1, **microseconds):
     return result
 
 
-def report_of(results, kind="lines"):
+def report_of(results, kind="workloads"):
     return Report(MACHINE, "2026-01-01T00:00:00+00:00", 3, results, kind)
 
 
 @pytest.fixture
 def grid_report():
-    """Every line at one and two threads, each with times of its own."""
+    """Every workload at one and two threads, each with times of its own."""
     results = []
     for threads in (1, 2):
-        for at, line in enumerate(GRID):
-            ours = 1.5 + line.fmas / 3e4 / threads
-            others = {peer: ours * (0.6 + 0.3 * n + 0.1 * at) for n, peer in enumerate(PEERS)}
-            results.append(result_of(line, threads, numlstm=ours, **others))
+        for at, workload in enumerate(GRID):
+            ours = 1.5 + workload.fmas / 3e4 / threads
+            others = {baseline: ours * (0.6 + 0.3 * n + 0.1 * at) for n, baseline in enumerate(BASELINES)}
+            results.append(result_of(workload, threads, numlstm=ours, **others))
     return report_of(results)
 
 
@@ -70,12 +70,12 @@ def axes_of(report):
 
 
 def drawn_bars(axes, results):
-    """The ratio at which each bar ends, by line and peer."""
+    """The ratio at which each bar ends, by workload and baseline."""
     found = {}
     for container in axes.containers:
         for bar in container:
-            line = results[round(bar.get_y() + bar.get_height() / 2)].line.name
-            found[line, container.get_label()] = bar.get_x() + bar.get_width()
+            workload = results[round(bar.get_y() + bar.get_height() / 2)].workload.name
+            found[workload, container.get_label()] = bar.get_x() + bar.get_width()
     return found
 
 
@@ -83,10 +83,10 @@ def check_bars(report, axes):
     """Every bar of every panel ends at the speed-up, which is computed anew here from the raw turns."""
     for (_, results), panel in zip(report.by_threads(), axes, strict=True):
         expected = {
-            (result.line.name, peer): np.median(result.microseconds(peer) / result.microseconds(OURS))
+            (result.workload.name, baseline): np.median(result.microseconds(baseline) / result.microseconds(OURS))
             for result in results
-            for peer in PEERS
-            if peer in result.measured
+            for baseline in BASELINES
+            if baseline in result.measured
         }
         found = drawn_bars(panel, results)
         assert found.keys() == expected.keys()
@@ -95,7 +95,7 @@ def check_bars(report, axes):
 
 
 def check_points(report, panels):
-    """Every point of every roofline is where its line and engine have it, and no roof is missing."""
+    """Every point of every roofline is where its workload and engine have it, and no roof is missing."""
     for (_, results), panel in zip(report.by_threads(), panels, strict=True):
         drawn = {}
         for artist in panel.get_lines():
@@ -104,14 +104,16 @@ def check_points(report, panels):
                 drawn |= {(label, x): y for x, y in zip(*artist.get_data(), strict=True)}
         wanted = {}
         for result in results:
-            x = result.line.fmas / result.line.bytes_read
+            x = result.workload.fmas / result.workload.bytes_read
             best = min((n for n in result.measured if n != OURS), key=result.median)
             for name in (OURS, best):
-                wanted[name, x] = 2 * result.line.fmas / np.median(result.microseconds(name)) / 1e3
+                wanted[name, x] = 2 * result.workload.fmas / np.median(result.microseconds(name)) / 1e3
         assert drawn.keys() == wanted.keys()
         for key, rate in wanted.items():
             same = [
-                2 * r.line.fmas / r.median(key[0]) / 1e3 for r in results if r.line.fmas / r.line.bytes_read == key[1]
+                2 * r.workload.fmas / r.median(key[0]) / 1e3
+                for r in results
+                if r.workload.fmas / r.workload.bytes_read == key[1]
             ]
             assert any(drawn[key] == pytest.approx(rate) for rate in same), key
 
@@ -121,26 +123,26 @@ class TestPicture:
         axes = axes_of(grid_report)
         assert len(axes) == 4  # bars and roofline, one and two threads
         check_bars(grid_report, axes[::2])
-        assert [text.get_text() for text in axes[0].get_yticklabels()] == [line.name for line in GRID]
+        assert [text.get_text() for text in axes[0].get_yticklabels()] == [workload.name for workload in GRID]
 
     def test_one_wrong_bar_is_noticed(self, grid_report, monkeypatch):
-        """The planted fault: one line is drawn with the ratio of another."""
-        true = LineResult.speed_up
+        """The planted fault: one workload is drawn with the ratio of another."""
+        true = Result.speed_up
 
-        def wrong(result, peer):
-            ratios = true(result, peer)
-            return (2.0, 2.0) if (result.line.name, peer) == ("voice", "torch") else ratios
+        def wrong(result, baseline):
+            ratios = true(result, baseline)
+            return (2.0, 2.0) if (result.workload.name, baseline) == ("voice", "torch") else ratios
 
-        monkeypatch.setattr(LineResult, "speed_up", wrong)
+        monkeypatch.setattr(Result, "speed_up", wrong)
         with pytest.raises(AssertionError, match=r"voice"):
             check_bars(grid_report, axes_of(grid_report)[::2])
 
     def test_swapped_engines_are_noticed(self, grid_report, monkeypatch):
-        """The planted fault: the times of two peers changed places on the way into the picture."""
-        true, swap = LineResult.microseconds, {"torch": "openvino", "openvino": "torch"}
+        """The planted fault: the times of two baselines changed places on the way into the picture."""
+        true, swap = Result.microseconds, {"torch": "openvino", "openvino": "torch"}
         panels = None
         with monkeypatch.context() as planted:
-            planted.setattr(LineResult, "microseconds", lambda self, name: true(self, swap.get(name, name)))
+            planted.setattr(Result, "microseconds", lambda self, name: true(self, swap.get(name, name)))
             panels = axes_of(grid_report)[::2]
         with pytest.raises(AssertionError, match=r"torch|openvino"):
             check_bars(grid_report, panels)
@@ -149,14 +151,14 @@ class TestPicture:
         axes = axes_of(grid_report)
         check_points(grid_report, axes[1::2])
         names = {text.get_text() for text in axes[1].texts}
-        assert {line.name for line in GRID} <= names
+        assert {workload.name for workload in GRID} <= names
         assert {"L1 400 GB/s", "L2 200 GB/s", "L3 50.0 GB/s", "memory 20.0 GB/s"} <= names
         assert "FMA peak, float32: 100 GF/s" in names and "FMA peak, float32: 200 GF/s" in {
             text.get_text() for text in axes[3].texts
         }
 
     def test_a_point_of_another_line_is_noticed(self, grid_report, monkeypatch):
-        monkeypatch.setattr(picture, "intensity", lambda result: result.line.fmas / result.line.weight_bytes)
+        monkeypatch.setattr(picture, "intensity", lambda result: result.workload.fmas / result.workload.weight_bytes)
         with pytest.raises(AssertionError):
             check_points(grid_report, axes_of(grid_report)[1::2])
 
@@ -168,7 +170,7 @@ class TestPicture:
         assert all(y[1] == pytest.approx(100) and y[1] / x[1] == pytest.approx(y[0] / x[0]) for x, y in sloped)
 
     def test_names_hide_neither_each_other_nor_leave_the_axes(self, grid_report):
-        names = {line.name for line in GRID}
+        names = {workload.name for workload in GRID}
         for panel in axes_of(grid_report)[1::2]:
             boxes = [text.get_window_extent() for text in panel.texts if text.get_text() in names]
             assert len(boxes) == len(GRID)
@@ -183,12 +185,12 @@ class TestPicture:
         check_bars(report, [panel])
         assert len(drawn_bars(panel, report.results)) == 4
 
-    def test_without_peers_there_is_a_roofline_alone(self):
-        (panel,) = axes_of(report_of([result_of(line, **dict.fromkeys(PEERS)) for line in GRID]))
+    def test_without_baselines_there_is_a_roofline_alone(self):
+        (panel,) = axes_of(report_of([result_of(workload, **dict.fromkeys(BASELINES)) for workload in GRID]))
         assert "GF/s" in panel.get_ylabel()
 
     def test_without_numlstm(self):
-        (panel,) = axes_of(report_of([result_of(line, numlstm=None) for line in GRID]))
+        (panel,) = axes_of(report_of([result_of(workload, numlstm=None) for workload in GRID]))
         assert "GF/s" in panel.get_ylabel()
 
     @pytest.mark.slow
@@ -228,12 +230,12 @@ class TestCommand:
         """The command with a measurement that plants results; what it was asked is kept."""
         asked = {}
 
-        def measured(lines, engines, **options):
-            asked.update(options, lines=list(lines), engines=engines)
+        def measured(workloads, engines, **options):
+            asked.update(options, workloads=list(workloads), engines=engines)
             results = [
-                result_of(line, count, **{name: None for name in TIMES if name not in engines})
+                result_of(workload, count, **{name: None for name in TIMES if name not in engines})
                 for count in options["threads"]
-                for line in lines
+                for workload in workloads
             ]
             return report_of(results, options["kind"])
 
@@ -252,11 +254,11 @@ class TestCommand:
     def test_a_sweep_below_one_ends_with_zero_and_says_where(self, run):
         done, asked = run("sweep", 7, "--seed", 4)
         assert done.exit_code == 0
-        assert asked["lines"] == sweep.configurations(7, 4)
+        assert asked["workloads"] == sweep.configurations(7, 4)
         assert asked["kind"] == "sweep" and asked["rounds"] == 5
-        compared = asked["lines"]
+        compared = asked["workloads"]
         assert f"Below 1.0: {len(compared)} of 7 configurations:" in done.output  # onnxruntime is planted ahead
-        assert all(f"- {line.name}: 0.800" in done.output for line in compared)
+        assert all(f"- {workload.name}: 0.800" in done.output for workload in compared)
 
     @pytest.mark.slow
     def test_a_real_one(self, tmp_path):
@@ -266,14 +268,14 @@ class TestCommand:
         done = CliRunner().invoke(main, ["bench", *args, "--save", str(saved), "--plot", str(drawn)])
         assert done.exit_code == 0, done.output
         report = Report.from_json(saved.read_text())
-        assert [result.line for result in report.results] == sweep.configurations(2, 0, 10**6)
+        assert [result.workload for result in report.results] == sweep.configurations(2, 0, 10**6)
         assert all(len(result.microseconds(OURS)) == 1 for result in report.results)
         assert "Below 1.0" not in done.output  # nothing was compared
         assert "<svg" in drawn.read_text()[:1000]
 
     def test_max_fmas(self, run):
         _, asked = run("sweep", 30, "--max-fmas", "1e7")
-        assert all(line.fmas <= 10_000_000 for line in asked["lines"])
+        assert all(workload.fmas <= 10_000_000 for workload in asked["workloads"])
 
     @pytest.mark.parametrize(
         ("args", "sentence"),
@@ -327,7 +329,7 @@ class TestCommand:
 
 class TestOverOneThread:
     def test_ratio_to_the_same_line_and_no_other(self):
-        tiny, other = (Line(name, 3, 4, 1, 1, 5, 2) for name in ("tiny", "other"))
+        tiny, other = (Workload(name, 3, 4, 1, 1, 5, 2) for name in ("tiny", "other"))
         results = [result_of(tiny, 1, numlstm=30.0), result_of(tiny, 2, numlstm=20.0), result_of(other, 2)]
         rows = [row for row in table.text(report_of(results)).splitlines() if row.startswith("| ")]
         cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
@@ -338,26 +340,27 @@ class TestOverOneThread:
 
 
 class TestBatchFirst:
-    LINE = Line("batch first", 3, 5, 2, 2, 7, 4, batch_first=True)
+    WORKLOAD = Workload("batch first", 3, 5, 2, 2, 7, 4, batch_first=True)
 
     def test_data(self):
-        x, h_0, c_0 = self.LINE.inputs()
+        x, h_0, c_0 = self.WORKLOAD.inputs()
         assert (x.shape, h_0.shape, c_0.shape) == ((4, 7, 3), (4, 4, 5), (4, 4, 5))
 
-    @pytest.mark.parametrize("engine", [OURS, *PEERS])
+    @pytest.mark.parametrize("engine", [OURS, *BASELINES])
     @pytest.mark.parametrize("change", [{}, {"num_layers": 1, "directions": 1}])
     def test_every_engine_has_it(self, engine, change, tmp_path):
         for package in {OURS: [], "torch": ["torch"]}.get(engine, [engine, "onnx"]):
             need(package)
-        line, path = asdict(replace(self.LINE, **change)), str(tmp_path / "expected.npz")
+        workload, path = asdict(replace(self.WORKLOAD, **change)), str(tmp_path / "expected.npz")
         host = worker.Host(1)
-        host.do_expect(line, path)
-        reply = host.do_prepare(engine, line, "fresh", path, 1e-4)
+        host.do_expect(workload, path)
+        reply = host.do_prepare(engine, workload, "fresh", path, 1e-4)
         assert "left_out" not in reply, reply
         assert reply["max_error"] < 1e-6
 
-    def test_a_file_from_before_there_was_such_a_field(self):
+    def test_a_file_of_an_earlier_version(self):
         data = json.loads(report_of([result_of(GRID[0])]).to_json())
+        data["results"][0]["line"] = data["results"][0].pop("workload")
         del data["kind"], data["results"][0]["line"]["batch_first"]
         assert data["version"] == 1
         assert Report.from_json(json.dumps(data)) == report_of([result_of(GRID[0])])
@@ -370,10 +373,10 @@ class TestBatchFirst:
             (lambda data: data.pop("machine"), "'machine'"),
             (lambda data: data["machine"].pop("cpu_model"), "the machine's cpu_model is missing"),
             (lambda data: data["results"][0].update(other=1), "'other'"),
-            (lambda data: data["results"][0]["line"].update(hidden_size="x"), "str"),
-            (lambda data: data["results"][0].update(turns=[]), "turns of numlstm on line 'seed' are missing"),
+            (lambda data: data["results"][0]["workload"].update(hidden_size="x"), "str"),
+            (lambda data: data["results"][0].update(turns=[]), "turns of numlstm on workload 'seed' are missing"),
             (lambda data: data["results"][0]["turns"][0].update(calls=0), "or without a call"),
-            (lambda data: data["results"][0].update(limits=[]), "limits of the machine at line 'seed' are missing"),
+            (lambda data: data["results"][0].update(limits=[]), "limits of the machine at workload 'seed' are missing"),
             (lambda data: data["results"][0]["limits"][0].pop("read_L2"), "read_L2"),
         ],
     )
@@ -392,24 +395,24 @@ class TestBatchFirst:
 
     def test_sizes_are_read_as_they_are_written(self):
         text = "3,5,2,2,7,4,2,batch_first,float64"
-        assert Line.parse(text) == replace(self.LINE, name=text, proj_size=2, dtype="float64")
-        for line in sweep.configurations(40):
-            assert Line.parse(line.name) == line
-        assert Line.parse("1,2,1,1,1,1,float32", "float64").dtype == "float32"
+        assert Workload.parse(text) == replace(self.WORKLOAD, name=text, proj_size=2, dtype="float64")
+        for workload in sweep.configurations(40):
+            assert Workload.parse(workload.name) == workload
+        assert Workload.parse("1,2,1,1,1,1,float32", "float64").dtype == "float32"
         with pytest.raises(ValueError, match="six whole numbers"):
-            Line.parse("1,2,1,1,1,1,last")
+            Workload.parse("1,2,1,1,1,1,last")
 
 
-def check_sweep(lines, fmas):
+def check_sweep(workloads, fmas):
     """What the sweep promises of its configurations."""
     bounds = {
         "hidden_size": (1, 1024), "batch_size": (1, 256), "sequence_length": (1, 1000), "input_size": (1, 1024),
         "num_layers": (1, 3), "directions": (1, 2),
     }  # fmt: skip
-    for line in lines:
-        assert line.fmas <= fmas, f"{line.name} takes {line.fmas} multiply-adds"
+    for workload in workloads:
+        assert workload.fmas <= fmas, f"{workload.name} takes {workload.fmas} multiply-adds"
         for size, (least, most) in bounds.items():
-            assert least <= getattr(line, size) <= most, f"{size} of {line.name}"
+            assert least <= getattr(workload, size) <= most, f"{size} of {workload.name}"
 
 
 class TestSweep:
@@ -430,40 +433,40 @@ class TestSweep:
             check_sweep(sweep.configurations(500, 0), sweep.FMAS)
 
     def test_every_kind_has_its_share(self):
-        lines = sweep.configurations(400, 0)
+        workloads = sweep.configurations(400, 0)
         parts = {
-            "both directions": (line.directions == 2 for line in lines),
-            "batch first": (line.batch_first for line in lines),
-            "float64": (line.dtype == "float64" for line in lines),
-            "projected": (line.proj_size > 0 for line in lines),
-            "no multiple of four": (line.hidden_size % 4 > 0 for line in lines),
-            "small": (line.hidden_size < 16 for line in lines),
-            "large": (line.hidden_size > 256 for line in lines),
-            "three layers": (line.num_layers == 3 for line in lines),
+            "both directions": (workload.directions == 2 for workload in workloads),
+            "batch first": (workload.batch_first for workload in workloads),
+            "float64": (workload.dtype == "float64" for workload in workloads),
+            "projected": (workload.proj_size > 0 for workload in workloads),
+            "no multiple of four": (workload.hidden_size % 4 > 0 for workload in workloads),
+            "small": (workload.hidden_size < 16 for workload in workloads),
+            "large": (workload.hidden_size > 256 for workload in workloads),
+            "three layers": (workload.num_layers == 3 for workload in workloads),
         }
         for name, found in parts.items():
             assert 0.08 < np.mean(list(found)) < 0.92, name
 
     def test_sorted_and_told(self):
-        lines = [replace(line, name=name) for line, name in zip(GRID, "abc", strict=False)]
-        results = [result_of(line, numlstm=us) for line, us in zip(lines, (4.0, 16.0, 8.0), strict=True)]
-        results.append(result_of(replace(GRID[3], name="alone"), **dict.fromkeys(PEERS)))
-        assert [r.line.name for r in table.by_speed_up(results)] == ["b", "c", "a", "alone"]
+        workloads = [replace(workload, name=name) for workload, name in zip(GRID, "abc", strict=False)]
+        results = [result_of(workload, numlstm=us) for workload, us in zip(workloads, (4.0, 16.0, 8.0), strict=True)]
+        results.append(result_of(replace(GRID[3], name="alone"), **dict.fromkeys(BASELINES)))
+        assert [r.workload.name for r in table.by_speed_up(results)] == ["b", "c", "a", "alone"]
         assert (
             table.below(table.by_speed_up(results))
             == "Below 1.0: 1 of 3 configurations:\n- b: 0.500 (fastest rounds 0.500)"
         )
         noisy = result_of(replace(GRID[0], name="noisy"), numlstm=16.0)
         noisy.turns.append(Turn(3, OURS, 1000, 4_000_000))
-        noisy.turns += [Turn(3, peer, 1000, 8_000_000) for peer in PEERS]
+        noisy.turns += [Turn(3, baseline, 1000, 8_000_000) for baseline in BASELINES]
         assert table.below([noisy]).endswith("- noisy: 0.500 (fastest rounds 2.000)")
         assert table.below(results[:1]) == "Below 1.0: none of 1 configurations."
         (panel, _) = axes_of(report_of(results, "sweep"))
         drawn = {
             x: y
-            for line in panel.get_lines()
-            if line.get_marker() != "None"
-            for x, y in zip(*line.get_data(), strict=True)
+            for workload in panel.get_lines()
+            if workload.get_marker() != "None"
+            for x, y in zip(*workload.get_data(), strict=True)
         }
         assert drawn == pytest.approx({0: 0.5, 1: 1.0, 2: 2.0})
         assert panel.get_title() == "1 of 3 below 1"
@@ -479,16 +482,16 @@ class TestScaling:
     def results(B=1.0, T=1.0, H=1.7):
         powers = {"B": B, "T": T, "H": H}
         return [
-            result_of(line, numlstm=5 + 0.01 * float(line.name[2:]) ** powers[line.name[0]])
-            for line in scaling.doubled()
+            result_of(workload, numlstm=5 + 0.01 * float(workload.name[2:]) ** powers[workload.name[0]])
+            for workload in scaling.doubled()
         ]
 
     def test_one_size_changes_and_it_doubles(self):
         for axis, sizes in scaling.SIZES.items():
-            lines = [line for line in scaling.doubled() if line.name[0] == axis]
-            assert [getattr(line, scaling.FIELDS[axis]) for line in lines] == list(sizes)
+            workloads = [workload for workload in scaling.doubled() if workload.name[0] == axis]
+            assert [getattr(workload, scaling.FIELDS[axis]) for workload in workloads] == list(sizes)
             assert all(b == 2 * a for a, b in pairwise(sizes))
-            same = {replace(line, name="", **{scaling.FIELDS[axis]: 1}) for line in lines}
+            same = {replace(workload, name="", **{scaling.FIELDS[axis]: 1}) for workload in workloads}
             assert len(same) == 1
 
     def test_exponents_of_what_is_known(self):
@@ -506,18 +509,18 @@ class TestScaling:
 
     def test_told_and_drawn(self):
         report = report_of(self.results(T=2.0), "scaling")
-        told = re.search(r"grows with these powers: B (\S+) .*T (\S+) \(at most 1\), H (\S+) ", table.text(report))
+        told = re.search(r"grows with these exponents: B (\S+) .*T (\S+) \(at most 1\), H (\S+) ", table.text(report))
         assert float(told[2]) > 1.3 > float(told[1])
         panels = axes_of(report)
         assert [panel.get_xlabel() for panel in panels] == ["B", "T", "H"]
-        for panel, (sizes, times) in zip(panels, scaling.series(report.results, OURS).values(), strict=True):
-            (ours,) = (line for line in panel.get_lines() if line.get_label() == OURS)
+        for panel, (sizes, times) in zip(panels, scaling.times_by_axis(report.results, OURS).values(), strict=True):
+            (ours,) = (workload for workload in panel.get_lines() if workload.get_label() == OURS)
             np.testing.assert_array_equal(ours.get_xdata(), sizes)
             np.testing.assert_array_equal(ours.get_ydata(), times)
 
 
 def test_held_and_read_bytes():
-    step, many = Line("", 6, 4, 2, 1, 1, 3), Line("", 6, 4, 2, 2, 5, 3)
+    step, many = Workload("", 6, 4, 2, 1, 1, 3), Workload("", 6, 4, 2, 2, 5, 3)
     assert step.held_bytes == step.bytes_read == 4 * (16 * 10 + 16 * 8)
     assert many.held_bytes == 4 * 16 * 4
     assert many.bytes_read == 4 * 16 * 4 * 5 * 2 * 2

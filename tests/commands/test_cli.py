@@ -14,8 +14,8 @@ from needs import need
 
 import numlstm
 from numlstm import cli
-from numlstm.bench import grid, measure, peers
-from numlstm.bench.results import Entry, LineResult, Report
+from numlstm.bench import engines, grid, measure
+from numlstm.bench.results import Entry, Report, Result
 
 
 class TestStart:
@@ -70,7 +70,7 @@ class TestErrors:
         [
             (["bench", "--workload", "sead"], 2, "no workload is called 'sead'; there are seed, amp_step"),
             (["bench", "--sizes", "1,2"], 2, "sizes are '1,2'; they must be six whole numbers"),
-            (["bench", "--sizes", "1,2,1,3,1,1"], 2, "directions of line '1,2,1,3,1,1' is 3; it must be 1 or 2"),
+            (["bench", "--sizes", "1,2,1,3,1,1"], 2, "directions of workload '1,2,1,3,1,1' is 3; it must be 1 or 2"),
             (["bench", "--baselines", "torch,tensorflow"], 2, "there is no baseline 'tensorflow'; there are torch"),
             (["bench", "--threads", "0"], 2, "0 is not in the range"),
             (["bench", "--rounds", "0"], 2, "0 is not in the range"),
@@ -108,11 +108,11 @@ class TestErrors:
         (line,) = result.output.splitlines()
         assert line.startswith("Error: ") and len(line) > len("Error: ")
 
-    def test_numlstm_being_wrong_is_an_error_and_a_peer_missing_is_not(self, monkeypatch):
+    def test_numlstm_being_wrong_is_an_error_and_a_baseline_missing_is_not(self, monkeypatch):
         def report(**left_out):
             entries = {name: Entry(left_out=reason) for name, reason in left_out.items()}
             names = ["fma_float32_256", "fma_float64_256", "read_L1", "read_L2", "read_L3", "read_memory"]
-            result = LineResult(grid.find("seed"), 1, "fresh", entries, [], [dict.fromkeys(names, 1.0)])
+            result = Result(grid.find("seed"), 1, "fresh", entries, [], [dict.fromkeys(names, 1.0)])
             facts = {
                 "cpu": "c", "cpu_model": "", "cores": 1, "load": None, "caches": {"L1": 1}, "system": "s",
                 "python": "3", "versions": {},
@@ -133,30 +133,30 @@ class TestBench:
         """Options on their way to `measure.run`."""
         asked = {}
 
-        def run(lines, engines, **options):
-            asked.update(options, lines=lines, engines=engines)
+        def run(workloads, engines, **options):
+            asked.update(options, workloads=workloads, engines=engines)
             raise OSError("enough")
 
         monkeypatch.setattr(measure, "run", run)
         invoke("bench", "--workload", "voice", "--sizes", "1,4,1,2,3,5,2", "--threads", "1", "--threads", "2",
                "--baselines", "openvino,torch", "--rounds", "7", "--reuse", "--dtype", "float64")  # fmt: skip
-        assert [(line.name, line.dtype) for line in asked["lines"]] == [
+        assert [(workload.name, workload.dtype) for workload in asked["workloads"]] == [
             ("voice", "float64"),
             ("1,4,1,2,3,5,2", "float64"),
         ]
         assert asked["engines"] == ["numlstm", "openvino", "torch"]
         assert (asked["threads"], asked["rounds"], asked["style"], asked["seconds"]) == ((1, 2), 7, "reuse", 0.02)
         invoke("bench")
-        assert asked["lines"] == list(grid.GRID)
-        assert asked["engines"] == ["numlstm", *peers.PEERS]
+        assert asked["workloads"] == list(grid.GRID)
+        assert asked["engines"] == ["numlstm", *engines.BASELINES]
         assert (asked["threads"], asked["rounds"], asked["style"]) == ((1,), 15, "fresh")
         invoke("bench", "--quick", "--baselines", "none")
         assert asked["engines"] == ["numlstm"]
         assert (asked["rounds"], asked["seconds"]) == (3, 0.005)
 
     @pytest.mark.slow
-    def test_end_to_end_without_peers(self, tmp_path):
-        """A real process, one round of one line; the saved samples give the same table again."""
+    def test_end_to_end_without_baselines(self, tmp_path):
+        """A real process, one round of one workload; the saved samples give the same table again."""
         saved = tmp_path / "results.json"
         done = process("bench", "--quick", "--workload", "seed", "--baselines", "none", "--save", saved)
         assert done.returncode == 0, done.stderr
@@ -170,13 +170,13 @@ class TestBench:
         assert order == ["machine", "numlstm", "numlstm", "machine", "machine", "numlstm"]
         assert all(turn["nanoseconds"] > 0 for turn in result["turns"])
         assert 0 < result["entries"]["numlstm"]["max_error"] < 1e-6
-        assert result["line"]["name"] == "seed"
+        assert result["workload"]["name"] == "seed"
         again = process("bench", "show", saved)
         assert again.stdout == done.stdout
 
     @pytest.mark.slow
     @pytest.mark.parametrize("threads", [1, 2])
-    def test_end_to_end_with_peers(self, tmp_path, threads):
+    def test_end_to_end_with_baselines(self, tmp_path, threads):
         for package in ("torch", "onnxruntime", "onnx", "openvino"):
             need(package)
         saved = tmp_path / "results.json"
@@ -184,11 +184,11 @@ class TestBench:
         assert done.returncode == 0, done.stderr
         (row,) = (line for line in done.stdout.splitlines() if line.startswith("| seed"))
         assert "left out" not in done.stdout
-        assert any(f" {peer} " in row for peer in peers.PEERS)  # the best one
+        assert any(f" {baseline} " in row for baseline in engines.BASELINES)  # the best one
         (result,) = json.loads(saved.read_text())["results"]
         assert result["threads"] == threads
         order = [turn["engine"] for turn in result["turns"]]
-        names = ["machine", "numlstm", *peers.PEERS]
+        names = ["machine", "numlstm", *engines.BASELINES]
         assert order == [*names, *names[1:], names[0]]
         assert all(entry["max_error"] < 1e-5 and entry["setting"] for entry in result["entries"].values())
 
@@ -203,7 +203,7 @@ class TestInfo:
             "float32 kernels", "float64 kernels",
         ]  # fmt: skip
         assert all(rows.values())
-        assert f"numlstm {peers.package_version('numlstm')}" in rows["versions"]
+        assert f"numlstm {engines.package_version('numlstm')}" in rows["versions"]
 
     def test_without_a_home_it_says_so(self, monkeypatch):
         from numlstm.kernels.loading import cache

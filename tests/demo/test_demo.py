@@ -14,7 +14,7 @@ from needs import need
 
 from numlstm import demo, reference
 from numlstm.base import atomic
-from numlstm.bench import peers
+from numlstm.bench import engines
 from numlstm.demo import chart, engine, forecast
 
 ROOT = Path(__file__).parents[2]
@@ -327,22 +327,22 @@ def test_pytorch_gets_its_threads_back(forecaster, record, few_calls):
 
 def test_a_difference_from_pytorch_is_told(forecaster, record, few_calls, monkeypatch):
     need("torch")
-    real = peers.torch
+    real = engines.torch
 
     def other(task):
         first = next(iter(task.parameters))
         return real(replace(task, parameters=task.parameters | {first: task.parameters[first] + np.float32(0.1)}))
 
-    monkeypatch.setattr(peers, "torch", other)
+    monkeypatch.setattr(engines, "torch", other)
     lines = shown(forecaster, record)
     assert float(lines[6].removeprefix("Largest difference between the two outputs: ")) > 1e-3
 
 
 def test_without_pytorch_it_says_how_to_have_it(forecaster, record, few_calls, monkeypatch):
     def missing(name):
-        raise peers.LeftOutError(f"{name} is not installed (pip install {name})")
+        raise engines.LeftOutError(f"{name} is not installed (pip install {name})")
 
-    monkeypatch.setattr(peers, "package_version", missing)
+    monkeypatch.setattr(engines, "package_version", missing)
     lines = shown(forecaster, record)
     assert "Not compared with PyTorch: torch is not installed (pip install torch)." in lines
     assert [line.split(" us")[0].split()[0] for line in lines[2:5]] == ["one", "one", "a"]

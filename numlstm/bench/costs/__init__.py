@@ -1,1 +1,1 @@
-"""What numlstm takes by itself: beyond the kernel of a call, in memory, to load, for sessions and callers."""
+"""Costs of numlstm alone: overhead of a call, memory, loading, sessions, callers, packed sequences, Dask."""

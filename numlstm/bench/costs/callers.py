@@ -1,4 +1,4 @@
-"""Many Python threads that call one LSTM at once: what they do together in a second, beside a single caller."""
+"""Many Python threads that call one LSTM at once: their throughput compared with that of a single caller."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 import numpy as np
 
 from numlstm.bench.costs.overhead import model
-from numlstm.bench.grid import Line, find
+from numlstm.bench.grid import Workload, find
 from numlstm.lstm import LSTM
 
-LINES = {name: find(name) for name in ("vad_step", "tagger", "forecast", "voice")}
+WORKLOADS = {name: find(name) for name in ("vad_step", "tagger", "forecast", "voice")}
 
 
-def throughput(lstm: LSTM, line: Line, callers: int, seconds: float) -> float:
-    """Calls a second of so many threads together.
+def throughput(lstm: LSTM, workload: Workload, callers: int, seconds: float) -> float:
+    """Calls a second of `callers` threads together.
 
-    Each calls until the time is over; what it has begun by then counts, and so does the time that it takes.
+    Each thread calls until the time is over. Its last call counts, and so does the time until that returns.
     """
-    x, h_0, c_0 = line.inputs()
+    x, h_0, c_0 = workload.inputs()
     counts = [0] * callers
     ready = threading.Barrier(callers + 1)
 
@@ -35,7 +35,7 @@ def throughput(lstm: LSTM, line: Line, callers: int, seconds: float) -> float:
     for thread in threads:
         thread.start()
     begin = time.perf_counter()
-    deadline = begin + seconds + 60.0  # until everyone is there
+    deadline = begin + seconds + 60.0  # until all threads are ready
     ready.wait()
     begin = time.perf_counter()
     deadline = begin + seconds
@@ -44,10 +44,10 @@ def throughput(lstm: LSTM, line: Line, callers: int, seconds: float) -> float:
     return sum(counts) / (time.perf_counter() - begin)
 
 
-def ratio(line: Line, callers: int = 8, seconds: float = 0.3, rounds: int = 5) -> float:
-    """Throughput of many callers over that of one, who has all cores: the median over rounds, in turns."""
-    lstm = model(line)
+def ratio(workload: Workload, callers: int = 8, seconds: float = 0.3, rounds: int = 5) -> float:
+    """Throughput of many callers over that of one, which may use all cores: the median over rounds, in turns."""
+    lstm = model(workload)
     alone_and_together = [
-        (throughput(lstm, line, 1, seconds), throughput(lstm, line, callers, seconds)) for _ in range(rounds)
+        (throughput(lstm, workload, 1, seconds), throughput(lstm, workload, callers, seconds)) for _ in range(rounds)
     ]
     return float(np.median([together / alone for alone, together in alone_and_together]))

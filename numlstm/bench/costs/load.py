@@ -1,6 +1,6 @@
-"""What loading a model file costs: time, and memory beyond the process's own.
+"""Loading a model file: time and memory.
 
-Files are written by who owns the format: numlstm, PyTorch for ``.pt``, h5py for ``.h5`` in Keras' layout of weights.
+The files are written by numlstm, PyTorch (``.pt``) and h5py (``.h5`` in Keras' layout of weights).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from numlstm.base.config import Config
 from numlstm.bench.costs.memory import high_water_above
 from numlstm.lstm import LSTM
 
-VOICE = Config(40, 256, num_layers=3)  # the grid's line
+VOICE = Config(40, 256, num_layers=3)  # the grid's workload
 
 
 def of_size(megabytes: float) -> Config:
-    """An LSTM of one layer whose float32 parameters take about as many MB.
+    """An LSTM of one layer with about `megabytes` of float32 parameters.
 
     Examples
     --------
@@ -33,7 +33,7 @@ def of_size(megabytes: float) -> Config:
 
 
 def write(path: Path, config: Config) -> None:
-    """Write an LSTM of that configuration as the path's suffix says."""
+    """Write an LSTM of that configuration in the format of the path's suffix."""
     net = LSTM(config.input_size, config.hidden_size, config.num_layers, seed=0)
     if path.suffix == ".pt":
         _write_pt(path, net)
@@ -44,13 +44,13 @@ def write(path: Path, config: Config) -> None:
 
 
 def _write_pt(path: Path, net: LSTM) -> None:
-    from numlstm.bench.peers import save_with_torch
+    from numlstm.bench.engines import save_with_torch
 
     save_with_torch(path, net.state_dict())
 
 
 def _write_h5(path: Path, net: LSTM) -> None:
-    """Keras' weights-only layout; bias_hh is in the one bias that Keras has."""
+    """In Keras' weights-only layout, in which bias_ih and bias_hh are one bias."""
     import h5py
 
     state = net.state_dict()
@@ -70,13 +70,13 @@ from pathlib import Path
 import numlstm
 from numlstm.bench.costs.load import loaded, peak_of_load
 small, large = map(Path, sys.argv[1:])
-loaded(small)  # every module that the format needs is imported, and the kernels are there
+loaded(small)  # imports the modules of the format and loads the kernels
 print(json.dumps(peak_of_load(large)))
 """
 
 
 def loaded(path: Path) -> list[LSTM]:
-    """Every LSTM of a file, each having made one call."""
+    """Load every LSTM of a file, and make one call with each."""
     from numlstm.files import list_lstms, load
 
     nets = []
@@ -89,12 +89,12 @@ def loaded(path: Path) -> list[LSTM]:
 
 
 def peak_of_load(path: Path) -> int:
-    """Bytes that loading takes at its peak beyond what the process had, the LSTM that it gives included."""
+    """Bytes of memory at the peak of loading beyond those before it, including the loaded LSTM."""
     return high_water_above(lambda: loaded(path))
 
 
 def peak_in_fresh_process(small: Path, large: Path) -> int:
-    """`peak_of_load` of a large file in a process that has loaded a small one of the same format."""
+    """`peak_of_load` of a large file in a new process that has loaded a small one of the same format."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(small), str(large)], capture_output=True, text=True, check=True, timeout=600
     )

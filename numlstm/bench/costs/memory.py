@@ -1,9 +1,8 @@
-"""What a call costs in memory beyond its results.
+"""Memory of a call beyond its results.
 
-Two measures that know nothing of each other, of the same call. ``tracemalloc`` counts, to the byte, what NumPy and
-Python allocate, and sees nothing of other allocators. The high-water mark of resident memory sees every page that
-was touched, whoever asked for it, but not pages that were resident and free before; so free pages are given
-back to the system first. The larger of the two is the answer.
+Two independent measurements of the same call; the larger one counts. ``tracemalloc`` counts exactly what NumPy and
+Python allocate, and nothing of other allocators. The high-water mark of resident memory includes every page that was
+touched, but not pages that were resident and free before; free pages are therefore returned to the system first.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from numlstm.base.config import Config
-from numlstm.bench.peers import results
+from numlstm.bench.engines import results
 
-WORKSPACE = 16 << 20  # bytes that any call may take
+WORKSPACE = 16 << 20  # most bytes of the workspace of a call
 
 
 def promised_bytes(config: Config, sequence_length: int, batch_size: int, itemsize: int) -> int:
-    """What a call may cost at most beyond input, output and weights.
+    """The promised limit on the memory of a call beyond input, output and weights.
 
-    One sequence of the hidden size per direction where there are several layers, and `WORKSPACE`.
+    `WORKSPACE`, and one sequence of the hidden size per direction if there are several layers.
 
     Examples
     --------
@@ -37,12 +36,12 @@ def promised_bytes(config: Config, sequence_length: int, batch_size: int, itemsi
 
 
 def extra_bytes(call: Callable[[], Any]) -> int:
-    """Bytes that one call takes at its peak beyond the arrays that it returns.
+    """Bytes of memory at the peak of a call beyond the arrays that it returns.
 
     Parameters
     ----------
     call : callable
-        Gives ``output, (h_n, c_n)``. Kernels should be loaded already: loading is not what is measured.
+        Returns ``output, (h_n, c_n)``. Call it once before, so that the kernels are loaded.
     """
     _give_back_free_pages()
     forget = _forget_high_water_mark()
@@ -60,28 +59,25 @@ def extra_bytes(call: Callable[[], Any]) -> int:
     return max(0, allocated, touched)
 
 
-def high_water_above(act: Callable[[], Any]) -> int:
-    """Bytes of resident memory at the peak of an act beyond those before it, mapped files included.
-
-    What the act returns is alive while it is measured.
-    """
+def high_water_above(call: Callable[[], Any]) -> int:
+    """Bytes of resident memory at the peak of a call beyond those before it, including mapped files and its result."""
     _give_back_free_pages()
     if not _forget_high_water_mark():
-        raise NotImplementedError("this system does not tell the high-water mark of a part of a process's life")
+        raise NotImplementedError("this system cannot reset the high-water mark of a process's memory")
     before = _status("VmRSS")
-    kept = act()
+    kept = call()
     peak = _status("VmHWM")
     del kept
     return peak - before
 
 
 def sees_pages() -> bool:
-    """Whether this system tells the high-water mark; where it does not, only ``tracemalloc`` counts."""
+    """Whether this system reports the high-water mark; if not, only ``tracemalloc`` counts."""
     return _forget_high_water_mark()
 
 
 def _forget_high_water_mark() -> bool:
-    """Set the mark to what is resident now (Linux: proc_pid_clear_refs(5))."""
+    """Reset the mark to the resident memory of now (Linux: proc_pid_clear_refs(5))."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -90,7 +86,7 @@ def _forget_high_water_mark() -> bool:
 
 
 def _status(name: str) -> int:
-    """Bytes in a field of /proc/self/status, 0 where there is no such file."""
+    """Bytes in a field of /proc/self/status, 0 if there is no such file."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{name}:"):

@@ -1,4 +1,4 @@
-"""What a call of a small LSTM costs beyond its kernel: Python, checks, new arrays."""
+"""Time of a call of a small LSTM beyond its kernel: Python, checks, new arrays."""
 
 from __future__ import annotations
 
@@ -8,34 +8,38 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.bench.grid import Line, find
+from numlstm.bench.grid import Workload, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
 from numlstm.runtime import engine
 
-LINES = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
+WORKLOADS = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
 
 
-def model(line: Line, batch_first: bool = False) -> LSTM:
-    """A line's LSTM."""
+def model(workload: Workload, batch_first: bool = False) -> LSTM:
+    """A workload's LSTM."""
     lstm = LSTM(
-        line.input_size, line.hidden_size, line.num_layers, bidirectional=line.directions == 2, batch_first=batch_first
+        workload.input_size,
+        workload.hidden_size,
+        workload.num_layers,
+        bidirectional=workload.directions == 2,
+        batch_first=batch_first,
     )
-    lstm.load_state_dict(line.parameters())
+    lstm.load_state_dict(workload.parameters())
     lstm.eval()
     return lstm
 
 
-def ways(line: Line) -> dict[str, Callable[[], Any]]:
-    """Every way of making the call, by name; the cell's is one step of the first layer."""
-    x, h_0, c_0 = line.inputs()
-    lstm, first = model(line), model(line, batch_first=True)
+def ways(workload: Workload) -> dict[str, Callable[[], Any]]:
+    """Every way to make the call, by name; the cell makes one step of the first layer."""
+    x, h_0, c_0 = workload.inputs()
+    lstm, first = model(workload), model(workload, batch_first=True)
     results = lstm(x, (h_0, c_0))
     out = (results[0].copy(), *(state.copy() for state in results[1]))
     swapped = np.ascontiguousarray(x.swapaxes(0, 1))
     row, states = np.ascontiguousarray(x[:, 0]), (h_0[:, 0].copy(), c_0[:, 0].copy())
-    cell, step, cell_states = LSTMCell(line.input_size, line.hidden_size).eval(), x[0].copy(), (h_0[0], c_0[0])
+    cell, step, cell_states = LSTMCell(workload.input_size, workload.hidden_size).eval(), x[0].copy(), (h_0[0], c_0[0])
     return {
         "with states": lambda: lstm(x, (h_0, c_0)),
         "without states": lambda: lstm(x),
@@ -47,7 +51,7 @@ def ways(line: Line) -> dict[str, Callable[[], Any]]:
 
 
 def kernel_alone(lstm: LSTM, x: Array, h_0: Array, c_0: Array) -> Callable[[], Any]:
-    """The kernel's part of ``lstm(x, (h_0, c_0))``: the same plan, and results written to the same place each time."""
+    """The kernel's part of ``lstm(x, (h_0, c_0))``: the same plan, results always in the same arrays."""
     panels = lstm._panels
     kept = engine.executor(panels)
     output, (h_n, c_n) = lstm(x, (h_0, c_0))
@@ -58,14 +62,14 @@ def kernel_alone(lstm: LSTM, x: Array, h_0: Array, c_0: Array) -> Callable[[], A
 
     def run() -> tuple[Any, Any]:
         call(plan, boxed)
-        return workspace, arrays  # what the two addresses point to lives as long as this
+        return workspace, arrays  # keeps alive what the two addresses point to
 
     return run
 
 
-def outside(line: Line, rounds: int = 9) -> float:
-    """Microseconds of ``lstm(x, (h_0, c_0))`` that are not the kernel's: the median over rounds of the difference."""
-    lstm, (x, h_0, c_0) = model(line), line.inputs()
+def outside(workload: Workload, rounds: int = 9) -> float:
+    """Microseconds of ``lstm(x, (h_0, c_0))`` beyond its kernel: the median over rounds of the difference."""
+    lstm, (x, h_0, c_0) = model(workload), workload.inputs()
     kernel = kernel_alone(lstm, x, h_0, c_0)
     differences = [microseconds(lambda: lstm(x, (h_0, c_0))) - microseconds(kernel) for _ in range(rounds)]
     return float(np.median(differences))

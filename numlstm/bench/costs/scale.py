@@ -1,4 +1,4 @@
-"""Dask: what a cluster of processes on this machine makes of an LSTM, and what its scheduler takes for a task."""
+"""Dask: an LSTM on a cluster of processes on this machine, and the time of its scheduler for a task."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 
 from numlstm.lstm import LSTM
 
-TASKS = 4  # of a chunk: the input, the piece, its state, and h_n out of that
+TASKS = 4  # of a chunk: its input, its results, its state, and h_n of that
 STEPS, FEATURES, UNITS = 100, 40, 128
 
 
 @dataclass(frozen=True)
 class Work:
-    """Sequences of 100 steps of 40 features, in chunks of so many."""
+    """Sequences of 100 steps of 40 features, in chunks of `rows`."""
 
     chunks: int
     rows: int
@@ -36,7 +36,7 @@ class Work:
 
 @contextmanager
 def cluster(workers: int) -> Iterator[Any]:
-    """A client of so many processes of one thread."""
+    """A client of a cluster of processes with one thread each."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -49,12 +49,12 @@ def cluster(workers: int) -> Iterator[Any]:
 
 
 def lazy(work: Work, lstm: LSTM) -> Any:
-    """The last states of sequences that each worker makes for itself."""
+    """The last states of sequences that the workers make themselves."""
     import dask.array as da
 
     from numlstm.dask import forward
 
-    def made(of: float = time.time(), block_info: Any = None) -> Any:  # another task each time
+    def made(of: float = time.time(), block_info: Any = None) -> Any:  # a new task in each call
         shape = [stop - start for start, stop in block_info[None]["array-location"]]
         return np.full(shape, 0.5, np.float32)
 
@@ -64,7 +64,7 @@ def lazy(work: Work, lstm: LSTM) -> Any:
 
 
 def seconds(client: Any, work: Work, lstm: LSTM) -> float:
-    """From the call until workers hold all results. The first one loads their kernels: call it twice."""
+    """Seconds until the workers hold all results. The first call loads their kernels: call it twice."""
     from distributed import wait
 
     begun = time.perf_counter()
@@ -73,7 +73,7 @@ def seconds(client: Any, work: Work, lstm: LSTM) -> float:
 
 
 def alone(work: Work, lstm: LSTM) -> float:
-    """Seconds for the same in this process without Dask, chunk by chunk on one thread."""
+    """Seconds for the same work in this process without Dask, chunk by chunk on one thread."""
     from numlstm.runtime.threads import num_threads
 
     with num_threads(1):
@@ -87,5 +87,5 @@ def alone(work: Work, lstm: LSTM) -> float:
 
 
 def model() -> LSTM:
-    """The LSTM of all these."""
+    """The LSTM of these measurements."""
     return LSTM(FEATURES, UNITS, seed=0).eval()

@@ -1,4 +1,4 @@
-"""Many live sessions on one model: what a step of all of them takes, beside the peak and beside a stream for each."""
+"""A step of many live sessions on one model, compared with the FMA peak and with a stream for each session."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from typing import Any
 import numpy as np
 
 from numlstm.bench.costs.overhead import model
-from numlstm.bench.grid import Line, find
+from numlstm.bench.grid import Workload, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.bench.hardware.limits import Limits
 from numlstm.runtime.threads import get_num_threads
 
-LINE = find("vad_step")
+WORKLOAD = find("vad_step")
 SESSIONS = 1000
-WAYS = ("in order", "in another order", "with gaps", "by session")  # who is present, and how the pool is told
+WAYS = ("in order", "in another order", "with gaps", "by session")  # order of the slots, and how they are passed
 
 
-def steps(way: str, sessions: int = SESSIONS, line: Line = LINE) -> Callable[[], Any]:
-    """A step of so many sessions of a pool.
+def steps(way: str, sessions: int = SESSIONS, workload: Workload = WORKLOAD) -> Callable[[], Any]:
+    """A step of many sessions of a pool.
 
     Parameters
     ----------
     way : str
-        One of `WAYS`: slots without a gap in rising order, so that no state is copied; the same slots in another order;
-        slots of a pool of which every fifth session is absent, in another order; or a dict of inputs by session, all
-        that there are.
+        One of `WAYS`: all slots in rising order, so that no state is copied; all slots in another order; the slots of a
+        pool without every fifth session, in another order; or a dict of inputs by session.
     sessions : int
-        Those that are present.
-    line : Line
-        The LSTM; its batch and its length do not matter.
+        Number of sessions in the step.
+    workload : Workload
+        The LSTM; its steps and batch are not used.
     """
-    lstm, random = model(line), np.random.default_rng(0)
+    lstm, random = model(workload), np.random.default_rng(0)
     pool = lstm.pool(sessions * 5 // 4 if way == "with gaps" else sessions)
     there = [pool.open() for _ in range(pool.capacity)]
     present = np.array([slot for slot in range(pool.capacity) if way != "with gaps" or slot % 5 < 4])
-    x = random.standard_normal((sessions, line.input_size)).astype(line.dtype)
+    x = random.standard_normal((sessions, workload.input_size)).astype(workload.dtype)
     if way == "by session":
         inputs = dict(zip(there, x, strict=True))
         return lambda: pool.step(inputs)
@@ -46,26 +45,26 @@ def steps(way: str, sessions: int = SESSIONS, line: Line = LINE) -> Callable[[],
     return lambda: pool.step(present, x)
 
 
-def one_by_one(sessions: int = SESSIONS, line: Line = LINE) -> Callable[[], Any]:
-    """A step of as many sequences, each by a call of a stream of its own."""
-    lstm, random = model(line), np.random.default_rng(0)
+def one_by_one(sessions: int = SESSIONS, workload: Workload = WORKLOAD) -> Callable[[], Any]:
+    """A step of the same number of sequences, each by a call of its own stream."""
+    lstm, random = model(workload), np.random.default_rng(0)
     streams = [lstm.stream() for _ in range(sessions)]
-    inputs = list(random.standard_normal((sessions, line.input_size)).astype(line.dtype))
+    inputs = list(random.standard_normal((sessions, workload.input_size)).astype(workload.dtype))
     return lambda: [stream(x) for stream, x in zip(streams, inputs, strict=True)]
 
 
-def of_peak(way: str, sessions: int = SESSIONS, line: Line = LINE, rounds: int = 9) -> float:
-    """The part of the FMA peak of all threads that a step reaches: the median over rounds, each with its own peak."""
-    limits, step = Limits(get_num_threads()), steps(way, sessions, line)
-    flops = 2 * replace(line, sequence_length=1, batch_size=sessions).fmas
+def of_peak(way: str, sessions: int = SESSIONS, workload: Workload = WORKLOAD, rounds: int = 9) -> float:
+    """Part of the FMA peak of all threads that a step reaches: the median over rounds, with a peak for each."""
+    limits, step = Limits(get_num_threads()), steps(way, sessions, workload)
+    flops = 2 * replace(workload, sequence_length=1, batch_size=sessions).fmas
     found = []
     for _ in range(rounds):
-        peak = max(value for name, value in limits.sample().items() if name.startswith(f"fma_{line.dtype}_"))
+        peak = max(value for name, value in limits.sample().items() if name.startswith(f"fma_{workload.dtype}_"))
         found.append(flops / microseconds(step) / 1e3 / peak)
     return float(np.median(found))
 
 
-def over_one_by_one(way: str, sessions: int = SESSIONS, line: Line = LINE, rounds: int = 9) -> float:
-    """How many times the steps of streams one by one a pool does: the median over rounds, in turns."""
-    step, streams = steps(way, sessions, line), one_by_one(sessions, line)
+def over_one_by_one(way: str, sessions: int = SESSIONS, workload: Workload = WORKLOAD, rounds: int = 9) -> float:
+    """Speed-up of a pool over streams one by one: the median over rounds, in turns."""
+    step, streams = steps(way, sessions, workload), one_by_one(sessions, workload)
     return float(np.median([microseconds(streams) / microseconds(step) for _ in range(rounds)]))

@@ -1,1 +1,1 @@
-"""The machine: what it is, what it can do at most, and how it is measured."""
+"""The machine: its description, its limits, and the kernels that measure them."""

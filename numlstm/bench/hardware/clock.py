@@ -1,4 +1,4 @@
-"""Microseconds of a call where no peer takes turns: the fastest of a few tries."""
+"""Microseconds of a call that is measured alone: the fastest of a few tries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ TRIES = 7
 
 
 def microseconds(call: Callable[[], Any], seconds: float = 0.003) -> float:
-    """Of one call: the fastest of `TRIES`, since who loses the core meanwhile sees no call.
+    """Of one call, the fastest of `TRIES`: the others may have lost the core to another process.
 
     Parameters
     ----------
     call : callable
-        Called once before, so that what is made at first does not count.
+        Called once before, because the first call may compile or allocate.
     seconds : float
-        What a try takes, about; one call at least.
+        Approximate duration of a try; it has at least one call.
     """
     call()
     calls = max(1, int(seconds / _seconds(call, 1)))

@@ -1,7 +1,7 @@
 """The limits of this machine, measured: multiply-adds a second, and bytes read a second from each cache and memory.
 
-An engine's figures mean something beside these only if both were measured under the same clock, so
-``Limits.sample`` is short enough to be a turn in every round.
+The frequency of a CPU changes, so engines and limits are compared within a run: ``Limits.sample`` is short enough to
+take a turn in every round.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from numlstm.base.typing import Array
 from numlstm.bench.hardware.machine import cache_sizes, memory_bytes
 from numlstm.bench.hardware.probes import STREAMS, Kernel, fma_kernel, read_kernel, registers
 
-TRIES = 3  # runs of a probe in a sample: the fastest counts, since who loses the core meanwhile sees no limit
+TRIES = 3  # runs of a probe in a sample; the fastest counts, as the others may have lost the core
 
 
 def aligned(size: int, dtype: str) -> Array:
-    """Ones that begin at a cache line, every page of them touched."""
+    """An array of ones, aligned to a cache line. Every page is touched."""
     itemsize = np.dtype(dtype).itemsize
     array: Array = np.ones(size + 64 // itemsize, dtype)
     return array[(-array.ctypes.data % 64) // itemsize :][:size]
 
 
 class _Probe:
-    """One limit: a kernel of registers of `width` bytes, its data for each thread, and how much a pass is worth."""
+    """The kernel of a limit, its data for each thread, and the operations or bytes of a pass (`worth`)."""
 
     def __init__(self, kernel: Kernel, width: int, data: list[Array], worth: int) -> None:
         self.kernel, self.data, self.worth = kernel, data, worth
@@ -36,18 +36,18 @@ class _Probe:
         self.plans = [np.array([1, d.ctypes.data, r.ctypes.data, d.size], np.int64) for d, r in plans]
 
     def run(self, thread: int) -> float:
-        """Worth a second."""
+        """Operations or bytes a second."""
         address = self.plans[thread].ctypes.data
         start = time.perf_counter_ns()
         self.kernel(address)
         return self.worth * int(self.plans[thread][0]) / (time.perf_counter_ns() - start) * 1e9
 
     def calibrate(self, seconds: float) -> None:
-        """So many passes that one run takes about `seconds`."""
+        """Choose the number of passes so that a run takes about `seconds`."""
         passes = 1
         while True:
             self.plans[0][0] = passes
-            pace = max(self.run(0) for _ in range(3)) / self.worth  # the fastest: others may hold the core meanwhile
+            pace = max(self.run(0) for _ in range(3)) / self.worth  # the fastest, as another process may hold the core
             if passes / pace >= seconds / 4:
                 break
             passes *= 4
@@ -56,21 +56,21 @@ class _Probe:
 
 
 class Limits:
-    """Peaks and bandwidths of `threads` threads together.
+    """FMA peaks and bandwidths of `threads` threads together.
 
     Parameters
     ----------
     threads : int
-        How many run at once.
+        Threads that run at once.
     seconds : float
-        What one probe takes in a sample, about; passes over a buffer larger than the caches may take longer.
+        Approximate duration of a probe in a sample; a pass over a buffer larger than the caches may take longer.
     caches : dict of str to int, optional
-        Bytes of ``L1``, ``L2``, ``L3``; as the system says if left out.
+        Bytes of ``L1``, ``L2``, ``L3``; by default those that the system reports.
 
     Notes
     -----
-    The memory read is four times L3, a quarter of the whole memory at most. A cache is read over half of
-    it; L3, which is shared, over four times L2 where that is less.
+    The probe of the memory reads four times the size of L3, but at most a quarter of the memory. The probe of a cache
+    reads half its size; that of L3, which other cores share, at most four times the size of L2.
     """
 
     def __init__(self, threads: int = 1, seconds: float = 0.002, caches: dict[str, int] | None = None) -> None:
@@ -81,13 +81,13 @@ class Limits:
 
     def _peaks(self) -> dict[str, _Probe]:
         widths, count, fused = registers()
-        chains = 24 if count >= 32 else 12  # more than ports x latency (2 x 5, 4 x 4), and none is spilled
+        chains = 24 if count >= 32 else 12  # more than ports x latency (2 x 5, 4 x 4), few enough to stay in registers
         probes = {}
         for dtype in ("float32", "float64"):
             for width in widths:
                 lanes = width // np.dtype(dtype).itemsize
                 numbers = aligned((2 + chains) * lanes, dtype)
-                numbers[: 2 * lanes] = 0.5  # s * 0.5 + 0.5 goes to 1 from anywhere
+                numbers[: 2 * lanes] = 0.5  # s * 0.5 + 0.5 converges to 1
                 numbers[2 * lanes :] = np.linspace(0, 1, chains * lanes)
                 kernel = fma_kernel(dtype, lanes, chains, fused)
                 probes[f"fma_{dtype}_{width * 8}"] = _Probe(kernel, width, [numbers] * self.threads, 2 * chains * lanes)

@@ -1,4 +1,4 @@
-"""What this machine is: its CPU, caches, memory and the versions of what runs on it."""
+"""The CPU of this machine, its caches and memory, and the versions of the software on it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numlstm.runtime.threads import usable_cores
 
 PACKAGES = ("numlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "onnx", "openvino")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # where the system does not say
+_USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # if the system does not say
 
 
 def cpu_name() -> str:
-    """The CPU as it calls itself."""
+    """The CPU's own name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -28,7 +28,7 @@ def cpu_name() -> str:
 
 
 def cpu_model() -> str:
-    """Family, model and stepping, where the system says: names alone often say nothing on a virtual machine."""
+    """Family, model and stepping, if the system says: on a virtual machine the name is often too general."""
     wanted = {"cpu family": "family", "model": "model", "stepping": "stepping"}
     found: dict[str, str] = {}
     try:
@@ -42,7 +42,7 @@ def cpu_model() -> str:
 
 
 def cache_sizes() -> dict[str, int]:
-    """Bytes of the data caches ``L1``, ``L2`` and ``L3`` that the first core sees; the usual where nobody says."""
+    """Bytes of the data caches ``L1``, ``L2`` and ``L3`` of the first core; usual sizes if the system does not say."""
     sizes = dict(_USUAL)
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -73,7 +73,7 @@ def _sysctl(name: str) -> str:
 
 
 def memory_bytes() -> int:
-    """Bytes of memory, 4 GiB where nobody says."""
+    """Bytes of memory, 4 GiB if the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -81,7 +81,7 @@ def memory_bytes() -> int:
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those that are installed."""
+    """Versions of the packages that are installed."""
     found = {}
     for name in packages:
         try:
@@ -103,7 +103,7 @@ def in_words(sizes: dict[str, int]) -> str:
 
 
 def facts() -> dict[str, Any]:
-    """All of it, and how busy it is now, for a file of results."""
+    """The facts of this module and the current load, for a report."""
     return {
         "cpu": cpu_name(),
         "cpu_model": cpu_model(),

@@ -1,7 +1,7 @@
-"""The kernels that find out what this machine can do, made of the same registers as the engine's.
+"""The kernels that measure the machine's limits, with the same registers as the engine's kernels.
 
-The peak is many independent chains of FMAs that never leave their registers; the bandwidth is many chains of
-additions, each of which reads one register from memory.
+FMA peak: many independent chains of FMAs that stay in registers. Bandwidth: many chains of additions, each of which
+reads a register from memory.
 """
 
 # mypy: allow-untyped-calls, allow-untyped-decorators
@@ -23,15 +23,15 @@ from numlstm.kernels.loading import registry
 from numlstm.kernels.loading.build import bare_module, optimise
 from numlstm.kernels.simd import Simd
 
-STREAMS = 8  # registers read in one pass of the loop: two ports x latency four
+STREAMS = 8  # registers that an iteration reads: two ports x latency four
 INT64 = ir.IntType(64)
 ENTRY = "probe"
 
 
 class Kernel:
-    """A compiled kernel: call it with the address of its plan. The GIL is let go.
+    """A compiled kernel: call it with the address of its plan. It releases the GIL.
 
-    It is built as the engine's kernels are, but for this very CPU.
+    It is built like the engine's kernels, but for this CPU.
     """
 
     def __init__(self, function: Callable[[Any], None]) -> None:
@@ -48,7 +48,7 @@ class Kernel:
 
     @property
     def assembly(self) -> str:
-        """The machine code as text, for those who want to count."""
+        """The machine code as text."""
         text: str = self._machine.emit_assembly(self._module)
         return text
 
@@ -62,21 +62,20 @@ def _host() -> llvm.TargetMachine:
 
 
 def registers() -> tuple[list[int], int, bool]:
-    """Widths in bytes of the registers, widest first; how many there are; whether there is a fused multiply-add.
+    """Register widths in bytes, widest first; the number of registers; whether there is a fused multiply-add.
 
-    They are those of the level that the kernels of this process are for.
+    Of the level of this process's kernels.
     """
     level = registry.level()
-    narrower = [32] if level.register_bytes == 64 else []  # some CPUs slow down for the wide ones
+    narrower = [32] if level.register_bytes == 64 else []  # some CPUs lower their clock for wide registers
     return [level.register_bytes, *narrower], level.registers, level.fused
 
 
 def fma_kernel(dtype: str, lanes: int, chains: int, fused: bool) -> Kernel:
     """``plan[0]`` times one FMA in each of `chains` registers of `lanes` numbers.
 
-    Every chain is s = s * a + b. ``plan[1]`` is the address of a, b and one start for each chain, a register each;
-    where the starts differ, LLVM cannot make one chain of them. The sum goes to ``plan[2]``, so
-    that nothing is left out.
+    Every chain is s = s * a + b. ``plan[1]`` is the address of a, b and a start for each chain, a register each. The
+    starts differ, so that LLVM cannot merge the chains. The sum goes to ``plan[2]``, so that no chain is removed.
     """
     simd = Simd(dtype, lanes, fused)
     sums_type = types.UniTuple(simd.register, chains)
@@ -132,7 +131,7 @@ def read_kernel(width: int) -> Kernel:
 
 
 def _total(simd: Simd, count: int) -> Any:
-    """An instruction that adds up the registers of a tuple."""
+    """An instruction that adds the registers of a tuple."""
 
     @instruction(simd.register, types.UniTuple(simd.register, count))
     def total(builder: Any, sums: Any) -> Any:

@@ -1,12 +1,11 @@
-"""The engines that are measured, each in its fastest documented setting.
+"""numlstm and the baselines, each in its fastest documented setting.
 
-An engine is a function from a line, its data and a number of threads to settings: ways to make
-the same call. Where the documentation leaves a choice whose winner depends on the
-sizes, the worker times them all and keeps the fastest.
+An engine is a function that takes a task and returns its settings: ways to make the same call. If the fastest of them
+depends on the sizes, the worker times them all and keeps the fastest.
 
-What is timed is what a user does: NumPy arrays in (input, h_0, c_0), NumPy arrays out. In the style "fresh"
-every call gives new arrays, as ``lstm(input, (h_0, c_0))`` does; in the style "reuse" every engine may write into
-buffers that it keeps, as ``lstm.forward(input, (h_0, c_0), out=out)`` does.
+A call takes NumPy arrays (input, h_0, c_0) and returns NumPy arrays. In the style "fresh" it returns new arrays, as
+``lstm(input, (h_0, c_0))`` does; in the style "reuse" it may write to buffers that the engine keeps, as
+``lstm.forward(input, (h_0, c_0), out=out)`` does.
 """
 
 from __future__ import annotations
@@ -23,22 +22,22 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.bench.grid import Line
+from numlstm.bench.grid import Workload
 from numlstm.bench.onnx_model import onnx_model
 
 STYLES = ("fresh", "reuse")
 
 
 class LeftOutError(Exception):
-    """An engine that cannot take part; the message is the reason."""
+    """An engine that cannot be measured; the message says why."""
 
 
 @dataclass(frozen=True)
 class Setting:
     """One way to make the call.
 
-    ``call()`` gives ``output, h_n, c_n`` as NumPy arrays, flat or as ``output, (h_n, c_n)``. It runs inside
-    ``context()``, which is entered once a round, outside of what is timed.
+    ``call()`` returns ``output, h_n, c_n`` as NumPy arrays, flat or as ``output, (h_n, c_n)``. It runs inside
+    ``context()``, which is entered once a round, before the clock starts.
     """
 
     call: Callable[[], Any]
@@ -47,12 +46,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Task:
-    """What an engine is given.
+    """What an engine is given. A call must not write to the inputs: all calls read the same arrays."""
 
-    Inputs are made once; a call reads them, and must not write to them.
-    """
-
-    line: Line
+    workload: Workload
     threads: int
     style: str
     parameters: Mapping[str, Array]
@@ -63,7 +59,7 @@ Engine = Callable[[Task], dict[str, Setting]]
 
 
 def results(returned: Any) -> tuple[Array, Array, Array]:
-    """``output, h_n, c_n`` of a call, whichever way they are nested."""
+    """``output, h_n, c_n`` of a call, nested or not."""
     if len(returned) == 2:
         output, (h_n, c_n) = returned
     else:
@@ -80,12 +76,12 @@ def package_version(name: str) -> str:
 
 
 def numlstm(task: Task) -> dict[str, Setting]:
-    """This package. Nothing to choose."""
+    """This package."""
     from numlstm.lstm import LSTM
     from numlstm.runtime.threads import set_num_threads
 
     set_num_threads(task.threads)
-    line, config = task.line, task.line.config
+    workload, config = task.workload, task.workload.config
     lstm = LSTM(
         config.input_size,
         config.hidden_size,
@@ -93,7 +89,7 @@ def numlstm(task: Task) -> dict[str, Setting]:
         batch_first=config.batch_first,
         bidirectional=config.bidirectional,
         proj_size=config.proj_size,
-        dtype=line.dtype,
+        dtype=workload.dtype,
     )
     lstm.load_state_dict(task.parameters)
     lstm.eval()
@@ -105,16 +101,16 @@ def numlstm(task: Task) -> dict[str, Setting]:
 
 
 def torch(task: Task) -> dict[str, Setting]:
-    """PyTorch in inference mode, tensors made beforehand over the memory of the arrays.
+    """PyTorch in inference mode, with tensors that share the memory of the arrays.
 
-    Its LSTM has two implementations: oneDNN, which packs the weights anew at every call, and its own, which is ahead
-    for single steps. The switch between them is global, and so are the threads: both are set for a round and put back.
-    ``torch.compile`` does not look into an LSTM; it was measured and only adds its own call.
+    Its LSTM has two implementations: oneDNN's, which packs the weights in every call, and its own, which is faster for
+    single steps. The switch between them is global, and so is the number of threads: both are set for a round and then
+    restored. ``torch.compile`` does not compile an LSTM; measured, it only adds the overhead of its own call.
     """
     package_version("torch")
     import torch
 
-    config = task.line.config
+    config = task.workload.config
     lstm = torch.nn.LSTM(
         config.input_size,
         config.hidden_size,
@@ -122,7 +118,7 @@ def torch(task: Task) -> dict[str, Setting]:
         batch_first=config.batch_first,
         bidirectional=config.bidirectional,
         proj_size=config.proj_size,
-        dtype=getattr(torch, task.line.dtype),
+        dtype=getattr(torch, task.workload.dtype),
     )
     lstm.load_state_dict({name: torch.from_numpy(value) for name, value in task.parameters.items()})
     lstm.eval()
@@ -136,7 +132,7 @@ def torch(task: Task) -> dict[str, Setting]:
     @contextmanager
     def inference(onednn: bool) -> Iterator[None]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the switch also sets TF32, and warns that there is no GPU for it
+            warnings.simplefilter("ignore")  # the switch also sets TF32, and warns if there is no GPU
             switch = backends.mkldnn.flags(enabled=onednn)
             switch.__enter__()
         threads = torch.get_num_threads()
@@ -151,19 +147,16 @@ def torch(task: Task) -> dict[str, Setting]:
                 switch.__exit__(None, None, None)
 
     own = {"inference_mode, own kernels": Setting(call, partial(inference, False))}
-    if not backends.mkldnn.is_available() or task.line.dtype != "float32" or task.line.proj_size:
-        return own  # oneDNN's LSTM has neither
+    if not backends.mkldnn.is_available() or task.workload.dtype != "float32" or task.workload.proj_size:
+        return own  # oneDNN's LSTM has neither float64 nor a projection
     return {"inference_mode, oneDNN": Setting(call, partial(inference, True)), **own}
 
 
 def onnxruntime(task: Task) -> dict[str, Setting]:
-    """ONNX Runtime, all optimisations, sequential, ``session.run`` with feeds made beforehand.
-
-    In the style "reuse" through an I/O binding, whose inputs and outputs are bound once.
-    """
+    """ONNX Runtime with all optimisations, sequential: ``session.run``, or in the style "reuse" an I/O binding."""
     package_version("onnxruntime")
     package_version("onnx")
-    _only_what_onnx_has(task.line, "onnxruntime", ("float32",))
+    _only_what_onnx_has(task.workload, "onnxruntime", ("float32",))
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -172,7 +165,7 @@ def onnxruntime(task: Task) -> dict[str, Setting]:
     options.intra_op_num_threads = task.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    model = onnx_model(task.line, task.parameters)
+    model = onnx_model(task.workload, task.parameters)
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = ["output", "h_n", "c_n"]
     feeds = dict(zip(("input", "h_0", "c_0"), task.inputs, strict=True))
@@ -193,15 +186,15 @@ def onnxruntime(task: Task) -> dict[str, Setting]:
 
 
 def openvino(task: Task) -> dict[str, Setting]:
-    """OpenVINO on the CPU: latency hint, static shape, input tensors that share the arrays' memory.
+    """OpenVINO on the CPU: latency hint, static shape, input tensors that share the memory of the arrays.
 
-    Its default precision on a CPU with bfloat16 instructions is bfloat16; float32 is asked for. Its results
-    are buffers of the request, overwritten by the next call, so the style "fresh" copies them. Tensors that are set
-    once were measured to be ahead of ``infer(inputs, share_inputs=True)``, of ``share_outputs`` and of ``start_async``.
+    The precision is set to float32, because the default is bfloat16 on a CPU that has such instructions. The results
+    are buffers of the request, which the next call overwrites: the style "fresh" copies them. Setting the tensors once
+    was measured to be faster than ``infer(inputs, share_inputs=True)``, ``share_outputs`` and ``start_async``.
     """
     package_version("openvino")
     package_version("onnx")
-    _only_what_onnx_has(task.line, "openvino", ("float32",))
+    _only_what_onnx_has(task.workload, "openvino", ("float32",))
     import openvino
 
     core = openvino.Core()
@@ -210,7 +203,7 @@ def openvino(task: Task) -> dict[str, Setting]:
         "INFERENCE_NUM_THREADS": task.threads,
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = core.compile_model(core.read_model(onnx_model(task.line, task.parameters)), "CPU", settings)
+    request = core.compile_model(core.read_model(onnx_model(task.workload, task.parameters)), "CPU", settings)
     request = request.create_infer_request()
     for at, array in enumerate(task.inputs):
         request.set_input_tensor(at, openvino.Tensor(array, shared_memory=True))
@@ -226,15 +219,15 @@ def openvino(task: Task) -> dict[str, Setting]:
     return {"preset tensors": Setting(fresh if task.style == "fresh" else reuse)}
 
 
-def _only_what_onnx_has(line: Line, engine: str, dtypes: tuple[str, ...]) -> None:
-    if line.proj_size:
+def _only_what_onnx_has(workload: Workload, engine: str, dtypes: tuple[str, ...]) -> None:
+    if workload.proj_size:
         raise LeftOutError(f"ONNX's LSTM, which {engine} reads, has no proj_size")
-    if line.dtype not in dtypes:
-        raise LeftOutError(f"{engine}'s LSTM on the CPU computes in {' or '.join(dtypes)}, not in {line.dtype}")
+    if workload.dtype not in dtypes:
+        raise LeftOutError(f"{engine}'s LSTM on the CPU computes in {' or '.join(dtypes)}, not in {workload.dtype}")
 
 
 ENGINES: dict[str, Engine] = {"numlstm": numlstm, "torch": torch, "onnxruntime": onnxruntime, "openvino": openvino}
-PEERS = tuple(name for name in ENGINES if name != "numlstm")
+BASELINES = tuple(name for name in ENGINES if name != "numlstm")
 
 
 def save_with_torch(path: str | os.PathLike[str], parameters: Mapping[str, Array]) -> None:
