@@ -1,14 +1,15 @@
-"""A forward pass of which every step is kept: h and c as the engine makes them, and the gates by the equations.
+"""A forward pass that keeps every step: h and c from the engine, and the gates by the equations.
 
-The kernel is run one layer, one direction and one step at a time, over the plan of the whole call. It holds c in
-``c_n`` while it runs, so that c is copied from there after each step. The gates it never has as numbers: ``c' = f c +
-i g`` is computed from the sums before the activations with one division for i and g together (docs/arithmetic.md). They
-are computed here, in NumPy, from the very x and h that the kernel read.
+The kernel runs one layer, one direction and one step at a time, over the plan of the whole call. It holds c in ``c_n``
+while it runs, so c is copied from there after each step. It never has the gates as numbers: ``c' = f c + i g`` is
+computed from the sums before the activations, with one division for i and g together (docs/arithmetic.md). They are
+computed here, in NumPy, from the same x and h that the kernel read.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,13 @@ from numlstm.tracing.trace import Cells, CellTrace, Trace
 
 WIDER: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float64), "float64": np.dtype(np.longdouble)}
 CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
-# Multiply-adds of a product for which OpenBLAS (interface/gemm.c) wakes no threads of its own. On a busy machine these
-# were measured to make small products a hundred times slower.
+# Multiply-adds up to which OpenBLAS (interface/gemm.c) wakes no threads of its own. On a busy machine they made small
+# products a hundred times slower.
 ONE_THREAD = 1 << 18
 
 
 def record(panels: Panels, call: Call, input: Array, hx: States | None, dropout: engine.Dropout | None = None) -> Trace:
-    """One forward pass and all that it computed. All checking has been done.
+    """Run one forward pass and keep everything that it computed. The arguments are checked already.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def record(panels: Panels, call: Call, input: Array, hx: States | None, dropout:
 
 
 def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
-    """Run the call that the trace is of, and fill its arrays."""
+    """Run the call, and fill the arrays of the trace."""
     config, steps = panels.config, trace.steps
     x, output = trace.steps_first(trace.input), trace.steps_first(trace.output)
     h_0, c_0, h_n, c_n = (
@@ -96,19 +97,19 @@ def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
         kept.idle.append(workspace)
 
 
-def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, into: list[Array], reverse: bool) -> None:
-    """The gates of one cell at every step, from its input and its own h, in a wider dtype; each is rounded once.
+def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, gates: list[Array], reverse: bool) -> None:
+    """Compute the gates of one cell at every step, from its input and its own h, in a wider dtype; round once.
 
     Parameters
     ----------
     panels : Panels
     suffix : str
-        Of the names of its parameters.
+        Of the parameters' names.
     x, h : array, (T, B, features)
-        What the cell read at each step, and what it put out.
+        Input and output of the cell at each step.
     h_0 : array, (B, output size)
-        h before the first step that it took.
-    into : list of array
+        h before its first step.
+    gates : list of array
         i, f, g and o, (T, B, hidden_size) each, to be filled.
     reverse : bool
         Whether it begins at the last step.
@@ -116,41 +117,38 @@ def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, into: li
     config, dtype, wide = panels.config, panels.dtype, WIDER[panels.dtype.name]
     units, (steps, rows, features) = config.hidden_size, x.shape
     smallest = np.finfo(dtype).tiny
-    edge = np.ceil(np.log(smallest))  # below it the engine's sigmoid is 0
+    zero_below = np.ceil(np.log(smallest))  # the engine's sigmoid of less is 0
     weights = [panels.parameter(f"weight_{kind}{suffix}") for kind in ("ih", "hh")]
     biases = [panels.parameter(f"bias_{kind}{suffix}") for kind in ("ih", "hh")] if config.bias else []
     first = np.where(np.abs(h_0) < smallest * 2**26, 0, h_0)  # as the engine reads it
-    room = max(1, CHUNK // (wide.itemsize * (features + config.output_size + 4 * units)))
-    many_rows = min(rows, room)
-    many_steps = max(1, room // many_rows)
-    for gate, filled in enumerate(into):
-        part = slice(gate * units, (gate + 1) * units)
+    fitting = max(1, CHUNK // (wide.itemsize * (features + config.output_size + 4 * units)))
+    chunk_rows = min(rows, fitting)
+    chunk_steps = max(1, fitting // chunk_rows)
+    for n, gate in enumerate(gates):
+        part = slice(n * units, (n + 1) * units)
         w_x, w_h = (weight[part].astype(wide) for weight in weights)
         bias: Any = sum(bias[part].astype(wide) for bias in biases)
-        for begin in range(0, steps, many_steps):
-            end = min(begin + many_steps, steps)
-            for row in range(0, rows, many_rows):
-                of_rows = slice(row, row + many_rows)
-                x_read = x[begin:end, of_rows].astype(wide, order="C")
-                h_read = np.empty((*x_read.shape[:2], config.output_size), wide)
-                if reverse:
-                    h_read[: steps - 1 - begin] = h[begin + 1 : end + 1, of_rows]
-                    if end == steps:
-                        h_read[-1] = first[of_rows]
-                else:
-                    h_read[1 if begin == 0 else 0 :] = h[max(begin - 1, 0) : end - 1, of_rows]
-                    if begin == 0:
-                        h_read[0] = first[of_rows]
-                with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-                    sums = _products(x_read.reshape(-1, features), w_x)
-                    sums += _products(h_read.reshape(-1, config.output_size), w_h)
-                    sums += bias
-                    value = np.tanh(sums) if gate == 2 else _sigmoid(sums, edge)
-                    filled[begin:end, of_rows] = value.reshape(*x_read.shape[:2], units)
+        for begin, row in product(range(0, steps, chunk_steps), range(0, rows, chunk_rows)):
+            end, of_rows = min(begin + chunk_steps, steps), slice(row, row + chunk_rows)
+            x_read = x[begin:end, of_rows].astype(wide, order="C")
+            h_read = _previous(h[:, of_rows], first[of_rows], begin, end, reverse).astype(wide, order="C")
+            with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
+                sums = _products(x_read.reshape(-1, features), w_x)
+                sums += _products(h_read.reshape(-1, config.output_size), w_h)
+                sums += bias
+                value = np.tanh(sums) if n == 2 else _sigmoid(sums, zero_below)
+                gate[begin:end, of_rows] = value.reshape(*x_read.shape[:2], units)
+
+
+def _previous(h: Array, h_0: Array, begin: int, end: int, reverse: bool) -> Array:
+    """h of the step before each of these steps, in the order of the direction; h_0 before the first."""
+    if reverse:
+        return h[begin + 1 : end + 1] if end < len(h) else np.concatenate([h[begin + 1 :], h_0[None]])
+    return h[begin - 1 : end - 1] if begin else np.concatenate([h_0[None], h[: end - 1]])
 
 
 def _products(a: Array, b: Array) -> Array:
-    """The products of the rows of both, (rows of a, rows of b), by parts that a BLAS computes on the calling thread."""
+    """The products of all rows of a and b, in parts that BLAS computes on the calling thread."""
     side = max(1, math.isqrt(ONE_THREAD // a.shape[1]))
     width = min(side, len(b))
     height = max(1, ONE_THREAD // (a.shape[1] * width))
@@ -162,7 +160,7 @@ def _products(a: Array, b: Array) -> Array:
     return into
 
 
-def _sigmoid(x: Array, edge: Any) -> Array:
+def _sigmoid(x: Array, zero_below: Any) -> Array:
     e = np.exp(-np.abs(x))
     value: Array = np.where(x < 0, e, 1) / (1 + e)
-    return np.where(x < edge, 0, value)
+    return np.where(x < zero_below, 0, value)

@@ -1,4 +1,4 @@
-"""Trace: what ``LSTM.trace`` gives, gates and states of every step, and its file."""
+"""Trace: the gates and states of every step, as ``LSTM.trace`` returns them, and its file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 
 GATES = ("i", "f", "g", "o")
-OF_CALL = ("input", "h_0", "c_0", "output", "h_n", "c_n")
-CLOSED, OPEN = 0.05, 0.95  # below the one a gate counts as closed, above the other as open
+CALL_ARRAYS = ("input", "h_0", "c_0", "output", "h_n", "c_n")
+CLOSED, OPEN = 0.05, 0.95  # a gate below the one counts as closed, above the other as open
 
 
 @dataclass(frozen=True, eq=False)
 class CellTrace:
     """Gates and states of one layer in one direction.
 
-    All have a number for each step, row and hidden unit, with steps and rows as in the input. What stands at a step
-    belongs to that step of the input, in both directions: a reverse direction begins at the last one.
+    All have a number for each step, row and hidden unit, with steps and rows as in the input. Index t belongs to step t
+    of the input, in both directions: a reverse direction begins at the last one.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class CellTrace:
     c : ndarray
         The cell's state after the step.
     h : ndarray
-        What the cell puts out at the step; proj_size numbers in place of hidden_size where that is set.
+        The output of the cell at the step; proj_size numbers in place of hidden_size if that is set.
     """
 
     i: Array
@@ -47,7 +47,7 @@ class CellTrace:
 
 
 class Cells(Mapping[str, CellTrace]):
-    """The cells of a trace by name: read-only, and unlike a ``MappingProxyType`` pickled and copied."""
+    """The cells of a trace by name: read-only, and unlike a ``MappingProxyType`` it can be pickled and copied."""
 
     def __init__(self, cells: Mapping[str, CellTrace]) -> None:
         self._cells = dict(cells)
@@ -67,19 +67,19 @@ class Cells(Mapping[str, CellTrace]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
-    """All that an LSTM computed in one call: a `CellTrace` for each layer and direction, and the call's own arrays.
+    """Everything that an LSTM computed in one call: a `CellTrace` for each layer and direction, and the call's arrays.
 
-    ``trace["l0"]`` is the first layer, ``trace["l0_reverse"]`` its second direction: the names are the ends of those of
-    the parameters. Iterating gives the names.
+    ``trace["l0"]`` is the first layer, ``trace["l0_reverse"]`` its second direction: names are the suffixes of the
+    parameters' names. Iterating gives the names.
 
     Attributes
     ----------
     cells : mapping of str to CellTrace
         In the order of the state dict.
     input, h_0, c_0 : ndarray
-        What the call was given, in the LSTM's dtype; zeros where it was given no states.
+        The arguments of the call, in the LSTM's dtype; zeros for states that were left out.
     output, h_n, c_n : ndarray
-        What it returned.
+        Its results.
     batch_first : bool
         Whether rows come before steps in input, output and the arrays of the cells.
 
@@ -143,7 +143,7 @@ class Trace:
 
     @property
     def output_size(self) -> int:
-        """Numbers that a cell puts out at a step: proj_size, or hidden_size where that is 0."""
+        """Size of h: proj_size, or hidden_size if that is 0."""
         return int(self.h_n.shape[-1])
 
     def __repr__(self) -> str:
@@ -151,13 +151,13 @@ class Trace:
         return f"Trace({', '.join(self.cells)}: {units}; {steps}, {rows}, {self.output.dtype})"
 
     def steps_first(self, array: Array) -> Array:
-        """A view (steps, rows, features) of the input, the output or an array of a cell, whatever its layout."""
+        """A view (steps, rows, features) of the input, the output or an array of a cell, from any layout."""
         if self.unbatched:
             return array[:, None]
         return array.swapaxes(0, 1) if self.batch_first else array
 
     def half_life(self, name: str) -> Array:
-        """Steps after which the forget gate alone has halved what a unit holds: ln 2 / -(mean of ln f over the steps).
+        """Steps in which the forget gate alone halves the cell state of a unit: ln 2 / -(mean of ln f over the steps).
 
         Parameters
         ----------
@@ -167,13 +167,13 @@ class Trace:
         Returns
         -------
         ndarray of float64, (rows, hidden_size)
-            Infinite where f is 1 at every step, 0 where it is 0 at any, NaN where it is NaN at any; without rows for
-            unbatched input.
+            Infinite if f is 1 at every step, 0 if it is 0 at any, NaN if it is NaN at any. Without rows for unbatched
+            input.
         """
         f = self.steps_first(self[name].f)
         total = np.zeros(f.shape[1:])
         with np.errstate(divide="ignore"):
-            for step in f:  # in float64 without a copy of all
+            for step in f:  # in float64, without a copy of everything
                 total -= np.log(step, dtype=np.float64)
             life: Array = np.log(2) * len(f) / total
         return life[0] if self.unbatched else life
@@ -206,27 +206,32 @@ class Trace:
         """Write a ``.npz`` file, whole or not at all.
 
         It holds ``i_l0``, ``f_l0``, ``g_l0``, ``o_l0``, ``c_l0``, ``h_l0`` and the same of every other cell, ``input``,
-        ``h_0``, ``c_0``, ``output``, ``h_n``, ``c_n`` and ``batch_first``: arrays of numbers, which `numpy.load` reads.
-        So it is an input file of ``numlstm run`` too, and one for its ``--state``.
+        ``h_0``, ``c_0``, ``output``, ``h_n``, ``c_n`` and ``batch_first``: arrays that `numpy.load` reads. So it can
+        also be an input of ``numlstm run``, or its ``--state``.
 
         Parameters
         ----------
         path : path
-            Ends in ``.npz``. A file that is there is replaced.
+            Ends in ``.npz``. An existing file is replaced.
 
         Raises
         ------
         ValueError
-            Another suffix.
+            The suffix is another one.
         OSError
             The file cannot be written.
         """
         writable(path)
-        arrays: dict[str, Any] = {name: getattr(self, name) for name in OF_CALL} | {"batch_first": self.batch_first}
-        for suffix, cell in self.cells.items():
-            arrays |= {f"{field.name}_{suffix}": getattr(cell, field.name) for field in fields(cell)}
+        arrays: dict[str, Any] = self._arrays() | {"batch_first": self.batch_first}
         with atomic.replacing(path) as file:
             np.savez(file, **arrays)
+
+    def _arrays(self) -> dict[str, Array]:
+        """All arrays under their names in the file."""
+        arrays = {name: getattr(self, name) for name in CALL_ARRAYS}
+        for suffix, cell in self.cells.items():
+            arrays |= {f"{field.name}_{suffix}": getattr(cell, field.name) for field in fields(cell)}
+        return arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -235,9 +240,9 @@ class Trace:
         Raises
         ------
         OSError
-            It cannot be opened, or is no regular file.
+            It cannot be opened, or is not a regular file.
         ValueError
-            It is damaged, or holds no trace; the message says what is missing or does not fit. Nothing in it is run.
+            It is damaged, or is not a trace; the message says what is missing or does not fit. No code in it is run.
 
         Examples
         --------
@@ -255,21 +260,21 @@ class Trace:
             try:
                 archive = zips.open_zip(file, opening.size(file))
                 tensors, _ = npz.read_arrays(archive, Budget(opening.size(file)))
-                return cls._of({name: tensor.read() for name, tensor in tensors.items()})
+                return cls._from_arrays({name: tensor.read() for name, tensor in tensors.items()})
             except (ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(f"{os.fspath(path)}: {error}") from None
 
     @classmethod
-    def _of(cls, arrays: dict[str, Array]) -> Self:
-        """The trace that these arrays are, held against each other."""
-        call = {name: _taken(arrays, name) for name in OF_CALL}
-        batch_first = _taken(arrays, "batch_first")
-        names = sorted((name[2:] for name in arrays if name.startswith("f_l")), key=_in_order)
+    def _from_arrays(cls, arrays: dict[str, Array]) -> Self:
+        """The trace with these arrays, if they fit together."""
+        call = {name: _find(arrays, name) for name in CALL_ARRAYS}
+        batch_first = _find(arrays, "batch_first")
+        names = sorted((name[2:] for name in arrays if name.startswith("f_l")), key=_layer_and_direction)
         if not names:
             raise ValueError("it holds no gates, such as f_l0")
-        cells = {}
-        for name in names:
-            cells[name] = CellTrace(*(_taken(arrays, f"{field.name}_{name}") for field in fields(CellTrace)))
+        cells = {
+            name: CellTrace(*(_find(arrays, f"{field.name}_{name}") for field in fields(CellTrace))) for name in names
+        }
         if batch_first.dtype != bool or batch_first.shape != ():
             raise ValueError(f"batch_first must be True or False, but it is {batch_first.dtype} of {batch_first.shape}")
         trace = cls(Cells(cells), **call, batch_first=bool(batch_first))
@@ -277,46 +282,42 @@ class Trace:
         return trace
 
     def _check(self) -> None:
-        """Raise ValueError where arrays do not belong to each other."""
+        """Check that the arrays fit together."""
         if self.input.ndim not in (2, 3):
             raise ValueError(f"input has {counted(self.input.ndim, 'axis', 'axes')}; 2 or 3 are expected")
         if self.h_n.ndim != self.input.ndim or self.c_n.ndim != self.input.ndim:
             raise ValueError(f"h_n and c_n have {self.h_n.ndim} and {self.c_n.ndim} axes; input has {self.input.ndim}")
         directions = 2 if "l0_reverse" in self.cells else 1
-        units, outputs, lead = self.c_n.shape[-1], self.h_n.shape[-1], self.input.shape[:-1]
-        wanted = [f"l{n // directions}{'_reverse' if n % directions else ''}" for n in range(len(self.cells))]
-        if list(self.cells) != wanted:
-            raise ValueError(f"its cells are {', '.join(self.cells)}; {', '.join(wanted)} are expected")
-        rows = () if self.unbatched else (self.rows,)
-        shapes = {"h_0": (len(self), *rows, outputs), "c_0": (len(self), *rows, units)}
-        shapes |= {"h_n": shapes["h_0"], "c_n": shapes["c_0"], "output": (*lead, directions * outputs)}
-        shapes["input"] = self.input.shape
-        arrays = {name: getattr(self, name) for name in OF_CALL}
-        for name, cell in self.cells.items():
-            for field in fields(cell):
-                arrays[f"{field.name}_{name}"] = getattr(cell, field.name)
-                shapes[f"{field.name}_{name}"] = (*lead, outputs if field.name == "h" else units)
-        for name, array in arrays.items():
-            if array.shape != shapes[name]:
-                raise ValueError(f"{name} has shape {array.shape}; {shapes[name]} is expected")
+        expected = [f"l{n // directions}{'_reverse' if n % directions else ''}" for n in range(len(self.cells))]
+        if list(self.cells) != expected:
+            raise ValueError(f"its cells are {', '.join(self.cells)}; {', '.join(expected)} are expected")
+        lead, rows = self.input.shape[:-1], () if self.unbatched else (self.rows,)
+        of_hidden, of_output = (len(self), *rows, self.hidden_size), (len(self), *rows, self.output_size)
+        shapes = {"input": self.input.shape, "output": (*lead, directions * self.output_size)}
+        shapes |= {"h_0": of_output, "c_0": of_hidden, "h_n": of_output, "c_n": of_hidden}
+        for name, array in self._arrays().items():
+            of_cell = (*lead, self.output_size if name.startswith("h_") else self.hidden_size)
+            shape = shapes.get(name, of_cell)
+            if array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}; {shape} is expected")
             if array.dtype != self.output.dtype or array.dtype.name not in ("float32", "float64"):
                 raise ValueError(f"{name} is of {array.dtype}; float32 or float64 is expected, one for all")
 
 
 def writable(path: str | os.PathLike[str]) -> None:
-    """Raise where a trace could not be saved there: ValueError for its suffix, OSError for its folder."""
+    """Raise an error if a trace cannot be saved there: ValueError for its suffix, OSError for its folder."""
     if os.path.splitext(path)[1].lower() != ".npz":
         raise ValueError(f"{os.fspath(path)}: a trace is many arrays, so its name must end in .npz")
     atomic.ready(path)
 
 
-def _taken(arrays: dict[str, Array], name: str) -> Array:
+def _find(arrays: dict[str, Array], name: str) -> Array:
     if name not in arrays:
-        raise ValueError(f"it is no trace: it holds no {name}")
+        raise ValueError(f"it is not a trace: it holds no {name}")
     return arrays[name]
 
 
-def _in_order(name: str) -> tuple[int, bool]:
+def _layer_and_direction(name: str) -> tuple[int, bool]:
     layer, _, direction = name.removeprefix("l").partition("_")
     if not layer.isdecimal() or direction not in ("", "reverse"):
         raise ValueError(f"there is no layer and direction named {name!r}")

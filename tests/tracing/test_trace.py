@@ -451,8 +451,8 @@ class TestFile:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"o_l1": None}, "it is no trace: it holds no o_l1"),
-            ({"input": None}, "it is no trace: it holds no input"),
+            ({"o_l1": None}, "it is not a trace: it holds no o_l1"),
+            ({"input": None}, "it is not a trace: it holds no input"),
             ({"f_l0": None, "f_l1": None}, "it holds no gates, such as f_l0"),
             ({"f_l0": None}, "its cells are l1; l0 are expected"),
             ({"f_lx": 1.0}, "there is no layer and direction named 'lx'"),
