@@ -1,8 +1,8 @@
-"""Model files as data: a reader for each format, chosen by what the file holds, not by its name.
+"""Model files as data: a reader for each format, chosen by the file's content, not by its name.
 
-A reader is given an open file and returns `Contents`: every tensor with its shape, still unread, and the
-LSTMs that it found. What it does not understand or believe it raises as ValueError, without the path, which
-`opened` puts before it. No reader runs anything that a file holds, or allocates what only a header claims.
+A reader takes an open file and returns `Contents`: every tensor with its shape, still unread, and the LSTMs among them.
+It raises ValueError, without the path, for what it does not understand; `opened` adds the path. No reader executes
+anything in a file, or allocates memory on the word of a header alone.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ __all__ = ["WRITTEN", "Contents", "Found", "Tensor", "opened", "written"]
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK"
 PICKLE = b"\x80"
-TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # the first file's name, padded with zeros
+TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # names that such an archive begins with
 WRITTEN = (".safetensors", ".npz", ".onnx")
 
 
 @contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
-    """What a model file holds; its tensors can be read inside the context.
+    """Open a model file; its tensors can be read inside the context.
 
     Parameters
     ----------
     path : path
-        A file of any of the formats, whatever its name.
+        A file of any of the formats, with any name.
 
     Raises
     ------
     OSError
         It cannot be opened, or is no regular file.
     ValueError
-        It is damaged, or of no format that is known; the message begins with the path.
+        It is damaged, or of an unknown format; the message begins with the path.
     ImportError
         The format needs a package that is not installed; the message says which.
     """
@@ -51,7 +51,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
         try:
             yield _contents(file, path)
         except OSError as error:
-            if error.filename is None and error.strerror:  # of reading, where Python does not name the file
+            if error.filename is None and error.strerror:  # a read error, which does not name the file
                 raise OSError(error.errno, error.strerror, shown) from error
             raise
         except MemoryError as error:
@@ -62,7 +62,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
             raise
         except ValueError as error:
             raise ValueError(f"{shown}: {error}") from error
-        except Exception as error:  # a reader that trips over a file has found it damaged
+        except Exception as error:  # a reader trips only over a damaged file
             said = f"{type(error).__name__}: {error}"
             raise ValueError(f"{shown}: it is damaged; reading it ended with {said}") from error
 
@@ -77,7 +77,7 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
         raise ValueError("it is empty")
     from numlstm.formats import safetensors
 
-    if safetensors.looks_like(start):  # first, since the length that it begins with may be the bytes of any other mark
+    if safetensors.looks_like(start):  # first: it begins with a length, which may equal any other format's signature
         return safetensors.read(file, size)
     if start.startswith(ZIP):
         return _of_zip(file, size)
@@ -91,8 +91,8 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
         return torch_legacy.read(file, size)
     if start.partition(b"\0")[0] in TORCH_TAR:
         raise ValueError(
-            "it is a tar archive, as the first releases of PyTorch wrote\n"
-            "Load it with PyTorch, where you trust who made it, and save its state dict again: torch.save."
+            "it is a tar archive, the format of the first releases of PyTorch\n"
+            "If you trust its source, load it with PyTorch and save its state dict again: torch.save."
         )
     from numlstm.formats.onnx import reader as onnx
 
@@ -105,7 +105,7 @@ def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
 
 
 def _of_zip(file: BinaryIO, size: int) -> Contents:
-    """Three formats are zip archives; their entries tell them apart."""
+    """Three formats are zip archives; the names of the entries tell them apart."""
     from numlstm.formats import npz, zips
     from numlstm.formats.budget import Budget
 
@@ -126,7 +126,7 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
 
 
 def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters: dict[str, Any]) -> None:
-    """Write a model file of the format that the path's suffix names, whole or not at all.
+    """Write a model file in the format of the path's suffix, whole or not at all.
 
     Parameters
     ----------
@@ -163,11 +163,10 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
 
 
 def suffix_written(path: str | os.PathLike[str]) -> str:
-    """The suffix of a path to be written, which names the format; ValueError where there is none of that name."""
+    """The suffix of a path to be written, which selects the format; ValueError for any other suffix."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in WRITTEN:
         raise ValueError(
-            f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\n"
-            "It names the format that is written."
+            f"{os.fspath(path)}: the suffix must be one of {', '.join(WRITTEN)}, not {suffix!r}\nIt selects the format."
         )
     return suffix

@@ -1,27 +1,27 @@
-"""What reading a file may take, in memory and in steps, so that both are linear in its size.
+"""Limits on the memory and the steps that reading a file takes; both are linear in the file's size.
 
-Whatever is made of a file is charged before it is made. A reader that asks for more than its share stops with a
-ValueError, however the file brought it there.
+Readers charge what they are about to allocate before they allocate it. Beyond the limit a ValueError ends the reading.
 """
 
 from __future__ import annotations
 
-TIMES = 20  # bytes of memory a byte of the file; the promise in README
-ALWAYS = 32 << 20  # and this much for any file
-HELD = 4  # of these times, for the file itself, its numbers and the copy that becomes an LSTM
-MARGIN = 8 << 20  # and of this much, for what an allocator loses
-STEPS = 200_000  # of a search, for any file; one takes a microsecond or two
-PER_BYTE = 3  # steps
-SHOWN = 100  # letters of a name in a message: many messages may repeat one name
+TIMES = 20  # bytes of memory for each byte of the file, as README promises
+ALWAYS = 32 << 20  # bytes of memory for any file, besides
+HELD = 4  # of TIMES: for the file itself, its numbers and their copy in an LSTM
+MARGIN = 8 << 20  # of ALWAYS: for the allocator's overhead
+STEPS = 200_000  # of a search, for any file; each takes a microsecond or two
+PER_BYTE = 3  # steps for each byte of the file, besides
+PACKED = "Trained weights do not compress like that. If it is yours, save it without compression."
+SHOWN = 100  # characters of a name in a message; many messages may repeat one name
 
 
 class Budget:
-    """The share of one file.
+    """The limits for one file.
 
     Parameters
     ----------
     size : int
-        Bytes of the file, and of those beside it that hold its numbers.
+        Bytes of the file, with those of files beside it that hold its numbers.
     """
 
     def __init__(self, size: int) -> None:
@@ -30,13 +30,13 @@ class Budget:
         self.steps = STEPS + PER_BYTE * size
 
     def grow(self, size: int) -> None:
-        """Count the bytes of one more file."""
+        """Add the size of one more file that belongs to it."""
         self.memory += (TIMES - HELD) * size
         self.steps += PER_BYTE * size
         self.size += size
 
     def hold(self, nbytes: int, what: str, advice: str = "No model is that dense.") -> None:
-        """Charge memory that `what` takes; ValueError where the file does not justify it."""
+        """Charge bytes of memory for `what`; ValueError beyond the limit."""
         self.memory -= nbytes
         if self.memory < 0:
             raise ValueError(
@@ -45,14 +45,14 @@ class Budget:
             )
 
     def step(self, count: int = 1, what: str = "its parts refer to each other more often") -> None:
-        """Charge steps of a search; ValueError where the file does not justify them."""
+        """Charge steps of a search; ValueError beyond the limit."""
         self.steps -= count
         if self.steps < 0:
             raise ValueError(f"{what} than its {self.size} bytes justify; no model does that")
 
 
 def shown(name: str) -> str:
-    """A name for a message, cut in the middle where it is long.
+    """A name for a message; a long one is cut in the middle.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a reader of a format gives: the tensors of a file, and the LSTMs that it found among them."""
+"""What a format's reader returns: the tensors of a file and the LSTMs among them."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,9 +8,9 @@ from numlstm.base.config import Config
 from numlstm.formats.tensor import Tensor
 
 Kind = Literal["LSTM", "LSTMCell"]
-UNSTATED = (
-    "the file does not say whether the batch comes first; batch_first=False is assumed unless you pass it"  # a note
-)
+# notes
+UNSTATED = "the file does not say whether the batch comes first; batch_first=False is assumed unless you pass it"
+SEVERAL_DTYPES = "its parameters have several dtypes; all are converted to the widest"
 
 
 class Found(NamedTuple):
@@ -19,26 +19,25 @@ class Found(NamedTuple):
     Attributes
     ----------
     name : str
-        What `numlstm.load` calls it: the prefix of its parameters or the name of its layer; "" where it has none.
+        Its name for `numlstm.load`: the prefix of its parameters or the name of its layer; "" if it has none.
     kind : "LSTM" or "LSTMCell"
-        What `numlstm.load` makes of it.
+        What `numlstm.load` returns for it.
     config : Config or None
-        Sizes and flags; None where the file's tensors fit no LSTM.
+        Sizes and flags; None if the tensors fit no LSTM.
     dtype : str
         Number type in the file: float16, bfloat16, float32 or float64; the widest of its parameters.
     where : str
-        The place in the file, in words.
+        Its place in the file, in words.
     notes : tuple of str
-        What the file says beyond an LSTM's own arguments, a sentence each.
+        What else the file says about it, a sentence each.
     problem : str
-        Why it cannot be loaded, a sentence; "" where it can be.
+        Why it cannot be loaded, a sentence; "" if it can be.
     warning : str
-        What the caller must do to get what the file's model computes, a sentence: `numlstm.load` warns with it; ""
-        where nothing.
+        What the caller must do to reproduce the file's model, a sentence; `numlstm.load` warns with it. "" if nothing.
     parameters : mapping of str to Tensor
-        By the names of the state dict of its kind; empty where there is a problem.
+        By the names of the state dict; empty if there is a problem.
     batch_first : bool or None
-        Whether the batch comes first in its input; None where the file does not say, and for an LSTMCell.
+        Whether the batch comes first in its input; None if the file does not say, and for an LSTMCell.
     """
 
     name: str
@@ -58,17 +57,17 @@ class Found(NamedTuple):
         return self.config.batch_first
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Found, (*self[:-1], dict(self.parameters))  # a read-only view of a dict cannot be pickled
+        return Found, (*self[:-1], dict(self.parameters))  # a mappingproxy cannot be pickled
 
     def __repr__(self) -> str:
-        told = zip(self._fields[:-1], self, strict=False)  # parameters are as many as they are
+        told = zip(self._fields[:-1], self, strict=False)  # without the parameters, which are many
         return f"Found({', '.join(f'{name}={value!r}' for name, value in told)})"
 
     def __str__(self) -> str:
         return f"{self.name or '(no name)'}: {self.sizes()}"
 
     def sizes(self) -> str:
-        """Kind, sizes and flags as one would construct it, or why that cannot be done."""
+        """The call that constructs it, and its dtype; or its problem."""
         config = self.config
         if config is None:
             return self.problem
@@ -92,11 +91,11 @@ class Contents(NamedTuple):
     format : str
         The format, in words.
     tensors : mapping of str to Tensor
-        Every tensor by the name it has in the file.
+        Every tensor by its name in the file.
     lstms : tuple of Found
         In the order of the file.
     others : tuple of str
-        What was met that could be taken for an LSTM and is none, a sentence each: told where no LSTM is found.
+        What resembles an LSTM but is none, a sentence each; shown if there is no LSTM.
     """
 
     format: str

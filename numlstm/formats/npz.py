@@ -1,4 +1,4 @@
-"""``.npz``: a zip archive of ``.npy`` files, one a tensor. Arrays of Python objects, which are pickles, are refused."""
+"""``.npz``: a zip archive with a ``.npy`` file for each tensor. Arrays of Python objects are pickles, and refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
 
 
 def read_arrays(archive: zipfile.ZipFile, budget: Budget) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every array of numbers, and every text."""
+    """Every array of numbers, and every text, by name."""
     tensors, metadata = {}, {}
     for entry in archive.infolist():
         budget.hold(TENSOR, "its arrays")
@@ -51,20 +51,20 @@ def read_arrays(archive: zipfile.ZipFile, budget: Budget) -> tuple[dict[str, Ten
 
 
 def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: Budget) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an entry, held against its size."""
+    """Shape and dtype of an entry, checked against its size."""
     try:
         with archive.open(entry) as file:
             start = io.BytesIO(file.read(HEADER))
         shape, _, dtype = header(start, entry.file_size)
     except (ValueError, *DAMAGED) as error:
         raise ValueError(f"its entry {entry.filename!r} is no sound .npy file: {error}") from None
-    # parsing takes as long as the text is, which deflate makes of far fewer bytes
+    # parsing takes time in proportion to the header, which deflate may have made of far fewer bytes
     budget.step(start.tell(), "the headers of its arrays are longer")
     return shape, dtype
 
 
 def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran order, and dtype of a ``.npy`` file of that size, of which the header is read.
+    """Read the header of a ``.npy`` file of that size: shape, whether in Fortran order, dtype.
 
     Raises
     ------
@@ -77,39 +77,39 @@ def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[A
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        raise ValueError(f"version {version} of the format is not known")
+        raise ValueError(f"version {version} of the format is unknown")
     try:
         shape, fortran, dtype = readers[version](file)
     except (ValueError, EOFError):
         raise
-    except Exception as error:  # NumPy takes a header to pieces by Python's tokenizer and parser, which raise their own
-        raise ValueError(f"its header is none: {type(error).__name__}: {error}") from error
+    except Exception as error:  # NumPy uses Python's tokenizer and parser, which raise errors of their own
+        raise ValueError(f"its header is damaged: {type(error).__name__}: {error}") from error
     if len(shape) > AXES:
         raise ValueError(f"it states {len(shape)} axes; {AXES} are the most")
     if dtype.hasobject:
         raise ValueError(
-            "it is an array of Python objects, which only a pickle can hold and none is run\n"
+            "it is an array of Python objects, which are pickles, and no pickle is run\n"
             "Save arrays of numbers: np.asarray(value, np.float32)."
         )
     held = size - file.tell()
     if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"it states shape {shape} of {dtype}, but holds {held} bytes")
+        raise ValueError(f"it states shape {shape} of {dtype}, but has {held} bytes")
     return shape, fortran, dtype
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> Array:
-    """The numbers of an entry whose header was found to state no more than the entry holds."""
+    """The numbers of an entry whose header was checked."""
     try:
         with archive.open(name) as file:
             array: Array = np.lib.format.read_array(file, allow_pickle=False)
-            file.read()  # to the end, where the checksum is held against the bytes
+            file.read()  # zipfile compares the checksum at the end of the entry
     except DAMAGED as error:
         raise ValueError(f"its entry {name!r} is damaged: {error}") from None
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The file of these arrays and this metadata, which becomes arrays of text without axes."""
+    """The bytes of a file with these arrays and this metadata, which becomes 0-d arrays of text."""
     into = io.BytesIO()
     arrays: dict[str, Any] = {**parameters, **{name: np.array(text) for name, text in metadata.items()}}
     np.savez(into, **arrays)

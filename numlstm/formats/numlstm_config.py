@@ -1,4 +1,4 @@
-"""Sizes and flags in the metadata of files that numlstm writes, so that nothing is guessed on the way back."""
+"""Sizes and flags in the metadata of files that numlstm writes, so that reading them back guesses nothing."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"
-LETTERS = 4096  # far more than it has; what JSON can take in memory is many times its text
-FLAGS = ("batch_first", "dropout")  # what the tensors do not say
+LETTERS = 4096  # far more than it has; parsed JSON may take many times its text
+FLAGS = ("batch_first", "dropout")  # what tensors do not say
 
 
 def metadata(kind: Kind, config: Config) -> dict[str, str]:
-    """What a file says of an LSTM besides its tensors.
+    """The metadata of a file with this LSTM.
 
     Examples
     --------
@@ -35,14 +35,14 @@ def contents(
     lstms: tuple[Found, ...],
     others: tuple[str, ...],
 ) -> Contents:
-    """What was found, with the flags that the metadata states for the one LSTM that numlstm saved."""
+    """The contents of a file, with the flags of its metadata if numlstm saved it."""
     if KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
         lstms = (_stated(lstms[0], metadata[KEY]),)
     return Contents(format, tensors, lstms, others)
 
 
 def _stated(found: Found, text: str) -> Found:
-    """The LSTM with the flags of the metadata, once its sizes are found to be those of the tensors."""
+    """The LSTM with the flags of the metadata, whose sizes must be those of the tensors."""
     try:
         known = json.loads(text) if len(text) <= LETTERS else {}
         kind = known.pop("kind")

@@ -1,8 +1,8 @@
 """``.safetensors``: a header in JSON, then the numbers of every tensor, little endian.
 
-The header is held against the file before anything of it is believed, by the rules of the safetensors library, whose
-README has the format. The library itself reads from a map of the file, which ends the process where the file is cut
-short meanwhile. The numbers are read from where the header says, one tensor at a time.
+The format: https://github.com/huggingface/safetensors#format. The header is checked against the file by the library's
+own rules before any of it is used. The library is not used for reading: it maps the file into memory, and if the file
+is truncated while it is mapped, the process dies. Numbers are read one tensor at a time.
 """
 
 from __future__ import annotations
@@ -35,15 +35,20 @@ DTYPES = {
     "BOOL": "bool",
     "C64": "complex64",
 }
+BITS = {
+    "F4": 4,
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+}  # of a number of the types that NumPy lacks; such tensors are named, not read
 LENGTH = 8  # bytes before the header, which state its length
 HEADER = 100_000_000  # bytes of the longest header, as in the library
-JSON = 32  # bytes of memory that a byte of it takes at most once it is parsed, with the tensors that it describes
+JSON = 32  # bytes of memory for each byte of the header once it is parsed, with the tensors that it describes
 METADATA = "__metadata__"
 FIELDS = ("dtype", "shape", "data_offsets")
 
 
 class Entry(NamedTuple):
-    """What the header says of a tensor."""
+    """A tensor's entry in the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,7 +57,7 @@ class Entry(NamedTuple):
 
 
 def looks_like(start: bytes) -> bool:
-    """Whether a file that begins with these 9 bytes or more may be one: a length, and the brace that opens JSON."""
+    """Whether a file may be one, by its first 9 bytes or more: a length, and the brace that opens JSON."""
     return len(start) > LENGTH and start[LENGTH] == ord("{") and int.from_bytes(start[:LENGTH], "little") < 1 << 40
 
 
@@ -62,17 +67,19 @@ def read(file: BinaryIO, size: int) -> Contents:
         entries, metadata, begin = _header(file, size)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"it is no sound safetensors file: {error}") from None
-    tensors = {}
+    tensors, unread = {}, {}
     for name, entry in entries.items():
         dtype = DTYPES.get(entry.dtype)
-        if dtype is not None:  # 4 and 8 bit floats are in no LSTM and in no dtype of NumPy's
+        if dtype is None:
+            unread[name] = Tensor.unreadable(entry.dtype)
+        else:
             numbers = partial(_numbers, file, begin + entry.begin, entry.end - entry.begin, dtype, entry.shape)
             tensors[name] = Tensor(entry.shape, dtype, numbers)
-    return numlstm_config.contents("safetensors", tensors, metadata, *state_dict.find(tensors))
+    return numlstm_config.contents("safetensors", tensors, metadata, *state_dict.find(tensors | unread))
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str], int]:
-    """What the header says of every tensor, in their order; the metadata; and where the numbers begin."""
+    """Every tensor's entry in the order of their numbers, the metadata, and the position of the first number."""
     file.seek(0)
     length = int.from_bytes(file.read(LENGTH), "little")
     begin = LENGTH + length
@@ -81,15 +88,15 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str]
     Budget(size).hold(JSON * length, "its header")
     text = file.read(length)
     if len(text) < length:
-        raise ValueError(f"it was cut short while it was read: {len(text)} of {length} bytes of its header are left")
+        raise ValueError(f"it was cut short while it was read: {len(text)} of the header's {length} bytes are left")
     header = json.loads(text.decode(), object_pairs_hook=_object)
     if type(header) is not dict:
-        raise ValueError("its header is that of one tensor")
+        raise ValueError("its header describes one tensor without a name")
     metadata = header.pop(METADATA, None) or {}
     if type(metadata) is not dict or not all(type(text) is str for text in metadata.values()):
-        raise ValueError(f"its {METADATA} is not text by name")
+        raise ValueError(f"its {METADATA} must map names to text")
     for name, entry in header.items():
-        name.encode()  # half of a character beyond 16 bits is none
+        name.encode()  # fails for half of a surrogate pair, which is no character
         if type(entry) is not Entry:
             raise ValueError(f"its tensor {name!r} has no {', '.join(FIELDS)}")
     end = 0
@@ -98,8 +105,8 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str]
         if entry.begin != end:
             raise ValueError(f"its tensor {name!r} begins at byte {entry.begin} of the numbers; {end} is expected")
         end = entry.end
-        dtype = DTYPES.get(entry.dtype)
-        if end < entry.begin or (dtype and end - entry.begin != prod(entry.shape) * width(dtype)):
+        bits = 8 * width(DTYPES[entry.dtype]) if entry.dtype in DTYPES else BITS.get(entry.dtype)
+        if end < entry.begin or (bits and 8 * (end - entry.begin) != prod(entry.shape) * bits):
             raise ValueError(
                 f"its tensor {name!r} of shape {entry.shape} in {entry.dtype} lies from byte {entry.begin} to {end}"
             )
@@ -109,7 +116,7 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Entry:
-    """An object of the header: a tensor's entry, checked, or another with each name once."""
+    """An object of the header, in which no name occurs twice; a tensor's as an `Entry`."""
     known = dict(pairs)
     if len(known) < len(pairs):
         raise ValueError(f"its header has a name twice among {', '.join(map(repr, list(known)[:4]))}")
@@ -117,7 +124,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Entry:
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         return known
     if len(shape) > AXES or len(offsets) != 2 or not all(_is_size(number) for number in (*shape, *offsets)):
-        raise ValueError(f"a tensor of {len(shape)} axes has the shape {shape[:4]} and lies at {offsets[:4]}")
+        raise ValueError(f"a tensor of {len(shape)} axes has shape {shape[:4]} and data_offsets {offsets[:4]}")
     return Entry(dtype, tuple(shape), *offsets)
 
 
@@ -131,7 +138,7 @@ def _numbers(file: BinaryIO, begin: int, size: int, dtype: str, shape: tuple[int
 
 
 def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The file of these arrays and this metadata."""
+    """The bytes of a file with these arrays and this metadata."""
     from safetensors.numpy import save
 
     return save(dict(parameters), dict(metadata))

@@ -1,8 +1,7 @@
-"""LSTMs among named tensors: parameters of one prefix, whose shapes must fit each other.
+"""LSTMs among named tensors: parameters with one prefix, whose shapes must fit each other.
 
-Names only say what a tensor claims to be. Sizes come from the shapes of layer 0, and every other tensor is held
-against what these sizes ask for. The names are those of ``torch.nn``: ``weight_ih_l0`` for a layer of
-``torch.nn.LSTM``, ``weight_ih`` for ``torch.nn.LSTMCell``.
+A name is only a claim. Sizes come from the shapes of layer 0, and every other tensor is checked against them. The names
+are those of ``torch.nn``: ``weight_ih_l0`` in ``torch.nn.LSTM``, ``weight_ih`` in ``torch.nn.LSTMCell``.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Any
 
 from numlstm.base.config import Config
 from numlstm.base.wording import counted
-from numlstm.formats.detected import UNSTATED, Found, Kind
-from numlstm.formats.tensor import FLOATS, Tensor
+from numlstm.formats.detected import SEVERAL_DTYPES, UNSTATED, Found, Kind
+from numlstm.formats.tensor import FLOATS, Tensor, widest
 
 NAME = re.compile(
     r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>[0-9]{1,6})(?:_reverse)?)?)", re.S
@@ -22,7 +21,7 @@ NAME = re.compile(
 SEPARATORS = "./_"
 MOST = 4096  # LSTMs in a file
 LAYERS = 4096  # more than anyone trains
-GATES = {1: "a plain RNN", 3: "a GRU"}  # blocks of weight_hh of what else bears these names
+GATES = {1: "a plain RNN", 3: "a GRU"}  # others with these names, by the number of gates in weight_hh
 
 FLAGS = ("batch_first", "dropout")  # what tensors do not say
 Group = dict[str, Tensor]  # by own name
@@ -31,14 +30,14 @@ Group = dict[str, Tensor]  # by own name
 def find(
     tensors: Mapping[str, Tensor], flags: Mapping[str, Mapping[str, Any]] | None = None, place: str = "tensors"
 ) -> tuple[tuple[Found, ...], tuple[str, ...]]:
-    """Every LSTM among the tensors, and what was taken for one and is none.
+    """Find every LSTM among tensors, and what resembles one.
 
     Parameters
     ----------
     tensors : mapping of str to Tensor
         By name, as in a state dict: ``encoder.lstm.weight_ih_l0``.
     flags : mapping of str to mapping, optional
-        For an LSTM's name, what is known of it besides its tensors: ``batch_first``, ``dropout``.
+        By an LSTM's name, what the file says besides the tensors: ``batch_first``, ``dropout``.
     place : str
         What holds the tensors, in words.
 
@@ -66,7 +65,7 @@ def find(
             kind: Kind = "LSTMCell" if match["suffix"] is None else "LSTM"
             groups.setdefault((match["prefix"], kind), {})[match["own"]] = tensor
             if len(groups) > MOST:
-                raise ValueError(f"it has tensors named as those of more than {MOST} LSTMs, the most in a file")
+                raise ValueError(f"its tensors are named like those of more than {MOST} LSTMs, the limit of a file")
     found: list[Found] = []
     others: list[str] = []
     taken: set[str] = set()
@@ -84,25 +83,25 @@ def find(
 
 
 def _other_than_lstm(prefix: str, kind: Kind, group: Group) -> str:
-    """A sentence that says what else these tensors are, or "" for what claims to be an LSTM."""
+    """A sentence on what these tensors are instead; "" if they may be an LSTM."""
     own = "weight_hh" if kind == "LSTMCell" else "weight_hh_l0"
     shape = group[own].shape if own in group else ()
     for blocks, what in GATES.items():
         if len(shape) == 2 and shape[1] > 0 and shape[0] == blocks * shape[1]:
-            return f"{prefix}{own} of shape {shape} is that of {what}, not of an LSTM, which has 4 gates"
+            return f"{prefix}{own} of shape {shape} belongs to {what}, not to an LSTM, which has 4 gates"
     return ""
 
 
 def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, Any], place: str) -> Found:
-    """The LSTM of one prefix, or what is wrong with it."""
+    """The LSTM with one prefix, or its problem."""
     where = f"{place}, {prefix}*" if prefix else place
     own = {key if kind == "LSTM" else f"{key}_l0": tensor for key, tensor in group.items()}
     names = {key: prefix + (key if kind == "LSTM" else key.removesuffix("_l0")) for key in own}
-    dtype = max((tensor.dtype for tensor in own.values()), key=lambda d: FLOATS.index(d) if d in FLOATS else -1)
-    found = Found(name, kind, None, dtype, where)
+    dtypes = {tensor.dtype for tensor in own.values()}
+    found = Found(name, kind, None, widest(dtypes), where)
     for key, tensor in own.items():
         if tensor.dtype not in FLOATS:
-            problem = f"{names[key]} holds {tensor.dtype}, not floating-point numbers"
+            problem = f"{names[key]} holds {tensor.dtype}, not floating-point numbers of 16 bits or more"
             if "int" in tensor.dtype:
                 problem += "; quantised weights are not supported: save the model before it is quantised"
             return found._replace(problem=problem)
@@ -114,28 +113,27 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
         return found._replace(config=None, problem="; ".join(said))
     if kind == "LSTM":
         config = config._replace(**{flag: flags[flag] for flag in FLAGS if flag in flags})
-    # in the order of the state dict, which a file need not keep
-    order = config.parameter_shapes()
+    order = config.parameter_shapes()  # that of a state dict; a file may have another
     suffix = "" if kind == "LSTM" else "_l0"
     parameters = {key.removesuffix(suffix): own[key] for key in order}
     notes = []
     if kind == "LSTM" and "batch_first" not in flags:
         notes.append(UNSTATED)
-    if len({tensor.dtype for tensor in own.values()}) > 1:
-        notes.append("its parameters have several dtypes; all are converted to the widest")
+    if len(dtypes) > 1:
+        notes.append(SEVERAL_DTYPES)
     return found._replace(config=config, parameters=parameters, notes=tuple(notes))
 
 
 def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
-    """What the tensors of layer 0 say, or why they say nothing."""
+    """The sizes by the tensors of layer 0, or what is wrong with those."""
     layers = {int(match["layer"]) for key in own if (match := NAME.fullmatch(key)) and match["layer"]}
     if layers != set(range(len(layers))):
         return (
             f"layers 0 to {max(layers)} are expected for {prefix}weight_ih_l{max(layers)}, "
             f"but {len(layers)} of them have tensors"
         )
-    if len(layers) > LAYERS:
-        return f"it has {len(layers)} layers; {LAYERS} are the most that are loaded"
+    if problem := too_many_layers(len(layers)):
+        return problem
     suffix = "" if kind == "LSTM" else "_l0"
     for key in ("weight_ih_l0", "weight_hh_l0"):
         shown = prefix + key.removesuffix(suffix)
@@ -151,8 +149,8 @@ def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
         projection = outputs
     elif rows != 4 * outputs:
         return (
-            f"{prefix}{'weight_hh_l0'.removesuffix(suffix)} has shape {(rows, outputs)}; of an LSTM it would be "
-            f"({4 * outputs}, {outputs}), or there would be a weight_hr_l0 of shape ({outputs}, {rows // 4})"
+            f"{prefix}{'weight_hh_l0'.removesuffix(suffix)} has shape {(rows, outputs)}; an LSTM's is "
+            f"({4 * outputs}, {outputs}), unless there is a weight_hr_l0 of shape ({outputs}, {rows // 4})"
         )
     return Config(
         input_size=own["weight_ih_l0"].shape[1],
@@ -165,7 +163,7 @@ def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
 
 
 def _misfits(prefix: str, kind: Kind, config: Config, own: Group) -> list[str]:
-    """What does not fit the sizes that layer 0 states, a sentence each, and what would."""
+    """What does not fit the sizes of layer 0, and what would, a sentence each."""
     shapes = config.parameter_shapes()
     suffix = "" if kind == "LSTM" else "_l0"
 
@@ -185,3 +183,8 @@ def _misfits(prefix: str, kind: Kind, config: Config, own: Group) -> list[str]:
     if len(said) > 4:
         said[4:] = [f"{counted(len(said) - 4, 'more tensor')} of another shape or place"]
     return said
+
+
+def too_many_layers(count: int) -> str:
+    """The problem of an LSTM with more than `LAYERS` layers; "" for fewer."""
+    return f"it has {count} layers; {LAYERS} is the limit" if count > LAYERS else ""

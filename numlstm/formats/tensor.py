@@ -9,29 +9,28 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.formats.budget import Budget
+from numlstm.formats.budget import PACKED, Budget
 
 Order = Literal["<", ">"]  # little or big endian
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-AXES = 64  # of an array of NumPy's at most
-TENSOR = 1500  # bytes of memory for a tensor that is described, its names, and the LSTM that it may belong to
-NUMBERS = 5  # halves of the numbers in float32 at least: them, the copy in an LSTM, and a part that is converted
-WIDTHS = {"bfloat16": 2}  # bytes of what NumPy has no dtype for
+AXES = 64  # NumPy's own limit
+TENSOR = 1500  # bytes of memory for a tensor's description, its names, and the LSTM that it may belong to
+COPIES = 2.5  # of the numbers, in float32 or wider: as read, in the LSTM, and half for a part being converted
 
 
 class Tensor(NamedTuple):
-    """A tensor that is still in its file.
+    """A tensor whose numbers are still in the file.
 
     Parameters
     ----------
     shape : tuple of int
-        Checked by the format's reader against the bytes that the file has for it.
+        The format's reader has checked it against the size of the data.
     dtype : str
         Name of the number type: NumPy's, or ``"bfloat16"``.
     read : callable
-        Gives the numbers as an array of this shape, in NumPy's dtype of that name and the machine's byte order;
-        bfloat16 as float32, which holds every bfloat16 exactly. Only while the file is open.
+        Returns the numbers as an array of this shape, in NumPy's dtype of that name and native byte order. bfloat16
+        becomes float32, which is exact. It works only while the file is open.
     """
 
     shape: tuple[int, ...]
@@ -46,46 +45,59 @@ class Tensor(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that its numbers take in the file."""
+        """Size of its numbers in the file, in bytes."""
         return prod(self.shape) * width(self.dtype)
 
     @classmethod
     def of(cls, array: Array) -> Tensor:
-        """One whose numbers are already in memory."""
+        """Return a tensor whose numbers are already in memory."""
         return cls(array.shape, array.dtype.name, lambda: array)
+
+    @classmethod
+    def unreadable(cls, what: str) -> Tensor:
+        """Return a tensor that only has a name; `what` says what it holds in place of numbers that can be read."""
+        return cls((), what, _unreadable)
+
+
+def _unreadable() -> Array:
+    raise ValueError("it holds no numbers that can be read")
 
 
 def _left_behind() -> Array:
-    """What reads the numbers of a pickle or a copy."""
     raise ValueError(
-        "a tensor that was pickled or copied left its numbers in the file\nnumlstm.load_tensors reads them there."
+        "a pickled or copied Tensor has no numbers, which stay in the file\nnumlstm.load_tensors reads them."
     )
 
 
 def hold_numbers(budget: Budget, tensors: Iterable[Tensor]) -> None:
-    """Charge what the numbers of these tensors take once they are read."""
+    """Charge the memory for the numbers of these tensors, before they are read."""
     nbytes = sum(prod(tensor.shape) * max(4, width(tensor.dtype)) for tensor in tensors)
-    budget.hold(nbytes * NUMBERS // 2, "the numbers of its tensors", "Trained weights are not: save them anew.")
+    budget.hold(int(nbytes * COPIES), "the numbers of its tensors", PACKED)
+
+
+def widest(dtypes: Iterable[str]) -> str:
+    """Return the widest of these number types; one that is not in `FLOATS` counts as narrower than all."""
+    return max(dtypes, key=lambda dtype: FLOATS.index(dtype) if dtype in FLOATS else -1)
 
 
 def width(dtype: str) -> int:
-    """Bytes of a number of the type of that name, as in `Tensor`.
+    """Size of a number of that type in bytes. The names are those of `Tensor`.
 
     Examples
     --------
     >>> width("bfloat16"), width("float64")
     (2, 8)
     """
-    return WIDTHS.get(dtype) or np.dtype(dtype).itemsize
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def widened(bits: Array) -> Array:
-    """float32 numbers from the bits of bfloat16, which are their upper halves.
+    """Return bfloat16 numbers, given as their bits, in float32. A bfloat16 is the upper half of a float32.
 
     Parameters
     ----------
     bits : ndarray of uint16
-        In the machine's byte order.
+        In native byte order.
 
     Examples
     --------
@@ -97,15 +109,13 @@ def widened(bits: Array) -> Array:
     return wide.view(np.float32)
 
 
-def decoded(
-    data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...], byte_order: Literal["<", ">"] = "<"
-) -> Array:
-    """The array that these bytes are, without copying them where the byte order allows.
+def decoded(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...], byte_order: Order = "<") -> Array:
+    """Return bytes as an array; they are copied only to swap bytes or to widen bfloat16.
 
     Parameters
     ----------
     data : bytes-like
-        Exactly the numbers, in C order.
+        The numbers and nothing else, in C order.
     dtype : str
         As in `Tensor`.
     shape : tuple of int

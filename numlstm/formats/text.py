@@ -1,23 +1,23 @@
-"""Numbers written out in a file, in the digits that every program writes and reads.
+"""Numbers in decimal notation, read as strictly as other programs read them.
 
-Python's int() and float() take more: ``1_0``, the digits of other scripts, spaces around. Another reader of the same
-file would see another number there, or none.
+Python's int() and float() also accept ``1_0``, digits of other scripts and surrounding spaces. Another reader of the
+same file would see a different number there, or none.
 """
 
 from __future__ import annotations
 
 import re
 
-WHOLE = re.compile(r"[+-]?[0-9]{1,200}")  # of any integer that a format has
+WHOLE = re.compile(r"[+-]?[0-9]{1,200}")  # no format has a longer integer
 
 
 def whole(text: str) -> int:
-    """The integer that a text is.
+    """Parse an integer.
 
     Raises
     ------
     ValueError
-        It is none.
+        The text is not one.
 
     Examples
     --------
@@ -34,12 +34,12 @@ def whole(text: str) -> int:
 
 
 def decimal(text: str) -> float:
-    """The number that a text is, as float() takes it but for underscores and digits of other scripts.
+    """Parse a number as float() does, but without underscores and digits of other scripts.
 
     Raises
     ------
     ValueError
-        It is none.
+        The text is not one.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 """Zip archives as data: sizes are checked before anything is unpacked.
 
-An archive may claim sizes that it does not hold, unpack to a thousand times its size (deflate reaches 1,032 to 1), hold
-two entries of one name, or entries that lie over one another; the standard library looks at these when an
-entry is read, or not at all.
+An archive can claim sizes that it does not have, unpack to a thousand times its size (deflate reaches 1,032 to 1), hold
+two entries of one name, or entries that overlap. The standard library checks this late or not at all.
 """
 
 from __future__ import annotations
@@ -11,16 +10,18 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-RATIO = 32  # how much larger than the file everything in it may be; trained weights compress by a tenth
+from numlstm.formats.budget import PACKED
+
+RATIO = 32  # limit of the unpacked size over the file's; trained weights compress by a tenth
 ALWAYS = 1 << 20  # bytes that any archive may unpack to
 ENTRIES = 100_000
-LOCAL_HEADER = 30  # bytes at least
+LOCAL_HEADER = 30  # bytes, without the name
 PIECE = 1 << 20
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)  # as zipfile raises
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)  # raised by zipfile
 
 
 def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
-    """The archive, once its directory is found to be sane.
+    """Open an archive and check its directory.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
     Raises
     ------
     ValueError
-        It is no archive that one would make of a model.
+        It is damaged, or no program would write a model like that.
     """
     try:
         archive = zipfile.ZipFile(file)
@@ -50,36 +51,36 @@ def open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"its entry {entry.filename!r} is compressed by method {entry.compress_type}, not deflate")
         if entry.compress_type == zipfile.ZIP_STORED and entry.compress_size != entry.file_size:
-            raise ValueError(f"its entry {entry.filename!r} states two sizes for the same bytes")
+            raise ValueError(f"its entry {entry.filename!r} is stored, but its two sizes differ")
     _apart(entries, size)
     whole = sum(entry.file_size for entry in entries)
     if whole > max(ALWAYS, RATIO * size):
         raise ValueError(
-            f"it would unpack to {whole} bytes, {whole / size:.0f} times its own {size}; {RATIO} times is the limit\n"
-            "Trained weights do not compress like that. If it is yours, save it without compression."
+            f"it would unpack to {whole} bytes, {whole / size:.0f} times its {size}; {RATIO} times is the limit\n"
+            f"{PACKED}"
         )
     return archive
 
 
 def _apart(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise where the bytes of two entries lie over one another or beyond the end of the file."""
+    """Raise ValueError if two entries overlap or one ends beyond the file."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < end:
-            raise ValueError(f"its entry {entry.filename!r} lies over the one before it")
+            raise ValueError(f"its entry {entry.filename!r} overlaps the one before it")
         end = entry.header_offset + LOCAL_HEADER + entry.compress_size
         if end > size:
             raise ValueError(f"its entry {entry.filename!r} ends beyond the end of the file")
 
 
 def entry_bytes(archive: zipfile.ZipFile, name: str) -> bytearray:
-    """One entry, unpacked, with its checksum checked; never more bytes than its directory states."""
+    """Unpack one entry and check its checksum; never more bytes than the directory states."""
     try:
         entry = archive.getinfo(name)
         data = bytearray(entry.file_size)  # bounded by `open_zip`
         end = 0
         with archive.open(entry) as file:
-            while piece := file.read(PIECE):  # in pieces, or the library would hold the entry twice
+            while piece := file.read(PIECE):  # at once, the library would hold the entry twice
                 data[end : end + len(piece)] = piece
                 end += len(piece)
     except KeyError:

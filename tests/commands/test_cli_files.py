@@ -169,7 +169,7 @@ class TestInspect:
         result = invoke("inspect", "gru.safetensors")
         assert result.exit_code == 1
         assert "It holds no LSTM." in result.output
-        assert "is that of a GRU, not of an LSTM" in result.output
+        assert "belongs to a GRU, not of an LSTM" in result.output
         assert "2 tensors, 384 bytes; --tensors lists them" in result.output
         assert "Error" not in result.output
 

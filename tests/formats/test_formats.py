@@ -18,7 +18,7 @@ from judge import equal, same_bits
 import numlstm
 from numlstm import formats
 from numlstm.base.config import Config
-from numlstm.formats import budget, numlstm_config, state_dict, zips
+from numlstm.formats import budget, numlstm_config, safetensors, state_dict, zips
 from numlstm.formats.tensor import Tensor, decoded, widened
 
 OWN = (".safetensors", ".npz")
@@ -235,6 +235,36 @@ def test_number_types_of_safetensors(tmp_path, stored, loaded):
     assert got.dtype == ("float32" if stored == "bfloat16" else stored)
 
 
+@pytest.mark.parametrize("dtype, bits", safetensors.BITS.items())
+def test_a_number_type_that_numpy_lacks_is_named_and_checked(tmp_path, dtype, bits):
+    """The safetensors library refuses a size that does not fit, and a part of a byte."""
+    deserialize = pytest.importorskip("safetensors").deserialize
+    path = tmp_path / "m.safetensors"
+
+    def write(name, count, nbytes):
+        arrays = parameters(3, 2) | {name: np.zeros(nbytes, np.uint8)}
+        header, data = {}, b""
+        for key, value in arrays.items():
+            end = len(data) + value.nbytes
+            is_odd = key == name
+            shape = [count] if is_odd else list(value.shape)
+            header[key] = {"dtype": dtype if is_odd else "F32", "shape": shape, "data_offsets": [len(data), end]}
+            data += value.tobytes()
+        path.write_bytes(safetensors_file(header, data))
+        return path.read_bytes()
+
+    deserialize(write("scale", 8, bits))
+    assert numlstm.load(path).hidden_size == 2 and "scale" not in numlstm.tensors(path)
+    write("bias_hh_l0", 8, bits)
+    with pytest.raises(ValueError, match=rf"bias_hh_l0 holds {dtype}, not floating-point numbers of 16 bits or more"):
+        numlstm.load(path)
+    for count, nbytes in ((8, bits + 1), (8, bits - 1), (7, bits), *(((3, 3 * bits // 8),) if bits < 8 else ())):
+        with pytest.raises(Exception, match="Error while deserializing"):
+            deserialize(write("scale", count, nbytes))
+        with pytest.raises(ValueError, match=rf"its tensor 'scale' of shape \({count},\) in {dtype} lies from byte"):
+            numlstm.find(path)
+
+
 def test_mixed_dtypes_are_widened_and_noted(tmp_path):
     arrays = parameters(3, 2)
     arrays["bias_ih_l0"] = arrays["bias_ih_l0"].astype(np.float64)
@@ -270,7 +300,10 @@ def put(name, shape):
 
 
 MISFITS = [
-    (put("weight_hh_l0", (8, 3)), "weight_hh_l0 has shape (8, 3); of an LSTM it would be (12, 3), or there would be"),
+    (
+        put("weight_hh_l0", (8, 3)),
+        "weight_hh_l0 has shape (8, 3); an LSTM's is (12, 3), unless there is a weight_hr_l0 of shape (3, 2)",
+    ),
     (put("weight_hh_l0", (7, 2)), "weight_hh_l0 has shape (7, 2); an LSTM's is (4 * hidden_size, features)"),
     (put("weight_hh_l0", (8,)), "weight_hh_l0 has shape (8,); an LSTM's is"),
     (put("weight_hh_l0", (0, 0)), "weight_hh_l0 has shape (0, 0); an LSTM's is"),
@@ -307,7 +340,7 @@ def test_a_gru_and_a_plain_rnn_are_told_apart(tmp_path):
     path = write_npz(tmp_path / "m.npz", gru | rnn)
     assert numlstm.list_lstms(path) == []
     with pytest.raises(
-        ValueError, match=r"holds no LSTM: g\.weight_hh_l0 of shape \(6, 2\) is that of a GRU.*a plain RNN"
+        ValueError, match=r"holds no LSTM: g\.weight_hh_l0 of shape \(6, 2\) belongs to a GRU.*a plain RNN"
     ):
         numlstm.load(path)
     write_npz(path, gru | parameters(3, 2, prefix="l."))
@@ -386,10 +419,10 @@ BAD = {
     "zip of something": (zipped([("a.txt", b"hello")]), "which is no model that is known"),
     "zip bomb": (
         zipped([("a.npy", npy(descr(shape=(10**7,)), bytes(4 * 10**7)))], zipfile.ZIP_DEFLATED),
-        "times its own",
+        "32 times is the limit",
     ),
     "zip, a name twice": (zipped([("a.npy", b""), ("a.npy", b"")]), "two entries named 'a.npy'"),
-    "zip, overlapping": (overlapping(), "lies over the one before it"),
+    "zip, overlapping": (overlapping(), "overlaps the one before it"),
     "npz of objects": (zipped([("a.npy", npy(descr("|O", (1,)), b"cos\nsystem\n(S'id'\ntR."))]), "Python objects"),
     "npz, huge": (zipped([("a.npy", npy(descr(shape=(10**15,)), b"\0" * 8))]), "states shape (1000000000000000,)"),
     "npz, negative": (zipped([("a.npy", npy(descr(shape=(-2, -1)), b"\0" * 8))]), "states shape (-2, -1)"),

@@ -1,7 +1,7 @@
-"""PyTorch's zip format, since 1.6: ``data.pkl``, and each storage as an entry of its own; TorchScript's too.
+"""PyTorch's zip format since 1.6: ``data.pkl``, and an entry for each storage. TorchScript uses it too.
 
-The layout: torch/serialization.py and caffe2/serialize/inline_container.h of PyTorch 2.13. Everything is in one folder
-with the archive's first name. TorchScript adds ``code/``, whose text says what an LSTM's flags are.
+Sources: torch/serialization.py and caffe2/serialize/inline_container.h of PyTorch 2.13. Everything is in one folder.
+TorchScript adds the folder ``code/``, whose text gives the flags of each LSTM.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
-
-import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
@@ -20,12 +19,12 @@ from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Order
 from numlstm.formats.text import decimal, whole
 from numlstm.formats.torch import tree
-from numlstm.formats.torch.unpickle import Bounded, Machine, Storage
+from numlstm.formats.torch.unpickle import Bounded, Machine, Storage, flat
 from numlstm.formats.zips import entry_bytes
 
 PICKLE = "/data.pkl"
 ENTRY = 400  # bytes of memory for an entry of the archive, and for its names here
-CODE = 1 << 20  # bytes of one text of TorchScript's that is looked into
+CODE = 1 << 20  # bytes of the longest source file of TorchScript that is searched
 FINAL = re.compile(r"^  (\w+) : Final\[\w+\] = ([\w.\"-]+)$", re.M)
 CALL = re.compile(  # input, states, weights, bias, layers, dropout, training, bidirectional, batch_first
     r"torch\.lstm\(\w+, \w+, \w+, (True|False), ([0-9]+), ([0-9.e-]+), \w+, (True|False), (True|False)\)"
@@ -39,7 +38,7 @@ def looks_like(names: list[str]) -> bool:
 
 
 def _tops(names: list[str]) -> list[str]:
-    """The folders at the archive's top that hold a pickle."""
+    """The top-level folders with a pickle."""
     return [name.removesuffix(PICKLE) for name in names if name.count("/") == 1 and name.endswith(PICKLE)]
 
 
@@ -52,28 +51,19 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
         raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
     top = tops[0]
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    order: Order = "<"
-    if f"{top}/byteorder" in sizes:
-        stated = bytes(entry_bytes(archive, f"{top}/byteorder")) if sizes[f"{top}/byteorder"] < CODE else b""
-        orders: dict[bytes, Order] = {b"little": "<", b"big": ">"}
-        if stated not in orders:
-            raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
-        order = orders[stated]
+    order = _order(archive, f"{top}/byteorder", sizes)
 
     def numbers(storage: Storage, dtype: str) -> Array:
-        stored = np.dtype("uint16" if dtype == "bfloat16" else dtype)
-        data = entry_bytes(archive, f"{top}/data/{storage.key}")
-        array = np.frombuffer(data, stored.newbyteorder(order), len(data) // stored.itemsize)
-        return array.astype(stored, copy=False)
+        return flat(entry_bytes(archive, f"{top}/data/{storage.key}"), dtype, order)
 
-    def held(storage: Storage) -> int:
+    def stored(storage: Storage) -> int:
         name = f"{top}/data/{storage.key}"
         if name not in sizes:
             raise ValueError(f"its storage {storage.key!r} is missing: there is no entry {name!r}")
         return sizes[name]
 
     size = sizes[f"{top}{PICKLE}"]
-    budget.hold(2 * size, "its pickle")  # as it is unpacked, and as it is read
+    budget.hold(2 * size, "its pickle")  # unpacked, and its copy in BytesIO
     with io.BytesIO(entry_bytes(archive, f"{top}{PICKLE}")) as pickled:
         root = Machine(Bounded(pickled, size, budget)).load()
     code = f"{top}/code/"
@@ -84,24 +74,35 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
         entry = f"{code}{path.replace('.', '/')}.py"
         if sizes.get(entry, CODE) >= CODE:
             return {}
-        budget.hold(sizes[entry], "its code")  # what is found there; the text itself is gone then
+        budget.hold(sizes[entry], "its code")  # for the flags; the text itself is freed
         return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"))
 
     def flags(name: str) -> dict[str, Any]:
-        """Of the class ``__torch__.a.b.C``, which stands in code/__torch__/a/b.py."""
+        """The flags of the class ``__torch__.a.b.C``, which is in code/__torch__/a/b.py."""
         path, _, own = name.rpartition(".")
         return classes(path).get(own, {})
 
     format = "TorchScript" if scripted else "PyTorch"
-    contents = tree.contents(format, root, numbers, held, budget, flags)
+    contents = tree.contents(format, root, numbers, stored, budget, flags)
     if scripted and not contents.tensors:
         frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
         return contents._replace(others=(*contents.others, frozen))
     return contents
 
 
+def _order(archive: zipfile.ZipFile, name: str, sizes: Mapping[str, int]) -> Order:
+    """The byte order that the archive states; little endian if it states none."""
+    if name not in sizes:
+        return "<"
+    stated = bytes(entry_bytes(archive, name)) if sizes[name] < CODE else b""
+    orders: dict[bytes, Order] = {b"little": "<", b"big": ">"}
+    if stated not in orders:
+        raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
+    return orders[stated]
+
+
 def script_flags(text: str) -> dict[str, dict[str, Any]]:
-    """What TorchScript's text says of LSTMs, by class: constants where it was scripted, a call where it was traced.
+    """The flags of LSTMs in TorchScript's source, by class: constants if scripted, a call if traced.
 
     Examples
     --------

@@ -1,15 +1,15 @@
-"""Pickles as data: a machine that builds tensors and plain containers, and never calls anything that a pickle names.
+"""Pickles as data: an unpickler that builds tensors and plain containers, and calls nothing that a pickle names.
 
-Python's own unpickler does what a pickle says: it imports what is named and calls it. Here each name becomes a
-`Name`, and what is made of it an `Object` that records name, arguments and state. A few names of PyTorch's and
-of the standard library stand for tensors and containers; nothing is looked up for them either.
+Python's own unpickler imports and calls whatever a pickle names. Here a name becomes a `Name`, and a call of it an
+`Object` that records name, arguments and state. A few names of PyTorch and of the standard library stand for tensors
+and containers; these are not looked up either.
 
-The opcodes are those of the standard library's machine in Python (``pickle._Unpickler``); its twin in C makes room for
-whatever index a pickle claims. Changed here are those that would call, import, hash what is nested deeply, or
-make room for a length before its bytes are seen. Every opcode takes from a `Budget` what it can make at most, before
-it makes it.
+The opcodes are those of the standard library's unpickler in Python (``pickle._Unpickler``); the one in C allocates
+memory for any memo index that a pickle claims. Replaced here are the opcodes that call, import, hash nested objects, or
+allocate by a length before its bytes are read. Each opcode charges its upper bound to a `Budget` before it runs.
 
-The calls in a PyTorch pickle: torch/_utils.py, torch/serialization.py and torch/jit/_pickle.py of PyTorch 2.13.
+Sources for the calls in PyTorch's pickles: torch/_utils.py, torch/serialization.py and torch/jit/_pickle.py of PyTorch
+2.13.
 """
 
 from __future__ import annotations
@@ -20,40 +20,43 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
+
+from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.formats.budget import Budget
-from numlstm.formats.tensor import AXES
+from numlstm.formats.tensor import AXES, Order, decoded
 from numlstm.formats.text import decimal, whole
 
-LINE = 1 << 16  # bytes of the longest line of text in a pickle of protocol 0
-TEXT = 1 << 16  # bytes of the longest text, or bytes, that are kept: longer ones are no names, and are passed over
+LINE = 1 << 16  # bytes of the longest line in a pickle of protocol 0
+TEXT = 1 << 16  # bytes of the longest text or bytes object that is kept; longer ones are no names, and are skipped
 NAME = 1000  # characters of the longest name
-ARGUMENTS = 16  # of a call that stands for something
-WHOLE = 1 << 60  # integers beyond it are no keys: as many as one likes can be made that all hash alike
+ARGUMENTS = 16  # of a call in KNOWN
+WHOLE = 1 << 60  # larger integers are no keys: any number of them can have the same hash
 MOST = 64  # bytes of the longest integer
-PLAIN = (str, bool, bytes, type(None))  # keys that cost no more to hash than to read
+PLAIN = (str, bool, bytes, type(None))  # keys that are hashed as fast as they are read
 
 WHAT = "what its pickle makes"
 
-# bytes of memory that an opcode takes at most
+# upper bounds of the memory that an opcode takes, in bytes
 SLOT = 24  # a place on the stack, or in a list
-NUMBER = 56  # with a number there
-OBJECT = 80  # with a container there, a text or a name
-CALL = 200  # a record of a call, with the list of what is put into it
+NUMBER = 56  # and a number
+OBJECT = 80  # and a container, a text or a name
+CALL = 200  # the record of a call, with the list of what is put into it
 ITEM = 110  # of a dict
 FIRST = 240  # of a dict's first item
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Name:
-    """What a pickle names: a class or function that stays unknown."""
+    """A class or function that a pickle names; it is not looked up."""
 
     name: str
 
 
 @dataclass(eq=False, repr=False, slots=True)
 class Object:
-    """What a pickle makes of a name: nothing but a record of it."""
+    """The record of a call of a name, which does not take place."""
 
     name: str
     arguments: Any = ()
@@ -61,7 +64,7 @@ class Object:
     items: list[Any] | None = None
 
     def extend(self, items: list[Any]) -> None:
-        """Record what is put into it."""
+        """Record items that are put into it."""
         if self.items is None:
             self.items = []
         self.items += items
@@ -69,17 +72,17 @@ class Object:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Storage:
-    """Numbers in a row that tensors are views of: where they are is for the format to say."""
+    """Flat numbers that tensors are views of. The format knows where they are."""
 
     dtype: str  # "" for bytes whose type each tensor states
     key: str
     count: int  # numbers, or bytes where dtype is ""
-    start: int = 0  # where in the numbers of that key it begins
+    start: int = 0  # its first number among those of that key
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class View:
-    """A tensor: a storage seen with an offset, a shape and strides, all counted in numbers."""
+    """A tensor: a storage with an offset, a shape and strides, all counted in numbers."""
 
     storage: Storage
     dtype: str
@@ -126,9 +129,9 @@ DTYPES = {
 
 
 def storage(identity: Any) -> Storage | Object:
-    """The storage that a persistent id of PyTorch's names: ("storage", type, key, location, count).
+    """The storage of a persistent id of PyTorch: ("storage", type, key, location, count).
 
-    One of a type that is not known, such as quantised integers, stays an object without numbers.
+    One of an unknown type, such as quantised integers, becomes an `Object`.
     """
     try:
         tag, kind, key, _, count = identity[:5]
@@ -137,7 +140,14 @@ def storage(identity: Any) -> Storage | Object:
             return Storage(STORAGES[own], key, count) if own in STORAGES else Object(kind.name, (key, count))
     except (TypeError, ValueError):
         pass
-    raise ValueError("its pickle refers to something that is no storage of PyTorch's")
+    raise ValueError("its pickle refers to something that is no storage of PyTorch")
+
+
+def flat(data: bytes | bytearray, dtype: str, order: Order) -> Array:
+    """The numbers of a storage, in native byte order; bfloat16 as its bits, uint16."""
+    stored = "uint16" if dtype == "bfloat16" else dtype
+    count = len(data) // np.dtype(stored).itemsize
+    return decoded(memoryview(data)[: count * np.dtype(stored).itemsize], stored, (count,), order)
 
 
 def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> View:
@@ -169,19 +179,19 @@ def _tensor_v3(*given: Any) -> Any:
 
 
 def _lazy(metadata: tuple[Any, ...]) -> Object | None:
-    """What stands for a tensor that is to be conjugated or negated when it is read."""
+    """The record of a tensor that would have to be conjugated or negated when it is read; None for others."""
     bits = [bit for bit in ("conj", "neg") if metadata and isinstance(metadata[0], dict) and metadata[0].get(bit)]
     return Object(f"tensor whose {bits[0]} bit is set") if bits else None
 
 
 def _from_type(*given: Any) -> Any:
-    """A tensor of a subclass of Tensor: what its base would be."""
+    """A tensor of a subclass of Tensor, as a plain one."""
     function, _, arguments = given[:3]
     return _reduced(function, arguments) if KNOWN.get(function.name) in TENSORS else Object(function.name, arguments)
 
 
 def _mapping(*given: Any) -> dict[Any, Any]:
-    """A dict of pairs, as old pickles make an OrderedDict."""
+    """A dict made from pairs, as an OrderedDict in old pickles."""
     into: dict[Any, Any] = {}
     for pair in _sequence(*given):
         _put(into, pair[0], pair[1])
@@ -193,11 +203,11 @@ def _first(*given: Any) -> Any:
 
 
 def _sequence(*given: Any) -> Any:
-    """What is given itself, since a copy costs what no byte of the file pays for."""
+    """The argument itself: a pickle could have it copied any number of times."""
     return given[0] if given and isinstance(given[0], list | tuple) else []
 
 
-# what a pickle may call: names in it, and functions of this file that stand for them
+# the calls that are understood, and the functions of this file that take their place
 KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor": _tensor,
@@ -224,13 +234,13 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "builtins.dict": _mapping,
     "__builtin__.set": _sequence,
 }
-TENSORS = (_tensor, _tensor_v3, _first)  # what a subclass of Tensor may be made from
+TENSORS = (_tensor, _tensor_v3, _first)  # accepted within _from_type
 
 
 def _reduced(function: Any, arguments: Any) -> Any:
-    """What stands for a call."""
+    """The result of a call: a tensor or container, else the record of the call."""
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
-        raise ValueError("its pickle calls what is no name")
+        raise ValueError("its pickle calls something that is no name")
     known = KNOWN.get(function.name)
     if known is None:
         return Object(function.name, arguments)
@@ -239,28 +249,28 @@ def _reduced(function: Any, arguments: Any) -> Any:
     try:
         return known(*arguments)
     except (TypeError, KeyError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(f"its pickle makes no sense of {function.name}: {error}") from None
+        raise ValueError(f"its pickle calls {function.name} with arguments that do not fit: {error}") from None
 
 
 def _put(into: Any, key: Any, value: Any) -> None:
-    """An item of a dict; a key that is not plain would have to be hashed, however deep it is, and is kept apart."""
+    """Put an item into a dict. A key that is not plain is replaced: hashing it may take time without bound."""
     if isinstance(into, dict):
         plain = type(key) in PLAIN or (type(key) is int and -WHOLE < key < WHOLE)
         into[key if plain else Object("key", key)] = value
     elif isinstance(into, Object):
         into.extend([(key, value)])
     else:
-        raise ValueError("its pickle puts an item into what is no dict")
+        raise ValueError("its pickle puts an item into something that is no dict")
 
 
 class Bounded:
-    """A file from where it stands, as an unpickler reads it: what is not there is not made room for.
+    """A file from its current position on; a read beyond its end fails before it allocates.
 
     Parameters
     ----------
     file : binary file
     size : int
-        Where it ends.
+        Its size in bytes.
     budget : Budget
         Of the whole file.
     """
@@ -269,7 +279,7 @@ class Bounded:
         self.file, self.left, self.budget = file, size - file.tell(), budget
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes."""
+        """Read exactly so many bytes."""
         self._take(count)
         data = self.file.read(count)
         if len(data) < count:
@@ -277,17 +287,17 @@ class Bounded:
         return data
 
     def skip(self, count: int) -> None:
-        """Pass over so many bytes."""
+        """Skip so many bytes."""
         self._take(count)
         self.file.seek(count, os.SEEK_CUR)
 
     def _take(self, count: int) -> None:
         if not 0 <= count <= self.left:
-            raise ValueError(f"its pickle is cut short: it states {count} bytes where {self.left} are left")
+            raise ValueError(f"its pickle is cut short: it states {count} bytes, and {self.left} are left")
         self.left -= count
 
     def readline(self) -> bytes:
-        """A line of text with its end."""
+        """Read a line with its end."""
         line = self.file.readline(LINE)
         self.left -= len(line)
         self.budget.hold(4 * len(line), WHAT)
@@ -297,7 +307,7 @@ class Bounded:
 
 
 class Memo(dict[int, Any]):
-    """What a pickle refers to by number. Numbers that follow each other, as all programs write them, take a list."""
+    """Objects by number. Consecutive numbers, which all programs write, are kept in a list."""
 
     def __init__(self, budget: Budget) -> None:
         super().__init__()
@@ -326,13 +336,13 @@ Base: Any = pickle._Unpickler
 
 
 class Machine(Base):  # type: ignore[misc]
-    """The standard library's opcodes, with those of the head of this file changed.
+    """The standard library's unpickler, with the opcodes replaced that this file's docstring names.
 
     Parameters
     ----------
     source : Bounded
     of_identity : callable
-        Gives the object that a persistent id stands for.
+        Returns the object of a persistent id.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(Base.dispatch)
@@ -342,7 +352,7 @@ class Machine(Base):  # type: ignore[misc]
         self.source, self.of_identity, self.budget = source, of_identity, source.budget
 
     def load(self) -> Any:
-        """What the pickle builds."""
+        """Return the object of the pickle."""
         self.read, self.readline = self.source.read, self.source.readline
         self.metastack: list[list[Any]] = []
         self.stack: list[Any] = []
@@ -363,28 +373,28 @@ class Machine(Base):  # type: ignore[misc]
             raise ValueError(f"its pickle is damaged: {error}") from None
 
     def find_class(self, module: str, name: str) -> Name:
-        """A name stays a name."""
+        """Return the name; nothing is imported."""
         if len(module) + len(name) > NAME:
             raise ValueError(f"its pickle has a name of {len(module) + len(name)} characters: {module[:40]!r}…")
         self.budget.hold(4 * (len(module) + len(name)), WHAT)
         return Name(f"{module}.{name}")
 
     def persistent_load(self, identity: Any) -> Any:
-        """A storage."""
+        """Return the storage of a persistent id."""
         return self.of_identity(identity)
 
     def get_extension(self, code: int) -> None:
-        """Names by number, from a registry of the process."""
+        """Push a name for an extension code; the registry of the process is not asked."""
         self.append(Name(f"copyreg.extension.{code}"))
 
-    # what would call
+    # opcodes that would call
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Name):
             known = KNOWN.get(function.name)
             if known is _mapping:
                 self.budget.hold(FIRST + ITEM * len(_sequence(*arguments[:1])), WHAT)
-            elif known in TENSORS or known is _from_type:  # shapes and strides are copied where they are lists
+            elif known in TENSORS or known is _from_type:  # shapes and strides are copied if they are lists
                 given = arguments[2] if known is _from_type else arguments
                 self.budget.hold(SLOT * sum(len(part) for part in given if isinstance(part, list)), WHAT)
         return _reduced(function, arguments)
@@ -403,7 +413,7 @@ class Machine(Base):  # type: ignore[misc]
         if isinstance(target, Object):
             target.state = state
         elif not isinstance(target, dict | list | tuple | View | Name):
-            raise ValueError("its pickle gives a state to what has none")
+            raise ValueError("its pickle sets the state of something that has none")
 
     def _instance(self) -> None:
         module, name = (self.readline()[:-1].decode("utf-8", "replace") for _ in range(2))
@@ -414,7 +424,7 @@ class Machine(Base):  # type: ignore[misc]
         arguments = self.pop_mark()
         self.append(self._call(arguments[0], tuple(arguments[1:])))
 
-    # what would hash, or append to what has a method of that name
+    # opcodes that would hash, or append to any object with such a method
 
     def _append(self) -> None:
         value = self.stack.pop()
@@ -428,7 +438,7 @@ class Machine(Base):  # type: ignore[misc]
         if isinstance(target, list | Object):
             target.extend(values)
         else:
-            raise ValueError("its pickle appends to what is no list")
+            raise ValueError("its pickle appends to something that is no list")
 
     def _item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -454,10 +464,10 @@ class Machine(Base):  # type: ignore[misc]
     def _frozen(self) -> None:
         self.append(self.pop_mark())
 
-    # what would make room
+    # opcodes that would allocate by a length
 
     def _frame(self) -> None:
-        self.read(8)  # frames only say how far one may read ahead
+        self.read(8)  # a frame only says how much may be read ahead
 
     def _long(self, width: int) -> None:
         count = int.from_bytes(self.read(width), "little", signed=width > 1)
@@ -473,11 +483,11 @@ class Machine(Base):  # type: ignore[misc]
         self.append(kept.decode("utf-8", "replace") if isinstance(kept, bytes) else kept)
 
     def _kept(self, count: int, what: str) -> bytes | Object:
-        """So many bytes; where they are many, a record of them."""
+        """So many bytes, or a record of them if they are many."""
         if count > TEXT:
             self.source.skip(count)
             return Object(what, (count,))
-        self.budget.hold(4 * count, WHAT)  # of a character, once a single one of them is beyond 16 bits
+        self.budget.hold(4 * count, WHAT)  # every character takes 4 bytes if one of them is beyond 16 bits
         return self.read(count)
 
     def _text_of_number(self) -> None:
@@ -534,7 +544,7 @@ def _changed() -> dict[bytes, Callable[[Machine], None]]:
 
 Machine.dispatch.update({opcode[0]: act for opcode, act in _changed().items()})
 
-LIGHT = (  # opcodes that make nothing, or what is there once for all
+LIGHT = (  # opcodes that make no new object
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.EMPTY_TUPLE, pickle.BININT1),
     *(pickle.POP, pickle.POP_MARK, pickle.DUP, pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
     *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.PROTO, pickle.FRAME, pickle.STOP),
