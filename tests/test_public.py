@@ -299,7 +299,7 @@ def test_a_copied_trace_is_as_good(tmp_path):
 def test_what_is_found_leaves_its_numbers_in_the_file(tmp_path):
     (twin,) = pickle.loads(pickle.dumps(found(tmp_path)))
     assert twin.parameters["weight_ih_l0"].shape == (16, 3)
-    with pytest.raises(ValueError, match="left its numbers in the file"):
+    with pytest.raises(ValueError, match="has no numbers, which stay in the file"):
         twin.parameters["weight_ih_l0"].read()
 
 

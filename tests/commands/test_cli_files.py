@@ -169,7 +169,7 @@ class TestInspect:
         result = invoke("inspect", "gru.safetensors")
         assert result.exit_code == 1
         assert "It holds no LSTM." in result.output
-        assert "belongs to a GRU, not of an LSTM" in result.output
+        assert "belongs to a GRU, not to an LSTM" in result.output
         assert "2 tensors, 384 bytes; --tensors lists them" in result.output
         assert "Error" not in result.output
 
@@ -523,7 +523,7 @@ class TestRun:
             (np.zeros((5, 2, 6), complex), "input must hold real numbers, not complex128"),
             (np.zeros((5, 2, 6), bool), "input must hold real numbers, not bool"),
             (np.zeros((5, 2), [("a", "f4")]), "input must hold real numbers, not"),
-            (np.zeros((5, 2, 6), object), "it is an array of Python objects, which only a pickle can hold"),
+            (np.zeros((5, 2, 6), object), "it is an array of Python objects, which are pickles"),
         ],
     )
     def test_input_that_does_not_fit(self, folder, array, says):

@@ -254,7 +254,7 @@ def test_a_number_type_that_numpy_lacks_is_named_and_checked(tmp_path, dtype, bi
         return path.read_bytes()
 
     deserialize(write("scale", 8, bits))
-    assert numlstm.load(path).hidden_size == 2 and "scale" not in numlstm.tensors(path)
+    assert numlstm.load(path).hidden_size == 2 and "scale" not in numlstm.load_tensors(path)
     write("bias_hh_l0", 8, bits)
     with pytest.raises(ValueError, match=rf"bias_hh_l0 holds {dtype}, not floating-point numbers of 16 bits or more"):
         numlstm.load(path)
@@ -262,7 +262,7 @@ def test_a_number_type_that_numpy_lacks_is_named_and_checked(tmp_path, dtype, bi
         with pytest.raises(Exception, match="Error while deserializing"):
             deserialize(write("scale", count, nbytes))
         with pytest.raises(ValueError, match=rf"its tensor 'scale' of shape \({count},\) in {dtype} lies from byte"):
-            numlstm.find(path)
+            numlstm.list_lstms(path)
 
 
 def test_mixed_dtypes_are_widened_and_noted(tmp_path):

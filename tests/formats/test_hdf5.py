@@ -221,20 +221,20 @@ def states(old, new):
 
 SHAPE, SIZE = struct.pack("<QQ", 37, 53), struct.pack("<Q", NUMBERS.nbytes)
 HOSTILE = {
-    "soft link": (lambda: written(lambda f: f.__setitem__("a", need("h5py").SoftLink("/b"))), "link to another place"),
-    "link to itself": (lambda: written(lambda f: f.__setitem__("a", need("h5py").SoftLink("/a"))), "link to another"),
+    "soft link": (lambda: written(lambda f: f.__setitem__("a", need("h5py").SoftLink("/b"))), "is a soft link"),
+    "link to itself": (lambda: written(lambda f: f.__setitem__("a", need("h5py").SoftLink("/a"))), "is a soft link"),
     "external link": (
         lambda: written(lambda f: f.__setitem__("a", need("h5py").ExternalLink("/etc/passwd", "/b"))),
-        "HDF5 1.8 and later",
+        "newer layout of HDF5 1.8",
     ),
-    "numbers in another file": (lambda: written(external), "no file is opened but the one"),
+    "numbers in another file": (lambda: written(external), "no other file is opened"),
     "virtual": (lambda: written(virtual), "is virtual"),
-    "group in itself": (lambda: written(in_itself), "met before"),
-    "root in a group": (lambda: written(up), "met before"),
-    "two names": (lambda: written(twice), "lie over"),
+    "group in itself": (lambda: written(in_itself), "has two names, or contains itself"),
+    "root in a group": (lambda: written(up), "has two names, or contains itself"),
+    "two names": (lambda: written(twice), "overlap"),
     "200 groups deep": (lambda: written(deep), "more than 64 others"),
     "named type": (lambda: written(named_type), "stored elsewhere"),
-    "latest": (lambda: written(lambda f: f.create_group("a"), libver="latest"), "superblock version 3.*save it again"),
+    "latest": (lambda: written(lambda f: f.create_group("a"), libver="latest"), "superblock version 3.*Save it again"),
     "1.8": (lambda: written(lambda f: f.create_group("a"), libver="v108"), "superblock version 2"),
     "tracked order": (lambda: written(lambda f: f.create_group("a", track_order=True)), "header of a at byte"),
     "lzf": (
@@ -258,11 +258,11 @@ HOSTILE = {
     "name without end": (name_without_end, "."),
     "circle": (circle, "node of kind 0 and level|each other more often"),
     "text bomb": (text_bomb, "each other more often"),
-    "over each other": (over_each_other, "lie over"),
+    "over each other": (over_each_other, "overlap"),
     "shape beyond the size": (states(SHAPE, struct.pack("<QQ", 37, 2**62)), "states 7844"),
     "size beyond the file": (states(SIZE, struct.pack("<Q", 2**63)), "takes 7844 bytes; it states"),
     "huge shape": (states(SHAPE, struct.pack("<QQ", 2**63, 2**63)), "."),
-    "empty root": (lambda: valid()[:64] + b"\xff" * 8 + valid()[72:], "said to lie at byte"),
+    "empty root": (lambda: valid()[:64] + b"\xff" * 8 + valid()[72:], "is placed at byte"),
     "signature alone": (lambda: hdf5.SIGNATURE + bytes(5), "superblock"),
     "cut short": (lambda: valid()[:-1], "cut short"),
     "zeros": (lambda: valid()[:96] + bytes(len(valid()) - 96), "."),
@@ -350,7 +350,7 @@ def test_cut_anywhere(name, tmp_path):
 def test_the_budget_ends_what_refers_to_itself(monkeypatch):
     data = valid()
     read(data)
-    monkeypatch.setattr(hdf5, "AGAIN_AND_AGAIN", 0)
+    monkeypatch.setattr(hdf5, "REREADS", 0)
     monkeypatch.setattr(hdf5, "SMALL", 500)
     with pytest.raises(ValueError, match="each other more often"):
         read(data)

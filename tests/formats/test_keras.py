@@ -205,7 +205,7 @@ def test_the_one_bias_is_bias_ih():
     "name, says",
     [
         ("hard", "recurrent_activation is 'hard_sigmoid'.*Keras 2 .*0.2 x.*Keras 3 .*x / 6"),
-        ("relu", "activation is 'relu', where 'tanh' is supported"),
+        ("relu", "activation is 'relu'; only 'tanh' is supported"),
     ],
 )
 def test_other_activations_are_refused_by_name(file, name, says):
@@ -220,7 +220,7 @@ def test_other_activations_are_refused_by_name(file, name, says):
         ("back", "go_backwards.*reverse the time axis of the input"),
         ("sum", "merge_mode 'sum'.*hidden_size:"),
         ("masked", "masks.*pass lengths"),
-        ("decoder", "more than its input, from 'encoder'.*h_0"),
+        ("decoder", "further inputs, from 'encoder'.*h_0"),
         ("uneven/backward", "reads time backwards"),
     ],
 )
@@ -256,7 +256,7 @@ def test_a_class_of_its_own_is_refused_by_name():
 def test_a_model_whose_configuration_is_silent():
     (one,) = numlstm.list_lstms(FIXTURES / "keras3_subclassed.keras")
     assert (one.name, str(one)) == ("inner", "inner: LSTM(3, 2, batch_first=True), float32")
-    assert "the file has its weights and not what it computes" in one.notes[0]
+    assert "the file holds weights without a configuration" in one.notes[0]
 
 
 def test_several_are_listed():
@@ -389,7 +389,7 @@ def test_who_follows_whom(layers, outputs, follows):
     "layers", [[("a", ["a"])], [("a", ["b"]), ("b", ["a"])], [("a", ["x"], ["b"]), ("b", ["a", "b"])]]
 )
 def test_a_cycle_is_refused(layers):
-    with pytest.raises(ValueError, match=r"has a cycle of layers that read each other, among '[ab]'"):
+    with pytest.raises(ValueError, match=r"has layers that depend on each other in a cycle, among '[ab]'"):
         functional(*layers, outputs=["a"])
 
 
@@ -426,7 +426,7 @@ def lstm(**config):
             },
             "class None",
         ),
-        ({"class_name": "Bidirectional", "config": {"layer": lstm(go_backwards=True)}}, "backwards or its backward"),
+        ({"class_name": "Bidirectional", "config": {"layer": lstm(go_backwards=True)}}, "or its backward layer"),
         (
             {"class_name": "Bidirectional", "config": {"layer": lstm(), "backward_layer": lstm()}},
             "its backward layer forwards",
@@ -473,8 +473,8 @@ def test_stateful_and_masks_are_told():
         ("", "no JSON"),
         ("[]", "not that of a Keras model"),
         ("{}", "not that of a Keras model"),
-        ('{"a":' * 100_000, "nests deeper|no JSON|more memory than"),
-        ("[" * 1_000_000, "nests deeper|no JSON|more memory than"),
+        ('{"a":' * 100_000, "nested deeper|no JSON|more memory than"),
+        ("[" * 1_000_000, "nested deeper|no JSON|more memory than"),
         ('{"class_name": "Sequential", "config": {"layers": [' * 50 + "1" + "]}}" * 50, "more than 32"),
         ('{"class_name": "W", "config": {"layer": ' * 50 + "1" + "}}" * 50, "more than 32"),
         (
@@ -524,7 +524,7 @@ def test_a_configuration_takes_no_more_than_its_size_justifies(config):
         try:
             keras_config.parsed(text)
         except ValueError as error:
-            assert "letters" in str(error)
+            assert "characters" in str(error)
 
     begin = time.process_time()
     parsed()

@@ -596,7 +596,7 @@ def test_what_an_optimizer_keeps_by_name_is_no_lstm(tmp_path):
     assert same_bits(numlstm.load(tmp_path / "m.pt").weight_ih_l0, own["rnn.weight_ih_l0"].numpy())
     assert "optimizer_state/momentum/rnn.weight_ih_l0" in numlstm.load_tensors(tmp_path / "m.pt")
     torch.save({"optimizer": {"momentum": twice}}, tmp_path / "m.pt")
-    with pytest.raises(ValueError, match="holds no LSTM: optimizer/momentum has tensors named as an LSTM's"):
+    with pytest.raises(ValueError, match="holds no LSTM: optimizer/momentum has tensors named like an LSTM's"):
         numlstm.load(tmp_path / "m.pt")
 
 
@@ -630,7 +630,7 @@ def test_classes_of_their_own_are_noted(tmp_path):
     pickled = entries.pop("data.pkl").replace(b"ctorch.nn.modules.rnn\nLSTM", b"cmine\nLSTM")
     (tmp_path / "m.pt").write_bytes(archive(pickled, **entries))
     notes = [note for found in numlstm.list_lstms(tmp_path / "m.pt") for note in found.notes]
-    said = "its class is mine.{0}, whose forward may compute something else than torch.nn.{0}'s"
+    said = "its class is mine.{0}, whose forward may differ from that of torch.nn.{0}"
     assert notes == [said.format("LSTM"), said.format("LSTMCell")]
 
 
@@ -703,7 +703,7 @@ def test_a_frozen_module_is_told_what_to_do(tmp_path):
         numlstm.load(tmp_path / "m.pt")
 
 
-# ---------------------------------------------------------------- no view reaches beyond the numbers that were read
+# ---------------------------------------------------------------- no view reaches beyond the numbers of its storage
 
 
 def legacy(body, keys, storages):
@@ -743,5 +743,5 @@ def test_a_view_is_held_against_what_was_read(start, offset, shape, fits):
     if fits:
         assert tensor.read().tolist() == [0, 1, 2, 3]
     else:
-        with pytest.raises(ValueError, match="reaches beyond the 4 numbers that were read"):
+        with pytest.raises(ValueError, match="reaches beyond the 4 numbers of its storage"):
             tensor.read()

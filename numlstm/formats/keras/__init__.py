@@ -1,1 +1,1 @@
-"""Keras' files: ``.keras`` archives and HDF5, of Keras 2 and 3."""
+"""Files of Keras 2 and 3: ``.keras`` archives and HDF5."""

@@ -1,12 +1,13 @@
-"""HDF5 as data: the part of the format that h5py writes by default, and so Keras.
+"""HDF5 as data: the part of the format that h5py, and so Keras, writes by default.
 
-The HDF5 library itself is no reader for files of strangers: among a few thousand Keras files with some bytes changed,
-there are ones that end the process with a segmentation fault in HDF5 2.0 and ones that keep it busy without end. This
-one follows the format specification (The HDF Group, "HDF5 File Format Specification", version 1.1) and needs
-NumPy alone. Every read is held against the file's size, and all reads together against twice that, which ends
-whatever refers to itself. What is made of them is charged to the file's budget before it is made. What lies outside
-that part is refused by name: links to other places or files, data in other files, virtual datasets, filters other than
-gzip, shuffle and Fletcher's checksum, and the layouts of ``libver="latest"``.
+Why not h5py: of a few thousand Keras files with some bytes changed, some crash HDF5 2.0 with a segmentation fault and
+some make it loop forever. Why not pyfive: it allocates by the sizes that a file states, parses attributes before their
+size is known, and needs numcodecs and fsspec.
+
+This reader follows the HDF Group's "HDF5 File Format Specification", version 1.1, and needs only NumPy. Each read is
+checked against the file's size, and the sum of all reads against twice that size, which ends any cycle. Allocations are
+charged to the file's budget first. Everything else is refused by name: soft and external links, data in other files,
+virtual datasets, filters other than gzip, shuffle and Fletcher32, and the layouts of ``libver="latest"``.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
-from numlstm.formats.budget import Budget
-from numlstm.formats.tensor import Order, Tensor, decoded
+from numlstm.formats.budget import PACKED, Budget
+from numlstm.formats.tensor import TENSOR, Order, Tensor, decoded
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-NOWHERE = 0xFFFF_FFFF_FFFF_FFFF  # the address of what was never written
-READ = 16  # bytes that a read counts as, at least
-AGAIN_AND_AGAIN = 2  # times the file's size that all structures may have; h5py's are read once, most of them
-SMALL = 1 << 16  # bytes that they may have in any file
-DEPTH = 64  # groups in groups, and nodes in the nodes of a tree
+UNDEFINED = 0xFFFF_FFFF_FFFF_FFFF  # the address of data that was never written
+READ = 16  # bytes charged for a read, at least
+REREADS = 2  # limit of all reads, times the file's size; h5py's structures are read once, most of them
+SMALL = 1 << 16  # bytes of reads that any file may take, besides
+DEPTH = 64  # groups in groups, and levels of a B-tree
 NAME = 1024  # bytes of a name, and of a path
-OBJECT, TENSOR, CHUNK, TEXT, IN_HEAP = 800, 1_500, 500, 100, 250  # bytes of what is made of each, without its letters
-COPIES = 3  # times that packed numbers are in memory once they are unpacked
-AGAIN = "Keras' own model.save and save_weights write what is read here: save it again with them."
+OBJECT, CHUNK, TEXT, IN_HEAP = 800, 500, 100, 250  # bytes of memory for each, without its characters
+COPIES = 3  # of compressed numbers in memory, once they are unpacked
+AGAIN = "Save it again with Keras' own model.save or save_weights, whose files are read."
 
 Text = str | list[str]
 
 
 @dataclass(frozen=True)
 class Hdf5:
-    """Tensors by path, and the attributes that are text by the path of what they belong to; "" is the root."""
+    """Tensors by path, and text attributes by the path of their group or dataset; "" is the root."""
 
     tensors: dict[str, Tensor]
     attributes: dict[str, dict[str, Text]]
@@ -50,7 +51,7 @@ class Hdf5:
 
 @dataclass(frozen=True)
 class _Type:
-    """A number type by its name in NumPy and its byte order, or ``text``, or ``""`` for what is not read."""
+    """A number type by its name in NumPy and its byte order; ``text``; or ``""`` for one that is not read."""
 
     name: str
     size: int
@@ -60,7 +61,7 @@ class _Type:
 
 @dataclass
 class _Header:
-    """What the messages of an object say."""
+    """The messages of an object."""
 
     type: _Type | None = None
     shape: tuple[int, ...] | None = None
@@ -71,21 +72,21 @@ class _Header:
 
 
 class _Source:
-    """The file, read by address within its bounds and the budgets."""
+    """The file, read by address within its bounds and budgets."""
 
     def __init__(self, file: BinaryIO, size: int, budget: Budget) -> None:
         self.file, self.size, self.budget = file, size, budget
-        self.bytes = AGAIN_AND_AGAIN * size + SMALL
+        self.bytes = REREADS * size + SMALL
         self.heaps: dict[int, dict[int, bytes]] = {}
 
     def spend(self, length: int) -> None:
         self.bytes -= max(length, READ)
         if self.bytes < 0:
-            raise ValueError("its structures refer to each other more often than a file of its size has room for")
+            raise ValueError("its structures refer to each other more often than its size justifies")
 
     def at(self, address: int, length: int, what: str) -> bytes:
         if address + length > self.size:
-            raise ValueError(f"{what} is said to lie at byte {address}, {length} long; the file has {self.size} bytes")
+            raise ValueError(f"{what} is placed at byte {address}, {length} long; the file has {self.size} bytes")
         self.spend(length)
         return self.data(address, length)
 
@@ -104,7 +105,7 @@ class _Source:
 
 
 def read(file: BinaryIO, size: int, budget: Budget | None = None) -> Hdf5:
-    """Every dataset of numbers, unread, and every attribute that is text.
+    """Return every dataset of numbers, unread, and every text attribute.
 
     Parameters
     ----------
@@ -112,12 +113,12 @@ def read(file: BinaryIO, size: int, budget: Budget | None = None) -> Hdf5:
     size : int
         Its size in bytes.
     budget : Budget, optional
-        Of the file that it is in, where it is in another.
+        Of the outer file, if it is in one.
 
     Raises
     ------
     ValueError
-        It is damaged, or holds what is not read here; the message says which.
+        It is damaged, or uses a part of the format that is not read; the message says which.
     """
     source = _Source(file, size, budget or Budget(size))
     try:
@@ -131,7 +132,7 @@ def _root(source: _Source) -> int:
     start = source.structure(0, 9, SIGNATURE, "the file's signature")
     version = start[8]
     if version > 1:
-        raise ValueError(f"it is an HDF5 file of superblock version {version}, and 0 and 1 are read\n{AGAIN}")
+        raise ValueError(f"it is an HDF5 file of superblock version {version}; 0 and 1 are read\n{AGAIN}")
     block = source.at(0, 100, "the superblock")
     if (block[13], block[14]) != (8, 8):
         raise ValueError(f"its addresses have {block[13]} bytes and its lengths {block[14]}; 8 and 8 are read")
@@ -145,7 +146,7 @@ def _root(source: _Source) -> int:
 
 
 def _walk(source: _Source, root: int) -> Hdf5:
-    """Every group once, in the order of the names, and the datasets in them."""
+    """Visit every group once, in the order of names, with its datasets."""
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, dict[str, Text]] = {}
     extents: list[tuple[int, int, str]] = []
@@ -159,14 +160,14 @@ def _walk(source: _Source, root: int) -> Hdf5:
         attributes[path] = header.attributes
         if header.group is not None:
             if address in groups:
-                raise ValueError(f"the group {path!r} is one that has been met before: a group in itself, or two names")
+                raise ValueError(f"the group {path!r} has two names, or contains itself")
             if depth > DEPTH:
-                raise ValueError(f"the group {path!r} lies in more than {DEPTH} others")
+                raise ValueError(f"the group {path!r} is nested in more than {DEPTH} others")
             groups.add(address)
             children = [(f"{path}/{name}" if path else name, at) for name, at in _children(source, *header.group, path)]
             longest = max((len(child) for child, _ in children), default=0)
             if longest > NAME:
-                raise ValueError(f"a path in the group {path[:NAME]!r} has {longest} letters; {NAME} are the most")
+                raise ValueError(f"a path in the group {path[:NAME]!r} has {longest} characters; {NAME} is the limit")
             waiting += [(child, at, depth + 1) for child, at in reversed(children)]
         elif header.layout is not None:
             source.budget.hold(TENSOR, "its datasets")
@@ -176,11 +177,11 @@ def _walk(source: _Source, root: int) -> Hdf5:
             if tensor is not None:
                 tensors[path] = tensor
         elif header.type is None:
-            raise ValueError(f"{path or 'the root'} is neither a group nor a dataset that is read here\n{AGAIN}")
+            raise ValueError(f"{path or 'the root'} is neither a group nor a dataset that is read\n{AGAIN}")
     end, last = 0, ""
     for begin, stop, path in sorted(extents):
         if begin < end:
-            raise ValueError(f"the numbers of {path!r} lie over those of {last!r}")
+            raise ValueError(f"the numbers of {path!r} overlap those of {last!r}")
         end, last = stop, path
     return Hdf5(tensors, attributes)
 
@@ -192,7 +193,7 @@ def _header(source: _Source, address: int, path: str) -> _Header:
     what = f"the header of {path or 'the root'}"
     version, _, count, _, length = struct.unpack("<BBHII", source.at(address, 12, what))
     if version != 1:
-        raise ValueError(f"{what} at byte {address} has version {version}, and 1 is read\n{AGAIN}")
+        raise ValueError(f"{what} at byte {address} has version {version}; 1 is read\n{AGAIN}")
     header = _Header()
     blocks = [(address + 16, length)]
     for begin, size in blocks:  # grows while it is read
@@ -202,7 +203,7 @@ def _header(source: _Source, address: int, path: str) -> _Header:
             kind, length, flags = struct.unpack_from("<HHB", block, at)
             body = block[at + 8 : at + 8 + length]
             if len(body) != length:
-                raise ValueError(f"{what} has a message of {length} bytes where {len(body)} are left")
+                raise ValueError(f"{what} has a message of {length} bytes, and {len(body)} are left")
             at += 8 + length
             count -= 1
             if kind == 0x10:
@@ -230,13 +231,9 @@ def _message(source: _Source, header: _Header, kind: int, flags: int, body: byte
     elif kind == 0x11:
         header.group = struct.unpack_from("<QQ", body)
     elif kind == 0x07:
-        raise ValueError(
-            f"the numbers of {path!r} are in another file, and no file is opened but the one that was given"
-        )
+        raise ValueError(f"the numbers of {path!r} are in another file; no other file is opened")
     elif kind in (0x02, 0x06, 0x0A, 0x15):
-        raise ValueError(
-            f"{path or 'the root'} is stored as HDF5 1.8 and later do on request, which is not read\n{AGAIN}"
-        )
+        raise ValueError(f"{path or 'the root'} is in the newer layout of HDF5 1.8, which is not read\n{AGAIN}")
 
 
 def _shape(body: bytes, path: str) -> tuple[int, ...]:
@@ -268,7 +265,7 @@ def _type(body: bytes) -> _Type:
     elif kind == 3:
         return _Type("text", size)
     elif kind == 5 and size == 2:
-        return _Type("bits", 2)  # of a bfloat16, where an attribute says so
+        return _Type("bits", 2)  # of a bfloat16, if an attribute says so
     elif kind == 8 and size == 1:
         return _Type("bool", 1)  # an enumeration of False and True
     elif kind == 9 and bits & 15 == 1:
@@ -294,22 +291,22 @@ def _layout(body: bytes, path: str) -> tuple[Any, ...]:
 def _filters(body: bytes, path: str) -> tuple[int, ...]:
     version, count = struct.unpack_from("<BB", body)
     if version != 1:
-        raise ValueError(f"{path!r} has a list of filters of version {version}, and 1 is read\n{AGAIN}")
+        raise ValueError(f"{path!r} has a list of filters of version {version}; 1 is read\n{AGAIN}")
     at, found = 8, []
     for _ in range(count):
         number, name, _, values = struct.unpack_from("<4H", body, at)
         at += 8 + -(-name // 8) * 8 + 4 * (values + values % 2)
         if number not in (1, 2, 3):
             raise ValueError(
-                f"{path!r} is packed by the HDF5 filter {number}; 1 (gzip), 2 (shuffle) and 3 (Fletcher32) are read, "
-                f"and no plugin is loaded\n{AGAIN}"
+                f"{path!r} uses the HDF5 filter {number}; 1 (gzip), 2 (shuffle) and 3 (Fletcher32) are read, and no "
+                f"plugin is loaded\n{AGAIN}"
             )
         found.append(number)
     return tuple(found)
 
 
 def _attribute(source: _Source, header: _Header, body: bytes, path: str) -> None:
-    """Keep an attribute that is text; numbers are of no use here."""
+    """Keep an attribute that is text; numbers are not needed."""
     version, _, *lengths = struct.unpack_from("<BB3H", body)
     if version not in (1, 2, 3):
         raise ValueError(f"{path or 'the root'} has an attribute of version {version}")
@@ -344,23 +341,23 @@ def _text(source: _Source, type: _Type, count: int, data: bytes, what: str) -> l
 
 
 def _heap_object(source: _Source, address: int, index: int, what: str) -> bytes:
-    """A text of any length: it lies in a heap that many share."""
+    """A text of variable length, from a heap that many share."""
     if address not in source.heaps:
         (size,) = struct.unpack_from("<Q", source.structure(address, 16, b"GCOL", f"the heap of {what}"), 8)
         block = source.at(address, size, f"the heap of {what}")
         objects, at = {}, 16
         while at + 16 <= size:
             number, length = struct.unpack_from("<H6xQ", block, at)
-            if number == 0:  # free space, which is last
+            if number == 0:  # free space, always last
                 break
             source.budget.hold(IN_HEAP + length, "its texts")
             if at + 16 + length > size:
-                raise ValueError(f"the heap at byte {address} has an object of {length} bytes beyond its end")
+                raise ValueError(f"the heap at byte {address} ends within an object of {length} bytes")
             objects[number] = block[at + 16 : at + 16 + length]
             at += 16 + -(-length // 8) * 8
         source.heaps[address] = objects
     if index not in source.heaps[address]:
-        raise ValueError(f"{what} refers to object {index} of the heap at byte {address}, which has none")
+        raise ValueError(f"{what} refers to object {index} of the heap at byte {address}, which does not exist")
     return source.heaps[address][index]
 
 
@@ -368,7 +365,7 @@ def _heap_object(source: _Source, address: int, index: int, what: str) -> bytes:
 
 
 def _children(source: _Source, tree: int, heap: int, path: str) -> list[tuple[str, int]]:
-    """Name and address of everything in a group."""
+    """Name and address of each member of a group."""
     shown = path or "the root"
     _, size, _, at = struct.unpack("<8s3Q", source.structure(heap, 32, b"HEAP", f"the names in {shown}"))
     names = source.at(at, size, f"the names in {shown}")
@@ -384,15 +381,15 @@ def _children(source: _Source, tree: int, heap: int, path: str) -> list[tuple[st
                 raise ValueError(f"{shown} holds a name that does not end within {NAME} bytes")
             name = names[offset:end].decode()
             if kind == 2:
-                raise ValueError(f"{name!r} in {shown} is a link to another place, which a model has none of")
+                raise ValueError(f"{name!r} in {shown} is a soft link, which no model has")
             if not name or "/" in name:
-                raise ValueError(f"{shown} holds something named {name!r}")
+                raise ValueError(f"{shown} has a member named {name!r}")
             children.append((name, address))
     return children
 
 
 def _leaves(source: _Source, root: int, kind: int, key: int, what: str) -> Iterator[tuple[bytes, int]]:
-    """Key and address of everything in a B-tree (version 1), in its order."""
+    """Key and address of each entry of a B-tree (version 1), in its order."""
     waiting: list[tuple[int, int | None]] = [(root, None)]
     while waiting:
         address, expected = waiting.pop()
@@ -414,7 +411,7 @@ def _leaves(source: _Source, root: int, kind: int, key: int, what: str) -> Itera
 
 
 def _tensor(source: _Source, path: str, header: _Header, extents: list[tuple[int, int, str]]) -> Tensor | None:
-    """The numbers of a dataset, once the file is found to have them; None where they are no numbers."""
+    """The tensor of a dataset, once its size was checked; None if it holds no numbers."""
     type, shape = header.type, header.shape
     if type is None or shape is None or header.layout is None:
         raise ValueError(f"the dataset {path!r} has no type or no shape")
@@ -434,7 +431,7 @@ def _tensor(source: _Source, path: str, header: _Header, extents: list[tuple[int
         return Tensor(shape, dtype, partial(decoded, data, dtype, shape, type.order))
     if kind == "contiguous":
         address, size = rest
-        if address == NOWHERE:
+        if address == UNDEFINED:
             raise ValueError(f"the dataset {path!r} of {dtype} {shape} was never written")
         if size != length or address + size > source.size or header.filters:
             raise ValueError(
@@ -454,7 +451,7 @@ def _contiguous(source: _Source, address: int, size: int, dtype: str, shape: tup
     return decoded(source.data(address, size), dtype, shape, order)
 
 
-_Chunk = tuple[tuple[int, ...], int, int, int]  # where in the array, address, bytes, the filters that were left out
+_Chunk = tuple[tuple[int, ...], int, int, int]  # its place in the array, address, bytes, mask of skipped filters
 
 
 def _chunks(
@@ -466,7 +463,7 @@ def _chunks(
     chunk: tuple[int, ...],
     packed: bool,
 ) -> list[_Chunk]:
-    """Every chunk of a dataset, which together are exactly the whole."""
+    """The chunks of a dataset, which together make up the whole."""
     sides = chunk[:-1]
     if len(sides) != len(shape) or not all(sides) or chunk[-1] != type.size:
         raise ValueError(f"the dataset {path!r} of shape {shape} has chunks of {chunk}")
@@ -476,11 +473,11 @@ def _chunks(
         source.budget.hold(
             COPIES * whole * count,
             f"{path!r} of shape {shape} in chunks of {sides}, unpacked",
-            "Trained weights do not compress like that. If it is yours, save it without compression.",
+            PACKED,
         )
     elif whole * count > source.size:
-        raise ValueError(f"the dataset {path!r} of shape {shape} in chunks of {sides} takes more than the file has")
-    if tree == NOWHERE:
+        raise ValueError(f"the dataset {path!r} of shape {shape} in chunks of {sides} is larger than the file")
+    if tree == UNDEFINED:
         raise ValueError(f"the dataset {path!r} of shape {shape} was never written")
     found: dict[tuple[int, ...], _Chunk] = {}
     for key, address in _leaves(source, tree, 1, 8 + 8 * len(chunk), path):
@@ -527,13 +524,13 @@ def _chunked(
 def _unpacked(data: bytes, number: int, whole: int, size: int, path: str) -> bytes:
     if number == 1:
         try:
-            data = zlib.decompressobj().decompress(data, whole + 4)  # a checksum may follow the numbers
+            data = zlib.decompressobj().decompress(data, whole + 4)  # a Fletcher32 checksum may follow the numbers
         except zlib.error as error:
             raise ValueError(f"a chunk of {path!r} is damaged: {error}") from None
     elif number == 2:
         if len(data) % size:
-            raise ValueError(f"a chunk of {path!r} has {len(data)} bytes, no whole number of {size}")
+            raise ValueError(f"a chunk of {path!r} has {len(data)} bytes, which is no multiple of {size}")
         data = np.frombuffer(data, np.uint8).reshape(size, -1).T.tobytes()
     else:
-        data = data[:-4]  # the checksum; the sum of bytes that were shuffled or packed is their writer's affair
+        data = data[:-4]  # the checksum is not verified
     return data

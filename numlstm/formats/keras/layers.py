@@ -1,7 +1,7 @@
-"""What the configuration in a Keras file says of its recurrent layers: JSON, of which nothing is built or run.
+"""The recurrent layers in a Keras configuration: JSON, of which nothing is built or run.
 
-Keras 2 and 3 nest the same few things: a model (Sequential, Functional, or a class of its own) has ``layers``, a
-wrapper (Bidirectional, TimeDistributed) has a ``layer``, an RNN has a ``cell``, a stack of cells has ``cells``.
+Keras 2 and 3 nest the same few things: a model (Sequential, Functional or the user's class) has ``layers``, a wrapper
+(Bidirectional, TimeDistributed) has a ``layer``, an RNN has a ``cell``, a stack of cells has ``cells``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numlstm.formats.budget import Budget, shown
 from numlstm.formats.state_dict import MOST
 
 DEPTH = 32  # models in models and wrappers in wrappers
-NAME = 1024  # letters of the names, or classes, of a layer and of all around it
-NO_OPS = {  # what does nothing outside training
+NAME = 1024  # characters in the path of a layer
+NO_OPS = {  # layers that do nothing in inference
     "ActivityRegularization",
     "AlphaDropout",
     "Dropout",
@@ -27,15 +27,15 @@ NO_OPS = {  # what does nothing outside training
     "InputLayer",
     "SpatialDropout1D",
 }
-OF_KERAS = ("keras", "tf_keras", "tensorflow")  # first names of the modules of its own classes
+OF_KERAS = ("keras", "tf_keras", "tensorflow")  # packages of its own classes
 LSTMS = ("LSTM", "LSTMCell", "CuDNNLSTM")
 HARD_SIGMOID = (
     "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name and Keras 3 clip(x / 6 + 0.5, 0, 1), and neither is "
     "sigmoid"
 )
-MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of what each begins or parts, at most
-ENTRY, CALL = 700, 250  # of a layer in a model, and of each reference to one
-LAYER, CELL, SENTENCE = 1_000, 500, 300  # of what is kept of a recurrent layer, of a cell, of a sentence on one
+MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of memory for the values that each opens or separates
+ENTRY, CALL = 700, 250  # bytes of memory for a layer in a model, and for each reference to one
+LAYER, CELL, SENTENCE = 1_000, 500, 300  # bytes of memory for a recurrent layer, a cell, a sentence on one
 BETWEEN = 16  # no-ops between two layers that are joined
 
 Json = dict[str, Any]
@@ -43,7 +43,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A recurrent cell, of an LSTM or not.
+    """A recurrent cell, of an LSTM or of another kind.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Cell:
     place : str
         Its group in ``model.weights.h5``.
     trainable : bool
-        The older files have the weights that are trained first.
+        Older files list trainable weights first.
     problem : str
-        Why it is no LSTM of the usual kind, a sentence; "" where it is one.
+        Why it cannot be loaded, a sentence; "" if it can be.
     """
 
     units: int
@@ -66,20 +66,20 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A recurrent layer of LSTM cells, or what claims to be one.
+    """A recurrent layer of LSTM cells, or one that claims to be.
 
     Attributes
     ----------
     name : str
-        Those of the models around it and its own, with "/" between.
+        The names of the models around it and its own, joined by "/".
     forward, backward : tuple of Cell
         The cells of each direction, from input to output; ``backward`` is empty in a layer of one direction.
     place : str
         Its group in ``model.weights.h5``.
     follows : str
-        The layer whose output is its only input and is read by nobody else, but for no-ops between; "" for none.
+        The layer that it alone reads, with nothing but no-ops between; "" if there is none.
     sequences, time_major : bool
-        Whether it puts out every step; whether time is the first axis.
+        Whether it returns every step; whether time is the first axis.
     notes : tuple of str
     warning, problem : str
         As in `numlstm.formats.Found`.
@@ -106,11 +106,11 @@ class Network:
     layers : list of Layer
         Those of LSTM cells, in the order of the file.
     cells : dict of str to list of Cell
-        Every recurrent cell, also of other kinds, by the outermost layer that it is in.
+        Every recurrent cell, of any kind, by the outermost layer around it.
     others : list of str
         As in `numlstm.formats.Contents`.
     budget : Budget
-        Of the file that it is in.
+        Of its file.
     """
 
     budget: Budget
@@ -121,7 +121,7 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class _Around:
-    """What stands around a layer."""
+    """The surroundings of a layer."""
 
     names: tuple[str, ...] = ()
     place: str = ""
@@ -139,18 +139,18 @@ class _Around:
 
 
 def parsed(text: str, budget: Budget | None = None) -> Network:
-    """The recurrent layers of a configuration.
+    """Parse the recurrent layers of a configuration.
 
     Parameters
     ----------
     text : str
     budget : Budget, optional
-        Of the file that it is in; else it has the size of the text.
+        Of its file; by default one for the size of the text.
 
     Raises
     ------
     ValueError
-        It is no JSON, or no configuration of a model.
+        It is no JSON, or not the configuration of a model.
 
     Examples
     --------
@@ -164,7 +164,7 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
     try:
         config = json.loads(text)
     except RecursionError:
-        raise ValueError("its configuration nests deeper than a model does") from None
+        raise ValueError("its configuration is nested deeper than any model") from None
     except ValueError as error:
         raise ValueError(f"its configuration is no JSON: {error}") from None
     if not isinstance(config, dict) or "class_name" not in config:
@@ -175,16 +175,16 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
 
 
 def charge_json(text: str, budget: Budget) -> None:
-    """Charge what a text of JSON takes once it is parsed, by the marks that begin, end and part its values."""
+    """Charge the memory of parsed JSON, by the marks that open and separate its values."""
     for mark, cost in MARKS.items():
         budget.hold(text.count(mark) * cost, "its configuration")
     budget.hold((1 if text.isascii() else 4) * len(text), "its configuration")
 
 
 def _layer(network: Network, spec: Json, around: _Around) -> None:
-    """Whatever of its kind a layer is: a model, a wrapper, a recurrent layer, or none of these."""
+    """Visit a layer of any kind: a model, a wrapper, a recurrent layer, or another."""
     if around.depth > DEPTH:
-        raise ValueError(f"its configuration has more than {DEPTH} models and wrappers in one another")
+        raise ValueError(f"its configuration nests more than {DEPTH} models and wrappers")
     kind, config = _kind(spec), spec.get("config")
     inner = [entry for entry in _entries(config) if isinstance(entry, dict)]
     if inner:
@@ -201,7 +201,7 @@ def _layer(network: Network, spec: Json, around: _Around) -> None:
     elif isinstance(config.get("layer"), dict):
         note = f"it is in a {shown(kind)}"
         if kind == "TimeDistributed":
-            note += ", which applies it at each step of another time axis: make that axis part of the batch"
+            note += ", which applies it to each step of another time axis: merge that axis into the batch"
         inside = config["layer"]
         _layer(network, inside, _inside(around, inside, f"{around.place}/layer", notes=(*around.notes, note)))
     elif any(_kind(part) in LSTMS for part in _parts(config)):
@@ -209,25 +209,25 @@ def _layer(network: Network, spec: Json, around: _Around) -> None:
 
 
 def _say(network: Network, sentence: str) -> None:
-    """Keep a sentence on what is no LSTM."""
-    network.budget.hold(SENTENCE + len(sentence), "what is said of its layers")
+    """Keep a sentence on a layer that is no LSTM."""
+    network.budget.hold(SENTENCE + len(sentence), "the descriptions of its layers")
     network.others.append(sentence)
 
 
 def _kind(spec: Json) -> str:
-    """The name of its class, without the package that it was registered in."""
+    """The name of its class, without the package that registered it."""
     return str(spec.get("class_name")).rpartition(">")[2]
 
 
 def _is_own(spec: Json) -> bool:
-    """Whether its class is one of Keras' own, not one of that name."""
+    """Whether its class is one of Keras' own, not just of that name."""
     registered = f"{spec.get('class_name')}{spec.get('registered_name') or ''}"
     module = spec.get("module")
     return ">" not in registered and (module is None or str(module).partition(".")[0] in OF_KERAS)
 
 
 def _entries(config: Any) -> list[Any]:
-    """The layers of a model; the oldest files of Sequential have the list alone."""
+    """The layers of a model; the oldest files of Sequential have just the list."""
     found = config.get("layers") if isinstance(config, dict) else config
     return found if isinstance(found, list) else []
 
@@ -242,10 +242,10 @@ def _trainable(config: Any, around: _Around) -> bool:
 
 
 def _inside(around: _Around, spec: Json, place: str, **changes: Any) -> _Around:
-    """What stands around a layer within this one, the layer's own name included."""
+    """The surroundings of a layer within this one, with the layer's own name."""
     names = (*around.names, _name(spec))
-    if sum(map(len, names)) > NAME or len(place) > NAME:  # every layer within it repeats them
-        raise ValueError(f"its configuration has layers whose names and classes take more than {NAME} letters")
+    if sum(map(len, names)) > NAME or len(place) > NAME:  # every layer within repeats them
+        raise ValueError(f"its configuration has a layer whose path takes more than {NAME} characters")
     return replace(
         around,
         names=names,
@@ -302,9 +302,9 @@ class _Graph:
             self.outputs = {name for name, _, _ in _references(config.get("output_layers"))}
 
     def _refuse_cycles(self) -> None:
-        """Pass each call of a layer after those whose outputs it reads; ValueError where some are left.
+        """Raise ValueError if calls of layers depend on each other in a cycle: a topological sort.
 
-        A layer that is called twice may well read what it has put out itself.
+        A layer that is called twice may read its own output.
         """
         waits: dict[tuple[str, int], int] = {}
         after: dict[tuple[str, int], list[tuple[str, int]]] = {}
@@ -330,7 +330,7 @@ class _Graph:
         if passed < len(waits):
             stuck = [repr(shown(name)) for (name, _), count in waits.items() if count]
             said = ", ".join(stuck[:4]) + (", …" if len(stuck) > 4 else "")
-            raise ValueError(f"its configuration has a cycle of layers that read each other, among {said}")
+            raise ValueError(f"its configuration has layers that depend on each other in a cycle, among {said}")
 
     def _edge(self, before: str, name: str) -> None:
         if before in self.readers:
@@ -338,7 +338,7 @@ class _Graph:
             self.readers[before].append(name)
 
     def before(self, name: str) -> str:
-        """The layer whose output alone it reads, with no-ops between, and which nobody else reads."""
+        """The one layer that it reads, through no-ops, if no other layer reads that one; else ""."""
         for _ in range(BETWEEN):
             if self.calls[name] != 1 or len(self.sources[name]) != 1:
                 return ""
@@ -350,7 +350,7 @@ class _Graph:
         return ""
 
     def masked(self, masking: frozenset[int]) -> dict[str, str]:
-        """The layers that a mask reaches, and the layer that makes it."""
+        """The layers that a mask reaches, and the layer that makes the mask."""
         reached: dict[str, str] = {}
         for name, entry in self.entries.items():
             if id(entry) in masking:
@@ -373,9 +373,9 @@ class _Graph:
 
 
 def _references(value: Any) -> Iterator[tuple[str, int, bool]]:
-    """The layers whose outputs a piece of the graph refers to, which of their calls, and whether as a mask.
+    """(layer, number of its call, whether as a mask) for each output that a part of the graph refers to.
 
-    It is ["name", 0, 0] with what goes along, in Keras 3 as a keras_history.
+    A reference is ["name", 0, 0], and more; in Keras 3 within a keras_history.
     """
     waiting = [(value, False)]
     while waiting:
@@ -390,7 +390,7 @@ def _references(value: Any) -> Iterator[tuple[str, int, bool]]:
 
 
 def _masking(config: Json) -> frozenset[int]:
-    """The identities of the layers that mask steps, and of all that have one within them."""
+    """The ids of the layers that mask steps, and of those with such a layer within."""
     found: set[int] = set()
     waiting: list[tuple[Any, tuple[int, ...]]] = [(config, ())]
     while waiting:
@@ -423,7 +423,7 @@ def _model(network: Network, kind: str, config: Any, entries: list[Json], around
         extra = graph.sources[name][1:] if graph.calls[name] == 1 else []
         if extra:
             given = ", ".join(repr(shown(source)) for source in list(dict.fromkeys(extra))[:4])
-            warnings.append(f"Keras gives it more than its input, from {given}: pass the initial states as (h_0, c_0)")
+            warnings.append(f"Keras gives it further inputs, from {given}: pass initial states as (h_0, c_0)")
         before = graph.before(name)
         _layer(
             network,
@@ -441,7 +441,7 @@ def _model(network: Network, kind: str, config: Any, entries: list[Json], around
 
 
 def _snake(name: str) -> str:
-    """The name of a class as Keras writes it in the paths of ``model.weights.h5``.
+    """The name of a class in the paths of ``model.weights.h5``.
 
     Examples
     --------
@@ -456,12 +456,12 @@ def _snake(name: str) -> str:
 
 
 def _claims_lstm(config: Json) -> bool:
-    """Whether a layer of another class has the arguments of an LSTM alone."""
+    """Whether a layer of another class has arguments that only an LSTM has."""
     return "recurrent_activation" in config and "unit_forget_bias" in config and "filters" not in config
 
 
 def _keep(network: Network, around: _Around, cells: list[Cell]) -> None:
-    """Count cells among those of the outermost layer that they are in."""
+    """Add cells to those of the outermost layer around them."""
     network.budget.hold(SENTENCE, "its layers")
     if around.names:
         network.cells.setdefault(around.names[0], []).extend(cells)
@@ -508,11 +508,11 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
         back is given and back["config"].get("go_backwards") is not True
     ):
         problem = (
-            problem or "its forward layer reads time backwards or its backward layer forwards, which is not supported"
+            problem or "its forward layer runs backwards in time or its backward layer forwards, which is unsupported"
         )
     mode, warning, notes = config.get("merge_mode", "concat"), layer.warning, layer.notes
     if mode != "concat":
-        what = {"sum": "adds", "ave": "takes the mean of", "mul": "multiplies", None: "puts out separately"}
+        what = {"sum": "adds", "ave": "takes the mean of", "mul": "multiplies", None: "returns separately"}
         doing = what.get(mode if isinstance(mode, str) else None, f"merges by {mode!r}")
         warning = _joined(
             warning,
@@ -527,7 +527,7 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
 
 
 def _has_lstm(spec: Json) -> bool:
-    """Whether the layer is an LSTM, or an RNN with such a cell or one of another class that may be one."""
+    """Whether the layer is an LSTM, or an RNN with a cell that is or may be one."""
     config = spec["config"]
     kind = _kind(spec)
     if kind == "RNN":
@@ -576,15 +576,15 @@ def _cell(spec: Json, place: str, around: _Around) -> Cell:
     problem = ""
     if kind not in LSTMS or not _is_own(spec):
         own = shown(repr(spec.get("registered_name") or spec.get("class_name")))
-        problem = f"it is of the class {own}, not Keras' own LSTM, and what that computes is not in the file"
+        problem = f"it is of the class {own}, not Keras' own LSTM, and the file does not say what that computes"
     elif type(units) is not int or units < 1:
         problem = f"its units are {shown(repr(units))}, not a positive number" + (
-            "; a file of Keras 1 says output_dim, and is not read" if "output_dim" in config else ""
+            "; it has output_dim, as files of Keras 1, which are not read" if "output_dim" in config else ""
         )
     for argument, usual in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
         name = _function(config.get(argument, usual))
         if name != usual and not problem:
-            problem = f"its {argument} is {shown(name)!r}, where {usual!r} is supported"
+            problem = f"its {argument} is {shown(name)!r}; only {usual!r} is supported"
             if name == "hard_sigmoid":
                 problem += f"; {HARD_SIGMOID}"
     units = units if type(units) is int and units > 0 else 0
@@ -592,7 +592,7 @@ def _cell(spec: Json, place: str, around: _Around) -> Cell:
 
 
 def _function(value: Any) -> str:
-    """The name of an activation: text, or an object around it."""
+    """The name of an activation, which may be in an object."""
     if value is None:
         return "linear"
     if isinstance(value, dict):
@@ -601,32 +601,32 @@ def _function(value: Any) -> str:
 
 
 def _described(network: Network, around: _Around, config: Json, cells: list[Cell]) -> Layer:
-    """A layer with what its arguments say beyond its cells."""
+    """A layer, with notes and warnings on its other arguments."""
     notes = list(around.notes)
     sequences = config.get("return_sequences") is True
     if not sequences:
         notes.append("return_sequences is False: Keras' output is that of the last step, h_n[-1]")
     if config.get("return_state") is True:
-        notes.append("return_state: Keras also puts out the states, h_n and c_n")
+        notes.append("return_state: Keras also returns the states, h_n and c_n")
     if config.get("stateful") is True:
-        notes.append("stateful: Keras keeps the states from call to call: pass (h_n, c_n) into the next")
+        notes.append("stateful: Keras keeps the states between calls: pass (h_n, c_n) into the next")
     for argument in ("dropout", "recurrent_dropout"):
         rates = [part[argument] for part in _parts(config) if type(part.get(argument)) in (int, float)]
         if any(rates):
-            notes.append(f"{argument} {max(rates)}: it acts in Keras' training alone, and is not here")
+            notes.append(f"{argument} {max(rates)}: only used in Keras' training, left out here")
     dtype, policy = _dtype(config.get("dtype"))
     if policy:
-        notes.append(f"the dtype policy is {policy}: Keras computes in {dtype}, here it is float32 or wider")
+        notes.append(f"the dtype policy is {policy}: Keras computes in {dtype}, numlstm in float32 or wider")
     warning = _joined(*around.warnings)
     if around.masked:
         warning = _joined(
             warning,
-            f"Keras skips the steps that {shown(around.masked)!r} masks, here every step is computed: pass lengths "
-            "where they are the last ones, and cut them off where they are the first",
+            f"Keras skips the steps that {shown(around.masked)!r} masks, numlstm computes every step: pass lengths to "
+            "skip the last steps, and cut off masked steps at the start",
         )
     network.budget.hold(LAYER + len(warning) + len(around.place) + 2 * len(around.name), "its layers")
     if len(network.layers) >= MOST:
-        raise ValueError(f"it has more than {MOST} LSTM layers, which are the most in a file")
+        raise ValueError(f"it has more than {MOST} LSTM layers, the limit of a file")
     problem = next((cell.problem for cell in cells if cell.problem), "")
     if not cells:
         problem = "it has no cells"
@@ -648,7 +648,7 @@ def _joined(*sentences: str) -> str:
 
 
 def _dtype(value: Any) -> tuple[str, str]:
-    """What Keras computes in, and the policy where it is not that of the weights."""
+    """The dtype that Keras computes in, and the policy if it differs from the weights' dtype."""
     if isinstance(value, dict):
         value = value.get("config")
         value = value.get("name") if isinstance(value, dict) else None

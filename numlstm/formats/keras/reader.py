@@ -1,8 +1,7 @@
 """Keras' files: .keras, a zip archive of a configuration and weights, and .h5 with both or with weights alone.
 
-The configuration says what a layer computes (`keras_config`), its place or its name leads to its weights
-(`keras_weights`), and their shapes must be those that the configuration asks for. Layers that follow each other and fit
-are joined to one LSTM of several layers.
+The configuration says what a layer computes (`layers`). Its place or its name leads to its weights (`weights`), whose
+shapes must fit the configuration. Consecutive layers that fit together become one LSTM of several layers.
 """
 
 from __future__ import annotations
@@ -15,29 +14,29 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from numlstm.base.config import Config
-from numlstm.formats.budget import Budget
-from numlstm.formats.detected import Contents, Found
+from numlstm.formats.budget import PACKED, Budget
+from numlstm.formats.detected import SEVERAL_DTYPES, Contents, Found
 from numlstm.formats.keras import hdf5
 from numlstm.formats.keras.layers import Layer, Network, parsed
 from numlstm.formats.keras.weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
-from numlstm.formats.state_dict import LAYERS, MOST
-from numlstm.formats.tensor import FLOATS
+from numlstm.formats.state_dict import MOST, too_many_layers
+from numlstm.formats.tensor import widest
 from numlstm.formats.zips import entry_bytes
 
-PART = 4_000  # bytes of what is said of a layer
-COPIES = 3  # times that weights are in memory once they are unpacked
+PART = 4_000  # bytes of memory for a layer's descriptions
+COPIES = 3  # of the weights in memory, once they are unpacked
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 FORMAT = "Keras or HDF5"
 ASSUMED = (
-    "the file has its weights and not what it computes with them: the activations tanh and sigmoid, batch before time, "
-    "and time forward are assumed"
+    "the file holds weights without a configuration: the activations tanh and sigmoid, batch before time, and time "
+    "forward are assumed"
 )
-HARD_BEFORE = (2, 3)  # the first version of Keras whose LSTM has sigmoid where nothing is said
+HARD_BEFORE = (2, 3)  # the first version of Keras whose LSTM uses sigmoid by default
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Cells that become layers of one LSTM: parameters by layer and direction."""
+    """Cells that become layers of one LSTM; parameters by layer and direction."""
 
     layer: Layer
     where: str
@@ -54,12 +53,12 @@ class _Part:
 
     @property
     def shape(self) -> tuple[int, int, bool, bool]:
-        """What all layers of one LSTM share."""
+        """Everything that the layers of one LSTM have in common."""
         return (self.units, len(self.cells[0]), "bias_ih" in self.cells[0][0], self.layer.time_major)
 
 
 def looks_like(names: list[str]) -> bool:
-    """Whether a zip archive with these entries is one of Keras'."""
+    """Whether a zip archive with these entries is one of Keras."""
     return CONFIG in names and (METADATA in names or any(name.startswith("model.weights.") for name in names))
 
 
@@ -72,7 +71,7 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     for name, copies in ((CONFIG, 2), (WEIGHTS, COPIES)):
         entry = archive.getinfo(name)
         beyond = max(0, entry.file_size - entry.compress_size)
-        budget.hold(copies * beyond, f"its entry {name!r}, unpacked,", "Trained weights do not compress like that.")
+        budget.hold(copies * beyond, f"its entry {name!r}, unpacked,", PACKED)
     network = parsed(entry_bytes(archive, CONFIG).decode(), budget)
     data = entry_bytes(archive, WEIGHTS)
     file = hdf5.read(io.BytesIO(data), len(data), budget)
@@ -80,7 +79,7 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
 
 
 def read_h5(file: BinaryIO) -> Contents:
-    """Every tensor of an HDF5 file, and the LSTMs that Keras' configuration or the shapes of its weights tell of."""
+    """Every tensor of an HDF5 file, and the LSTMs by Keras' configuration or by the shapes of weights alone."""
     size = file.seek(0, io.SEEK_END)
     budget = Budget(size)
     h5 = hdf5.read(file, size, budget)
@@ -103,7 +102,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
         of, problem = {}, _moved(file, layer)
         for cell in (*layer.forward, *layer.backward):
             place = cell.place
-            if place not in weights:  # as Keras 2.12 and 2.13 write it
+            if place not in weights:  # the path in files of Keras 2.12 and 2.13
                 place = place.replace("layers/", "_layer_checkpoint_dependencies/")
                 known.add(place)
             if place in weights:
@@ -117,7 +116,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
 
 
 def _moved(file: hdf5.Hdf5, layer: Layer) -> str:
-    """What is wrong where the group of a layer states, as Keras 3 does, the name of another."""
+    """The problem of a layer whose group states the name of another, as Keras 3 does; "" if there is none."""
     name = file.attributes.get(f"{layer.place}/vars", {}).get("name")
     if name in (None, layer.name.rpartition("/")[2]):
         return ""
@@ -132,11 +131,11 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
     for outermost, cells in network.cells.items():
         have = weights.pop(outermost, [])
         if len(have) == len(cells):
-            # Keras lists the weights that are trained before the others
+            # Keras lists trainable weights first
             order = sorted(cells, key=lambda cell: not cell.trainable)
             known |= {id(cell): found for cell, found in zip(order, have, strict=True)}
         else:
-            said = f"the file has weights of {len(have)} recurrent cells for {outermost!r}, which has {len(cells)}"
+            said = f"the file has weights of {len(have)} recurrent cells for {outermost!r}; it has {len(cells)} cells"
             wrong |= dict.fromkeys(map(id, cells), said)
     parts: list[_Part] = []
     for layer in network.layers:
@@ -147,14 +146,14 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
 
 
 def _older(file: hdf5.Hdf5, root: str) -> str:
-    """The warning that an old file of weights alone calls for."""
+    """The warning for an old file of weights alone."""
     version = file.attributes.get(root, {}).get("keras_version")
     match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None or (int(match[1]), int(match[2])) >= HARD_BEFORE:
         return ""
     return (
-        f"it was written by Keras {version}, whose LSTM had recurrent_activation 'hard_sigmoid' where no other was "
-        "given, and the file does not say which: if it is not 'sigmoid', the results are not Keras'"
+        f"it was written by Keras {version}, whose default recurrent_activation was 'hard_sigmoid', and the file does "
+        "not say which was used: if it was not 'sigmoid', the results differ from Keras'"
     )
 
 
@@ -169,14 +168,14 @@ def _contents(
     for layer, of in rest:
         parts += _parts(layer, of, where, "")
     if len(parts) > MOST:
-        raise ValueError(f"it has {len(parts)} LSTM layers and cells; {MOST} are the most in a file")
-    budget.hold(PART * len(parts), "what is said of its layers")
+        raise ValueError(f"it has {len(parts)} LSTM layers and cells; {MOST} is the limit of a file")
+    budget.hold(PART * len(parts), "the descriptions of its layers")
     lstms = [_found(chain) for chain in _chains(parts)]
     return Contents(FORMAT, file.tensors, tuple(lstms), tuple(others))
 
 
 def _parts(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> list[_Part]:
-    """The layer as one LSTM, or as several where its cells are of sizes that one LSTM cannot have."""
+    """The layer as one LSTM, or as several if the sizes of its cells do not fit into one."""
     problem = layer.problem or problem
     groups = [of[id(cell)].group for cell in (*layer.forward, *layer.backward) if id(cell) in of]
     place = (f"{where}, " if where == WEIGHTS else "") + ", ".join(groups)
@@ -215,7 +214,7 @@ def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weigh
                 notes += ("one of two directions that one LSTM cannot have together",)
             if len(cells) > 1:
                 name += f"/{number}"
-                notes += (f"cell {number} of {len(cells)}: each reads the whole output sequence of the one before",)
+                notes += (f"cell {number} of {len(cells)}: each reads the output sequence of the one before",)
             if direction:
                 back = "it reads time backwards: reverse the time axis of the input, and of the output sequence"
                 warning = f"{warning}; {back}" if warning else back
@@ -226,7 +225,7 @@ def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weigh
 
 
 def _chains(parts: list[_Part]) -> Iterable[list[_Part]]:
-    """The parts that become one LSTM: those that follow each other alone and agree in all that its layers share."""
+    """The parts that become one LSTM: consecutive ones with nothing between that agree in what its layers share."""
     chains: dict[str, list[_Part]] = {}  # by the name of the last
     whole: list[list[_Part]] = []
     for part in parts:
@@ -259,9 +258,7 @@ def _found(chain: list[_Part]) -> Found:
     if len(chain) > 1:
         notes = (f"{len(chain)} layers of Keras, joined: each reads the output sequence of the one before", *notes)
     where = ", ".join(part.where for part in chain)
-    problem = first.problem
-    if len(chain) > LAYERS:
-        problem = f"it has {len(chain)} layers; {LAYERS} are the most that are loaded"
+    problem = too_many_layers(len(chain)) or first.problem
     if problem:
         return Found(name, "LSTM", None, "", where, notes, problem)
     cells = [cell for part in chain for cell in part.cells]
@@ -275,12 +272,12 @@ def _found(chain: list[_Part]) -> Found:
     }
     dtypes = {tensor.dtype for tensor in own.values()}
     if len(dtypes) > 1:
-        notes += ("its parameters have several dtypes; all are converted to the widest",)
+        notes += (SEVERAL_DTYPES,)
     return Found(
         name,
         "LSTM",
         config,
-        max(dtypes, key=FLOATS.index),
+        widest(dtypes),
         where,
         notes,
         warning=first.layer.warning,

@@ -1,8 +1,8 @@
-"""Where the weights of recurrent cells lie in a Keras file, and what they are in the terms of ``torch.nn``.
+"""The weights of recurrent cells in a Keras file, converted to the parameters of ``torch.nn``.
 
-There are two layouts. ``model.weights.h5``, alone or in a .keras file, has for each object a group of its place in
-the model, with ``vars/0``, ``vars/1``, …. The older .h5 has for each outermost layer a group whose attribute
-``weight_names`` lists all weights within it, by their own names and in Keras' order.
+There are two layouts. ``model.weights.h5``, alone or in a .keras file, has a group for each object at its place in the
+model, with ``vars/0``, ``vars/1``, …. The older .h5 has a group for each outermost layer, whose attribute
+``weight_names`` lists all weights within by name, in Keras' order.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PLACE = re.compile(
     re.S,
 )
 WITHIN = re.compile(r"(?P<direction>forward|backward)_|stacked_rnn_cells|.*cell(_\d+)?$", re.S)
-OPTIMIZER = ("optimizer", "optimizer_weights")  # its moments have the shapes of the weights
+OPTIMIZER = ("optimizer", "optimizer_weights")  # moments have the shapes of the weights
 
 Parameters = dict[str, Tensor]  # by the names of torch.nn without suffix
 
@@ -39,11 +39,11 @@ class Weights:
     Attributes
     ----------
     group : str
-        Where they are in the file.
+        Their place in the file.
     tensors : dict of str to (str, Tensor)
-        Path and tensor of ``kernel`` (features, 4H), ``recurrent_kernel`` (H, 4H) and, where there is one, ``bias``.
+        Path and tensor of ``kernel`` (features, 4H), ``recurrent_kernel`` (H, 4H) and ``bias``, if there is one.
     inner : str
-        In the older layout, its path within the outermost layer.
+        In the older layout, the path within the outermost layer.
     """
 
     group: str
@@ -52,7 +52,7 @@ class Weights:
 
     @property
     def gates(self) -> float:
-        """How many blocks of the size of the state the kernels have: 4 in an LSTM, 3 in a GRU, 1 in a plain RNN."""
+        """Number of gates by the kernels' shapes: 4 in an LSTM, 3 in a GRU, 1 in a plain RNN."""
         shapes = [self.tensors[own][1].shape for own in ("kernel", "recurrent_kernel")]
         if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][1] != shapes[1][1]:
             return 0
@@ -60,7 +60,7 @@ class Weights:
 
 
 def placed(file: Hdf5) -> dict[str, Weights]:
-    """What may be the weights of a recurrent cell in ``model.weights.h5``, by their place in the model."""
+    """Weights that may be a recurrent cell's in ``model.weights.h5``, by their place in the model."""
     found = {}
     for path in file.attributes:
         if not path.endswith("/vars") or path.split("/")[0] in OPTIMIZER:
@@ -90,7 +90,7 @@ def listed(file: Hdf5, root: str) -> dict[str, list[Weights]]:
             match = KERNEL.fullmatch(name)
             full = f"{path}/{name}"
             if match is not None and full in file.tensors:
-                # the oldest files have kernel:0 and kernel_1:0 in one place for two cells in a stack
+                # in the oldest files two stacked cells have kernel:0 and kernel_1:0 in one place
                 inner, own = match["cell"] or "", match["own"]
                 cells.setdefault((inner, met[inner, own]), {})[own] = (full, file.tensors[full])
                 met[inner, own] += 1
@@ -103,7 +103,7 @@ def listed(file: Hdf5, root: str) -> dict[str, list[Weights]]:
 
 
 def texts(attributes: dict[str, Text], name: str) -> list[str]:
-    """A list of texts, which Keras cuts into several attributes where it is long."""
+    """A list of texts; Keras splits a long one into several attributes."""
     found = attributes.get(name)
     if isinstance(found, list):
         return found
@@ -117,10 +117,11 @@ def texts(attributes: dict[str, Text], name: str) -> list[str]:
 
 
 def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters | str:
-    """The parameters of a cell as ``torch.nn`` has them, or the weight that does not fit and what would.
+    """The parameters of a cell in the layout of ``torch.nn``, or a sentence on the weight that does not fit.
 
-    Keras' order of gates is i, f, c, o, which is PyTorch's i, f, g, o; its kernels are transposed; its one bias is the
-    sum of PyTorch's two. CuDNNLSTM has two, and its kernels are the library's own: (H, features) for each gate.
+    Keras' order of gates i, f, c, o is PyTorch's i, f, g, o. Its kernels are transposed, and its one bias is the sum of
+    PyTorch's two. CuDNNLSTM has two biases, and kernels in cuDNN's layout, (H, features) for each gate. Sources:
+    keras/src/layers/rnn/lstm.py of Keras 3, keras/layers/rnn/cudnn_lstm.py and saving/legacy of Keras 2.
     """
     wide = 4 * cell.units
     shapes = {"kernel": (features or "features", wide), "recurrent_kernel": (cell.units, wide), "bias": (wide,)}
@@ -137,7 +138,7 @@ def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters
             )
             return f"{path} has shape {shape}; {asks} ask for ({', '.join(map(str, expected))}{',' * (own == 'bias')})"
     if cell.bias != ("bias" in weights.tensors):
-        said = "has a bias, which the file lacks" if cell.bias else "has no bias, but the file holds one"
+        said = "has a bias, but the file holds none" if cell.bias else "has no bias, but the file holds one"
         return f"the layer {said}, in {weights.group}"
     tensors = {own: tensor for own, (_, tensor) in weights.tensors.items()}
     kernel, recurrent, bias = tensors["kernel"], tensors["recurrent_kernel"], tensors.get("bias")
@@ -173,13 +174,13 @@ def _half(bias: Tensor, half: slice) -> Array:
     return array[half].copy() if half.start < array.size else np.zeros_like(array)
 
 
-# Weights that no configuration describes
+# Weights without a configuration
 
 
 def undescribed(
     file: Hdf5, by_place: dict[str, Weights], by_layer: dict[str, list[Weights]], note: str, warning: str
 ) -> tuple[list[tuple[Layer, dict[int, Weights]]], list[str]]:
-    """LSTM layers from shapes and places alone, with the weights of their cells; and what is of another kind."""
+    """LSTM layers from shapes and places alone, with the weights of their cells; and sentences on other cells."""
     groups: dict[str, dict[str, list[tuple[int, Weights]]]] = {}
     others = []
     for weights, layer, direction, number in (*_by_place(by_place), *_by_layer(by_layer)):
@@ -212,13 +213,13 @@ def _measured(weights: Weights) -> Cell:
 
 
 def _by_place(by_place: dict[str, Weights]) -> Iterable[tuple[Weights, str, str, int]]:
-    """Weights, place of the layer, direction, number in a stack of cells."""
+    """(weights, place of the layer, direction, number in a stack of cells)."""
     for place, weights in by_place.items():
         match = PLACE.fullmatch(place)
         if match is not None:
             yield weights, match["layer"], match["direction"] or "forward", int(match["number"] or 0)
         elif weights.gates == 4 and "bias" in weights.tensors and "lstm" in place.rpartition("/")[2]:
-            yield weights, place, "forward", 0  # a cell of its own, or a CuDNNLSTM
+            yield weights, place, "forward", 0  # a single cell, or a CuDNNLSTM
 
 
 def _by_layer(by_layer: dict[str, list[Weights]]) -> Iterable[tuple[Weights, str, str, int]]:

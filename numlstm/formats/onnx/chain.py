@@ -1,8 +1,8 @@
-"""Layers of an ONNX graph that are one LSTM, and whether the batch comes first.
+"""Layers of an ONNX graph that form one LSTM, and whether the batch comes first.
 
-An LSTM node is one layer; exporters write a stack as a chain of them, with Transpose, Reshape or Squeeze between. What
-lies between is not matched against patterns: it is run on a probe, numbers that are all different, and must put each
-where `torch.nn.LSTM` would have it. Only operators that move numbers are run.
+An LSTM node is one layer. Exporters write a stack as a chain of nodes, with Transpose, Reshape or Squeeze between. They
+are not matched against patterns, but run on a probe of distinct numbers, and must move each to its place in
+`torch.nn.LSTM`. Only operators that move numbers are run.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ MOVES = frozenset(
         *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
         *("Transpose", "Slice", "Split", "Concat", "Gather"),
     )
-)  # numbers go elsewhere, and stay what they are
-SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # what computes a shape for Reshape, besides
-STEPS, BATCH = 7, 11  # of the probe, where the file does not state them; in no shape by chance
+)  # they move numbers and leave them as they are
+SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # they compute shapes for Reshape
+STEPS, BATCH = 7, 11  # of the probe, if the file states no sizes; unlikely in any shape
 BETWEEN = 64  # operators between two layers
-BEHIND = 16  # operators behind the last
+BEHIND = 16  # operators after the last layer
 WIDE = 64  # inputs of one of them
-PROBE = 1 << 21  # numbers in a probe at most
+PROBE = 1 << 21  # numbers in a probe
 SIZES = 6  # pairs of steps and batch that are tried
 
 
 @dataclass(eq=False)
 class Layer:
-    """One LSTM node that is understood.
+    """One LSTM node.
 
     Attributes
     ----------
@@ -46,14 +46,14 @@ class Layer:
     batch_first : bool
         Its layout is 1.
     weight_ih, weight_hh, bias : Tensor
-        W, R and B; no bias where there is none.
+        W, R and B; the bias may be None.
     key : object
-        Equal where two layers have the same parameters and flags.
+        Equal for two layers with the same parameters and flags.
     lengths : Value or None
-        Its sequence_lens, where they say anything.
+        Its sequence_lens; None if every row has the full length.
     prefix : str or None
-        What the names of the tensors that its parameters are made of begin with; "" where they begin with different
-        things, None where they are no names of parameters.
+        Common prefix of the names of the tensors that its parameters are made of; "" if they differ, None if these are
+        not named like parameters.
     """
 
     node: Node
@@ -74,7 +74,7 @@ class Layer:
         return 2 if self.direction == "bidirectional" else 1
 
     def fits_on(self, below: Layer) -> bool:
-        """Whether this could be the layer above that one in one stack."""
+        """Whether this could be the layer above that one in a stack."""
         alike = ("hidden_size", "direction", "batch_first", "lengths")
         return (
             self.input_size == below.directions * below.hidden_size
@@ -85,7 +85,7 @@ class Layer:
 
 
 def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list[Layer]]:
-    """The layers, those together that are one stack, in the order of the graph."""
+    """Group layers into stacks, in the order of the graph."""
     by_output = {graph.output_of(layer.node, 0): layer for layer in layers}
     after = graph.depend_on(layer.node for layer in layers)
     above: dict[Layer, Layer] = {}
@@ -115,7 +115,7 @@ def chains(layers: list[Layer], graph: Graph, constants: Constants) -> list[list
 
 
 def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) -> tuple[Layer, Collection[Node]] | None:
-    """The one layer from whose output alone this one's input is moved, and the nodes that move it."""
+    """The one layer whose output becomes this one's input by moves alone, and the nodes that move it."""
     end = graph.input_of(layer.node, 0)
     found = None if end is None else _between(end, by_output.keys(), graph)
     if found is None or len(found[0]) != 1:
@@ -124,7 +124,7 @@ def _source(layer: Layer, by_output: dict[Value | None, Layer], graph: Graph) ->
 
 
 def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tuple[set[Value], Collection[Node]] | None:
-    """From which of these values, and constants, a value is moved and by which nodes; None where by others as well."""
+    """Which of these values are moved to `end`, and the nodes that do; None if other nodes take part."""
     reached: set[Value] = set()
     nodes: dict[Node, None] = {}
 
@@ -148,7 +148,7 @@ def _between(end: Value, starts: Collection[Value | None], graph: Graph) -> tupl
 
 
 def _used_only_in(start: Value, end: Value | Node, between: Collection[Node], graph: Graph) -> bool:
-    """Whether what a layer puts out goes through these nodes to the end alone: a value, or the input of a node."""
+    """Whether a layer's output is used at the end alone, a value or a node's input, through these nodes."""
 
     def moved(value: Value) -> Iterator[Value]:
         for use in () if value == end else graph.readers(value):
@@ -165,16 +165,16 @@ def _used_only_in(start: Value, end: Value | Node, between: Collection[Node], gr
 
 
 def _starts_from(layer: Layer, graph: Graph, after: set[Node]) -> bool:
-    """Whether a layer's initial state is made by a layer, which `torch.nn.LSTM` could not be given beforehand."""
+    """Whether a layer's initial state depends on another layer, so that one call cannot be given it."""
     states = (graph.input_of(layer.node, index) for index in (5, 6))
     return any(state is not None and graph.maker(state) in after for state in states)
 
 
 def _probes(layer: Layer, nodes: Collection[Node], graph: Graph, constants: Constants) -> Iterator[tuple[Array, Array]]:
-    """(output of an LSTM node, what `torch.nn.LSTM` gives) in numbers that are all different.
+    """(output of an LSTM node, output of `torch.nn.LSTM`) in distinct numbers.
 
-    The second is as batch_first has it in the file. Steps and batch are those that a Reshape of `nodes` states, if one
-    does.
+    The second has the layout of the file's batch_first. Steps and batch are those of a Reshape in `nodes`, if it states
+    them.
     """
     sizes = [(STEPS, BATCH)]
     for node in nodes:
@@ -197,9 +197,9 @@ def _probes(layer: Layer, nodes: Collection[Node], graph: Graph, constants: Cons
 
 
 def _stacks(below: Layer, layer: Layer, between: Collection[Node], graph: Graph, constants: Constants) -> bool:
-    """Whether what lies between two layers gives the upper one what it would get in a stack."""
+    """Whether the nodes between two layers pass the output on as in a stack."""
     start, end = graph.output_of(below.node, 0), graph.input_of(layer.node, 0)
-    assert start is not None and end is not None, "the one was found from the other"
+    assert start is not None and end is not None, "one was found from the other"
     return any(_gives(start, end, *probe, constants) for probe in _probes(below, between, graph, constants))
 
 
@@ -212,7 +212,7 @@ def _gives(start: Value, end: Value, probe: Array, wanted: Array, constants: Con
 
 
 def batch_first(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[bool, str]:
-    """Whether the model has the batch first where the LSTM begins and ends, and a sentence where that is not clear."""
+    """Whether the batch comes first before and after the LSTM, and a sentence if only before."""
     if stack[0].batch_first:
         return True, ""
     value = graph.input_of(stack[0].node, 0)
@@ -233,7 +233,7 @@ def _swaps(node: Node) -> bool:
 
 
 def _leaves_batch_first(last: Layer, output: Value, graph: Graph, constants: Constants) -> bool:
-    """Whether the output of the last layer is moved, before anything else happens to it, to have the batch first."""
+    """Whether the output of the last layer is moved so that the batch comes first, before any other use."""
     nodes = dict.fromkeys(islice(_moved(output, graph), BEHIND))
     for probe, wanted in _probes(last, nodes, graph, constants):
         for node in nodes:
@@ -245,7 +245,7 @@ def _leaves_batch_first(last: Layer, output: Value, graph: Graph, constants: Con
 
 
 def _moved(output: Value, graph: Graph) -> Iterator[Node]:
-    """The nodes that only move what a layer puts out, the nearest first."""
+    """The nodes that only move a layer's output, the nearest first."""
 
     def movers(value: Value) -> Iterator[Node]:
         uses = (use.node for use in graph.readers(value))

@@ -1,8 +1,7 @@
-"""An LSTM as an ONNX model: time and batch of any length, states as inputs and outputs, shapes as in PyTorch.
+"""Write an LSTM as an ONNX model: time and batch of any length, states as inputs and outputs, shapes as in PyTorch.
 
-ONNX's own LSTM operator has no projection, and onnxruntime runs it in float32 alone. Where it does not do, a layer is
-a Scan over its steps, whose body is the equations. Either holds every parameter as it is: what is read back is
-the same to the bit.
+ONNX's LSTM operator has no projection, and onnxruntime runs it in float32 only. In other cases a layer is a Scan over
+its steps, whose body holds the equations. Both keep every parameter as it is, to the bit.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from numlstm.base.requirements import install
 from numlstm.base.typing import Array
 from numlstm.formats.detected import Kind
 from numlstm.formats.onnx.gates import gates_iofc
+from numlstm.formats.onnx.tensors import LONGEST
 
 OPSET = 14  # LSTM, Scan, Split, Squeeze and Reshape as used here; read by every release of the last years
 IR_VERSION = 8
-LONGEST = (1 << 31) - 1  # bytes of a message, by protobuf's own rule
-MANY = 32  # layers beyond which a file is read again before it is written
+MANY = 32  # layers; a file with more is read again before it is written
 TIME, BATCH = "time", "batch"
 
 
 def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The file of an LSTM or a cell in eval mode.
+    """Return the bytes of a file with an LSTM or a cell in eval mode.
 
     Parameters
     ----------
@@ -49,7 +48,7 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
     ImportError
         onnx is not installed.
     ValueError
-        The parameters are more than an ONNX file can hold, or the layers more than can be read again.
+        There are more parameters than an ONNX file can hold, or more layers than can be read again.
     """
     try:
         import onnx
@@ -73,7 +72,7 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
 
 
 def _check_readable(data: bytes, config: Config) -> None:
-    """Raise for a file so dense in nodes that reading it would take more memory than its size justifies."""
+    """Raise ValueError if reading the file back would exceed its budget, as with thousands of tiny layers."""
     from numlstm.formats.onnx import reader
 
     try:
@@ -104,7 +103,7 @@ class Writer:
         self.nodes.append(helper.make_node(op, inputs, outputs, name=f"{op}_{len(self.nodes)}", **attributes))
 
     def constant(self, name: str, array: Array) -> str:
-        """Add a tensor; its name."""
+        """Add a tensor, and return its name."""
         from onnx import numpy_helper
 
         if name not in self.tensors:
@@ -112,11 +111,11 @@ class Writer:
         return name
 
     def integers(self, name: str, *values: int) -> str:
-        """Add a tensor of int64."""
+        """Add a tensor of int64, and return its name."""
         return self.constant(name, np.array(values, np.int64))
 
     def graph(self, inputs: Mapping[str, tuple[Any, ...]], outputs: Mapping[str, tuple[Any, ...]]) -> Any:
-        """The graph, of values of these shapes."""
+        """Make the graph, with inputs and outputs of these shapes."""
         from onnx import helper
 
         def infos(shapes: Mapping[str, tuple[Any, ...]]) -> list[Any]:
@@ -125,7 +124,7 @@ class Writer:
         return helper.make_graph(self.nodes, "numlstm", infos(inputs), infos(outputs), list(self.tensors.values()))
 
     def lstm(self) -> Any:
-        """Layers one above the other."""
+        """The graph of a stack of layers."""
         config, cells = self.config, self.config.num_layers * self.config.num_directions
         layers = range(config.num_layers)
         below = "input"
@@ -154,7 +153,7 @@ class Writer:
         )
 
     def cell(self) -> Any:
-        """One step: no time axis."""
+        """The graph of one step, without a time axis."""
         config = self.config
         self.parameters = {f"{name}_l0": array for name, array in self.parameters.items()}
         if self.own_operator:
@@ -172,7 +171,7 @@ class Writer:
         )
 
     def _parts(self, state: str, parts: list[str]) -> None:
-        """Split a state into those of the layers."""
+        """Split a state by layers."""
         if len(parts) > 1:
             sizes = self.integers("cells", *[self.config.num_directions] * len(parts))
             self.node("Split", [state, sizes], parts, axis=0)
@@ -180,7 +179,7 @@ class Writer:
     # ------------------------------------------------------------ ONNX's own operator
 
     def _layer(self, layer: int, below: str, above: str, states: list[str]) -> None:
-        """One LSTM node, and its output as the next layer reads it."""
+        """One LSTM node, and its output in the layout of the next layer."""
         made = f"Y_{layer}"
         self._lstm_node(layer, below, states[:2], [made, *states[2:]])
         if self.config.bidirectional:
@@ -218,7 +217,7 @@ class Writer:
     # ------------------------------------------------------------ the equations
 
     def _scans(self, layer: int, below: str, above: str, states: list[str]) -> None:
-        """A Scan a direction over the steps, and their outputs side by side."""
+        """A Scan over the steps for each direction, and their outputs side by side."""
         directions = self.config.num_directions
         first = self.integers("first", 0)
         suffixes = [f"_l{layer}" + ("_reverse" if direction else "") for direction in range(directions)]
@@ -255,7 +254,7 @@ class Writer:
             self.node("Identity", parts, [whole])
 
     def _body(self, layer: int, suffix: str) -> Any:
-        """One step of one cell; the parameters are those of the graph around it."""
+        """One step of one cell; the parameters are in the outer graph."""
         from onnx import helper
 
         config = self.config
@@ -277,7 +276,7 @@ class Writer:
         )
 
     def _equations(self, holder: Writer, suffix: str, own: str, x: str, states: list[str], made: list[str]) -> None:
-        """The gates and the states after them; the parameters go to `holder` by the names of the state dict."""
+        """The gates and the next states; `holder` gets the parameters, by the names of the state dict."""
         stored = suffix or "_l0"
 
         def held(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Constants of an ONNX graph: tensors of the file, and what a few operators make of them.
+"""Constants of an ONNX graph: tensors of the file, and values that a few operators compute from them.
 
-Exporters reorder gates and stack directions with Slice, Concat, Unsqueeze and the like, in the graph. The operators are
-run one by one by onnx's own reference implementation. None is on the list whose result cannot be foreseen from the
-sizes of what it reads, and each result is counted before it is made.
+Exporters reorder gates and stack directions in the graph, with Slice, Concat, Unsqueeze and the like. These operators
+are run one by one by onnx's reference implementation. Only operators are run whose result's size follows from the sizes
+of their inputs, and each result is charged before it is computed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from numlstm.formats.onnx.tensors import DTYPES
 from numlstm.formats.tensor import Tensor
 
 OPERATORS = 1_000  # that compute one constant
-RUN = 50  # steps that running an operator takes
-ALWAYS = 1 << 20  # bytes that may be folded whatever the size of the file
-ONCE, IN_ALL = 8, 64  # how many times the file's size may be folded for one tensor, and for everything
-SMALL = 64  # numbers in what computes a shape
+RUN = 50  # steps charged for running an operator
+ALWAYS = 1 << 20  # bytes that may be computed for any file
+ONCE, IN_ALL = 8, 64  # limits of computed bytes, times the file's size, for one tensor and for all
+SMALL = 64  # numbers in the inputs of an operator that computes a shape
 LARGE = 16  # bytes of the widest number
 
 
 class NotConstant(ValueError):
-    """A value is not known before the model runs; the message says what makes it."""
+    """A value depends on the model's input; the message says what computes it."""
 
 
 class Folded(NamedTuple):
-    """An array, and the dtype that the file has for it: bfloat16 is float32 in memory."""
+    """An array, and its dtype in the file: bfloat16 is float32 in memory."""
 
     array: Array
     dtype: str
@@ -66,7 +66,7 @@ def _split(arrays: list[Any], node: Node) -> int:
 
 
 def _dequantized(arrays: list[Any], node: Node) -> int:
-    """Scales and zero points are repeated along an axis, which must not make more of them than there are numbers."""
+    """Scales and zero points are repeated along an axis; that must not make more of them than there are numbers."""
     attributes = node.attributes()
     axis = attributes["axis"].i if "axis" in attributes else 1
     block = attributes["block_size"].i if "block_size" in attributes else 0
@@ -78,7 +78,7 @@ def _dequantized(arrays: list[Any], node: Node) -> int:
 
 
 def _repeats(scales: tuple[int, ...], shape: tuple[int, ...], axis: int, block: int) -> bool:
-    """Whether there is a scale for each place along the axis, or for each block of places."""
+    """Whether there is a scale for each index along the axis, or for each block of them."""
     if not -len(shape) <= axis < len(shape):
         return False
     if block == 0:
@@ -129,16 +129,16 @@ RESULT: dict[str, Callable[[list[Any], Node], int]] = {
     "Expand": _expanded,
     "Shape": lambda arrays, _: LARGE * int(arrays[0].ndim),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _short),
-}  # bytes of the result, at most, of every operator that is run
-FIRST = {"DequantizeLinear": 19}  # opsets that the reference implementation begins with; before, the same was meant
+}  # the operators that are run, with an upper bound of the result's bytes
+FIRST = {"DequantizeLinear": 19}  # first opset of the reference implementation; older ones have the same meaning
 KEEPS_ZERO = RESULT.keys() - {
     *("Shape", "DequantizeLinear", "Add", "Sub", "Mul", "Div", "ConstantOfShape", "Concat")
-}  # zero where what they read first is
-OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # these make one of their own; the others keep it
+}  # their output is zero if their first input is
+OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # the others keep the dtype of their input
 
 
 class Constants:
-    """What is constant in a graph.
+    """The constants of a graph.
 
     Parameters
     ----------
@@ -154,20 +154,20 @@ class Constants:
         self._extremes: dict[Value, tuple[int, int]] = {}
 
     def fold(self, value: Value, given: Mapping[Value, Array] | None = None) -> Folded:
-        """The numbers of a value.
+        """Compute a value.
 
         Parameters
         ----------
         value : Value
         given : mapping of Value to ndarray, optional
-            Values that are known for the sake of the argument, as a probe.
+            Values to assume, such as a probe.
 
         Raises
         ------
         NotConstant
-            It is not known before the model runs.
+            It depends on the model's input.
         ValueError
-            The operators do not fit what they read, or make too much of it.
+            The operators do not fit their inputs, or compute too much.
         """
         known = {each: Folded(array, array.dtype.name) for each, array in (given or {}).items()}
         left = [min(ALWAYS + ONCE * self.budget.size, self.budget.memory)]
@@ -181,14 +181,14 @@ class Constants:
                 known[each] = Folded(tensor.read(), tensor.dtype)
                 continue
             node = self.graph.maker(each)
-            assert node is not None, "checked on the way to it"
+            assert node is not None, "checked by _sources"
             self._apply(node, known, left)
             if each not in known:
                 raise ValueError(f"{node} does not make {shown(each.name)!r}")
         return known[value]
 
     def _sources(self, known: Mapping[Value, Folded]) -> Callable[[Value], Iterator[Value]]:
-        """What each value that is computed is computed from; raises where that cannot be done."""
+        """A function that gives the inputs of the operator behind a value; it raises if that cannot be run."""
         operators = 0
 
         def sources(value: Value) -> Iterator[Value]:
@@ -208,7 +208,7 @@ class Constants:
         return sources
 
     def _apply(self, node: Node, known: dict[Value, Folded], left: list[int]) -> None:
-        """Run one operator on what is known, and keep what it makes."""
+        """Run one operator on known values, and keep its outputs."""
         sources = [self.graph.input_of(node, index) for index in range(len(node.inputs))]
         read = [None if source is None else known[source] for source in sources]
         if not read or read[0] is None:
@@ -228,17 +228,17 @@ class Constants:
         left[0] -= nbytes
         self.left -= nbytes
         if min(left[0], self.left) < 0:
-            raise ValueError(f"its operators make more of its constants than {ONCE} times its {self.budget.size} bytes")
+            raise ValueError(f"its constants take more than {ONCE} times its {self.budget.size} bytes to compute")
 
     def extremes(self, value: Value) -> tuple[int, int]:
-        """The least and the largest number of a tensor of whole numbers; (0, 0) where it has none."""
+        """The least and the largest number of a tensor of integers; (0, 0) if it is empty."""
         if value not in self._extremes:
             array = self.tensors[value].read()
             self._extremes[value] = (int(array.min()), int(array.max())) if array.size else (0, 0)
         return self._extremes[value]
 
     def is_zero(self, value: Value | None) -> bool:
-        """Whether a value is zero, whatever its shape, which may depend on the batch."""
+        """Whether a value is zero, even if its shape depends on the batch."""
         if value is None:
             return True
         for each in self.graph.sources_first([value], self._zero_if):
@@ -247,7 +247,7 @@ class Constants:
         return self._zero[value]
 
     def _zero_if(self, value: Value) -> Iterable[Value]:
-        """The values that must be zero for this one to be zero, where it is one that is only moved."""
+        """The values that must be zero for this one to be zero."""
         node = self.graph.maker(value)
         if value in self._zero or value in self.tensors or node is None or node.domain not in MAIN:
             return ()
@@ -257,7 +257,7 @@ class Constants:
         return () if first is None else (first,)
 
     def _is_zero(self, value: Value) -> bool:
-        """Whether it is zero, once that is known of its sources."""
+        """Whether it is zero, given the answers for its sources."""
         if value in self.tensors:
             tensor = self.tensors[value]
             self._spend(tensor.nbytes, [self.budget.size + ALWAYS])
@@ -284,7 +284,7 @@ def _constant(proto: Any) -> Array:
 
 
 def _run(node: Node, arrays: list[Array | None]) -> list[Array]:
-    """One operator, by the reference implementation of its version."""
+    """Run one operator by the reference implementation of its opset."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 
@@ -307,6 +307,6 @@ def _run(node: Node, arrays: list[Array | None]) -> list[Array]:
         made = dict(zip(wanted, ReferenceEvaluator(function).run(None, feeds, attributes={}), strict=True))
     except (NotConstant, MemoryError):
         raise
-    except Exception as error:  # whatever a reference implementation trips over
-        raise ValueError(f"{node} does not fit what it reads: {type(error).__name__}: {error}") from None
+    except Exception as error:  # the reference implementation raises anything
+        raise ValueError(f"{node} does not fit its inputs: {type(error).__name__}: {error}") from None
     return [made.get(name, np.empty(0)) for name in outputs]

@@ -1,4 +1,4 @@
-"""The order of an LSTM's gates in ONNX: i, o, f, c, where PyTorch has i, f, g, o, and c is g."""
+"""The order of an LSTM's gates: i, o, f, c in ONNX, i, f, g, o in PyTorch; c and g are the same gate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numlstm.base.typing import Array
 
 
 def gates_iofc(parameter: Array) -> Array:
-    """Gate blocks i, f, g, o along the first axis to i, o, f, g.
+    """Reorder gate blocks along the first axis from PyTorch's i, f, g, o to ONNX's i, o, f, c.
 
     Examples
     --------
@@ -20,7 +20,7 @@ def gates_iofc(parameter: Array) -> Array:
 
 
 def gates_ifgo(parameter: Array) -> Array:
-    """Gate blocks i, o, f, c along the first axis to i, f, c, o: the way back.
+    """Reorder gate blocks along the first axis from ONNX's i, o, f, c to PyTorch's i, f, g, o.
 
     Examples
     --------

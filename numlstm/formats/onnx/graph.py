@@ -1,11 +1,11 @@
-"""The graphs of an ONNX model: which node makes a value, and which use it, across subgraphs and functions.
+"""The graphs of an ONNX model: which node makes a value, and which read it, across subgraphs and functions.
 
-A name means something in a scope: that of a graph, whose names the bodies of If, Loop and Scan in it see as well, or
-that of one call of a local function, whose formal inputs are values of the caller. A `Value` is a name in the scope
-that defines it, so that two names of one thing are equal.
+A name belongs to a scope: a graph, whose names are visible in the bodies of If, Loop and Scan, or one call of a local
+function, whose formal inputs are values of the caller. A `Value` is a name in the scope that defines it, so aliases of
+one value are equal.
 
-Every search over a graph goes through `Graph.walk` or `Graph.sources_first`. They visit a thing once, and charge each
-step to the file's budget. A graph with a cycle is refused when it is built.
+Every search goes through `Graph.walk` or `Graph.sources_first`, which visit each item once and charge each step to the
+file's budget. A graph with a cycle is refused when it is built.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from weakref import ref
 from numlstm.formats.budget import Budget, shown
 
 MAIN = ("", "ai.onnx")  # two names of the domain of ONNX's own operators
-DEPTH = 64  # scopes within each other; protobuf's own limit allows 33 graphs
-READERS = 256  # of a value; those beyond are not looked at
-WHERE = 300  # letters that say where a scope is
-MET, NAMED = 600, 250  # bytes of a node, and of each of its names, where a function is called
-UNUSED = ("Shape", "Size")  # operators that ask for the shape of a value, not for its numbers
+DEPTH = 64  # nested scopes; protobuf's own limit allows 33 graphs
+READERS = 256  # of a value; more are ignored
+WHERE = 300  # characters in the description of a scope
+MET, NAMED = 600, 250  # bytes of memory for a node of a called function, and for each of its names
+UNUSED = ("Shape", "Size")  # operators that read the shape of a value, not its numbers
 
 T = TypeVar("T", bound=Hashable)
 
@@ -44,7 +44,7 @@ class Scope:
     uses: dict[str, list[Use]] = field(default_factory=dict)
 
     def defines(self, name: str) -> bool:
-        """Whether the name is that of something in this very scope."""
+        """Whether the name is defined in this very scope."""
         return name in self.made or name in self.initializers or name in self.aliases or name in self.inputs
 
 
@@ -57,10 +57,10 @@ class Value(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A node, as it is met in one scope.
+    """A node in one scope.
 
-    A scope holds its nodes, and they know it weakly: in a circle the parsed file, weights and all, would outlive
-    its reading until Python's collector comes by. The graph keeps every scope alive.
+    It refers to its scope weakly, because a reference cycle would keep the parsed file with all weights in memory until
+    the next garbage collection. The graph keeps every scope alive.
     """
 
     proto: Any
@@ -69,17 +69,17 @@ class Node:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    waits_for: int = 0  # sources that the search for a cycle has not passed yet
+    waits_for: int = 0  # sources that the topological sort has not passed yet
 
     @property
     def scope(self) -> Scope:
-        """The scope that it is met in."""
+        """Its scope."""
         scope = self.within()
         assert scope is not None, "its graph is gone"
         return scope
 
     def attributes(self) -> dict[str, Any]:
-        """By name; where a function's body refers to an attribute of its caller, that one."""
+        """By name; references of a function's body to the caller's attributes are resolved."""
         found = {}
         for attribute in self.proto.attribute:
             given = attribute
@@ -95,9 +95,9 @@ class Node:
 
 
 class Use(NamedTuple):
-    """A node that reads a value, and as its input of which place.
+    """A node that reads a value, and the index of that input.
 
-    Where the value is an output of its graph, there is no node, but the one that the graph is in, if any.
+    For an output of a graph, `node` is None and `owner` the node around the graph, if any.
     """
 
     node: Node | None
@@ -106,7 +106,7 @@ class Use(NamedTuple):
 
 
 class _Function:
-    """A local function; what its calls share is made once."""
+    """A local function, with everything that its calls share."""
 
     def __init__(self, proto: Any) -> None:
         self.proto = proto
@@ -158,7 +158,7 @@ class Graph:
 
     def _fill(self, scope: Scope, body: Any, depth: int, called: bool) -> None:
         if depth > DEPTH:
-            raise ValueError(f"its graphs and functions lie more than {DEPTH} within each other")
+            raise ValueError(f"its graphs and functions are nested more than {DEPTH} deep")
         self.scopes.append(scope)
         within = ref(scope)
         for proto in body.node:
@@ -200,7 +200,7 @@ class Graph:
                 node.scope.aliases[name] = Value(called, inner)
 
     def _connect(self) -> None:
-        """Tell every value who reads it, and every node how many sources it has."""
+        """Record the readers of every value, and the number of sources of every node."""
         for node in self.nodes:
             owner = self.owners.get(node.scope)
             if owner is not None:
@@ -220,7 +220,7 @@ class Graph:
             reader.waits_for += 1
 
     def _refuse_cycles(self) -> None:
-        """Pass every node after its sources; those that are left are on a cycle, or behind one."""
+        """Raise ValueError if there is a cycle: a topological sort, which leaves the nodes on a cycle or behind it."""
         ready = [node for node in self.nodes if not node.waits_for]
         passed = 0
         while ready:
@@ -232,10 +232,10 @@ class Graph:
                     ready.append(reader)
         if passed < len(self.nodes):
             node = self._on_a_cycle()
-            raise ValueError(f"its graph has a cycle, which no model can run: {node} reads what is computed from it")
+            raise ValueError(f"its graph has a cycle, which no model can run: {node} depends on its own output")
 
     def _after(self, node: Node) -> Iterator[Node]:
-        """What must wait for a node: once for each of the values that it reads, and a graph's owner for its nodes."""
+        """The nodes that depend on a node, once for each value, and the node around its graph."""
         scope = node.scope
         for name in node.outputs:
             for use in scope.uses.get(name, ()) if name else ():
@@ -246,7 +246,7 @@ class Graph:
             yield self.owners[scope]
 
     def _on_a_cycle(self) -> Node:
-        """A node of a cycle, where there is one: whoever still waits, waits for another that does."""
+        """A node of a cycle, if there is one: every node that waits has a source that waits."""
         waiting = {source: node for node in self.nodes if node.waits_for for source in self._after(node)}
         node = next(node for node in self.nodes if node.waits_for)
         seen: set[Node] = set()
@@ -256,7 +256,7 @@ class Graph:
         return node
 
     def resolve(self, scope: Scope, name: str) -> Value:
-        """The value that a name means in a scope."""
+        """The value of a name in a scope."""
         passed: list[Value] = []
         while True:
             within: Scope | None = scope
@@ -272,28 +272,28 @@ class Graph:
             if len(passed) > self.aliases:
                 raise ValueError(f"its value {shown(name)!r} is defined by itself")
             scope, name = within.aliases[name]
-        for within, name in passed:  # the next one that asks goes there at once
+        for within, name in passed:  # path compression
             within.aliases[name] = found
         return found
 
     def input_of(self, node: Node, index: int) -> Value | None:
-        """What a node reads as its input of that index, or None where it reads nothing."""
+        """The value of a node's input of that index, or None."""
         if index >= len(node.inputs) or not node.inputs[index]:
             return None
         return self.resolve(node.scope, node.inputs[index])
 
     def inputs_of(self, node: Node) -> Iterator[Value]:
-        """Everything that a node reads."""
+        """All values that a node reads."""
         return (self.resolve(node.scope, name) for name in node.inputs if name)
 
     def output_of(self, node: Node, index: int) -> Value | None:
-        """What a node makes as its output of that index, or None."""
+        """The value of a node's output of that index, or None."""
         if index >= len(node.outputs) or not node.outputs[index]:
             return None
         return Value(node.scope, node.outputs[index])
 
     def outputs_of(self, node: Node) -> Iterator[Value]:
-        """Everything that a node makes."""
+        """All values that a node makes."""
         return (Value(node.scope, name) for name in node.outputs if name)
 
     def maker(self, value: Value) -> Node | None:
@@ -301,14 +301,14 @@ class Graph:
         return value.scope.made.get(value.name)
 
     def readers(self, value: Value) -> Iterator[Use]:
-        """Where its numbers go, to the first few; whoever asks for its shape alone is not among them."""
+        """The first few uses of its numbers, without those that read its shape alone."""
         for use in value.scope.uses.get(value.name, ())[:READERS]:
             self.budget.step()
             if use.node is None or use.node.op not in UNUSED:
                 yield use
 
     def walk(self, starts: Iterable[T], onward: Callable[[T], Iterable[T]]) -> Iterator[T]:
-        """Everything that is reached from these, each once, the nearest first."""
+        """Everything reachable from these, each once, the nearest first."""
         seen: set[T] = set()
         waiting = deque(starts)
         while waiting:
@@ -320,7 +320,7 @@ class Graph:
                 waiting.extend(onward(each))
 
     def sources_first(self, starts: Iterable[T], onward: Callable[[T], Iterable[T]]) -> Iterator[T]:
-        """Everything that is reached from these, each once, and after all that it leads to."""
+        """Everything reachable from these, each once, in topological order: sources first."""
         seen: set[T] = set()
         waiting = [(each, False) for each in starts]
         while waiting:
@@ -334,14 +334,14 @@ class Graph:
                 waiting.extend((source, False) for source in onward(each))
 
     def depend_on(self, nodes: Iterable[Node]) -> set[Node]:
-        """These nodes, and all that read numbers computed from theirs, with the nodes whose graphs they are in."""
+        """These nodes and all that depend on their numbers, with the nodes around their graphs."""
         return set(self.walk(nodes, self._numbers_after))
 
     def _numbers_after(self, node: Node) -> Iterator[Node]:
         return (reader for reader in self._after(node) if reader.op not in UNUSED)
 
     def declared(self, value: Value) -> Any:
-        """What the graph states of a value's type, or None."""
+        """The type that the graph states for a value, or None."""
         proto = value.scope.proto
         if value.scope not in self._declared:
             stated = (*proto.input, *proto.value_info) if hasattr(proto, "initializer") else ()
@@ -354,5 +354,5 @@ def _within(where: str) -> str:
 
 
 def _opset(imports: Any) -> int:
-    """Version of ONNX's own operators."""
+    """The version of ONNX's own operators."""
     return max((each.version for each in imports if each.domain in MAIN), default=0)

@@ -1,8 +1,8 @@
-"""``.onnx``: the LSTM nodes of a graph, wherever they are in it, and stacks of them as one LSTM.
+"""``.onnx``: the LSTM nodes of a model, in any graph of it; stacks of nodes become one LSTM.
 
-https://onnx.ai/onnx/operators/onnx__LSTM.html has the operator. What `torch.nn.LSTM` does not compute (peepholes, clip,
-coupled gates, other activations) is refused by name; what the graph does around it (reversed time, lengths, a state
-of its own) is said in a warning. Parameters that the graph computes from constants are computed here as well.
+The operator: https://onnx.ai/onnx/operators/onnx__LSTM.html. Features that `torch.nn.LSTM` lacks (peepholes, clip,
+coupled gates, other activations) are refused by name. Things that the graph does around the node (reversed time,
+lengths, constant states) are in a warning. Parameters that the graph computes from constants are computed here as well.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from numlstm.formats.onnx.chain import Layer, batch_first, chains
 from numlstm.formats.onnx.fold import Constants, NotConstant
 from numlstm.formats.onnx.gates import gates_ifgo
 from numlstm.formats.onnx.graph import Graph, Node, Value
-from numlstm.formats.onnx.tensors import CONSTANT, Beside, charge_messages, tensor_of
-from numlstm.formats.tensor import FLOATS, Tensor
+from numlstm.formats.onnx.tensors import CONSTANT, LONGEST, Beside, charge_messages, tensor_of
+from numlstm.formats.tensor import FLOATS, Tensor, widest
 
 IR_VERSION = 0x08  # tag of ModelProto's first field
 NEXT = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # tags of those that may follow
-LONGEST = (1 << 31) - 1  # bytes of a message, by protobuf's own rule
-OLDEST = 7  # opset; before it the operator is another
+OLDEST = 7  # opset; older ones have another LSTM
 ATTRIBUTES = frozenset(
     (
         *("activations", "activation_alpha", "activation_beta", "clip"),
@@ -44,16 +43,16 @@ ATTRIBUTES = frozenset(
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 USUAL = ("sigmoid", "tanh", "tanh")
 OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
-LARGEST = float(np.finfo(np.float32).max)  # a clip of this and more clips nothing
+LARGEST = float(np.finfo(np.float32).max)  # such a clip has no effect
 LENGTHS = 8  # in a message
 ALIKE = 4  # nodes in a note
-FOUND, NAMED = 4_000, 300  # bytes of what is said of an LSTM node, and of another one
+FOUND, NAMED = 4_000, 300  # bytes of memory for the description of an LSTM node, and of another one
 OWN = re.compile(r"(^|/)LSTM(_\d+)?$")  # TorchScript's exporter calls a node /path/LSTM_1
-SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node, by torch's newer exporter: a list, the node's own name last
+SCOPES = "pkg.torch.onnx.name_scopes"  # a node's metadata by torch's newer exporter: a list that ends in its own name
 
 
 def looks_like(start: bytes) -> bool:
-    """Whether a file that begins with these bytes may be one: its IR version, and a field of a model."""
+    """Whether a file that begins with these bytes may be one: the IR version, then another field of a model."""
     return len(start) > 2 and start[0] == IR_VERSION and 0 < start[1] < 128 and start[2] in NEXT
 
 
@@ -65,7 +64,7 @@ def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
     except ImportError:
         raise ImportError(f"{os.fspath(path)} is an ONNX model; reading it takes: {install('onnx')}") from None
     if size > LONGEST:
-        raise ValueError(f"it has {size} bytes; an ONNX file has at most {LONGEST}, and its tensors in files beside it")
+        raise ValueError(f"it has {size} bytes; {LONGEST} is the limit of an ONNX file without external data")
     data = file.read()
     budget = Budget(size)
     charge_messages(data, onnx.ModelProto.DESCRIPTOR, budget)
@@ -100,7 +99,7 @@ def _contents(model: Any, budget: Budget, path: str | os.PathLike[str]) -> Conte
         {name: tensor for name, tensor in named.items() if not _belongs(name, finder.leaves)}, place="initializers"
     )
     if numlstm_config.KEY not in metadata:
-        note = "known by the names of its tensors alone: there is no LSTM node that uses them"
+        note = "found by the names of its tensors alone: no LSTM node uses them"
         by_name = tuple(found._replace(notes=(*found.notes, note)) for found in by_name)
     unique = Unique()
     all_of_them = []
@@ -111,7 +110,7 @@ def _contents(model: Any, budget: Budget, path: str | os.PathLike[str]) -> Conte
 
 
 def _tensors(graph: Graph, beside: Beside) -> Any:
-    """(value, message, tensor) of every tensor of the file."""
+    """(value, message, tensor) for every tensor of the file."""
     for scope in graph.scopes:
         for name, proto in scope.initializers.items():
             tensor = tensor_of(proto, name, beside)
@@ -126,7 +125,7 @@ def _tensors(graph: Graph, beside: Beside) -> Any:
 
 
 def _constant(node: Node, beside: Beside) -> Tensor | None:
-    """What a Constant node holds; None for text and sparse tensors."""
+    """The tensor of a Constant node; None for text and sparse tensors."""
     attributes = node.attributes()
     for name, kind in (("value_float", "f"), ("value_floats", "floats"), ("value_int", "i"), ("value_ints", "ints")):
         if name in attributes:
@@ -135,13 +134,13 @@ def _constant(node: Node, beside: Beside) -> Tensor | None:
 
 
 class Unique:
-    """Gives each name back, with a number where it was given before."""
+    """Makes names unique by numbers."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, int] = {}  # and the last number that was tried for it
+        self.taken: dict[str, int] = {}  # with the last number tried for each
 
     def __call__(self, name: str) -> str:
-        """The name, or the name with a number."""
+        """Return the name, with a number if it was taken."""
         free, count = name, self.taken.get(name, 1)
         while free in self.taken:
             count += 1
@@ -152,7 +151,7 @@ class Unique:
 
 
 def _belongs(name: str, leaves: set[str]) -> bool:
-    """Whether a tensor of this name is a parameter of what a node already claims."""
+    """Whether a tensor of this name is a parameter of a node that was found."""
     match = state_dict.NAME.fullmatch(name)
     return match is not None and match["prefix"] in leaves
 
@@ -162,12 +161,12 @@ class Refused(ValueError):
 
 
 class Finder:
-    """The LSTMs of a graph.
+    """Finds the LSTMs of a graph.
 
     Attributes
     ----------
     leaves : set of str
-        Prefixes of the tensors that recurrent nodes read, as in a state dict.
+        Prefixes, as in a state dict, of the tensors that recurrent nodes read.
     """
 
     def __init__(self, graph: Graph, constants: Constants) -> None:
@@ -178,7 +177,7 @@ class Finder:
         self._zeros: dict[Any, bool] = {}
 
     def found(self, metadata: Mapping[str, str]) -> tuple[list[Found], list[str]]:
-        """Every LSTM, and what else is recurrent, a sentence each."""
+        """Return every LSTM, and a sentence for each other recurrent node."""
         layers: list[Layer] = []
         problems: dict[Node, Found] = {}
         others = []
@@ -188,13 +187,13 @@ class Finder:
             if is_ours and node.op in OTHERS:
                 self._prefix(node)
                 others.append(f"{node} is {OTHERS[node.op]}, not an LSTM")
-                self.budget.hold(NAMED, "what is said of its recurrent nodes")
+                self.budget.hold(NAMED, "the descriptions of its recurrent nodes")
             if not node.op.endswith("LSTM"):
                 continue
             order[node] = len(order)
             if len(order) > state_dict.MOST:
-                raise ValueError(f"it has more than {state_dict.MOST} LSTM nodes, which are the most in a file")
-            self.budget.hold(FOUND, "what is said of its LSTM nodes")
+                raise ValueError(f"it has more than {state_dict.MOST} LSTM nodes, the limit of a file")
+            self.budget.hold(FOUND, "the descriptions of its LSTM nodes")
             prefix = self._prefix(node)
             try:
                 if not is_ours:
@@ -221,10 +220,7 @@ class Finder:
         return lstms, others
 
     def _prefix(self, node: Node) -> str | None:
-        """What the tensors that W, R and B are made of, or those of a node of another domain, are the parameters of.
-
-        As in `Layer`; each value is looked at once for all nodes.
-        """
+        """The prefix of a node's parameters, as in `Layer`; each value is visited once for all nodes."""
         read = [self.graph.input_of(node, index) for index in range(1, len(node.inputs)) if index not in (4, 5, 6)]
         starts = [value for value in read if value is not None]
         for value in self.graph.sources_first(starts, self._before):
@@ -247,7 +243,7 @@ class Finder:
         return None if node is None else _one_of(self._prefixes[each] for each in self.graph.inputs_of(node))
 
     def _layer(self, node: Node, prefix: str | None) -> Layer:
-        """One LSTM node, or Refused."""
+        """The layer of one LSTM node; raises Refused."""
         direction, hidden_size, is_batch_first = _flags(node)
         directions = 2 if direction == "bidirectional" else 1
         weight_ih, key_ih = self._parameter(node, 1, "W")
@@ -259,7 +255,7 @@ class Finder:
             if key_p not in self._zeros:
                 self._zeros[key_p] = not peepholes.read().any()
             if not self._zeros[key_p]:
-                raise Refused("its P holds peepholes that are not zero, which torch.nn.LSTM does not have")
+                raise Refused("its P holds nonzero peepholes, which torch.nn.LSTM does not have")
         lengths = self._lengths(node, is_batch_first)
         key = (direction, is_batch_first, lengths, key_ih, key_hh, key_b)
         hidden_size, features = weight_hh.shape[2], weight_ih.shape[2]
@@ -268,7 +264,7 @@ class Finder:
         )
 
     def _parameter(self, node: Node, index: int, what: str) -> tuple[Tensor, Any]:
-        """An input of a node that must be constant; and a key, equal where two are the same."""
+        """A constant input of a node, and a key that is equal for equal inputs; raises Refused."""
         value = self.graph.input_of(node, index)
         if value is None:
             raise Refused(f"it has no {what}")
@@ -283,7 +279,7 @@ class Finder:
         return found
 
     def _fold(self, value: Value) -> tuple[Tensor, Any] | str:
-        """What the graph computes from constants, with a key; or why it cannot be had."""
+        """A value that the graph computes from constants, with a key; or a sentence if it cannot be computed."""
         try:
             array, dtype = self.constants.fold(value)
         except NotConstant as error:
@@ -295,7 +291,7 @@ class Finder:
         return tensor, (array.shape, dtype, digest)
 
     def _lengths(self, node: Node, is_batch_first: bool) -> Value | None:
-        """The sequence_lens, unless they are known to be all as long as the input."""
+        """The sequence_lens, or None if all are known to have the input's length."""
         value = self.graph.input_of(node, 4)
         if value is None or value not in self.constants.tensors:
             return value
@@ -304,18 +300,17 @@ class Finder:
         return None if steps is not None and self.constants.extremes(value) == (steps, steps) else value
 
     def _declared(self, value: Value, axis: int) -> int | None:
-        """The length of an axis that the graph states for a value, if it states one."""
+        """The length of an axis of a value, if the graph states it."""
         stated = self.graph.declared(value)
         dims = () if stated is None else stated.tensor_type.shape.dim
         return int(dims[axis].dim_value) if axis < len(dims) and dims[axis].HasField("dim_value") else None
 
     def _stack(self, stack: list[Layer], alike: list[Node]) -> Found:
-        """One LSTM of these layers; and the nodes that begin others with the same parameters."""
+        """The LSTM of these layers; `alike` are the nodes that begin others with the same parameters."""
         first = stack[0]
         name = self._name(first.node, _one_of(layer.prefix for layer in stack))
         where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
-        if len(stack) > state_dict.LAYERS:
-            problem = f"it has {len(stack)} layers; {state_dict.LAYERS} are the most that are loaded"
+        if problem := state_dict.too_many_layers(len(stack)):
             return Found(name, "LSTM", None, "", where, problem=problem)
         is_batch_first, note = batch_first(stack, self.graph, self.constants)
         config = Config(
@@ -335,7 +330,7 @@ class Finder:
                 rows = 4 * first.hidden_size
                 parameters[f"bias_ih{suffix}"] = _part(each.bias, direction, slice(0, rows))
                 parameters[f"bias_hh{suffix}"] = _part(each.bias, direction, slice(rows, 2 * rows))
-        dtype = max((tensor.dtype for tensor in parameters.values()), key=FLOATS.index)
+        dtype = widest(tensor.dtype for tensor in parameters.values())
         notes, warnings = self._around(stack)
         notes = [*([note] if note else []), *notes]
         notes += [f"{node} and its like have the same parameters" for node in alike[:ALIKE]]
@@ -346,12 +341,12 @@ class Finder:
         )
 
     def _around(self, stack: list[Layer]) -> tuple[list[str], list[str]]:
-        """What the model gives the LSTM besides its input: what to know, and what the caller must do."""
+        """Notes on the states that the model passes, and warnings of what the caller must do."""
         notes, warnings = [], []
         first = stack[0]
         if first.direction == "reverse":
             warnings.append(
-                "in the file's model it runs from the last step to the first: reverse the input along time before the "
+                "the file's model runs it from the last step to the first: reverse the input along time before the "
                 "call, and the output after it"
             )
         if first.lengths is not None:
@@ -360,7 +355,7 @@ class Finder:
             if tensor is not None and prod(tensor.shape) <= LENGTHS:
                 lengths += f", {tensor.read().tolist()}"
             warnings.append(
-                f"in the file's model a row ends at its own length, the sequence_lens {lengths}; "
+                f"the file's model gives each row a length, the sequence_lens {lengths}; "
                 "without lengths every row is as long as the input"
             )
         for index, state in ((5, "h_0"), (6, "c_0")):
@@ -371,14 +366,15 @@ class Finder:
             names = ", ".join(known[:LENGTHS]) + (", …" if len(known) > LENGTHS else "")
             if any(each in self.constants.tensors for each in sources if each is not None):
                 warnings.append(
-                    f"in the file's model {state} is not zero but constant, {names}: pass it, from numlstm.load_tensors"
+                    f"the file's model has a constant {state} that is not zero, {names}: pass it, from "
+                    "numlstm.load_tensors"
                 )
             else:
-                notes.append(f"the model gives it {state}, from {names}")
+                notes.append(f"the file's model passes {state}, from {names}")
         return notes, warnings
 
     def _name(self, node: Node, prefix: str | None) -> str:
-        """What its parameters are called, or its module, or the node."""
+        """The prefix of its parameters, or the name of its module, or of the node."""
         if prefix:
             return prefix
         proto = node.proto
@@ -390,13 +386,13 @@ class Finder:
 
 
 def _one_of(prefixes: Iterable[str | None]) -> str | None:
-    """The one that they are; "" where they are several, None where there is none."""
+    """The prefix that all have in common; "" if they differ, None if there is none."""
     known = {prefix for prefix in prefixes if prefix is not None}
     return known.pop() if len(known) == 1 else ("" if known else None)
 
 
 def _flags(node: Node) -> tuple[str, int, bool]:
-    """Direction, hidden_size (0 where it is not stated) and whether the layout is batch first; or Refused."""
+    """Direction, hidden_size (0 if not stated), and whether the layout is batch first; raises Refused."""
     if node.scope.opset < OLDEST:
         raise Refused(f"its opset is {node.scope.opset}; LSTM nodes are read from {OLDEST} on")
     attributes = node.attributes()
@@ -429,7 +425,7 @@ def _flags(node: Node) -> tuple[str, int, bool]:
 
 
 def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions: int, hidden_size: int) -> None:
-    """Refuse what does not fit R, which states the hidden size."""
+    """Raise Refused if shapes do not fit R, which gives the hidden size."""
     shape = weight_hh.shape
     if len(shape) != 3 or 0 in shape or shape[1] != 4 * shape[2] or shape[0] != directions:
         raise Refused(f"its R has shape {shape}; it must be ({directions}, 4 * hidden_size, hidden_size)")
@@ -445,7 +441,7 @@ def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions:
 
 
 def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
-    """One direction's share of W, R or B, in PyTorch's order of gates."""
+    """One direction's part of W, R or B, in PyTorch's order of gates."""
     count = len(range(*rows.indices(tensor.shape[1])))
     return Tensor((count, *tensor.shape[2:]), tensor.dtype, partial(_read_part, tensor, direction, rows))
 
@@ -459,9 +455,9 @@ def _where(node: Node) -> str:
 
 
 def _as_saved(found: Found, text: str) -> Found:
-    """The LSTM with the name that numlstm's own files give it: none; and as a cell where it was one."""
+    """The LSTM of a file that numlstm wrote: without a name, and as a cell if it was one."""
     cell: Kind = "LSTMCell"
-    notes = (found.warning,) if found.warning else ()  # that the states are inputs goes without saying
+    notes = (found.warning,) if found.warning else ()  # without the note that the states are inputs
     if f'"kind": "{cell}"' not in text or found.config is None or found.config.num_layers > 1:
         return found._replace(name="", notes=notes)
     parameters = {name.removesuffix("_l0"): tensor for name, tensor in found.parameters.items()}

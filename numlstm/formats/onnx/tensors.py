@@ -1,6 +1,6 @@
-"""Tensors of ONNX: protobuf messages, or ranges of a file beside the model, each checked before it is believed.
+"""Tensors of ONNX: protobuf messages, or ranges of a file beside the model, checked before use.
 
-A message of two bytes takes a hundred and fifty once it is parsed, so fields are counted before. The format:
+A message of two bytes takes 150 bytes once it is parsed, so fields are counted first. The format:
 https://github.com/onnx/onnx/blob/main/docs/IR.md and docs/ExternalData.md.
 """
 
@@ -38,7 +38,7 @@ DTYPES = {
     14: "complex64",
     15: "complex128",
     16: "bfloat16",
-}  # TensorProto.DataType; text, 4 and 8 bit floats are in no LSTM and in no dtype of NumPy's
+}  # TensorProto.DataType, without text and the floats of 4 and 8 bits
 FIELDS = {
     "float32": "float_data",
     "complex64": "float_data",
@@ -47,7 +47,7 @@ FIELDS = {
     "int64": "int64_data",
     "uint32": "uint64_data",
     "uint64": "uint64_data",
-}  # where numbers are that are not raw; the rest is in int32_data, float16 and bfloat16 as their bits
+}  # fields of numbers that are not raw; the rest is in int32_data, float16 and bfloat16 as their bits
 NUMBERS = {
     "float_data": np.float32,
     "double_data": np.float64,
@@ -55,10 +55,11 @@ NUMBERS = {
     "int64_data": np.int64,
     "uint64_data": np.uint64,
 }
-CONSTANT = 900  # bytes of what is made of a node that is a tensor
+CONSTANT = 900  # bytes of memory for a Constant node
+LONGEST = (1 << 31) - 1  # bytes of a message, protobuf's own limit
 EXTERNAL = 1  # TensorProto.DataLocation
 NESTED = 200  # messages within each other; protobuf's own limit is 100
-MESSAGE, FIELD, NUMBER = 200, 30, 24  # bytes, at most, of a message, of another field, of each number in a packed one
+MESSAGE, FIELD, NUMBER = 200, 30, 24  # bytes of memory for a message, another field, each number in a packed one
 COSTS: dict[str, int] = {
     "NodeProto": 800,
     "TensorProto": 1_500,
@@ -67,23 +68,23 @@ COSTS: dict[str, int] = {
     "NodeProto.input": 350,
     "NodeProto.output": 300,
     "TensorProto.dims": 60,
-}  # bytes of what takes more, with what a reader makes of it
+}  # bytes of memory for those that take more, with what a reader makes of them
 ABOVE_127 = bytes(range(128, 256))  # those that do not end a number
 VARINT = 10  # bytes at most
 AXES = 32
-SHARED = 4  # times its size that the tensors in a file beside the model may be in all; they may lie over each other
+SHARED = 4  # limit of the tensors in a file beside the model, times its size; they may overlap
 
 
 class _Field(NamedTuple):
-    """What a field of a message takes in memory, and its message if it holds one."""
+    """The memory that a field takes, and the type of the message in it, if any."""
 
     cost: int
     inner: Any = None
-    number: int = 0  # bytes of each number in it, where they may be packed
+    number: int = 0  # bytes of memory for each number in it, if they may be packed
 
 
 def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
-    """Charge what the messages in these bytes will take, to the innermost; read from the wire, nothing is built.
+    """Charge the memory that a serialised message will take, with all messages in it; nothing is built.
 
     Parameters
     ----------
@@ -96,7 +97,7 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
     Raises
     ------
     ValueError
-        It is no message, or takes more than its size justifies.
+        It is no message, or takes more memory than its size justifies.
     """
     known: dict[str, dict[int, _Field]] = {}
 
@@ -106,7 +107,7 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
         return known[of.full_name]
 
     at, end, inside = 0, len(data), fields(descriptor)
-    around: list[tuple[int, dict[int, _Field]]] = []  # end and fields of the messages that this one is in
+    around: list[tuple[int, dict[int, _Field]]] = []  # end and fields of the messages around this one
     other = _Field(FIELD)
     while True:
         while at == end and around:
@@ -114,7 +115,7 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
         if at == end:
             return
         tag, at = _varint(data, at, end)
-        if not tag >> 3:  # as a hole in a sparse file would be, two gigabytes of them perhaps
+        if not tag >> 3:  # a sparse file may have gigabytes of zeros
             raise ValueError(f"it is no ONNX model, or damaged: a field of number 0 before byte {at}")
         field = inside.get(tag >> 3, other)
         budget.hold(field.cost, "its messages")
@@ -129,7 +130,7 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
                 around.append((end, inside))
                 end, inside = at + length, fields(field.inner)
                 if len(around) > NESTED:
-                    raise ValueError(f"it is no ONNX model, or damaged: {NESTED} messages lie within each other")
+                    raise ValueError(f"it is no ONNX model, or damaged: {NESTED} messages are nested")
                 continue
             if field.number:
                 packed = data[at : at + length].translate(None, ABOVE_127)
@@ -144,7 +145,7 @@ def charge_messages(data: bytes, descriptor: Any, budget: Budget) -> None:
 
 
 def _field(field: Any) -> _Field:
-    """What one field of a message takes, by its descriptor."""
+    """A field's memory, by its descriptor."""
     name = f"{field.containing_type.name}.{field.name}"
     inner = field.message_type
     cost = COSTS.get(name) or (COSTS.get(inner.name, MESSAGE) if inner else FIELD)
@@ -168,7 +169,7 @@ def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 
 def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
-    """The tensor that a TensorProto is, or None where its numbers are of no dtype that is known.
+    """Return the tensor of a TensorProto, or None if its number type is unknown.
 
     Parameters
     ----------
@@ -176,12 +177,12 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
     shown : str
         Its name, for messages.
     beside : Beside
-        Where its external data would be.
+        The files with external data.
 
     Raises
     ------
     ValueError
-        Its sizes do not fit its numbers, or its external data is not where it may be.
+        Its sizes do not fit its numbers, or its external data is missing or outside the model's folder.
     """
     dtype = DTYPES.get(proto.data_type)
     if dtype is None:
@@ -211,7 +212,7 @@ def tensor_of(proto: Any, shown: str, beside: Beside) -> Tensor | None:
 
 def _listed(proto: Any, field: str, dtype: str, shape: tuple[int, ...]) -> Array:
     listed = getattr(proto, field)
-    numbers = np.fromiter(listed, NUMBERS[field], len(listed))  # one at a time, where a list takes 32 bytes for each
+    numbers = np.fromiter(listed, NUMBERS[field], len(listed))  # a list would take 32 bytes for each number
     if dtype == "bfloat16":
         return widened(numbers.astype(np.uint16)).reshape(shape)
     if dtype == "float16":
@@ -222,13 +223,13 @@ def _listed(proto: Any, field: str, dtype: str, shape: tuple[int, ...]) -> Array
 
 
 class Beside:
-    """The files beside a model that hold numbers of its tensors: in its folder and nowhere else.
+    """The files with external data, which must be in the model's folder.
 
     Parameters
     ----------
     model : path
     budget : Budget
-        Grows by what the tensors have in these files.
+        Grows by the size of the tensors' data in these files.
     """
 
     def __init__(self, model: str | os.PathLike[str], budget: Budget) -> None:
@@ -238,7 +239,7 @@ class Beside:
         self.claimed: dict[str, int] = {}
 
     def place(self, where: Mapping[str, str], nbytes: int, shown: str) -> tuple[Path, int]:
-        """The file of a tensor's numbers, and where in it they begin."""
+        """Return the file of a tensor's numbers and their offset."""
         location = where.get("location", "")
         said = f"its tensor {shown!r} has its numbers in {location!r}"
         path = self.folder / location
@@ -259,17 +260,17 @@ class Beside:
         self.claimed[location] = before + nbytes
         if self.claimed[location] > SHARED * size:
             raise ValueError(
-                f"its tensors have {self.claimed[location]} bytes in {location!r}, which has {size}: they lie over "
-                f"each other, and {SHARED} times is the limit"
+                f"its tensors have {self.claimed[location]} bytes in {location!r}, which has {size}: they overlap, and "
+                f"{SHARED} times is the limit"
             )
         self.budget.grow(min(self.claimed[location], size) - min(before, size))
 
 
 def _size(path: Path, location: str, folder: Path, said: str) -> int:
-    """The size of a file below the folder, once it is found to be one."""
+    """The size of a file, which must be below the folder."""
     parts = location.replace("\\", "/").split("/")
     if not parts[0] or ".." in parts or ":" in parts[0] or "\0" in location:
-        raise ValueError(f"{said}, which is no path below the model's folder; nothing else is read")
+        raise ValueError(f"{said}, which is no path below the model's folder; no other file is opened")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{said}, a link out of the model's folder; put the file itself there")
     try:

@@ -1,8 +1,8 @@
-"""LSTMs in what a PyTorch pickle builds: state dicts, checkpoints around them, and modules pickled whole.
+"""LSTMs in the object of a PyTorch pickle: state dicts, checkpoints with one inside, and pickled modules.
 
-The object is walked once, each part of it once however often it is referred to, without recursion. Tensors are named
-as a state dict names them. Where two containers in a file hold a tensor of one name (``state_dict`` and
-``ema``), both are told apart by the path to the container: ``ema/lstm.weight_ih_l0``.
+The object is walked without recursion, each part once, however often it is referred to. Tensors get the names of a
+state dict. If two containers of a file hold a tensor of the same name (``state_dict`` and ``ema``), names start with
+the path to the container: ``ema/lstm.weight_ih_l0``.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from numlstm.formats.torch.unpickle import WHAT, Object, Storage, View
 
 Flags = dict[str, Any]
 CLASS = "torch.nn.modules.rnn."
-MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")  # what TorchScript puts into the name of a class
+MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")  # added by TorchScript to the name of a class
 SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
 PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
 PACKED = "_all_weight_values"
 DEPTH = 100  # containers in containers
-WAITING = 300  # bytes of memory for a container that is still to be walked, and for knowing it once it was
-CONTAINER = 1500  # of one that holds tensors
-CHARACTER = 4  # of a name's character, and of all copies of it
-REPEATED = 1 << 16  # numbers that a tensor may make of fewer by strides of 0
+WAITING = 300  # bytes of memory for a container in the queue, and for its mark once it was walked
+CONTAINER = 1500  # bytes of memory for one that holds tensors
+CHARACTER = 4  # bytes of memory for a character of a name, with all its copies
+REPEATED = 1 << 16  # numbers that strides of 0 may make of fewer
 FOLLOWED = (dict, list, tuple, Object)
-OPTIMIZER = re.compile(r"optimi[sz]er|(^|[/._])optim($|[/._])", re.I)  # in the path to what is no model
-NORMED = re.compile(  # what weight_norm and parametrize keep instead of a parameter
+OPTIMIZER = re.compile(r"optimi[sz]er|(^|[/._])optim($|[/._])", re.I)  # in the path of an optimizer's state
+NORMED = re.compile(  # kept by weight_norm and parametrize in place of a parameter
     r"(?P<prefix>.*?)(parametrizations\.)?(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?(_g|_v|_orig|\.original\d?)", re.S
 )
 ADVICE = (
@@ -48,33 +48,34 @@ ADVICE = (
 )
 
 Read = Callable[[Storage, str], Array]
-Held = Callable[[Storage], int]
-Link = tuple[Any, ...]  # (link of the container around, key), or () at the top: a path, not yet joined
+Stored = Callable[[Storage], int]
+Scripted = Callable[[str], Flags]
+Link = tuple[Any, ...]  # (link of the outer container, key), or () at the top: a path, not yet joined
 REBUILT = ("torch._utils.", "torch._tensor.", "tensor ", "torch.float", "torch.complex", "torch.int", "torch.uint")
 Known = TypeVar("Known")
 
 
 @dataclass
 class Container:
-    """What one state dict, or one module with all below it, holds by name."""
+    """The tensors of one state dict, or of one module with all below it, by name."""
 
     path: str
     views: dict[str, View] = field(default_factory=dict)
-    odd: dict[str, str] = field(default_factory=dict)  # a tensor that is not dense numbers, and what it is
-    packed: dict[str, None] = field(default_factory=dict)  # what has quantised weights, a sentence each
+    odd: dict[str, str] = field(default_factory=dict)  # tensors that are not dense numbers, and what they are
+    packed: dict[str, None] = field(default_factory=dict)  # sentences on quantised weights
     flags: dict[str, Flags] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)  # of modules with an LSTM's parameters
 
     @property
     def is_optimizer(self) -> bool:
-        """Whether it is an optimizer's, which may keep something for each parameter by the parameter's name."""
+        """Whether it is an optimizer's state, which may use the names of the parameters."""
         return OPTIMIZER.search(self.path) is not None
 
 
 def contents(
-    format: str, root: Any, read: Read, held: Held, budget: Budget, scripted: Callable[[str], Flags] = lambda name: {}
+    format: str, root: Any, read: Read, stored: Stored, budget: Budget, scripted: Scripted = lambda name: {}
 ) -> Contents:
-    """Everything that a pickle's object holds.
+    """Return the tensors and LSTMs in the object of a pickle.
 
     Parameters
     ----------
@@ -83,18 +84,18 @@ def contents(
     root : object
         As `unpickle.Machine` builds it.
     read : callable
-        Gives a storage's numbers, flat, in the number type of that name; bfloat16 as uint16.
-    held : callable
-        Gives the bytes that the file has for a storage.
+        Returns the numbers of a storage, flat, in the number type of that name; bfloat16 as uint16.
+    stored : callable
+        Returns the size of a storage in the file, in bytes.
     budget : Budget
-        What is left of it once the pickle was read.
+        Of the file, after reading the pickle.
     scripted : callable
-        Gives the flags of an LSTM whose class has that name in TorchScript.
+        Returns the flags of an LSTM by the name of its class in TorchScript.
 
     Raises
     ------
     ValueError
-        A tensor reaches beyond its storage, or a storage beyond what the file has for it.
+        A tensor reaches beyond its storage, or a storage is larger than its data in the file.
     """
     containers = list(_walk({"tensor": root} if isinstance(root, View) else root, scripted, budget))
     _name_apart(containers)
@@ -103,32 +104,28 @@ def contents(
     others: list[str] = []
     views = [view for container in containers for view in container.views.values()]
     cached = _Cache(read, views)
-    _hold(views, held)
+    _check_sizes(views, stored)
     for container in containers:
         repeated = {name: what for name, view in container.views.items() if (what := _repeats(view))}
         own = {name: _tensor(view, cached) for name, view in container.views.items() if name not in repeated}
         tensors |= own
-        odd = {name: Tensor((), what, _unreadable) for name, what in (container.odd | repeated).items()}
+        odd = {name: Tensor.unreadable(what) for name, what in (container.odd | repeated).items()}
         place = f"{format}, {container.path or 'its top'}"
         found, other = state_dict.find(own | odd, container.flags, place)
         if found and container.is_optimizer:
-            others.append(f"{container.path} has tensors named as an LSTM's, but is an optimizer's state")
+            others.append(f"{container.path} has tensors named like an LSTM's, but is an optimizer's state")
             continue
         normed = {match["prefix"].rstrip(state_dict.SEPARATORS) for name in own if (match := NORMED.fullmatch(name))}
         lstms += [_said(one, container, one.name in normed) for one in found]
         if len(lstms) > state_dict.MOST:
-            raise ValueError(f"it holds more than {state_dict.MOST} LSTMs")
+            raise ValueError(f"it holds more than {state_dict.MOST} LSTMs, the limit of a file")
         others += [*other, *container.packed]
         others += [f"{name or 'an LSTM'}: {ADVICE}" for name in sorted(normed - {one.name for one in found})]
     hold_numbers(budget, tensors.values())
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
 
-def _unreadable() -> Array:
-    raise ValueError("it holds no dense numbers")
-
-
-def _walk(root: Any, scripted: Callable[[str], Flags], budget: Budget) -> Iterator[Container]:
+def _walk(root: Any, scripted: Scripted, budget: Budget) -> Iterator[Container]:
     """The containers in the order of the file."""
     seen: set[int] = set()
     waiting: list[tuple[Link, Any]] = [((), root)]
@@ -152,7 +149,7 @@ def _walk(root: Any, scripted: Callable[[str], Flags], budget: Budget) -> Iterat
                 elif isinstance(item, FOLLOWED):
                     budget.hold(WAITING, WHAT)
                     is_state = isinstance(value, Object) and item is value.state and isinstance(item, dict)
-                    inner.append((link if is_state else (link, key), item))  # attributes are the object's own
+                    inner.append((link if is_state else (link, key), item))  # no key for an object's attributes
                     _note_packed(container, key)
         if container.views or container.odd or container.packed:
             budget.hold(CONTAINER, WHAT)
@@ -163,14 +160,14 @@ def _walk(root: Any, scripted: Callable[[str], Flags], budget: Budget) -> Iterat
 
 
 def _is_odd(key: str, item: Any) -> bool:
-    """Whether an object stands for a tensor: PyTorch rebuilds it, or it has a parameter's name."""
+    """Whether an object is a tensor: one of PyTorch's functions makes it, or it has a parameter's name."""
     if not isinstance(item, Object) or _is_module(item):
         return False
     return item.name.startswith(REBUILT) or state_dict.NAME.fullmatch(key) is not None
 
 
 def _path(link: Link, budget: Budget) -> str:
-    """The path that a chain of keys is."""
+    """The path that a chain of keys makes."""
     keys: list[str] = []
     while link:
         link, key = link
@@ -182,12 +179,12 @@ def _path(link: Link, budget: Budget) -> str:
 
 
 def _take_names(budget: Budget, prefix: str, names: Collection[str]) -> None:
-    """Take what these names need once they are made with this prefix: a pickle has a long name once for many."""
+    """Charge these names with this prefix, which a pickle may hold once and refer to many times."""
     budget.hold(CHARACTER * (sum(map(len, names)) + (len(names) + 1) * len(prefix)), WHAT)
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
-    """The name, or where 1 and "1" are two keys of one dict, one that is not taken."""
+    """The name, or one with a number if it is taken: 1 and "1" may be keys of one dict."""
     number = len(taken)
     free = name
     while free in taken:
@@ -196,7 +193,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
 
 
 def _note_packed(container: Container, key: str) -> None:
-    """Dynamic quantisation keeps an LSTM's weights packed, under names of its own."""
+    """Note an LSTM whose weights dynamic quantisation has packed, by the names that it gives them."""
     name, found, _ = key.partition(PACKED)
     said = f"{name.rstrip('.') or 'an LSTM'} has quantised weights, which are not supported: save it unquantised"
     if found:
@@ -204,7 +201,7 @@ def _note_packed(container: Container, key: str) -> None:
 
 
 def _items(value: Any) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a container; of an object, what it was made from."""
+    """Keys and values of a container; of an object, its state, arguments and items."""
     if isinstance(value, dict):
         for number, (key, item) in enumerate(value.items()):
             yield (str(key) if isinstance(key, str | int) else f"?{number}"), item
@@ -215,7 +212,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_module(value: Any) -> bool:
-    """Whether an object is a module: PyTorch's has its parts in dicts, TorchScript's is a class of the archive."""
+    """Whether an object is a module: one of torch.nn has ``_parameters``, TorchScript's a class of the archive."""
     if not isinstance(value, Object) or not isinstance(value.state, dict):
         return False
     return isinstance(value.state.get("_parameters"), dict) or _is_scripted(value)
@@ -226,14 +223,14 @@ def _is_scripted(module: Object) -> bool:
 
 
 def _module(
-    container: Container, root: Object, seen: set[int], scripted: Callable[[str], Flags], budget: Budget
+    container: Container, root: Object, seen: set[int], scripted: Scripted, budget: Budget
 ) -> list[tuple[str, Any]]:
-    """Fill a container with a module and all below it; what else its attributes hold is returned, to be walked."""
+    """Fill a container with a module and all below it. Return its other attributes, which are walked later."""
     rest: list[tuple[str, Any]] = []
     waiting = [("", root)]
     while waiting:
         prefix, module = waiting.pop()
-        if id(module.state) in seen:  # two objects have no state in common, but in a pickle they can
+        if id(module.state) in seen:  # in a pickle, two objects can share their state
             continue
         seen.add(id(module.state))
         state = dict(_items(module.state))
@@ -280,12 +277,12 @@ def _module(
                 elif _is_scripted(module):
                     rest.append((full, item))
         waiting += reversed(below)
-    # `_flat_weights` and the like hold the same tensors once more
+    # private attributes such as `_flat_weights` hold the same tensors again
     return [(at, item) for at, item in rest if isinstance(item, FOLLOWED) and not at.rpartition(".")[2].startswith("_")]
 
 
 def _what(item: Object) -> str:
-    """What a tensor is that is not dense numbers."""
+    """What an object is that takes a tensor's place."""
     kinds = {"qtensor": "quantised integers", "sparse": "a sparse tensor", "meta": "a tensor without numbers (meta)"}
     for part, kind in kinds.items():
         if part in item.name:
@@ -294,7 +291,7 @@ def _what(item: Object) -> str:
 
 
 def _name_apart(containers: list[Container]) -> None:
-    """Put the path before the names of containers that share a name; an optimizer's do not count against a model's."""
+    """Put the path before the names of containers that share a name. A model ignores the names of an optimizer."""
     counts = {is_optimizer: Counter[str]() for is_optimizer in (False, True)}
     for container in containers:
         counts[container.is_optimizer].update((*container.views, *container.odd))
@@ -317,9 +314,9 @@ def _before(prefix: str, known: Mapping[str, Known]) -> dict[str, Known]:
 
 
 def _said(found: Found, container: Container, is_normed: bool) -> Found:
-    """An LSTM with what its module says of it held against its tensors."""
+    """An LSTM, once the flags of its module were checked against its tensors."""
     flags = container.flags.get(found.name, {})
-    if is_normed:  # where plain weights are there too, they may be those of before the last step of training
+    if is_normed:  # plain weights beside them may be older than the last step of training
         problem = f"{found.problem}; {ADVICE}" if found.problem else ADVICE
         return found._replace(config=None, parameters={}, problem=problem)
     if found.config is None:
@@ -335,7 +332,7 @@ def _said(found: Found, container: Container, is_normed: bool) -> Found:
             return found._replace(config=None, parameters={}, problem=said)
     kind = container.classes.get(found.name, CLASS + found.kind)
     if kind != CLASS + found.kind:
-        said = f"its class is {kind}, whose forward may compute something else than torch.nn.{found.kind}'s"
+        said = f"its class is {kind}, whose forward may differ from that of torch.nn.{found.kind}"
         found = found._replace(notes=(*found.notes, said))
     return found
 
@@ -349,7 +346,7 @@ def _is_probability(value: Any) -> bool:
 
 
 class _Cache:
-    """Storages that several tensors are views of, once they are read; one of a single tensor is not kept."""
+    """Storages that were read and that several tensors share; one of a single tensor is not kept."""
 
     def __init__(self, read: Read, views: Iterable[View]) -> None:
         self.read = read
@@ -365,28 +362,28 @@ class _Cache:
         return self.kept[key]
 
 
-def _hold(views: Iterable[View], held: Held) -> None:
-    """Hold what the pickle says of storages against what the file has for them."""
+def _check_sizes(views: Iterable[View], stored: Stored) -> None:
+    """Check the sizes of storages by the pickle against their data in the file."""
     seen: set[int] = set()
     for view in views:
         storage = view.storage
         if id(storage) not in seen:
             seen.add(id(storage))
-            have = held(storage) if storage.start + storage.count else 0
+            have = stored(storage) if storage.start + storage.count else 0
             asked = (storage.start + storage.count) * (width(storage.dtype) if storage.dtype else 1)
             if have < asked:
                 raise ValueError(f"its storage {storage.key!r} holds {have} bytes, not {asked}")
 
 
 def _repeats(view: View) -> str:
-    """What a tensor is that strides of 0 make larger than its file has room for, or ""."""
+    """What a tensor is whose strides of 0 make it larger than its storage; "" for others."""
     if 0 in view.shape or prod(view.shape) <= max(view.storage.count, REPEATED):
         return ""
     return f"a tensor of shape {view.shape} that repeats the {counted(view.storage.count, 'number')} of its storage"
 
 
 def _tensor(view: View, read: Read) -> Tensor:
-    """A tensor that is read when asked for; its reach is held against its storage now."""
+    """A tensor that is read on demand; its bounds are checked against its storage now."""
     storage = view.storage
     have = storage.count if storage.dtype else storage.count // width(view.dtype)
     if storage.dtype and storage.dtype != view.dtype:
@@ -400,9 +397,9 @@ def _tensor(view: View, read: Read) -> Tensor:
         whole = read(storage, view.dtype)
         if not count:
             return np.zeros(view.shape, whole.dtype if view.dtype != "bfloat16" else np.float32)
-        if storage.start + reach >= whole.size:  # beyond it lies memory that is not the file's
+        if storage.start + reach >= whole.size:  # as_strided would read beyond the array
             raise ValueError(
-                f"a tensor of shape {view.shape} reaches beyond the {counted(whole.size, 'number')} that were read"
+                f"a tensor of shape {view.shape} reaches beyond the {counted(whole.size, 'number')} of its storage"
             )
         strides = tuple(stride * whole.itemsize for stride in view.strides)
         first = storage.start + view.offset
