@@ -16,7 +16,7 @@ from .compiler import inline, named
 from .instructions import bump_counter, load_slot, smaller
 from .plan_layout import Cell, Header
 from .tile import FROM_BIAS, GO_ON, K_BLOCK, tile_of
-from .tile_shapes import by_size, largest_size, next_size
+from .tile_shapes import by_size, largest_size, next_size, whole_blocks
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
 PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other
@@ -81,13 +81,13 @@ def chain_by_runs(simd, shapes):
 
 
 def input_projection(simd, shapes, chain, halved):
-    """``project(plan, cell, source, steps, rows, whole, begin, end)``: the chain X for ``steps`` x ``rows``.
+    """``(plan, begin, end, cell, source, steps, rows)``: the chain X of ``steps`` x ``rows`` of some blocks.
 
-    From ``source``, of the blocks [begin, end); one that is not among the first ``whole`` has half the lanes, which
-    only happens where kernels are ``halved``.
+    The blocks are [begin, end). ``source`` is the input of the first step.
+    Kernels that are ``halved`` have a tail block with half the lanes.
     """
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
-    tallest = shapes.mr[0]
+    tallest, whole_of = shapes.mr[0], whole_blocks(simd.lanes)
 
     def tile_kernel(height, columns=4):
         tile = tile_of(simd, height, columns)
@@ -144,7 +144,8 @@ def input_projection(simd, shapes, chain, halved):
             r += height
 
     @inline
-    def project(plan, cell, source, steps, rows, whole, begin, end):
+    def project(plan, begin, end, cell, source, steps, rows):
+        whole = whole_of(load_slot(cell, Cell.UNITS))
         step, row = load_slot(cell, Cell.SOURCE_STEP), load_slot(cell, Cell.SOURCE_ROW)
         gates = pointer_at(plan, Header.GATES)
         # the longer axis is cut into tiles; both together where they are evenly spaced
@@ -170,9 +171,9 @@ def input_projection(simd, shapes, chain, halved):
 
 
 def hidden_projection(simd, shapes):
-    """``project(plan, cell, target, rows, begin, end)``: h of ``rows`` rows through W_hr into the output.
+    """``(plan, begin, end, cell, target, rows)``: h of ``rows`` rows through W_hr into the output.
 
-    Of the blocks [begin, end); ``begin`` is a multiple of ``QUAD``, ``end`` one as well or the last.
+    In the groups [begin, end) of ``QUAD`` blocks, the last of which may have fewer.
     """
     pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
     flush, store_part = simd.flush_h, simd.store_part
@@ -212,8 +213,9 @@ def hidden_projection(simd, shapes):
     narrow = by_size(shapes.mr, {height: tile_kernel(height, 1) for height in shapes.mr})
 
     @inline
-    def project(plan, cell, target, rows, begin, end):
-        block = begin
+    def project(plan, begin, end, cell, target, rows):
+        block = begin * QUAD
+        end = smaller(end * QUAD, (load_slot(cell, Cell.OUTPUTS) + lanes - 1) // lanes)
         while block < end:
             r = 0
             while r < rows:

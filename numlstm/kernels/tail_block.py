@@ -13,22 +13,10 @@ from .activations import activations
 from .compiler import inline, named
 from .instructions import bump_counter, load_slot
 from .microkernel import cell_epilogue, count_tile, recurrent_tile
-from .plan_layout import LEAST_HALVED, Cell, Header
+from .plan_layout import Cell, Header
 from .projection import PAIRS
 from .tile import dot_of_two, tile_of
 from .tile_shapes import by_size, largest_size
-
-
-def whole_blocks(lanes):
-    """``(units) -> blocks before the one with half the lanes``: all of them where there is none."""
-    half = lanes // 2 if lanes >= LEAST_HALVED else 0  # as ``abi.lanes_of_last`` has it
-
-    @inline
-    def whole_of(units):
-        blocks = units // lanes
-        return blocks if units - blocks * lanes <= half else blocks + 1
-
-    return whole_of
 
 
 def half_epilogue(simd):

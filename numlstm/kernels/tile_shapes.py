@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from numba.core import types
 
+from .compiler import Kernel, inline
 from .instructions import INT64, fixed_intrinsic, instruction
+from .plan_layout import LEAST_HALVED
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,18 @@ class Shapes:
 REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1))
 # 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
 REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 2, 1))
+
+
+def whole_blocks(lanes: int) -> Kernel:
+    """``(units) -> number of whole blocks``, before a tail block of half the lanes, as ``lanes_of_last`` defines it."""
+    half = lanes // 2 if lanes >= LEAST_HALVED else 0
+
+    @inline
+    def whole_of(units):
+        blocks = units // lanes
+        return blocks if units - blocks * lanes <= half else blocks + 1
+
+    return whole_of
 
 
 def next_size(sizes):

@@ -10,15 +10,18 @@ with its own: it meets the same weights at every step, and they are in its own c
 a thread that is inside a kernel, since it has claimed.
 """
 
-from types import SimpleNamespace
+from __future__ import annotations
+
+from collections.abc import Callable
 
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from .compiler import inline, named
+from .compiler import Kernel, inline, named
 from .instructions import INT64, bump_counter, instruction, load_slot
 from .plan_layout import LINE_SLOTS, Header, Share
 
+ForChunks = Callable[[Kernel], Kernel]
 SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
 
 
@@ -135,49 +138,52 @@ def waiting(pause):
     return wait, spin_wait
 
 
-def parallel_for(wait):
-    """How a thread goes through phases that it shares: ``part`` by ``part`` as long as it can claim one.
+def for_chunks(wait: Kernel) -> ForChunks:
+    """Make ``loop(plan, phase, *given) -> next phase`` of ``body(plan, chunk, *given)``.
 
-    ``begin(plan, phase)`` and ``more(plan, phase)`` give a part or -1, ``bounds(plan, part, count)`` what of ``count``
-    things it is, and ``barrier(plan, phase)`` the next phase.
+    The body runs for every chunk of the phase that this thread can claim; then the loop waits for those of the others.
     """
 
-    @inline
-    def more(plan, phase):
-        count_up(shared(plan, Share.DONE))
-        return claim(plan, phase)
+    def over(body: Kernel) -> Kernel:
+        @inline
+        def loop(plan, phase, *given):
+            chunk = claim(plan, phase)
+            while chunk >= 0:
+                body(plan, chunk, *given)
+                count_up(shared(plan, Share.DONE))
+                chunk = claim(plan, phase)
+            bump_counter(plan, Header.PHASES)
+            wait(plan, shared(plan, Share.DONE), (phase + 1) * load_slot(plan, Header.NUM_CHUNKS), True)
+            return phase + 1
+
+        return loop
+
+    return over
+
+
+def parallel_for(for_chunks: ForChunks) -> ForChunks:
+    """Make ``loop(plan, phase, count, *given) -> next phase`` of ``body(plan, begin, end, *given)``.
+
+    The body runs for parts of range(count), a chunk each. A barrier follows.
+    """
+
+    def over(body: Kernel) -> Kernel:
+        @inline
+        def of_chunk(plan, chunk, count, *given):
+            num_chunks = load_slot(plan, Header.NUM_CHUNKS)
+            body(plan, chunk * count // num_chunks, (chunk + 1) * count // num_chunks, *given)
+
+        return for_chunks(of_chunk)
+
+    return over
+
+
+def serial_for(body: Kernel) -> Kernel:
+    """``parallel_for`` of a thread that shares nothing: a phase is one part, and the next phase the same."""
 
     @inline
-    def bounds(plan, part, count):
-        num_chunks = load_slot(plan, Header.NUM_CHUNKS)
-        return part * count // num_chunks, (part + 1) * count // num_chunks
-
-    @inline
-    def barrier(plan, phase):
-        bump_counter(plan, Header.PHASES)
-        wait(plan, shared(plan, Share.DONE), (phase + 1) * load_slot(plan, Header.NUM_CHUNKS), True)
-        return phase + 1
-
-    return SimpleNamespace(begin=claim, more=more, bounds=bounds, barrier=barrier)
-
-
-def serial_for():
-    """The same for a thread that shares nothing: a phase is one part."""
-
-    @inline
-    def begin(plan, phase):
-        return 0
-
-    @inline
-    def more(plan, phase):
-        return -1
-
-    @inline
-    def bounds(plan, part, count):
-        return 0, count
-
-    @inline
-    def barrier(plan, phase):
+    def loop(plan, phase, count, *given):
+        body(plan, 0, count, *given)
         return phase
 
-    return SimpleNamespace(begin=begin, more=more, bounds=bounds, barrier=barrier)
+    return loop

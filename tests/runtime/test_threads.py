@@ -23,7 +23,7 @@ from samples import data, make
 
 import numlstm
 from numlstm.base.config import Config
-from numlstm.kernels import work_queue
+from numlstm.kernels import recurrence, work_queue
 from numlstm.kernels.instructions import bump_counter, load_slot
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
@@ -1040,12 +1040,9 @@ def test_code_lives_as_long_as_a_worker_may_rest_in_it():
 # The guards prove themselves ----------------------------------------------------------------------------------------
 
 
-def planted(monkeypatch, **changes):
-    """Put a kernel with a fault in its tickets in place of the float32 one."""
-    from numlstm.kernels import recurrence
-
-    for name, value in changes.items():
-        monkeypatch.setattr(recurrence, name, value)
+def planted(monkeypatch, module, name, value):
+    """Put a kernel with a fault in how it shares work in place of the float32 one."""
+    monkeypatch.setattr(module, name, value)
     kernel = linker.link(build.object_code("float32", registry.level()), registry.level(), "planted", 0.0)
     monkeypatch.setitem(registry._loaded, "float32", kernel)
 
@@ -1103,17 +1100,16 @@ def test_what_another_thread_holds_is_waited_for(monkeypatch, way):
 
 @pytest.mark.slow
 def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
-    def hasty(wait):
-        spread = work_queue.parallel_for(wait)
+    waiting = work_queue.waiting
 
-        @work_queue.inline
-        def barrier(plan, phase):
-            return phase + 1
+    def hasty(pause):
+        @work_queue.named("wait")
+        def wait(plan, counter, least, may_leave):
+            pass
 
-        spread.barrier = barrier
-        return spread
+        return wait, waiting(pause)[1]
 
-    planted(monkeypatch, parallel_for=hasty)
+    planted(monkeypatch, recurrence, "waiting", hasty)
     for way in (Partition.ROWS, Partition.BLOCKS):
         phantom = Phantom(monkeypatch, way)
         assert not phantom.waits() and not phantom.offered
@@ -1141,17 +1137,5 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
         bump_counter(plan, Header.WORK_ITEMS)
         return taken // 2
 
-    def twice(wait):
-        spread = work_queue.parallel_for(wait)
-        spread.begin = claim
-
-        @work_queue.inline
-        def more(plan, phase):
-            work_queue.count_up(work_queue.shared(plan, work_queue.Share.DONE))
-            return claim(plan, phase)
-
-        spread.more = more
-        return spread
-
-    planted(monkeypatch, parallel_for=twice, claim=claim)
+    planted(monkeypatch, work_queue, "claim", claim)
     assert claims(make(hidden=1)) > 300
