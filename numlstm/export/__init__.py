@@ -14,6 +14,8 @@ from numlstm.export import link, targets
 from numlstm.export.library import objects, static
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import TEXTS, Code
+from numlstm.export.targets import Target
+from numlstm.kernels.loading.levels import Level
 from numlstm.lstm import LSTM
 
 MODEL = "model.numlstm"
@@ -75,32 +77,37 @@ def export(
         raise ValueError(
             f"prefix is {prefix!r}; it must be a name in C: up to 64 letters, digits and underscores, no digit first"
         )
-    folder, number = Path(folder), module.dtype.name
     model = model_bytes(module._panels, wanted)
     linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)
-    static_name = chosen.static.format(prefix)
+    library = _library(chosen, wanted, prefix, module.dtype.name, linker)
+    for name, content in (library | {MODEL: model}).items():
+        path = Path(folder, name)
+        with atomic.replacing(path) as file:
+            file.write(content)
+        echo(f"{fspath(path)}: {len(content)} bytes")
+
+
+def _library(target: Target, level: Level, prefix: str, number: str, linker: list[str] | None) -> dict[str, bytes]:
+    """The files of a library by name, with an example of its use."""
+    static_name, shared_name = target.static.format(prefix), target.shared.format(prefix)
     words = {
         "PREFIX": prefix,
         "GUARD": prefix.upper(),
         "KIND": {"float32": "float", "float64": "double"}[number],
-        "TARGET": f"{chosen.name}, {wanted.name}",
+        "TARGET": f"{target.name}, {level.name}",
         "CODES": _codes(prefix),
         "COMPILE": f"cc -O2 example.c {static_name} -o example",
     }
     files = {
         f"{prefix}.h": _filled("numlstm.h", words),
         "example.c": _filled("example.c", words),
-        static_name: static(chosen, number, wanted, prefix),
-        MODEL: model,
+        static_name: static(target, number, level, prefix),
     }
     if linker is not None:
-        made = {name: code for name, (code, _) in objects(number, wanted, prefix).items()}
-        files[chosen.shared.format(prefix)] = link.shared(linker, made, chosen.shared.format(prefix))
-    for name, content in files.items():
-        with atomic.replacing(folder / name) as file:
-            file.write(content)
-        echo(f"{fspath(folder / name)}: {len(content)} bytes")
+        made = {name: code for name, (code, _) in objects(number, level, prefix).items()}
+        files[shared_name] = link.shared(linker, made, shared_name)
+    return files
 
 
 def _codes(prefix: str) -> str:

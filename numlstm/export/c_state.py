@@ -165,14 +165,20 @@ def state_setup(rules):
     return state_bytes, state_init, reset
 
 
-def runners(prefix, rules):
-    """``step`` and ``forward``."""
-    size, outputs_of = rules.itemsize, rules.outputs_of
+def kernel_of(prefix):
+    """The function of the library's other object that runs a plan."""
 
     @instruction(types.void, PLAN)
     def run_kernel(builder, plan):
         signature = ir.FunctionType(ir.VoidType(), [INT64.as_pointer()])
         builder.call(cgutils.get_or_insert_function(builder.module, signature, f"{prefix}_kernel"), [plan])
+
+    return run_kernel
+
+
+def runners(prefix, rules):
+    """``step`` and ``forward``."""
+    size, outputs_of, run_kernel = rules.itemsize, rules.outputs_of, kernel_of(prefix)
 
     @inline
     def arrays(input, output):

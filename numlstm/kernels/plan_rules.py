@@ -75,10 +75,16 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
     ``operations`` are ``inline``, a decorator; ``smaller`` and ``greater`` of two ints; ``store_slot(plan, slot,
     value)``; and ``record_at(plan, slot)``, the part of a plan from a slot on.
     """
-    inline, smaller, greater = operations.inline, operations.smaller, operations.greater
-    store_slot, record_at = operations.store_slot, operations.record_at
-    last_lanes = inline(lanes_of_last)
-    width, header, record = 4 * lanes, int(Header.LENGTH), int(Cell.LENGTH)
+    layout = layout_rules(operations, lanes)
+    buffers = buffer_rules(operations, layout, lanes, itemsize)
+    writer = plan_writer(operations, layout, buffers, lanes, itemsize)
+    return SimpleNamespace(itemsize=itemsize, **vars(layout), **vars(buffers), **vars(writer))
+
+
+def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
+    """Where weights lie."""
+    inline = operations.inline
+    last_lanes, width = inline(lanes_of_last), 4 * lanes
 
     @inline
     def blocks_of(units: Int) -> Int:
@@ -102,6 +108,15 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
         hr_panel = bias + blocks * width
         end = hr_panel + blocks_of(sizes.projected) * sizes.units * lanes
         return CellLayout(panel, bias, hr_panel, (end + (LINE // 4 - 1)) & -(LINE // 4))
+
+    return SimpleNamespace(blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout)
+
+
+def buffer_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> SimpleNamespace:
+    """How rows are grouped, what is hoisted, and the buffers for it."""
+    inline, smaller, greater = operations.inline, operations.smaller, operations.greater
+    blocks_of, outputs_of, inputs_of = layout.blocks_of, layout.outputs_of, layout.inputs_of
+    width = 4 * lanes
 
     @inline
     def group_of(sizes: Sizes, call: CallSizes, forced: Forced) -> Int:
@@ -170,6 +185,18 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
             return 0
         return smaller(group_of(sizes, call, forced), call.rows) * blocks_of(sizes.units) * lanes
 
+    return SimpleNamespace(
+        group_of=group_of, hoisted=hoisted, gates_numbers=gates_numbers, hidden_numbers=hidden_numbers
+    )
+
+
+def plan_writer(operations: Any, layout: Any, buffers: Any, lanes: int, itemsize: int) -> SimpleNamespace:
+    """``write_plan``, and ``plan_slots`` for its size."""
+    inline, store_slot, record_at = operations.inline, operations.store_slot, operations.record_at
+    outputs_of, inputs_of, cell_layout = layout.outputs_of, layout.inputs_of, layout.cell_layout
+    group_of, hoisted = buffers.group_of, buffers.hoisted
+    term_bytes, header, record = 4 * lanes * itemsize, int(Header.LENGTH), int(Cell.LENGTH)
+
     @inline
     def plan_slots(sizes: Sizes) -> Int:
         return header + record * sizes.layers * sizes.directions
@@ -183,8 +210,8 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
         store_slot(plan, Header.ROWS, call.rows)
         store_slot(plan, Header.GROUP, group_of(sizes, call, forced))
         store_slot(plan, Header.MR, forced.mr)
-        k_block_min = CACHE_L1 // (width * itemsize)
-        store_slot(plan, Header.K_BLOCK_MIN, forced.k_block_min if forced.k_block_min > 0 else k_block_min)
+        k_block_min = forced.k_block_min if forced.k_block_min > 0 else CACHE_L1 // term_bytes
+        store_slot(plan, Header.K_BLOCK_MIN, k_block_min)
 
     @inline
     def write_place(cell: Any, slot: Any, buffer: Int, at: Int, step: Int, row: Int, steps_back: Int) -> None:
@@ -244,15 +271,7 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
         for n in range(sizes.layers * sizes.directions):
             panel = write_cell(plan, n, panel, sizes, call, forced)
 
-    return SimpleNamespace(
-        itemsize=itemsize,
-        outputs_of=outputs_of,
-        cell_layout=cell_layout,
-        gates_numbers=gates_numbers,
-        hidden_numbers=hidden_numbers,
-        plan_slots=plan_slots,
-        write_plan=write_plan,
-    )
+    return SimpleNamespace(plan_slots=plan_slots, write_plan=write_plan)
 
 
 def _same(function: Callable[..., Any]) -> Callable[..., Any]:
