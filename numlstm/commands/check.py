@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import prod
@@ -90,58 +90,17 @@ class Trial:
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of the batch.  [default: 4]")
 @click.option("-o", "--out", type=FILE, help="Also write the report to this file.")
 @reports_errors
-def command(model: Path, **options: Any) -> None:
+def command(model: Path, name: str | None, seed: int, steps: int | None, batch: int | None, out: Path | None) -> None:
     """Check the LSTM of MODEL against the reference.
 
     Both run on random input, the reference in higher precision. Prints an accuracy report: the file's SHA-256, the
     versions, the errors and their limits. The exit code is 1 if an error is above its limit.
     """
-    if fault := check(model, **options, echo=click.echo):
-        raise RuntimeError(f"{os.fspath(model)}: {fault}")
-
-
-def check(
-    path: Path,
-    *,
-    name: str | None = None,
-    seed: int = 0,
-    steps: int | None = None,
-    batch: int | None = None,
-    out: Path | None = None,
-    echo: Callable[[str], None] = print,
-) -> str:
-    """Run a model and the reference on random input, and report how far apart their results are.
-
-    Parameters
-    ----------
-    path : path
-        As for `numlstm.load`.
-    name : str, optional
-        Which LSTM, if there are several.
-    seed : int
-        Of the input. The same seed gives the same input, and the same results on every CPU with FMA.
-    steps, batch : int, optional
-        T and B. By default chosen by the size of the model, so that a large one takes seconds too.
-    out : path, optional
-        Where to write the report as well.
-    echo : callable
-        Prints a line of the report.
-
-    Returns
-    -------
-    str
-        Why the check failed, a sentence; "" if it passed.
-
-    Raises
-    ------
-    OSError, ValueError, ImportError
-        As `numlstm.load` raises them; or `out` cannot be written.
-    """
     if out is not None:
         atomic.ready(out)
-        atomic.apart("-o", out, "MODEL", path)
-    digest = _digest(path)
-    with formats.opened(path) as contents:
+        atomic.apart("-o", out, "MODEL", model)
+    digest = _digest(model)
+    with formats.opened(model) as contents:
         found = files.pick(contents, name)
         module, suspects = files.built(found)
         suffix = "" if found.kind == "LSTM" else "_l0"
@@ -150,13 +109,14 @@ def check(
     bits = hashlib.sha256()
     trials = [] if suspects else [_trial(lstm, parameters, kind, seed, steps, batch, bits) for kind in KINDS]
     fault = _fault(trials, suspects)
-    lines = [printable(line) for line in _text(path, digest, found, lstm, seed, trials, bits.hexdigest(), fault)]
+    lines = [printable(line) for line in _text(model, digest, found, lstm, seed, trials, bits.hexdigest(), fault)]
     if out is not None:
         with atomic.replacing(out) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
     for line in lines:
-        echo(line)
-    return fault
+        click.echo(line)
+    if fault:
+        raise RuntimeError(f"{model}: {fault}")
 
 
 def reference_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

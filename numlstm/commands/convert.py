@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import click
 
 from numlstm import files, formats
 from numlstm.base import atomic
 from numlstm.base.console import size
-from numlstm.base.typing import Path
 from numlstm.base.wording import counted
 from numlstm.commands import inspect
 from numlstm.commands.messages import reports_errors, say
@@ -28,50 +26,11 @@ from numlstm.commands.options import BATCH_FIRST, FILE, NAME
 )
 @BATCH_FIRST
 @reports_errors
-def command(**options: Any) -> None:
+def command(source: Path, target: Path, name: str | None, dtype: str | None, batch_first: bool | None) -> None:
     """Save the LSTM of model file IN as OUT, in another format.
 
     The suffix of OUT selects the format: .safetensors, .npz or .onnx. Only the LSTM is saved. An existing OUT is
     replaced, unless an error occurs.
-    """
-    convert(**options, echo=say)
-
-
-def convert(
-    source: Path,
-    target: Path,
-    *,
-    name: str | None = None,
-    dtype: str | None = None,
-    batch_first: bool | None = None,
-    echo: Callable[[str], None] = print,
-) -> None:
-    """Load an LSTM and save it; report what was written and which tensors were left out.
-
-    Parameters
-    ----------
-    source : path
-        As for `numlstm.load`.
-    target : path
-        As for `LSTM.save`. An existing file is replaced, but never `source` itself: its other tensors would be lost.
-    name : str, optional
-        Which LSTM, if there are several.
-    dtype : "float32" or "float64", optional
-        Of the parameters in `target`; by default as loaded.
-    batch_first : bool, optional
-        Written to `target` if `source` does not say. Must not contradict `source`.
-    echo : callable
-        Prints a line.
-
-    Raises
-    ------
-    OSError, ValueError, ImportError
-        As `numlstm.load` and `LSTM.save` raise them; or both paths are the same file.
-
-    Warns
-    -----
-    UserWarning
-        As `numlstm.load` does; or neither `source` nor `batch_first` says whether the batch comes first.
     """
     formats.suffix_written(target)  # fail before a large file is read
     atomic.ready(target)
@@ -85,14 +44,14 @@ def convert(
     if dtype is not None:
         module.to(dtype=dtype)
     module.save(target)
-    echo(f"{os.fspath(target)}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
+    say(f"{target}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
     if found.kind == "LSTM" and found.batch_first is None and batch_first is None:
         warnings.warn(
-            f"{os.fspath(source)} does not say whether the batch comes first, and {os.fspath(target)} states "
+            f"{source} does not say whether the batch comes first, and {target} states "
             "batch_first=False now: --batch-first or --steps-first says which it is",
             stacklevel=2,
         )
     if more:
-        echo(f"{counted(more, 'more LSTM')} of {os.fspath(source)} stayed behind")
+        say(f"{counted(more, 'more LSTM')} of {source} stayed behind")
     if rest and known:
-        echo(f"{counted(len(rest), 'other tensor')} of {os.fspath(source)} stayed behind")
+        say(f"{counted(len(rest), 'other tensor')} of {source} stayed behind")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from math import prod
+from pathlib import Path
 
 import click
 
 from numlstm import formats
 from numlstm.base.console import printable, shortened, size, table
-from numlstm.base.typing import Path
 from numlstm.base.wording import counted
 from numlstm.commands.messages import reports_errors
 from numlstm.commands.options import FILE
@@ -32,36 +31,16 @@ def command(file: Path, tensors: bool) -> None:
     Prints their names, sizes and dtypes, where they are in the file, and what prevents loading them, if anything. The
     exit code is 1 if there is none.
     """
-    if not show(file, tensors, click.echo):
+    with formats.opened(file) as contents:
+        lines = _lines(file, contents, tensors)
+    for line in lines:
+        click.echo(printable(line))
+    if not contents.lstms:
         raise click.exceptions.Exit(1)
 
 
-def show(path: Path, tensors: bool = False, echo: Callable[[str], None] = print) -> bool:
-    """Print what a model file holds; return whether it holds an LSTM.
-
-    Parameters
-    ----------
-    path : path
-        As for `numlstm.load`. The numbers of its tensors are not read.
-    tensors : bool
-        Whether to list the tensors that belong to no LSTM.
-    echo : callable
-        Prints a line. Control characters in the file's names are escaped.
-
-    Raises
-    ------
-    OSError, ValueError, ImportError
-        As `numlstm.load` raises them for the file itself.
-    """
-    with formats.opened(path) as contents:
-        lines = _lines(path, contents, tensors)
-    for line in lines:
-        echo(printable(line))
-    return bool(contents.lstms)
-
-
 def _lines(path: Path, contents: Contents, tensors: bool) -> list[str]:
-    lines = [f"{os.fspath(path)}: {contents.format}, {size(os.path.getsize(path))}", ""]
+    lines = [f"{path}: {contents.format}, {size(os.path.getsize(path))}", ""]
     if contents.lstms:
         lines += table(HEADER, [_row(found) for found in contents.lstms], LEFT)
         lines.append("")

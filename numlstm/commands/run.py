@@ -6,12 +6,11 @@ anywhere if the state is passed on, so the results have the same bits as those o
 
 from __future__ import annotations
 
-import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path as FilePath
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -20,7 +19,7 @@ import numpy as np
 from numlstm import files
 from numlstm.base import atomic, console
 from numlstm.base.config import Config
-from numlstm.base.typing import Path, States
+from numlstm.base.typing import States
 from numlstm.base.validation.arrays import real_array
 from numlstm.base.validation.shapes import Call, lstm_call, lstm_states
 from numlstm.commands import sequence_files
@@ -28,10 +27,6 @@ from numlstm.commands.disk_array import DiskArray
 from numlstm.commands.messages import one_line, reports_errors, say
 from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE, Finite
 from numlstm.lstm import LSTM
-
-Progress = Callable[[int], AbstractContextManager[Callable[[int], None]]]
-
-CHUNK = 64 << 20  # bytes that a piece takes in memory
 
 
 class OneInput(click.Command):
@@ -42,7 +37,7 @@ class OneInput(click.Command):
         ctx.allow_extra_args = True
         super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
-            given = [os.fspath(ctx.params["input"]), *ctx.args]
+            given = [str(ctx.params["input"]), *ctx.args]
             shown = one_line(", ".join(given[:3])) + (", ..." if len(given) > 3 else "")
             message = f"INPUT is one file, folder or pattern, and {len(given)} were given: {shown}"
             if all(name.lower().endswith(".parquet") for name in given):
@@ -87,10 +82,10 @@ class OneInput(click.Command):
 @reports_errors
 def command(
     *,
-    model: FilePath,
-    input: FilePath,
-    out: FilePath,
-    state: FilePath | None,
+    model: Path,
+    input: Path,
+    out: Path,
+    state: Path | None,
     name: str | None,
     batch_first: bool | None,
     chunk: float,
@@ -114,23 +109,13 @@ def command(
         return
     if unused := [f"--{option}" for option, value in of_parquet.items() if value]:
         raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
-    run(
-        model,
-        input,
-        out,
-        state=state,
-        name=name,
-        batch_first=batch_first,
-        chunk=int(min(chunk * 1e6, 1e18)),
-        progress=console.progress,
-        echo=say,
-    )
+    run_file(model, input, out, state, name, batch_first, int(min(chunk * 1e6, 1e18)))
 
 
 def run_parquet(
-    model: FilePath,
-    input: FilePath,
-    out: FilePath,
+    model: Path,
+    input: Path,
+    out: Path,
     name: str | None,
     *,
     group: str | None,
@@ -160,71 +145,29 @@ def run_parquet(
     )
 
 
-@contextmanager
-def silent(total: int) -> Iterator[Callable[[int], None]]:
-    """Show no progress."""
-    yield lambda piece: None
-
-
-def run(
-    model: Path,
-    input: Path,
-    out: Path,
-    *,
-    state: Path | None = None,
-    name: str | None = None,
-    batch_first: bool | None = None,
-    chunk: int = CHUNK,
-    progress: Progress = silent,
-    echo: Callable[[str], None] = print,
+def run_file(
+    model: Path, input: Path, out: Path, state: Path | None, name: str | None, batch_first: bool | None, chunk: int
 ) -> None:
-    """Run the LSTM of a model file over a file of sequences, and write output, h_n and c_n.
+    """Run over the sequences of one file, in pieces of `chunk` bytes; options as of the command.
 
-    Parameters
-    ----------
-    model : path
-        As for `numlstm.load`. A cell runs over all steps, as an LSTM of one layer.
-    input : path
-        A file that `sequence_files.opened` reads, of a shape that `LSTM.forward` takes.
-    out : path
-        A ``.npz`` file, which is replaced whole or not at all. Its folder needs room for the results twice.
-    state : path, optional
-        A ``.npz`` file with the initial states: h_n and c_n of an earlier `out`, or h_0 and c_0. May be `out` itself.
-        By default those of `input`, or zeros.
-    name : str, optional
-        Which LSTM, if the model file holds several.
-    batch_first : bool, optional
-        Whether input and output are (batch, steps, features). By default, and without contradiction, as the model file
-        states.
-    chunk : int
-        Bytes that a piece takes in memory. With a bidirectional LSTM, a piece has at least one whole row.
-    progress : callable
-        Given the number of steps of all rows, a context that yields a function to report finished steps to.
-    echo : callable
-        Prints a line.
-
-    Raises
-    ------
-    OSError
-        A file cannot be read or written.
-    ValueError, RuntimeError, TypeError
-        A file is damaged or of another kind, or its arrays do not fit the LSTM; then with PyTorch's text.
+    `out` is replaced whole or not at all. Its folder needs room for the results twice. A cell runs over all steps, as
+    an LSTM of one layer. A piece of a bidirectional LSTM has at least one whole row.
     """
-    if FilePath(out).suffix.lower() != ".npz":
-        raise ValueError(f"{os.fspath(out)}: the results are three arrays, so its name must end in .npz")
+    if out.suffix.lower() != ".npz":
+        raise ValueError(f"{out}: the results are three arrays, so its name must end in .npz")
     atomic.ready(out)
     atomic.apart("OUT", out, "MODEL", model)
     atomic.apart("OUT", out, "INPUT", input)
     with prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
         shapes = {"output": call.output, "h_n": call.hidden, "c_n": call.cell}
-        with atomic.replacing(out) as file, _disk_arrays(FilePath(out).parent, lstm, call, shapes) as results:
-            _run(lstm, given, hx, call, results, chunk, progress)
+        with atomic.replacing(out) as file, _disk_arrays(out.parent, lstm, call, shapes) as results:
+            _run(lstm, given, hx, call, results, chunk)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for key, shape in shapes.items():
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as into:
                         results[key].dump(into, shape)
                     results[key].close()  # frees its disk space for the next
-    echo(f"{os.fspath(out)}: " + ", ".join(f"{key} {shape}" for key, shape in shapes.items()) + f", {lstm.dtype}")
+    say(f"{out}: " + ", ".join(f"{key} {shape}" for key, shape in shapes.items()) + f", {lstm.dtype}")
 
 
 @contextmanager
@@ -240,7 +183,7 @@ def prepared(
         hx = given.states
         if state is not None:
             if hx is not None:
-                raise ValueError(f"{os.fspath(input)} holds h_0 and c_0 already; leave out --state, or these two")
+                raise ValueError(f"{input} holds h_0 and c_0 already; leave out --state, or these two")
             hx = sequence_files.states(state)
         real_array("input", np.broadcast_to(np.empty((), given.dtype), given.shape))
         call = lstm_call(lstm._config, given.shape, hx)
@@ -249,7 +192,7 @@ def prepared(
         unstated = found.kind == "LSTM" and found.batch_first is None
         if unstated and batch_first is None and not call.unbatched:
             warnings.warn(
-                f"{os.fspath(model)} does not say whether the batch comes first; input {given.shape} is taken as "
+                f"{model} does not say whether the batch comes first; input {given.shape} is taken as "
                 "(steps, batch, features): --batch-first or --steps-first says which it is",
                 stacklevel=2,
             )
@@ -258,7 +201,7 @@ def prepared(
 
 @contextmanager
 def _disk_arrays(
-    folder: FilePath, lstm: LSTM, call: Call, shapes: dict[str, tuple[int, ...]]
+    folder: Path, lstm: LSTM, call: Call, shapes: dict[str, tuple[int, ...]]
 ) -> Iterator[dict[str, DiskArray]]:
     """Arrays for the results, of three axes also without a batch."""
     with ExitStack() as stack:
@@ -277,7 +220,6 @@ def _run(
     call: Call,
     results: dict[str, DiskArray],
     chunk: int,
-    progress: Progress,
 ) -> None:
     """Compute in pieces: some rows with all their steps, the state passed from piece to piece, then the next rows."""
     config = lstm._config
@@ -287,7 +229,7 @@ def _run(
     if hx is not None and call.unbatched:
         hx = hx[0][:, None], hx[1][:, None]
     many_rows, many_steps = cut(config, steps, rows, given.dtype.itemsize, lstm.dtype.itemsize, call.swap, chunk)
-    with progress(steps * rows) as advance:
+    with console.progress(steps * rows) as advance:
         for row in range(0, rows, many_rows):
             of_rows = slice(row, min(row + many_rows, rows))
             now: Any = None if hx is None else (hx[0][:, of_rows], hx[1][:, of_rows])

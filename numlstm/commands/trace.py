@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path as FilePath
-from typing import Any
+from pathlib import Path
 
 import click
 import numpy as np
 
 from numlstm.base import atomic
 from numlstm.base.console import printable, shortened, size, table
-from numlstm.base.typing import Path
 from numlstm.commands import run
 from numlstm.commands.messages import reports_errors
 from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE
@@ -37,73 +34,46 @@ from numlstm.tracing.trace import CLOSED, OPEN, Trace, writable
 @NAME
 @BATCH_FIRST
 @reports_errors
-def command(**options: Any) -> None:
+def command(
+    *,
+    model: Path,
+    input: Path,
+    out: Path | None,
+    picture: Path | None,
+    row: int,
+    cells: tuple[str, ...],
+    state: Path | None,
+    name: str | None,
+    batch_first: bool | None,
+) -> None:
     """Show what the gates of MODEL do over the sequences in INPUT.
 
     INPUT is as for run, but not Parquet, and must fit in memory. For each layer and direction, the table has the
     median half-life of the units in steps (how long the forget gate takes to halve a cell's state), and the shares of
     gates that are closed (below 0.05) or open (above 0.95).
     """
-    trace(**options, echo=click.echo)
-
-
-def trace(
-    model: Path,
-    input: Path,
-    out: Path | None = None,
-    *,
-    picture: Path | None = None,
-    row: int = 0,
-    cells: Sequence[str] = (),
-    state: Path | None = None,
-    name: str | None = None,
-    batch_first: bool | None = None,
-    echo: Callable[[str], None] = print,
-) -> None:
-    """Trace the LSTM of a model file over a file of sequences, and print how long its units remember.
-
-    Parameters
-    ----------
-    model, input, state, name, batch_first
-        As for `run.run`; but the sequences and all their gates and states must fit in memory.
-    out : path, optional
-        The ``.npz`` file of `Trace.save`.
-    picture : path, optional
-        A ``.png`` or ``.svg`` file of what `plot_trace` draws.
-    row, cells : int, sequence of str
-        The row of the batch and the layers and directions to draw; by default all of them.
-    echo : callable
-        Prints a line.
-
-    Raises
-    ------
-    OSError, ValueError, RuntimeError, TypeError
-        As for `run.run`; ValueError also if there is no such row or cell.
-    ImportError
-        `picture` is given, and matplotlib is not installed.
-    """
     _check_outputs(model, input, state, out, picture)
     with run.prepared(model, input, state, name, batch_first) as (lstm, given, hx, call):
         names = [suffix[1:] for _, _, suffix in lstm._config.cells()]
         for cell in cells:
             if cell not in names:
-                raise ValueError(f"there is no cell {cell!r} in {os.fspath(model)}; it has {', '.join(names)}")
+                raise ValueError(f"there is no cell {cell!r} in {model}; it has {', '.join(names)}")
         if picture is not None and not 0 <= row < call.batch:
-            raise ValueError(f"there is no row {row} in {os.fspath(input)}; it has {call.batch}, counted from 0")
+            raise ValueError(f"there is no row {row} in {input}; it has {call.batch}, counted from 0")
         whole = given.read(slice(0, given.shape[0]), slice(0, 1 if call.unbatched else given.shape[1]))
         traced = lstm.trace(whole[:, 0] if call.unbatched else whole, hx)
     if out is not None:
         traced.save(out)
-        echo(printable(f"{os.fspath(out)}: {traced!r}, {size(os.path.getsize(out))}"))
+        click.echo(printable(f"{out}: {traced!r}, {size(os.path.getsize(out))}"))
     if picture is not None:
-        figure = plot.plot_trace(traced, cells or None, row=row, title=shortened(printable(FilePath(model).name), 60))
-        plot.save(figure, FilePath(picture))
-        echo(printable(f"{os.fspath(picture)}: {', '.join(cells or names)}, row {row}"))
+        figure = plot.plot_trace(traced, cells or None, row=row, title=shortened(printable(model.name), 60))
+        plot.save(figure, picture)
+        click.echo(printable(f"{picture}: {', '.join(cells or names)}, row {row}"))
     if out is None:
-        echo(printable(f"{os.fspath(model)} over {os.fspath(input)}: {traced!r}"))
-    echo("")
+        click.echo(printable(f"{model} over {input}: {traced!r}"))
+    click.echo("")
     for line in summary(traced):
-        echo(line)
+        click.echo(line)
 
 
 def _check_outputs(model: Path, input: Path, state: Path | None, out: Path | None, picture: Path | None) -> None:
@@ -111,7 +81,7 @@ def _check_outputs(model: Path, input: Path, state: Path | None, out: Path | Non
     if out is not None:
         writable(out)
     if picture is not None:
-        plot.drawable(FilePath(picture))
+        plot.drawable(picture)
         atomic.ready(picture)
     for option, path in (("OUT", out), ("--plot", picture)):
         if path is not None:

@@ -268,7 +268,7 @@ def test_in_fortran_order_run_gives_the_bits_of_one_call(tmp_path):
     lstm = numlstm.LSTM(5, 3, num_layers=2, batch_first=True, seed=0).eval()
     lstm.save(tmp_path / "m.npz")
     np.save(tmp_path / "x.npy", np.asfortranarray(NUMBERS))
-    run.run(tmp_path / "m.npz", tmp_path / "x.npy", tmp_path / "out.npz", chunk=500, echo=lambda line: None)
+    run.run_file(tmp_path / "m.npz", tmp_path / "x.npy", tmp_path / "out.npz", None, None, None, chunk=500)
     output, (h_n, c_n) = lstm(NUMBERS)
     with np.load(tmp_path / "out.npz") as results:
         for name, want in (("output", output), ("h_n", h_n), ("c_n", c_n)):
