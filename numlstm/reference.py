@@ -31,10 +31,9 @@ def lstm(
     ----------
     parameters : mapping of str to array_like
         As in the ``state_dict`` of ``torch.nn.LSTM``: ``weight_ih_l{k}`` of shape (4 * hidden_size, in),
-        ``weight_hh_l{k}`` of (4 * hidden_size, out), ``bias_ih_l{k}`` and ``bias_hh_l{k}`` of (4 * hidden_size,)
-        or none, ``weight_hr_l{k}`` of (proj_size, hidden_size) or none; the same with ``_reverse`` for a
-        second direction. Gate blocks are in the order i, f, g, o. The names say how many layers and directions
-        there are.
+        ``weight_hh_l{k}`` of (4 * hidden_size, out), ``bias_ih_l{k}`` and ``bias_hh_l{k}`` of (4 * hidden_size,) or
+        none, ``weight_hr_l{k}`` of (proj_size, hidden_size) or none; the same with ``_reverse`` for a second direction.
+        Gate blocks are in the order i, f, g, o. The names give the numbers of layers and directions.
     x : array_like
         (T, B, input_size), or (B, T, input_size) with `batch_first`, or (T, input_size) unbatched; T >= 1.
     hx : (array_like, array_like), optional
@@ -50,46 +49,57 @@ def lstm(
     Returns
     -------
     output : ndarray
-        h of the last layer at every step, (T, B, directions * out) or as `x` is laid out.
+        h of the last layer at every step, (T, B, directions * out) or laid out as `x`.
     (h_n, c_n) : tuple of ndarray
         The states after the last step, shaped like h_0 and c_0.
 
     Examples
     --------
     >>> weights = {"weight_ih_l0": np.ones((4, 1)), "weight_hh_l0": np.zeros((4, 1))}
-    >>> output, (h_n, c_n) = lstm(weights, [[0.0], [1.0]], dtype=np.float64)
-    >>> output.round(4).tolist(), h_n.round(4).tolist(), c_n.round(4).tolist()
-    ([[0.0], [0.3696]], [[0.3696]], [[0.5568]])
+    >>> lstm(weights, [[0.0], [1.0]], dtype=np.float64)[0].round(4).tolist()
+    [[0.0], [0.3696]]
     """
     seq = np.asarray(x).astype(dtype)
-    if batch_first and seq.ndim == 3:
-        seq = seq.swapaxes(0, 1)
-    suffixes = [name.removeprefix("weight_ih") for name in parameters if name.startswith("weight_ih")]
-    directions = 2 if "_l0_reverse" in suffixes else 1
-    h_n, c_n = [], []
+    swap = batch_first and seq.ndim == 3
+    suffixes, directions = _cells(parameters)
+    seq, states = seq.swapaxes(0, 1) if swap else seq, []
     for layer in range(len(suffixes) // directions):
         outputs = []
-        for direction in range(directions):
-            suffix = f"_l{layer}" + ("_reverse" if direction else "")
-            own = {
-                name.removesuffix(suffix): np.asarray(value).astype(dtype)
-                for name, value in parameters.items()
-                if name.endswith(suffix)
-            }
-            at = layer * directions + direction
-            state = None if hx is None else (np.asarray(hx[0])[at], np.asarray(hx[1])[at])
-            steps = []
-            for step in seq[::-1] if direction else seq:
-                state = cell(own, step, state, dtype=dtype, flush=flush)
-                steps.append(state[0])
-            assert state is not None, "a sequence has at least one step"
-            outputs.append(np.stack(steps[::-1] if direction else steps))
-            h_n.append(state[0])
-            c_n.append(state[1])
+        for n in range(layer * directions, (layer + 1) * directions):
+            state = None if hx is None else (np.asarray(hx[0])[n], np.asarray(hx[1])[n])
+            output, state = _direction(_of_cell(parameters, suffixes[n], dtype), seq, state, n % directions == 1, flush)
+            outputs.append(output)
+            states.append(state)
         seq = np.concatenate(outputs, axis=-1)
-    if batch_first and seq.ndim == 3:
-        seq = seq.swapaxes(0, 1)
-    return seq, (np.stack(h_n), np.stack(c_n))
+    h_n, c_n = (np.stack(part) for part in zip(*states, strict=True))
+    return seq.swapaxes(0, 1) if swap else seq, (h_n, c_n)
+
+
+def _cells(parameters: Mapping[str, ArrayLike]) -> tuple[list[str], int]:
+    """The suffixes of all layers and directions in order, and the number of directions."""
+    directions = 2 if "weight_ih_l0_reverse" in parameters else 1
+    count = sum(name.startswith("weight_ih") for name in parameters)
+    return [f"_l{n // directions}" + "_reverse" * (n % directions) for n in range(count)], directions
+
+
+def _of_cell(parameters: Mapping[str, ArrayLike], suffix: str, dtype: DTypeLike) -> dict[str, Array]:
+    """The parameters of one layer in one direction, by name without suffix."""
+    return {
+        name.removesuffix(suffix): np.asarray(value).astype(dtype)
+        for name, value in parameters.items()
+        if name.endswith(suffix)
+    }
+
+
+def _direction(
+    parameters: Mapping[str, Array], seq: Array, state: Any, reverse: bool, flush: DTypeLike | None
+) -> tuple[Array, tuple[Array, Array]]:
+    """One layer in one direction: h of every step, and the state after the last one."""
+    steps = []
+    for step in seq[::-1] if reverse else seq:
+        state = cell(parameters, step, state, dtype=seq.dtype, flush=flush)
+        steps.append(state[0])
+    return np.stack(steps[::-1] if reverse else steps), state
 
 
 def vjp(
@@ -129,36 +139,11 @@ def vjp(
     >>> _, backward = vjp(weights, [[0.0], [1.0]], dtype=np.float64)
     >>> dx, (dh_0, dc_0), gradients = backward([[0.0], [1.0]])
     >>> dx.round(4).tolist(), dc_0.round(4).tolist(), sorted(gradients)
-    ([[0.1989], [0.348]], [0.1989], ['weight_hh_l0', 'weight_ih_l0'])
+    ([[0.1989], [0.348]], [[0.1989]], ['weight_hh_l0', 'weight_ih_l0'])
     """
     p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
     seq = np.asarray(x).astype(dtype)
     unbatched = seq.ndim == 2
-    if unbatched:
-        seq = seq[:, None]
-        hx = None if hx is None else (np.asarray(hx[0])[:, None], np.asarray(hx[1])[:, None])
-    elif batch_first:
-        seq = seq.swapaxes(0, 1)
-    directions = 2 if "weight_ih_l0_reverse" in p else 1
-    suffixes = [name.removeprefix("weight_ih") for name in p if name.startswith("weight_ih")]
-    (steps, batch), (units, out) = seq.shape[:2], (len(p["weight_hh_l0"]) // 4, p["weight_hh_l0"].shape[1])
-    ends = np.full(batch, steps) if lengths is None else np.asarray(lengths)
-    live = np.arange(steps)[:, None, None] < ends[:, None]  # (T, B, 1)
-    states = (np.zeros((len(suffixes), batch, out)), np.zeros((len(suffixes), batch, units))) if hx is None else hx
-    h_n, c_n = (np.array(state, dtype) for state in states)
-    kept = []
-    for n, suffix in enumerate(suffixes):
-        layer, reverse = divmod(n, directions)
-        if not reverse:
-            seq = np.where(live, seq, 0)
-            outputs = np.zeros((steps, batch, directions * out), dtype)
-        own = {name.removesuffix(suffix): value for name, value in p.items() if name.endswith(suffix)}
-        order = range(steps)[::-1] if reverse else range(steps)
-        kept.append(_steps_kept(own, seq, live, order, h_n[n], c_n[n], outputs[..., reverse * out :][..., :out]))
-        if n % directions == directions - 1:
-            seq = outputs
-            if masks is not None and n + 1 < len(suffixes):
-                seq = seq * np.asarray(masks[layer], dtype)
 
     def laid_out(sequence: Array) -> Array:
         """As the input is laid out, or an array that is laid out so as (T, B, features)."""
@@ -166,30 +151,75 @@ def vjp(
             return sequence[:, 0] if sequence.ndim == 3 else sequence[:, None]
         return sequence.swapaxes(0, 1) if batch_first else sequence
 
+    seq = laid_out(seq)
+    (steps, batch), (suffixes, _) = seq.shape[:2], _cells(p)
+    live = np.arange(steps)[:, None, None] < (steps if lengths is None else np.asarray(lengths)[:, None])  # (T, B, 1)
+    out, units = p["weight_hh_l0"].shape[1], len(p["weight_hh_l0"]) // 4
+    shapes = (len(suffixes), batch, out), (len(suffixes), batch, units)
+    h_n, c_n = (
+        np.zeros(shape, dtype) if hx is None else np.array(hx[n], dtype).reshape(shape)
+        for n, shape in enumerate(shapes)
+    )
+    factors = [np.asarray(mask, dtype) for mask in ([1] * len(suffixes) if masks is None else masks)]
+    outputs, kept = _forward(p, seq, live, h_n, c_n, factors)
+
     def backward(
         d_output: ArrayLike | None = None, d_hx: tuple[ArrayLike, ArrayLike] | None = None
     ) -> tuple[Array, tuple[Array, Array], dict[str, Array]]:
         dy = np.zeros_like(outputs) if d_output is None else laid_out(np.asarray(d_output, dtype))
-        given = (np.zeros_like(h_n), np.zeros_like(c_n)) if d_hx is None else d_hx
-        dh, dc = (np.array(d, dtype).reshape(s.shape) for d, s in zip(given, (h_n, c_n), strict=True))
-        gradients: dict[str, Array] = {}
-        below = np.zeros(())
-        for n in range(len(suffixes))[::-1]:
-            layer, reverse = divmod(n, directions)
-            own = {name.removesuffix(suffixes[n]): v for name, v in p.items() if name.endswith(suffixes[n])}
-            order = range(steps) if reverse else range(steps)[::-1]  # against the direction
-            part = dy[..., reverse * out :][..., :out]
-            dx, of_cell = _steps_back(own, kept[n], live, order, part, dh[n], dc[n])
-            gradients |= {name + suffixes[n]: value for name, value in of_cell.items()}
-            below = dx + below if n % directions < directions - 1 else dx
-            if not reverse:
-                dy = below * np.asarray(masks[layer - 1], dtype) if masks is not None and layer > 0 else below
-        if unbatched:
-            dh, dc = dh[:, 0], dc[:, 0]
-        return laid_out(dy), (dh, dc), {name: gradients[name] for name in p}
+        dh, dc = (
+            np.zeros(shape, dtype) if d_hx is None else np.array(d_hx[n], dtype).reshape(shape)
+            for n, shape in enumerate(shapes)
+        )
+        dx, gradients = _backward(p, kept, live, dy, dh, dc, factors)
+        return laid_out(dx), (dh[:, 0], dc[:, 0]) if unbatched else (dh, dc), {name: gradients[name] for name in p}
 
     final = (h_n[:, 0], c_n[:, 0]) if unbatched else (h_n, c_n)
     return (laid_out(outputs), final), backward
+
+
+def _forward(
+    p: Mapping[str, Array], seq: Array, live: Array, h: Array, c: Array, masks: Sequence[Array]
+) -> tuple[Array, list[dict[str, Array]]]:
+    """All layers: h and c are replaced by the final ones; the output, and what `_backward` needs of each cell."""
+    (suffixes, directions), (steps, out), kept = _cells(p), (len(seq), h.shape[-1]), []
+    outputs = seq
+    for n, suffix in enumerate(suffixes):
+        layer, reverse = divmod(n, directions)
+        if not reverse:
+            seq = np.where(live, outputs * masks[layer - 1] if layer else outputs, 0)
+            outputs = np.zeros((*seq.shape[:2], directions * out), seq.dtype)
+        order = range(steps)[::-1] if reverse else range(steps)
+        part = outputs[..., reverse * out :][..., :out]
+        kept.append(_steps_kept(_of_cell(p, suffix, seq.dtype), seq, live, order, h[n], c[n], part))
+    return outputs, kept
+
+
+def _backward(
+    p: Mapping[str, Array],
+    kept: Sequence[Mapping[str, Array]],
+    live: Array,
+    dy: Array,
+    dh: Array,
+    dc: Array,
+    masks: Sequence[Array],
+) -> tuple[Array, dict[str, Array]]:
+    """All layers against their order: dh and dc are replaced by those by h_0 and c_0; dx and the gradients."""
+    (suffixes, directions), (steps, out) = _cells(p), (len(dy), dh.shape[-1])
+    gradients: dict[str, Array] = {}
+    dx = dy
+    for n in range(len(suffixes))[::-1]:
+        layer, reverse = divmod(n, directions)
+        if n % directions == directions - 1:
+            dy = dx * masks[layer] if n + 1 < len(suffixes) else dy
+            dx = np.zeros((), dy.dtype)
+        order = range(steps) if reverse else range(steps)[::-1]  # against the direction
+        part = dy[..., reverse * out :][..., :out]
+        own = _of_cell(p, suffixes[n], dy.dtype)
+        of_cell, own_gradients = _steps_back(own, kept[n], live, order, part, dh[n], dc[n])
+        gradients |= {name + suffixes[n]: value for name, value in own_gradients.items()}
+        dx = of_cell + dx
+    return dx, gradients
 
 
 def _steps_kept(
