@@ -195,7 +195,7 @@ def test_a_name_may_be_as_long_as_the_system_takes(tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("number", sorted(atomic.NOT_ABLE))
+@pytest.mark.parametrize("number", sorted(atomic.NO_SYNC))
 def test_a_file_system_that_cannot_sync_is_written_to(tmp_path, monkeypatch, number):
     def unable(_):
         raise OSError(number, os.strerror(number))
