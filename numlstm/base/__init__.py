@@ -1,4 +1,4 @@
-"""What every other folder rests on: sizes and flags, argument checks, atomic files, locks, the log, the terminal.
+"""The foundation of all other folders: sizes and flags, validation, atomic files, locks, the log, the terminal.
 
-In: what knows neither a kernel nor a model file. Out: nothing; base imports NumPy and the standard library alone.
+In: code that knows nothing of kernels or model files. Out: nothing; base imports only NumPy and the standard library.
 """

@@ -1,11 +1,12 @@
 """The sizes and flags of an LSTM, and the names and shapes of its parameters.
 
-This is the one home of both facts: whatever packs, loads, checks or prints a
-parameter asks here.
+Code that packs, loads, checks or prints parameters takes them from here.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from numlstm.base.typing import Shape
 
 
 class Config(NamedTuple):
@@ -39,16 +40,16 @@ class Config(NamedTuple):
 
     @property
     def output_size(self) -> int:
-        """Features that one direction puts out at each step: ``proj_size``, or ``hidden_size`` where that is 0."""
+        """Output features of one direction: ``proj_size``, or ``hidden_size`` if that is 0."""
         return self.proj_size or self.hidden_size
 
-    def state_shapes(self, *rows: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    def state_shapes(self, *rows: int) -> tuple[Shape, Shape]:
         """Shapes of h and c: (num_layers * num_directions, rows, features), without rows for an unbatched call."""
         cells = self.num_layers * self.num_directions
         return (cells, *rows, self.output_size), (cells, *rows, self.hidden_size)
 
     def layer_input_size(self, layer: int) -> int:
-        """Features that a layer reads: the input's, or both directions of the layer below."""
+        """Input features of a layer: the LSTM's, or both directions of the layer below."""
         return self.input_size if layer == 0 else self.num_directions * self.output_size
 
     def cells(self) -> Iterator[tuple[int, int, str]]:
@@ -70,10 +71,10 @@ class Config(NamedTuple):
         layer, _, reverse = suffix.partition("_")
         return int(layer), int(reverse == "reverse"), own
 
-    def cell_shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
+    def cell_shapes(self, layer: int) -> dict[str, Shape]:
         """Shapes of one cell's parameters by name without suffix; gate blocks are in the order i, f, g, o."""
         gates = 4 * self.hidden_size
-        shapes: dict[str, tuple[int, ...]] = {
+        shapes: dict[str, Shape] = {
             "weight_ih": (gates, self.layer_input_size(layer)),
             "weight_hh": (gates, self.output_size),
         }
@@ -83,7 +84,7 @@ class Config(NamedTuple):
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
         return shapes
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+    def parameter_shapes(self) -> dict[str, Shape]:
         """Shapes of all parameters by full name, in the order of ``state_dict``.
 
         Examples

@@ -1,4 +1,4 @@
-"""What the commands write to a terminal: text that moves no cursor, tables, and how far long work has come."""
+"""Terminal output of the commands: printable text, tables, progress; and the end of a process by a signal."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from contextlib import ExitStack, contextmanager
 
 from numlstm.base.log import watched
 
-PATIENCE = 1.0  # seconds before a bar appears
+PATIENCE = 1.0  # seconds before a progress bar appears
 ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-AGAIN = 5.0  # seconds in which a signal that is told again is the same
+AGAIN = 5.0  # seconds within which a repeated signal is ignored
 
 
 def printable(text: str) -> str:
-    r"""The text with whatever is no visible character as its escape: a name from a file may hold control sequences.
+    r"""The text with non-printable characters escaped: names in files may contain control sequences.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """The text in at most `width` columns: of a long one the beginning and the end.
+    """The text in at most `width` columns; the middle of a longer one is left out.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str] = ()) -> Iterator[str]:
-    """The lines of a table: columns named in `left` begin at the left, numbers end at the right.
+    """The lines of a table. Columns named in `left` are left-aligned, others right-aligned.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[s
 
 
 def size(count: int) -> str:
-    """Bytes in words.
+    """A number of bytes as text.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def size(count: int) -> str:
 
 @contextmanager
 def encodable() -> Iterator[None]:
-    """While it lasts, a character that stdout's encoding lacks is printed as its escape, as stderr does by itself."""
+    """Within the context, print characters that stdout's encoding lacks as escapes, as stderr does."""
     stream = sys.stdout
     if getattr(stream, "errors", None) != "strict" or not hasattr(stream, "reconfigure"):
         yield
@@ -94,15 +94,15 @@ def encodable() -> Iterator[None]:
 
 
 class _Ended(BaseException):
-    """A signal that asks the process to end; its number."""
+    """A signal to terminate, by its number."""
 
 
 @contextmanager
 def tidy() -> Iterator[None]:
-    """While it lasts, SIGTERM and SIGHUP leave no unfinished file behind before they end the process.
+    """Within the context, SIGTERM and SIGHUP end the process only after temporary files are removed.
 
-    Left to the system they end it on the spot, and what a long piece of work has written by then stays on the disk
-    under a name that nobody looks for. Who has set them otherwise keeps that: ``nohup``, say.
+    Their default action ends it at once, and leaves unfinished temporary files on the disk. Handlers that are set
+    already, such as by ``nohup``, are kept.
     """
     begun, ended, live = -math.inf, 0, True
 
@@ -110,7 +110,7 @@ def tidy() -> Iterator[None]:
         nonlocal begun, ended
         ended = ended or number
         now = time.monotonic()
-        if live and now - begun > AGAIN:  # a closed terminal sends it twice; the second must not stop the tidying
+        if live and now - begun > AGAIN:  # a closed terminal sends it twice; the second must not stop the cleanup
             begun = now
             raise _Ended(number)
 
@@ -126,18 +126,18 @@ def tidy() -> Iterator[None]:
         live = False
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
-        if ended:  # even if the exception got lost: whoever waits for the process sees what ended it
+        if ended:  # even if the exception was suppressed, so that the parent sees the signal
             os.kill(os.getpid(), ended)
 
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A function that is told of every piece done: a bar on stderr after a second, nothing where that is no terminal.
+    """A function to call with every amount of work done. Shows a bar on stderr after a second, if that is a terminal.
 
     Parameters
     ----------
     total : int
-        What the pieces add up to.
+        The sum of all amounts.
     """
     if not watched():
         yield lambda piece: None

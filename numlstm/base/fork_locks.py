@@ -1,4 +1,4 @@
-"""Locks that a forked child finds free."""
+"""Locks that are free in a forked child."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ class Lock(Protocol):
 
 
 L = TypeVar("L", bound=Lock)
-PATIENCE = 1.0  # seconds: a fork takes milliseconds; one that waits for the very thread that waits for it, for ever
-_forks: dict[int, list[Lock]] = {}  # by the thread that forks: the locks that it has taken for that
+# Seconds to wait for a fork. Forks take milliseconds; without a bound, a fork that waits on this thread would deadlock.
+PATIENCE = 1.0
+_forks: dict[int, list[Lock]] = {}  # by forking thread: the locks that it has taken
 
 
 def fork_safe(lock: L) -> L:
-    """The lock, which a fork waits for: else a child forked while another thread holds it would wait for ever.
+    """Make forks wait for the lock, and return it. A child forked while another thread held it would deadlock.
 
-    A fork that had begun by now knows nothing of it, and releases it no more than it has taken it. In its child the
-    lock is free all the same: whoever holds it there is another thread, which has taken it for a fork of its own.
+    A fork that has already begun neither takes nor releases the lock. It is free in that child too: if it is held
+    there, then by another thread that took it for its own fork.
     """
 
     def take() -> None:
@@ -46,7 +47,7 @@ def fork_safe(lock: L) -> L:
         if lock in _forks.get(get_ident(), []):
             give()
         else:
-            with suppress(RuntimeError):  # nobody holds it
+            with suppress(RuntimeError):  # not held
                 lock.release()
 
     if hasattr(os, "register_at_fork"):
@@ -55,7 +56,7 @@ def fork_safe(lock: L) -> L:
 
 
 def let_forks_pass() -> None:
-    """Wait for the forks that other threads have begun, before a lock is used that was made since then."""
+    """Wait for forks in progress in other threads, before a lock is used that they do not know."""
     until = time.monotonic() + PATIENCE
     for fork in list(_forks.values()):
         while any(fork is under_way for under_way in list(_forks.values())) and time.monotonic() < until:
@@ -63,7 +64,7 @@ def let_forks_pass() -> None:
 
 
 def _forget_others() -> None:
-    """In a forked child: of forks that other threads had begun, none goes on."""
+    """In a forked child, drop the forks of other threads, which do not exist there."""
     for thread in list(_forks):
         if thread != get_ident():
             del _forks[thread]

@@ -1,4 +1,4 @@
-"""The package's logger, imported when there is something to say: a start has nothing to say, and no time for it."""
+"""The package's logger. Logging is imported on first use, to keep the import of numlstm fast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 
 def log() -> Logger:
-    """The logger "numlstm".
+    """The logger "numlstm". Never call it while holding a lock of `fork_locks.fork_safe`.
 
-    Not for a thread that holds a lock which a fork waits for (`locks.fork_safe`). A fork takes locks in the reverse of
-    the order in which they were made known, so logging's before ours if it is imported after them; and
-    whoever holds ours could then neither log nor go on.
+    A fork takes locks in reverse order of registration. If logging is imported after our locks, the fork takes
+    logging's lock first and then waits for ours, whose holder would wait for logging's.
     """
     import logging
 
@@ -23,7 +22,7 @@ def log() -> Logger:
 
 
 def watched() -> bool:
-    """Whether stderr is a terminal. A process may have no stderr, a closed one, or another object in its place."""
+    """Whether stderr is a terminal. It may be missing, closed, or replaced by another object."""
     try:
         return sys.stderr.isatty()
     except (AttributeError, ValueError, OSError):
@@ -31,19 +30,16 @@ def watched() -> bool:
 
 
 def lengthy(message: str, *values: object) -> None:
-    """Log at INFO that work of many seconds begins, and print it on stderr if that is a terminal.
-
-    Where a handler of the log shows the record on a terminal already, nothing is printed.
-    """
+    """Log at INFO that work of many seconds begins. Also print it if stderr is a terminal and no log handler does."""
     logger = log()
     logger.info(message, *values)
     if watched() and not _shows_info(logger):
-        with suppress(OSError):  # the terminal may have gone
+        with suppress(OSError):  # the terminal may be closed
             print(message % values, file=sys.stderr, flush=True)
 
 
 def _shows_info(logger: Logger) -> bool:
-    """Whether a record of level INFO reaches a handler that may write to a terminal: any but a file's or a buffer's."""
+    """Whether an INFO record reaches a handler that may write to a terminal, so not a file or a buffer."""
     import logging
 
     at: Logger | None = logger if logger.isEnabledFor(logging.INFO) else None

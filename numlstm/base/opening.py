@@ -1,7 +1,7 @@
-"""Files of the caller's, opened for reading: once, without waiting, and only where a regular file is.
+"""The caller's files, opened for reading: without blocking, and only regular files.
 
-Between a look at a path and its opening another program can put something else there, so what was opened is what is
-looked at. Nothing is mapped: a map of a file that is cut short meanwhile ends the process at the next touch.
+Another program can replace a file between a check of its path and its opening, so the open file is checked as well.
+Files are not memory-mapped: if a mapped file is truncated, the next access kills the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import IO
 
 from numlstm.base.typing import Path
 
-AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # opening a pipe would wait for a writer; without effect on regular files
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # or opening a pipe would wait for a writer; no effect on regular files
 
 
 def regular(path: Path, expected: str = "a file") -> BufferedReader:
@@ -23,18 +23,18 @@ def regular(path: Path, expected: str = "a file") -> BufferedReader:
     Parameters
     ----------
     path : path
-        Links are followed.
+        Symbolic links are followed.
     expected : str
-        What is expected there, for the message.
+        The kind of file, for the message.
 
     Raises
     ------
     OSError
-        It cannot be opened, or is a directory, a pipe, a device or a socket.
+        It cannot be opened, or it is a directory, a pipe, a device or a socket.
     """
 
     def opener(path: str, flags: int) -> int:
-        check(os.stat(path))  # opening a device can set it going, and opening a pipe can wake whoever writes to it
+        check(os.stat(path))  # opening a device or a pipe can have side effects
         handle = os.open(path, flags | AT_ONCE)
         try:
             check(os.fstat(handle))
@@ -53,14 +53,14 @@ def regular(path: Path, expected: str = "a file") -> BufferedReader:
 
 
 def size(file: IO[bytes]) -> int:
-    """Bytes of an open file."""
+    """Size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def stored(file: IO[bytes]) -> int:
-    """Bytes of an open file that the disk holds: all but the holes of a sparse file, where the system tells of them.
+    """Bytes of an open file on the disk: its size without the holes of a sparse file, if the system reports them.
 
-    The file must not have been read yet.
+    Nothing may have been read from the file yet.
     """
     whole, handle = size(file), file.fileno()
     if not hasattr(os, "SEEK_HOLE"):
@@ -72,14 +72,14 @@ def stored(file: IO[bytes]) -> int:
             end = os.lseek(handle, begin, os.SEEK_HOLE)
             held += end - begin
     except OSError as error:
-        if error.errno != errno.ENXIO:  # no data behind this place
+        if error.errno != errno.ENXIO:  # no data after this position
             held = whole  # a file system that cannot tell
     os.lseek(handle, 0, os.SEEK_SET)
     return held
 
 
 def fill(file: BufferedIOBase, offset: int, into: memoryview) -> None:
-    """Read bytes from an offset on until `into` is full; ValueError where the file ends before that."""
+    """Read from an offset until `into` is full; ValueError if the file ends earlier."""
     file.seek(offset)
     done = 0
     while done < len(into):

@@ -1,6 +1,6 @@
-"""What parts of the package need besides, and the command that installs it: for error messages.
+"""Requirements of the extras, and the command that installs them, for error messages.
 
-Installed by their own names, which works wherever numlstm itself came from. ``pyproject.toml`` has the same
+They are installed by their own names, which works however numlstm was installed. ``pyproject.toml`` has the same
 requirements; a test compares them.
 """
 
@@ -16,7 +16,7 @@ REQUIREMENTS = {
 
 
 def install(part: str) -> str:
-    """The shell command that installs what a part needs: the name of an extra, or of a dependency.
+    """The shell command that installs the requirements of an extra or a dependency.
 
     Examples
     --------
