@@ -1,4 +1,4 @@
-"""Calls of an LSTM with sequences of several lengths: packed as PyTorch does it, or padded with their lengths."""
+"""Calls with sequences of several lengths: packed as in PyTorch, or padded with their lengths."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Masks = Callable[[], engine.Dropout | None]
 def run_packed(
     panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, out: Any
 ) -> tuple[PackedSequence, States]:
-    """Run an LSTM over a packed sequence, PyTorch's own too.
+    """Run an LSTM over a packed sequence, also PyTorch's own.
 
     Parameters
     ----------
     panels : Panels
     config : Config
     masks : callable
-        Gives the dropout that `engine.forward_packed` takes; called once nothing can be refused any more.
+        Draws the dropout for `engine.forward_packed`; called after all checks.
     input : PackedSequence
     hx, out
         As `LSTM.forward` takes them.
@@ -56,7 +56,7 @@ def run_packed(
 def run_padded(
     panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, lengths: Any, out: Any
 ) -> tuple[Array, States]:
-    """Run an LSTM over a padded batch, each sequence as far as it goes; padding comes out as zeros.
+    """Run an LSTM over a padded batch, each sequence up to its length; the output behind it is zeros.
 
     Parameters
     ----------
@@ -72,10 +72,10 @@ def run_padded(
     """
     array = own_shape(real_array("input", input))
     call = lstm_call(config, array.shape, hx)
-    each = checked_lengths(lengths, call, array.shape)
+    counts = checked_lengths(lengths, call, array.shape)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
-        _over_padded(panels, call, masks(), array, each, given, results)
+        _over_padded(panels, call, masks(), array, counts, given, results)
     output, h_n, c_n = results if out is None else out
     return output, (h_n, c_n)
 
@@ -85,24 +85,24 @@ def _over_padded(
     call: Call,
     dropout: engine.Dropout | None,
     array: Array,
-    each: Array,
+    counts: Array,
     hx: States | None,
     results: tuple[Array, ...],
 ) -> None:
-    """The pass over a padded batch: where it is, if rows stand by decreasing length, else packed."""
+    """Run a padded batch: in place if lengths decrease, packed otherwise."""
     output, h_n, c_n = results
     x, y = (array.swapaxes(0, 1), output.swapaxes(0, 1)) if call.swap else (array, output)
-    is_sorted = bool((each[1:] <= each[:-1]).all())
+    is_sorted = bool((counts[1:] <= counts[:-1]).all())
     if is_sorted and dropout is None and engine.readable(panels, x):
-        sizes = sizes_of(each)
+        sizes = sizes_of(counts)
         engine.forward_packed(panels, x, sizes, hx, y, h_n, c_n)
         begins = np.flatnonzero(np.diff(sizes, prepend=0)).tolist()
         for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
             y[begin:end, sizes[begin] :] = 0
         y[len(sizes) :] = 0
         return
-    order = None if is_sorted else np.argsort(-each, kind="stable")
-    sizes = sizes_of(each if order is None else each[order])
+    order = None if is_sorted else np.argsort(-counts, kind="stable")
+    sizes = sizes_of(counts if order is None else counts[order])
     at = places(sizes, order, len(x), call.batch, call.swap)
     packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
     _run(panels, dropout, gathered(array, at), sizes, order, hx, (packed[:-1], h_n, c_n))
@@ -113,7 +113,7 @@ def _over_padded(
 
 
 def _results(panels: Panels, call: Call, input: Array, hx: Any, out: Any) -> tuple[tuple[Array, ...], States | None]:
-    """Where to write output, h_n and c_n, and the states to begin from."""
+    """The arrays for output, h_n and c_n, and the initial states."""
     dtype = panels.dtype
     given = None if hx is None else lstm_states(call, hx, dtype)
     if out is None:
@@ -130,7 +130,7 @@ def _run(
     hx: States | None,
     results: tuple[Array, ...],
 ) -> None:
-    """The pass over packed rows, with states in the order of the sequences."""
+    """Run packed rows; states are in the order of the sequences."""
     output, h_n, c_n = results
     if order is None:
         engine.forward_packed(panels, data, sizes, hx, output, h_n, c_n, dropout)

@@ -71,19 +71,7 @@ def plot_trace(
     >>> plot_trace(trace, "l1").savefig("l1.png")  # doctest: +SKIP
     """
     names = [cells] if isinstance(cells, str) else list(trace if cells is None else cells)
-    row = _checked(trace, names, row, order)
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ImportError(f"plot_trace needs matplotlib: {install('plot')}") from None
-    with matplotlib.rc_context(FONT):
-        panels = Panels.of(trace, names, row, order)
-        figure = Figure(figsize=panels.size())
-        FigureCanvasAgg(figure)  # no window, no global state
-        panels.draw(figure, title)
-    return figure
+    return _figure(trace, names, _checked(trace, names, row, order), order, title)
 
 
 def _checked(trace: Trace, names: list[str], row: int, order: str) -> int:
@@ -97,6 +85,21 @@ def _checked(trace: Trace, names: list[str], row: int, order: str) -> int:
     if not -trace.rows <= row < trace.rows:
         raise IndexError(f"there is no row {row} in a batch of {trace.rows}")
     return row % trace.rows
+
+
+def _figure(trace: Trace, names: list[str], row: int, order: Order, title: str | None) -> Any:
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(f"plot_trace needs matplotlib: {install('plot')}") from None
+    with matplotlib.rc_context(FONT):
+        panels = Panels.of(trace, names, row, order)
+        figure = Figure(figsize=panels.size())
+        FigureCanvasAgg(figure)  # no window, no global state
+        panels.draw(figure, title)
+    return figure
 
 
 def drawable(path: Path) -> None:
