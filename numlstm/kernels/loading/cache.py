@@ -23,12 +23,11 @@ from .levels import Level
 
 MAGIC = b"numlstm object 2\n"  # then the object's name, a newline, the checksum of name and code, and the code
 UNKEPT = "compiled for this process alone"  # begins the origin of an object that no later process will find
-LINKS = 40  # symbolic links that are followed on the way to a folder, as many as Linux follows
 PATIENCE = 120.0  # seconds for which a process waits while another compiles, before it does so itself
 
 
 def cache_folder() -> Path:
-    """Where objects are cached: NUMLSTM_CACHE_DIR, or numlstm in the user's cache folder.
+    """The real path of the cache: NUMLSTM_CACHE_DIR, or numlstm in the user's cache folder.
 
     Raises
     ------
@@ -36,11 +35,11 @@ def cache_folder() -> Path:
         If there is no home folder to put it in.
     """
     if given := os.environ.get("NUMLSTM_CACHE_DIR"):
-        return Path(os.path.abspath(given))
+        return Path(os.path.realpath(given))
     if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.path.abspath(base)) / "numlstm"
+        return Path(os.path.realpath(os.path.join(base, "numlstm")))
     try:
-        return Path.home().absolute() / ".cache" / "numlstm"
+        return Path(os.path.realpath(Path.home() / ".cache" / "numlstm"))
     except RuntimeError as error:
         raise OSError(str(error)) from None
 
@@ -83,7 +82,7 @@ def _owners() -> set[int]:
     return owners
 
 
-def _check_above(folder: str) -> None:
+def _check_above(folder: Path) -> None:
     """Refuse a folder in which another user could replace what we keep there."""
     facts = os.lstat(folder)
     if not stat.S_ISDIR(facts.st_mode):
@@ -99,32 +98,14 @@ def _check_above(folder: str) -> None:
         raise PermissionError(f"others can write to {folder}")
 
 
-def _check_way(folder: Path) -> None:
-    """Check every folder on the path to the cache folder, through links; make those that are missing.
-
-    They are made for this user alone, as the XDG Base Directory Specification asks.
-    """
-    ahead, links = list(reversed(folder.parts)), 0
-    at = ahead.pop()
-    while ahead:
-        _check_above(at)
-        name = ahead.pop()
-        if name == os.pardir:
-            at = os.path.dirname(at)
-            continue
-        below = os.path.join(at, name)
+def _make_folder(folder: Path) -> None:
+    """Make the cache folder and those above it, for this user alone as the XDG specification asks, and check them."""
+    above = list(reversed(folder.parents))
+    for place, below in zip(above, [*above[1:], folder], strict=True):
+        _check_above(place)
         with suppress(FileExistsError):
             if not os.path.lexists(below):
                 os.mkdir(below, 0o700)
-        if ahead and os.path.islink(below):
-            links += 1
-            if links > LINKS:
-                raise OSError(f"{folder} leads through more than {LINKS} symbolic links")
-            target = Path(os.readlink(below))
-            at = target.anchor or at
-            ahead += reversed(target.parts[1:] if target.anchor else target.parts)
-        else:
-            at = below
 
 
 def _check_own(path: Path, facts: os.stat_result, folder: bool = False) -> None:
@@ -169,7 +150,7 @@ def read(path: Path) -> bytes | None:
     OSError
         No object can be kept safely; it says why.
     """
-    _check_way(path.parent)
+    _make_folder(path.parent)
     _check_own(path.parent, path.parent.lstat(), folder=True)
     try:
         content = _content(path)
