@@ -58,10 +58,12 @@ def from_torch(module: Any) -> LSTM | Any:
             f"If it does not, make a numlstm.{kind} of its sizes and load_state_dict() its parameters."
         )
     for hooks in ("_forward_pre_hooks", "_forward_hooks"):
-        if getattr(module, hooks, None):
+        for hook in getattr(module, hooks, {}).values():
+            is_pruned = type(hook).__module__ == "torch.nn.utils.prune"
             raise TypeError(
-                f"the {kind} has forward hooks, which numlstm cannot run\n"
-                "Remove them first, or fold what they do into the parameters (torch.nn.utils.remove_weight_norm)."
+                f"the {kind} {'is pruned by' if is_pruned else 'has'} forward hooks, which numlstm cannot run\n"
+                "Remove them first: torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm makes "
+                "plain parameters. Or torch.save its state dict: numlstm.load understands these three."
             )
     if kind == "LSTM":
         config = lstm_config(**{name: getattr(module, name) for name in LSTM_SIZES}, dropout=0.0)

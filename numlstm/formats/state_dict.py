@@ -13,6 +13,7 @@ from typing import Any
 from numlstm.base.config import Config
 from numlstm.base.wording import counted
 from numlstm.formats.detected import SEVERAL_DTYPES, UNSTATED, Found, Kind
+from numlstm.formats.reparametrized import folded
 from numlstm.formats.tensor import FLOATS, Tensor, widest
 
 NAME = re.compile(
@@ -58,8 +59,9 @@ def find(
     >>> print(find(tensors)[0][0].problem)
     model.rnn.bias_hh_l0 has shape (6,); hidden_size 2, from weight_hh_l0, asks for (8,)
     """
+    plain = folded(tensors)
     groups: dict[tuple[str, Kind], Group] = {}
-    for full, tensor in tensors.items():
+    for full, tensor in plain.tensors.items():
         match = NAME.fullmatch(full)
         if match is not None:
             kind: Kind = "LSTMCell" if match["suffix"] is None else "LSTM"
@@ -78,7 +80,13 @@ def find(
             others.append(other)
         else:
             taken.add(name)
-            found.append(_one(name, prefix, kind, group, (flags or {}).get(name, {}), place))
+            one = _one(name, prefix, kind, group, (flags or {}).get(name, {}), place)
+            if problem := plain.problems.get(prefix, ""):
+                one = one._replace(config=None, parameters={}, problem=problem)
+            notes, warning = plain.said(prefix)
+            found.append(one._replace(notes=(*one.notes, *notes), warning=warning))
+    known = {prefix for prefix, _ in groups}
+    others += [f"{prefix}*: {problem}" for prefix, problem in plain.problems.items() if prefix not in known]
     return tuple(found), tuple(others)
 
 

@@ -265,6 +265,78 @@ def test_a_number_type_that_numpy_lacks_is_named_and_checked(tmp_path, dtype, bi
             numlstm.list_lstms(path)
 
 
+@pytest.mark.parametrize("suffix", OWN)
+def test_a_mask_beside_a_weight_is_applied_with_a_warning(tmp_path, suffix):
+    arrays = parameters(3, 2, prefix="rnn.")
+    mask = np.arange(16).reshape(8, 2) % 3 > 0
+    arrays["rnn.weight_hh_l0_mask"] = mask
+    path = tmp_path / f"m{suffix}"
+    if suffix == ".npz":
+        write_npz(path, arrays)
+    else:
+        pytest.importorskip("safetensors.numpy").save_file(arrays, path)
+    with pytest.warns(UserWarning, match=r"there is a mask beside rnn\.weight_hh_l0, by which it is multiplied"):
+        net = numlstm.load(path)
+    assert same_bits(net.weight_hh_l0, arrays["rnn.weight_hh_l0"] * mask)
+    assert same_bits(net.weight_ih_l0, arrays["rnn.weight_ih_l0"])
+
+
+W, H = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
+
+
+@pytest.mark.parametrize(
+    "parts, says",
+    [
+        ({"weight_ih_l0_mask": W[:4]}, r"by a mask, in shapes that do not fit: \[\(8, 3\), \(4, 3\)\]"),
+        ({"weight_ih_l0_orig": W, "weight_ih_l0_mask": W.T}, r"torch\.nn\.utils\.prune, in shapes that do not fit"),
+        ({"weight_ih_l0_v": W, "weight_ih_l0_g": W}, "weight_norm, in shapes that do not fit"),
+        ({"weight_ih_l0_v": W, "weight_ih_l0_g": W[:4, :1]}, "weight_norm, in shapes that do not fit"),
+        ({"weight_ih_l0_v": W.astype(int), "weight_ih_l0_g": W[:, :1]}, "the v of l.weight_ih_l0 holds int64"),
+        ({"weight_ih_l0_g": W[:, :1]}, "weight_ih_l0 is stored as g, which is not known: make the weights plain"),
+        ({"weight_ih_l0_orig": W, "weight_ih_l0_u": W[:, 0], "weight_ih_l0_v": W[0, :2]}, "spectral_norm, in shapes"),
+        ({"parametrizations.weight_ih_l0.original": W}, "is stored as orig, which is not known"),
+        ({"parametrizations.weight_ih_l0.original": W, "parametrizations.weight_ih_l0.0.base": W}, "as 0.base, orig,"),
+    ],
+    ids=str,
+)
+def test_a_form_that_is_not_understood_is_no_weight(tmp_path, parts, says):
+    """Also where a plain tensor lies beside it, which may be stale."""
+    for plain in ({}, {"l.weight_ih_l0": W}):
+        arrays = {"l.weight_hh_l0": H} | plain | {f"l.{name}": array for name, array in parts.items()}
+        if plain or "weight_ih_l0_mask" not in parts or "weight_ih_l0_orig" in parts:
+            with pytest.raises(ValueError, match=f"l cannot be loaded: .*{says}"):
+                numlstm.load(write_npz(tmp_path / "m.npz", arrays))
+
+
+def test_raw_weights_are_taken_wherever_they_are(tmp_path):
+    """fastai's are one level above the LSTM, those of Salesforce's AWD-LSTM and of torchnlp in it."""
+    plain = parameters(3, 2, prefix="rnns.0.module.")
+    raw = plain["rnns.0.module.weight_hh_l0"] + 1
+    for name, dropped in (("rnns.0.weight_hh_l0", True), ("rnns.0.module.weight_hh_l0", True), ("r", False)):
+        name = name if dropped else "rnns.0.module.weight_hh_l0"
+        arrays = plain | {f"{name}_raw": raw}
+        if not dropped:
+            del arrays[name]
+        net = numlstm.load(write_npz(tmp_path / "m.npz", arrays), "rnns.0.module")
+        assert same_bits(net.weight_hh_l0, raw) and same_bits(net.weight_ih_l0, plain["rnns.0.module.weight_ih_l0"])
+
+
+def test_layers_that_are_not_there_are_missed(tmp_path):
+    arrays = parameters(3, 2) | {name.replace("l0", "l7"): v for name, v in parameters(2, 2).items()}
+    with pytest.raises(ValueError, match=r"layers 0 to 7 are expected for weight_ih_l7, but 2 of them have tensors"):
+        numlstm.load(write_npz(tmp_path / "m.npz", arrays))
+    with pytest.raises(ValueError, match=r"layers 0 to 7 are expected"):
+        numlstm.load(write_npz(tmp_path / "m.npz", {name: v for name, v in arrays.items() if "l0" not in name}))
+
+
+def test_a_name_twice_in_a_safetensors_header_is_refused(tmp_path):
+    entry = '{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}'
+    for text in (f'{{"a":{entry % (0, 8)},"a":{entry % (8, 16)}}}', '{"__metadata__":{"a":"1","a":"2"}}'):
+        (tmp_path / "m.safetensors").write_bytes(safetensors_file(text.encode(), bytes(16)))
+        with pytest.raises(ValueError, match="its header has a name twice among 'a'"):
+            numlstm.list_lstms(tmp_path / "m.safetensors")
+
+
 def test_mixed_dtypes_are_widened_and_noted(tmp_path):
     arrays = parameters(3, 2)
     arrays["bias_ih_l0"] = arrays["bias_ih_l0"].astype(np.float64)

@@ -39,13 +39,6 @@ CHARACTER = 4  # bytes of memory for a character of a name, with all its copies
 REPEATED = 1 << 16  # numbers that strides of 0 may make of fewer
 FOLLOWED = (dict, list, tuple, Object)
 OPTIMIZER = re.compile(r"optimi[sz]er|(^|[/._])optim($|[/._])", re.I)  # in the path of an optimizer's state
-NORMED = re.compile(  # kept by weight_norm and parametrize in place of a parameter
-    r"(?P<prefix>.*?)(parametrizations\.)?(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?(_g|_v|_orig|\.original\d?)", re.S
-)
-ADVICE = (
-    "its weights are normalised: torch.nn.utils.remove_weight_norm or parametrize.remove_parametrizations before "
-    "saving gives plain ones"
-)
 
 Read = Callable[[Storage, str], Array]
 Stored = Callable[[Storage], int]
@@ -115,12 +108,10 @@ def contents(
         if found and container.is_optimizer:
             others.append(f"{container.path} has tensors named like an LSTM's, but is an optimizer's state")
             continue
-        normed = {match["prefix"].rstrip(state_dict.SEPARATORS) for name in own if (match := NORMED.fullmatch(name))}
-        lstms += [_said(one, container, one.name in normed) for one in found]
+        lstms += [_checked(one, container) for one in found]
         if len(lstms) > state_dict.MOST:
             raise ValueError(f"it holds more than {state_dict.MOST} LSTMs, the limit of a file")
         others += [*other, *container.packed]
-        others += [f"{name or 'an LSTM'}: {ADVICE}" for name in sorted(normed - {one.name for one in found})]
     hold_numbers(budget, tensors.values())
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
@@ -313,12 +304,9 @@ def _before(prefix: str, known: Mapping[str, Known]) -> dict[str, Known]:
     return {(prefix + name).rstrip(state_dict.SEPARATORS): value for name, value in known.items()}
 
 
-def _said(found: Found, container: Container, is_normed: bool) -> Found:
+def _checked(found: Found, container: Container) -> Found:
     """An LSTM, once the flags of its module were checked against its tensors."""
     flags = container.flags.get(found.name, {})
-    if is_normed:  # plain weights beside them may be older than the last step of training
-        problem = f"{found.problem}; {ADVICE}" if found.problem else ADVICE
-        return found._replace(config=None, parameters={}, problem=problem)
     if found.config is None:
         return found
     for name in SIZES:
