@@ -12,7 +12,7 @@ from numlstm.base.validation.arguments import cell_config, check_cpu, parameter_
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.shapes import cell_call, cell_states, check_not_packed
 from numlstm.module import Module
-from numlstm.runtime import engine
+from numlstm.runtime.call import Call
 
 if TYPE_CHECKING:
     from numlstm.parameter_types import CellParameters
@@ -86,7 +86,7 @@ class LSTMCell(CellParameters):
         self._start(config, parameter_dtype(dtype), seed)
 
     def _found(self, name: str) -> Any:
-        if name in ("bias_ih", "bias_hh") and "_held" in self.__dict__ and not self.bias:
+        if name in ("bias_ih", "bias_hh") and "_model" in self.__dict__ and not self.bias:
             return None
         return super()._found(name)
 
@@ -122,34 +122,34 @@ class LSTMCell(CellParameters):
         AttributeError
             The input is a packed sequence, with PyTorch's text.
         """
-        panels = self._held.panels
-        kept = panels.memo
-        if kept is not None:
-            inline_cache = kept.inline_cache[0]
-            results = None if inline_cache is None else inline_cache(input, hx, panels.data)
-            if results is None:
-                results = kept.dispatch(0, input, hx, panels.data)
-            if results is not None:
-                states: tuple[Array, Array] = results[1]
-                return states
+        model = self._model
+        panels, executor = model.panels, model.executor
+        fast_call = executor.inline_cache[0]
+        results = None if fast_call is None else fast_call(input, hx, panels.data)
+        if results is None:
+            results = executor.dispatch(0, input, hx, panels.data)
+        if results is not None:
+            states: tuple[Array, Array] = results[1]
+            return states
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype:
-            array = input
+            x = input
         else:
             check_not_packed(input)
-            array = real_array("input", input)
-        array = own_shape(array)
-        call = self._seen.get(array.shape)
-        if call is None:
-            call = cell_call(self._config, array.shape, hx)
-            self._call_for(call, array.shape)
-        if hx is not None:
-            hx = cell_states(call, hx, dtype)
-        output, h_1, c_1 = empty(call.hidden, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
-        axes = (None, None) if call.unbatched else (None,)  # one step, and a batch of one
-        given = None if hx is None else (hx[0][axes], hx[1][axes])
-        engine.forward(panels, array[axes], given, output[axes], h_1[axes], c_1[axes])
-        engine.install_fast_path(panels, array.shape, call.hidden, call.hidden, call.cell, batch_first=False, step=True)
+            x = real_array("input", input)
+        x = own_shape(x)
+        shapes = self._seen.get(x.shape)
+        if shapes is None:
+            shapes = cell_call(model.config, x.shape, hx)
+            self._remember(shapes, x.shape)
+        axes = (None, None) if shapes.unbatched else (None,)  # one step, and a batch of one
+        h_0, c_0 = (None, None) if hx is None else cell_states(shapes, hx, dtype)
+        if h_0 is not None and c_0 is not None:
+            h_0, c_0 = h_0[axes], c_0[axes]
+        output, h_1, c_1 = empty(shapes.hidden, dtype), empty(shapes.hidden, dtype), empty(shapes.cell, dtype)
+        call = Call(panels, x[axes], h_0, c_0, output[axes], h_1[axes], c_1[axes])
+        executor.run(call)
+        executor.install_fast_call(call, 0, x.shape, (shapes.hidden, shapes.hidden, shapes.cell))
         return h_1, c_1
 
     __call__ = forward

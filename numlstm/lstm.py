@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -15,8 +16,8 @@ from numlstm.base.validation.arguments import check_flag, device_name, dropout_p
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
 from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states
-from numlstm.module import Held, Module, changing
-from numlstm.runtime import engine
+from numlstm.module import Model, Module, changing
+from numlstm.runtime.call import Call, Dropout
 
 if TYPE_CHECKING:
     from numlstm.parameter_types import LSTMParameters
@@ -184,11 +185,11 @@ class LSTM(LSTMParameters):
 
     def _change(self, **flags: Any) -> None:
         with changing:
-            self._held = self._held.but(config=self._config._replace(**flags))
+            self._model = self._model.replace(config=self._config._replace(**flags))
 
     @property
     def _gpu(self) -> Any:
-        return self._held.gpu
+        return self._model.gpu
 
     def extra_repr(self) -> str:
         """What stands between the parentheses of the repr: the sizes, and each flag that is not at its default."""
@@ -257,7 +258,7 @@ class LSTM(LSTMParameters):
             return
         gpu = _cuda().Runner() if on_cuda else None
         with changing:
-            self._held = self._held.but(gpu=gpu)
+            self._model = self._model.replace(gpu=gpu)
 
     @property
     def device(self) -> str:
@@ -352,75 +353,64 @@ class LSTM(LSTMParameters):
         >>> bool((output[:, 0] == whole).all() and (h_n[0, 1] == whole[1]).all() and (output[2:, 1] == 0).all())
         True
         """
-        held = self._held  # what this call has of the object, whatever is assigned meanwhile
-        panels = held.panels
-        kept = panels.memo
-        if (
-            kept is not None
-            and out is None
-            and lengths is None
-            and held.gpu is None
-            and not (held.drops and self.training)
-        ):
-            inline_cache = kept.inline_cache[held.order]
-            quick: Result | None = None if inline_cache is None else inline_cache(input, hx, panels.data)
-            if quick is None:
-                quick = kept.dispatch(held.order, input, hx, panels.data)
-            if quick is not None:
-                return quick
-        return self._run(held, input, hx, lengths, out)
+        model = self._model  # of this call to its end, whatever is assigned meanwhile
+        if out is None and lengths is None and model.gpu is None and not (model.drops and self.training):
+            fast_call, data = model.executor.inline_cache[model.order], model.panels.data
+            results: Result | None = None if fast_call is None else fast_call(input, hx, data)
+            if results is None:
+                results = model.executor.dispatch(model.order, input, hx, data)
+            if results is not None:
+                return results
+        return self._run(model, input, hx, lengths, out)
 
     __call__ = forward
 
     def _run(
-        self, held: Held, input: Any, hx: Any, lengths: Any, out: Any
+        self, model: Model, input: Any, hx: Any, lengths: Any, out: Any
     ) -> Result | tuple[lazy.PackedSequence, States]:
-        """`forward` where no short way is known. Apart, since a function with closures makes a cell for every call."""
-        config, panels, gpu = held.config, held.panels, held.gpu
+        """`forward` without a fast call: check the arguments, and let the executor run the call."""
+        config, panels, executor, gpu = model.config, model.panels, model.executor, model.gpu
         if gpu is not None:
-            drawn = (lambda: self._masks(config)) if self.training and config.dropout > 0 else None
-            on_device: Result = gpu.forward(panels, config, input, hx, lengths, out, drawn)
+            drops = self.training and model.drops
+            on_device: Result = gpu.forward(
+                panels, config, input, hx, lengths, out, partial(self._masks, config) if drops else None
+            )
             return on_device
-        dtype = panels.dtype
-        if type(input) is ndarray and input.dtype is dtype and lengths is None:
-            given = input
-        elif lengths is not None or hasattr(input, "batch_sizes"):
+        is_array, dtype = type(input) is ndarray and lengths is None, panels.dtype
+        if not is_array and (lengths is not None or hasattr(input, "batch_sizes")):
             from numlstm.sequences import ragged
 
-            def masks() -> engine.Dropout | None:
-                return self._masks(config) if self.training and config.dropout > 0 else None
-
+            masks = partial(self._dropout, config)
             if not hasattr(input, "batch_sizes"):
-                return ragged.run_padded(panels, config, masks, input, hx, lengths, out)
+                return ragged.run_padded(executor, panels, config, masks, input, hx, lengths, out)
             check_no_lengths(lengths)
-            return ragged.run_packed(panels, config, masks, input, hx, out)
-        else:
-            given = real_array("input", input)
+            return ragged.run_packed(executor, panels, config, masks, input, hx, out)
+        given = input if is_array and input.dtype is dtype else real_array("input", input)
         # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.
-        array = own_shape(given)
-        key = (config.batch_first, array.shape)
-        call = self._seen.get(key)
-        if call is None:
-            call = lstm_call(config, array.shape, hx)
-            self._call_for(call, key)
-        if hx is not None:
-            hx = lstm_states(call, hx, dtype)
+        x = own_shape(given)
+        shape, key = x.shape, (config.batch_first, x.shape)
+        shapes = self._seen.get(key)
+        if shapes is None:
+            shapes = lstm_call(config, shape, hx)
+            self._remember(shapes, key)
+        h_0, c_0 = (None, None) if hx is None else lstm_states(shapes, hx, dtype)
         if out is None:
-            output, h_n, c_n = empty(call.output, dtype), empty(call.hidden, dtype), empty(call.cell, dtype)
+            output, h_n, c_n = empty(shapes.output, dtype), empty(shapes.hidden, dtype), empty(shapes.cell, dtype)
+            results = output, h_n, c_n
         else:
-            output, h_n, c_n = out_arrays(out, call, dtype, given, hx)
-        dropout = self._masks(config) if self.training and config.dropout > 0 else None
-        if call.unbatched:  # a batch of one
-            states = None if hx is None else (hx[0][:, None], hx[1][:, None])
-            engine.forward(panels, array[:, None], states, output[:, None], h_n[:, None], c_n[:, None], dropout)
-        elif call.swap:
-            engine.forward(panels, array.transpose(1, 0, 2), hx, output.transpose(1, 0, 2), h_n, c_n, dropout)
-        else:
-            engine.forward(panels, array, hx, output, h_n, c_n, dropout)
-        if out is not None:
-            return out[0], (out[1], out[2])
-        engine.install_fast_path(panels, array.shape, call.output, call.hidden, call.cell, config.batch_first)
-        return output, (h_n, c_n)
+            output, h_n, c_n = out_arrays(out, shapes, dtype, given, hx)
+            results = out
+        if shapes.unbatched:  # a batch of one
+            x, output, h_n, c_n = x[:, None], output[:, None], h_n[:, None], c_n[:, None]
+            if h_0 is not None and c_0 is not None:
+                h_0, c_0 = h_0[:, None], c_0[:, None]
+        elif shapes.swap:
+            x, output = x.transpose(1, 0, 2), output.transpose(1, 0, 2)
+        call = Call(panels, x, h_0, c_0, output, h_n, c_n, self._dropout(config))
+        executor.run(call)
+        if out is None:
+            executor.install_fast_call(call, model.order, shape, (shapes.output, shapes.hidden, shapes.cell))
+        return results[0], (results[1], results[2])
 
     def stream(self, batch_size: int = 1) -> lazy.Stream:
         """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
@@ -452,7 +442,7 @@ class LSTM(LSTMParameters):
             make: Any = lstm_stream.Stream
             stream: lazy.Stream = make(self._config, self._panels, batch_size, lambda: self._panels, self._gpu.weights)
             return stream
-        return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels)
+        return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels, self._model.executor)
 
     def trace(self, input: np.typing.ArrayLike, hx: Any = None) -> lazy.Trace:
         """Run the LSTM as `forward` does, and keep the gates and states of every layer and direction at every step.
@@ -511,8 +501,11 @@ class LSTM(LSTMParameters):
         call = lstm_call(config, given.shape, hx)
         if hx is not None:
             hx = lstm_states(call, hx, panels.dtype)
-        dropout = self._masks(config) if self.training and config.dropout > 0 else None
-        return record.record(panels, call, given, hx, dropout)
+        return record.record(self._model.executor, panels, call, given, hx, self._dropout(config))
+
+    def _dropout(self, config: Config) -> Dropout | None:
+        """The dropout of one call; None if it has none."""
+        return self._masks(config) if self.training and config.dropout > 0 else None
 
     def _masks(self, config: Config) -> Callable[[Array], None] | None:
         """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""

@@ -22,7 +22,8 @@ from numlstm.base.fork_locks import fork_safe
 from numlstm.base.typing import Array, Shape
 from numlstm.base.validation.arguments import check_cpu, device_and_dtype, parameter_dtype
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array
-from numlstm.base.validation.shapes import Call
+from numlstm.base.validation.shapes import CallShapes
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 
 # Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
@@ -48,24 +49,28 @@ def _call_forward(self: Any, *arguments: Any, **named: Any) -> Any:
     return self.forward(*arguments, **named)
 
 
-class Held:
-    """What a call needs of its module: never changed, but replaced as a whole, so that no call sees half of a change.
+class Model:
+    """What a call needs of its module: replaced as a whole, so that no call sees half of a change.
 
-    In one attribute, for each one of a class with ``__getattr__`` takes several percent of a small call.
+    In one attribute, since reading an attribute of a class with ``__getattr__`` takes several percent of a small call;
+    and with slots, which Python reads faster than a NamedTuple's fields.
     """
 
-    __slots__ = ("config", "drops", "gpu", "order", "panels")
+    __slots__ = ("config", "drops", "executor", "gpu", "order", "panels")
 
-    def __init__(self, config: Config, panels: Any = None, gpu: Any = None) -> None:
+    def __init__(self, config: Config, panels: Any = None, executor: Any = None, gpu: Any = None) -> None:
         self.config = config
-        self.panels: Panels = panels  # None while they are being packed
-        self.gpu = gpu  # on CUDA: what runs calls there
-        self.order = int(config.batch_first)  # as `engine.Executor` counts
+        self.panels: Panels = panels  # it and the executor are None while parameters are being packed at first
+        self.executor: Executor = executor
+        self.gpu = gpu  # on CUDA: the runner of calls there
+        self.order = int(config.batch_first)  # as the executor's tables count
         self.drops = config.dropout > 0
 
-    def but(self, **parts: Any) -> Held:
+    def replace(self, **parts: Any) -> Model:
         """The same with some parts replaced."""
-        return Held(**{"config": self.config, "panels": self.panels, "gpu": self.gpu} | parts)
+        return Model(
+            **{"config": self.config, "panels": self.panels, "executor": self.executor, "gpu": self.gpu} | parts
+        )
 
 
 class Module:
@@ -81,9 +86,9 @@ class Module:
     _closed = False  # whether objects of this very class, not of subclasses, take no attributes but those it has
 
     training: bool
-    _held: Held
+    _model: Model
     _shapes: dict[str, Shape]
-    _seen: dict[Any, Call]  # by all that decides a call's shapes
+    _seen: dict[Any, CallShapes]  # by all that decides a call's shapes
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass of a subclass."""
@@ -121,22 +126,25 @@ class Module:
         return np.random.default_rng()
 
     def _hold(self, config: Config) -> None:
-        self._held = Held(config)
+        self._model = Model(config)
         self._shapes = {self._own(name): shape for name, shape in config.parameter_shapes().items()}
         self._seen = {}
 
     @property
     def _config(self) -> Config:
-        return self._held.config
+        return self._model.config
 
     @property
     def _panels(self) -> Panels:
-        return self._held.panels
+        return self._model.panels
 
     @_panels.setter
     def _panels(self, panels: Panels) -> None:
         with changing:
-            self._held = self._held.but(panels=panels)
+            model = self._model
+            if model.executor is None or model.executor.dtype != panels.dtype:
+                model = model.replace(executor=Executor(model.config, panels.dtype))
+            self._model = model.replace(panels=panels)
 
     def _own(self, name: str) -> str:
         """The name here of a parameter of the panels."""
@@ -165,11 +173,11 @@ class Module:
         except (MemoryError, ValueError, OverflowError) as error:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
 
-    def _call_for(self, call: Call, key: Any) -> None:
-        """Remember a call's shapes, for as many shapes as a program is likely to use in turn."""
+    def _remember(self, shapes: CallShapes, key: Any) -> None:
+        """Remember a call's shapes, for as many calls as a program is likely to make in turn."""
         if len(self._seen) >= 1024:
             self._seen.clear()
-        self._seen[key] = call
+        self._seen[key] = shapes
 
     # ------------------------------------------------------------ sizes and flags
 
@@ -474,7 +482,7 @@ class Module:
 
     def _apart(self) -> dict[str, Any]:
         """The attributes but for those that stand for a place in memory or are derived."""
-        derived = {"_held", "_shapes", "_seen"}
+        derived = {"_model", "_shapes", "_seen"}
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.simd import Simd
 from numlstm.kernels.tile import FROM_ZERO, Tile
-from numlstm.runtime import engine, planner
+from numlstm.runtime import planner
+from numlstm.runtime.call import Call
 
 pytestmark = pytest.mark.cpu_level
 
@@ -58,10 +59,10 @@ def run(lstm, x, hx=None, **settings):
     """Results and the kernel's counters."""
     with planner.override(**settings):
         lstm(x[:1], hx)  # so that the workspace exists
-        for workspace in lstm._panels.memo.idle:
+        for workspace in lstm._model.executor.idle:
             workspace.plan = None
         output, (h_n, c_n) = lstm(x, hx)
-        counts = lstm._panels.memo.idle[-1].slots[: Header.LENGTH].copy()
+        counts = lstm._model.executor.idle[-1].slots[: Header.LENGTH].copy()
     return (output, h_n, c_n), counts
 
 
@@ -180,8 +181,8 @@ def test_after_an_odd_number_of_steps_blocks_are_walked_backwards(rows):
     for steps, walked in ((1, [1, 0, 1]), (2, [0, 0, 0]), (3, [1, 0, 1])):
         for after in walked:
             results = np.empty((steps, rows, 70), np.float32), *(np.empty_like(state) for state in hx)
-            engine.forward(lstm._panels, x[:steps], hx, *results)
-            assert lstm._panels.memo.idle[-1].slots[Header.SERPENTINE] == after
+            lstm._model.executor.run(Call(lstm._panels, x[:steps], *hx, *results))
+            assert lstm._model.executor.idle[-1].slots[Header.SERPENTINE] == after
             assert equal(results[:1], (whole[:steps],)) and equal((results[1][0],), (whole[steps - 1],))
 
 

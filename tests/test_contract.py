@@ -23,7 +23,7 @@ from numlstm import lstm as lstm_module
 from numlstm import module
 from numlstm.base.validation import shapes
 from numlstm.base.validation.out import OVERLAP_WORK
-from numlstm.runtime import engine
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 
 SMALL = np.random.default_rng(7).integers(0, 5, (4, 3, 6))  # small whole numbers: exact in every dtype
@@ -540,11 +540,11 @@ def test_ragged_lists_are_refused():
 def test_the_engine_gets_the_input_where_it_is(kind, batch_first, monkeypatch):
     """Nothing converts or copies a whole input on the way there."""
     seen = []
-    monkeypatch.setattr(engine, "forward", lambda *args: seen.append(args))
+    monkeypatch.setattr(Executor, "run", lambda executor, call: seen.append(call))
     net, cell, x = numlstm.LSTM(6, 4, batch_first=batch_first), numlstm.LSTMCell(6, 4), KINDS[kind](SMALL)
     for call, given in ((net, x), (net, x[:, 0]), (cell, x[0]), (cell, x[0, 0])):
         output = call(given)[0]
-        array, target = seen[-1][1], seen[-1][3]
+        array, target = seen[-1].x, seen[-1].output
         assert array.dtype == x.dtype and array.ndim == target.ndim == 3 and array.shape[:2] == target.shape[:2]
         assert array.__array_interface__["data"][0] == given.__array_interface__["data"][0]
         assert array.size == given.size and np.shares_memory(array, given)
@@ -997,18 +997,17 @@ def test_without_the_lock_an_assignment_would_be_lost(locked, monkeypatch):
     assert same_weights(net, zeros) == locked
 
 
-# ---------------------------------------------------------------- the quick way
+# ---------------------------------------------------------------- fast calls
 
 
-def test_a_shape_seen_before_takes_the_quick_way(monkeypatch):
+def test_a_shape_seen_before_takes_a_fast_call(monkeypatch):
     """Neither conversion nor the search for shapes is asked again; the states are, every time."""
     net, cell = numlstm.LSTM(3, 4, seed=0), numlstm.LSTMCell(3, 4, seed=0)
     x, states = np.ones((2, 5, 3), np.float32), (np.ones((1, 5, 4), np.float32), np.ones((1, 5, 4), np.float32))
     inner = states[0][0], states[1][0]
     want, cell_want = net(x, states), cell(x[0], inner)
     runs = []
-    forward = engine.forward
-    monkeypatch.setattr(engine, "forward", lambda *args: (runs.append("long"), forward(*args))[1])
+    monkeypatch.setattr(Executor, "run", lambda executor, call: runs.append(call))
     for where, name in (
         (lstm_module, "real_array"),
         (lstm_module, "lstm_call"),
@@ -1026,7 +1025,7 @@ def test_a_shape_seen_before_takes_the_quick_way(monkeypatch):
         net(x.astype("f8"))
     with pytest.raises(pytest.fail.Exception, match="_cell_pair"):
         cell(x[0], (inner[0], inner[1][:4]))
-    assert runs == []  # both calls have gone the short way
+    assert runs == []  # both were fast calls
 
 
 def test_the_shapes_remembered_are_bounded():

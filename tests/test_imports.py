@@ -154,7 +154,7 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
             "config.py:{} imports numlstm.runtime.planner, which is",
         ),
         ("base/config.py", "from ..lstm import LSTM", "config.py:{} imports numlstm.lstm, which is above it"),
-        ("runtime/engine.py", "from numlstm import LSTM", "engine.py:{} imports numlstm, which is above it"),
+        ("runtime/executor.py", "from numlstm import LSTM", "executor.py:{} imports numlstm, which is above it"),
         ("lstm.py", "import numlstm", "lstm.py:{} imports numlstm, which is above it"),
         (
             "runtime/threads.py",
@@ -168,8 +168,8 @@ INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
         ),
         (
             "kernels/plan_layout.py",
-            "from ..runtime.engine import forward",
-            "plan_layout.py:{} imports numlstm.runtime.engine, which is above it",
+            "from ..runtime.executor import Executor",
+            "plan_layout.py:{} imports numlstm.runtime.executor, which is above it",
         ),
         (
             "kernels/simd.py",

@@ -18,7 +18,7 @@ from numlstm.bench.results import Report
 from numlstm.commands.messages import reports_errors, status
 from numlstm.commands.options import OUTPUT, Finite
 from numlstm.kernels.loading import registry
-from numlstm.runtime.threads import usable_cores
+from numlstm.runtime.cores import usable_cores
 from numlstm.tracing.plot import drawable
 
 QUICK = click.option(

@@ -8,7 +8,7 @@ from numlstm.bench.hardware import machine
 from numlstm.commands.messages import one_line, reports_errors
 from numlstm.cuda import presence
 from numlstm.kernels.loading import cache, registry
-from numlstm.runtime import threads
+from numlstm.runtime import cores, threads
 
 
 @click.command("info")
@@ -19,7 +19,7 @@ def command() -> None:
     _row("versions", ", ".join(f"{name} {version}" for name, version in facts["versions"].items()))
     _row("Python", f"{facts['python']}, {facts['system']}")
     _row("CPU", ", ".join(filter(None, (facts["cpu"], facts["cpu_model"]))))
-    _row("cores", f"{threads.usable_cores()} usable")
+    _row("cores", f"{cores.usable_cores()} usable")
     _row("threads", f"{threads.get_num_threads()} at most for a call, {threads.source()}")
     _row("caches", machine.in_words(facts["caches"]))
     fused = "fused multiply-add" if level.fused else "no fused multiply-add: other bits than on CPUs that have it"

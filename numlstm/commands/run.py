@@ -21,7 +21,7 @@ from numlstm.base import atomic, console
 from numlstm.base.config import Config
 from numlstm.base.typing import States
 from numlstm.base.validation.arrays import real_array
-from numlstm.base.validation.shapes import Call, lstm_call, lstm_states
+from numlstm.base.validation.shapes import CallShapes, lstm_call, lstm_states
 from numlstm.commands import sequence_files
 from numlstm.commands.disk_array import DiskArray
 from numlstm.commands.messages import one_line, reports_errors, say
@@ -173,7 +173,7 @@ def run_file(
 @contextmanager
 def prepared(
     model: Path, input: Path, state: Path | None, name: str | None, batch_first: bool | None
-) -> Iterator[tuple[LSTM, sequence_files.Sequences, States | None, Call]]:
+) -> Iterator[tuple[LSTM, sequence_files.Sequences, States | None, CallShapes]]:
     """The LSTM, its open input, h_0 and c_0, and the shapes of the call, all checked. Arguments as for `run`."""
     module, found, _ = files.read(model, name, batch_first)
     lstm = files.as_lstm(module)
@@ -201,7 +201,7 @@ def prepared(
 
 @contextmanager
 def _disk_arrays(
-    folder: Path, lstm: LSTM, call: Call, shapes: dict[str, tuple[int, ...]]
+    folder: Path, lstm: LSTM, call: CallShapes, shapes: dict[str, tuple[int, ...]]
 ) -> Iterator[dict[str, DiskArray]]:
     """Arrays for the results, of three axes also without a batch."""
     with ExitStack() as stack:
@@ -217,7 +217,7 @@ def _run(
     lstm: LSTM,
     given: sequence_files.Sequences,
     hx: States | None,
-    call: Call,
+    call: CallShapes,
     results: dict[str, DiskArray],
     chunk: int,
 ) -> None:

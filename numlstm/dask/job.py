@@ -33,7 +33,7 @@ from numlstm.dask.frames import Per, forward_frame, frame_piece
 from numlstm.dask.inputs import Input, Wanted
 from numlstm.dask.model import check, sent
 from numlstm.lstm import LSTM
-from numlstm.runtime import threads
+from numlstm.runtime.cores import usable_cores
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files skip names that begin with _
 CHECKSUM = "sha256"  # of the manifest's other entries
@@ -281,7 +281,7 @@ def _computing(scheduler: str) -> Iterator[Compute]:
     if scheduler == "local":
         with (
             tempfile.TemporaryDirectory(prefix="numlstm-") as folder,
-            ThreadPoolExecutor(threads.usable_cores()) as pool,
+            ThreadPoolExecutor(usable_cores()) as pool,
             dask.config.set({"temporary_directory": folder, "dataframe.shuffle.method": "disk"}),
             ProgressBar(minimum=1, out=sys.stderr) if watched() else nullcontext(),
         ):

@@ -1,13 +1,13 @@
-"""The entries for Python: arrays are taken as objects, checked where they lie, and their plan is run.
+"""The entries for Python: addresses of arrays are read from the objects, and built-in functions check them too.
 
-For ``call``, ``boxes`` is the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels); h_0 and c_0 may both
-be absent. The plan says where objects keep their parts and, if ``CHECKED``, what the first three must be. Nothing is
-written before all is found right; the result is 0, or the number of the first array that is not what the plan is for.
+``bind(plan, arrays)`` takes the address of the tuple (input, h_0, c_0, output, h_n, c_n, panels) and writes the
+addresses of their numbers into the plan; h_0 and c_0 may be None.
 
-``quick`` is what Python calls a built-in function (``METH_FASTCALL``), of input, hx and panels, bound to an array of
-``Fastcall`` slots and a plan. Its result is (output, (h_n, c_n)), which it makes itself, or None where an
-argument is not what the plan is for. It holds the GIL throughout: from the last look at the arrays to the end nothing
-of Python runs, neither another thread nor the collector, so that the plan has one user at a time.
+``fastcall`` is the C function of a built-in function (``METH_FASTCALL``) of input, hx and panels, bound to an array of
+``Fastcall`` slots with a plan behind them. It checks the arrays, makes the results and returns (output, (h_n, c_n)), or
+None if an argument is not what the plan is for. Between the last check and the kernel nothing of Python runs, neither
+another thread nor the collector. A short call holds the GIL to its end, so that its plan has one user at a time. A long
+one drops the GIL while the kernel runs; ``BUSY`` makes it return None in another thread meanwhile.
 """
 
 from llvmlite import ir
@@ -27,9 +27,10 @@ from .instructions import (
     word_at,
 )
 from .plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
+from .work_queue import exchange as compare_and_set
+from .work_queue import publish
 
 ARRAYS = 7
-CHECKED_ARRAYS = 3
 ARRAY_SPEC = int(ArraySpec.LENGTH)
 FASTCALL = int(Fastcall.LENGTH)
 INT32 = ir.IntType(32)
@@ -45,6 +46,12 @@ def call_pointer(builder, function, argument):
     return builder.call(_function(builder, function, INT64), [argument])
 
 
+@instruction(types.int64, types.int64)
+def ask_pointer(builder, function):
+    """Call the C function at an address; it takes nothing and gives a word."""
+    return builder.call(_function(builder, function), [])
+
+
 @instruction(types.int64, types.int64, types.int64, types.int64, types.int64, types.int64)
 def new_array(builder, function, kind, dtype, ndim, sizes):
     """A new C-contiguous array, by ``PyArray_NewFromDescr``, which takes over a reference to the dtype."""
@@ -54,24 +61,27 @@ def new_array(builder, function, kind, dtype, ndim, sizes):
 
 
 @inline
-def of_its_kind(plan, box):
+def of_its_kind(plan, array):
     """Whether the object is an array of the expected type, dtype and alignment."""
-    if word_at(box + load_slot(plan, Header.TYPE_AT)) != load_slot(plan, Header.TYPE):
+    if word_at(array + load_slot(plan, Header.TYPE_AT)) != load_slot(plan, Header.TYPE):
         return False
-    if word_at(box + load_slot(plan, Header.DTYPE_AT)) != load_slot(plan, Header.DTYPE):
+    if word_at(array + load_slot(plan, Header.DTYPE_AT)) != load_slot(plan, Header.DTYPE):
         return False
-    return word_at(box + load_slot(plan, Header.DATA_AT)) & load_slot(plan, Header.MISALIGNED) == 0
+    return word_at(array + load_slot(plan, Header.DATA_AT)) & load_slot(plan, Header.MISALIGNED) == 0
 
 
 @inline
-def fits(plan, box, want):
+def fits(plan, array, want):
     """Whether it is one of the expected sizes and strides besides."""
-    if not of_its_kind(plan, box):
+    if not of_its_kind(plan, array):
         return False
     ndim = load_slot(want, ArraySpec.NDIM)
-    if word_at(box + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
+    if word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
         return False
-    sizes, strides = word_at(box + load_slot(plan, Header.SIZES_AT)), word_at(box + load_slot(plan, Header.STRIDES_AT))
+    sizes, strides = (
+        word_at(array + load_slot(plan, Header.SIZES_AT)),
+        word_at(array + load_slot(plan, Header.STRIDES_AT)),
+    )
     for k in range(ndim):
         size = load_slot(want, ArraySpec.SIZE_0 + k)
         if word_at(sizes + 8 * k) != size:
@@ -81,40 +91,42 @@ def fits(plan, box, want):
     return True
 
 
-def boxed(forward):
-    """``call(plan, boxes)`` and ``quick(self, arguments, count)`` for a kernel."""
+def python_entries(forward):
+    """``bind(plan, arrays)`` and ``fastcall(self, arguments, count)`` for a kernel."""
 
-    def call(plan, boxes):
-        items, absent = boxes + load_slot(plan, Header.ITEMS_AT), load_slot(plan, Header.ABSENT)
-        if load_slot(plan, Header.CHECKED) != 0:
-            if (word_at(items + 8) == absent) != (word_at(items + 16) == absent):
-                return 2
-            for n in range(CHECKED_ARRAYS):
-                box = word_at(items + 8 * n)
-                want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + n * ARRAY_SPEC)
-                if (n == 0 or box != absent) and not fits(plan, box, want):
-                    return n + 1
+    def bind(plan, arrays):
+        items, none = arrays + load_slot(plan, Header.ITEMS_AT), load_slot(plan, Header.NONE)
         for n in range(ARRAYS):
-            box = word_at(items + 8 * n)
+            array = word_at(items + 8 * n)
             data = 0
-            if box != absent:
-                data = word_at(box + load_slot(plan, Header.DATA_AT))
+            if array != none:
+                data = word_at(array + load_slot(plan, Header.DATA_AT))
             store_slot(plan, Header.INPUT + n, data)
-        forward(plan)
-        return 0
 
     @inline
-    def refused(record):
-        """A new reference to None: the call must go another way."""
-        none = load_slot(record, Fastcall.NONE)
-        call_pointer(load_slot(record, Fastcall.KEEP), none)
+    def declined(record, plan):
+        """A new reference to None: the executor must run the call."""
+        none = load_slot(plan, Header.NONE)
+        call_pointer(load_slot(record, Fastcall.INCREF), none)
         return none
+
+    @inline
+    def run(record, plan):
+        """Run the kernel, without the GIL if the call is long."""
+        save_thread = load_slot(record, Fastcall.SAVE_THREAD)
+        if save_thread == 0:
+            forward(plan)
+        else:
+            thread = ask_pointer(save_thread)
+            forward(plan)
+            publish(address_of(record, Fastcall.BUSY), 0)
+            call_pointer(load_slot(record, Fastcall.RESTORE_THREAD), thread)
 
     @inline
     def result(record, plan, n):
         """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
         want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), load_slot(plan, Header.DTYPE)
-        call_pointer(load_slot(record, Fastcall.KEEP), dtype)
+        call_pointer(load_slot(record, Fastcall.INCREF), dtype)
         sizes, ndim = address_of(want, ArraySpec.SIZE_0), load_slot(want, ArraySpec.NDIM)
         return new_array(load_slot(record, Fastcall.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, ndim, sizes)
 
@@ -125,8 +137,8 @@ def boxed(forward):
         if first != 0 and second != 0:
             made = call_pointer(load_slot(record, Fastcall.NEW_TUPLE), 2)
         if made == 0:
-            call_pointer(load_slot(record, Fastcall.DROP), first)
-            call_pointer(load_slot(record, Fastcall.DROP), second)
+            call_pointer(load_slot(record, Fastcall.DECREF), first)
+            call_pointer(load_slot(record, Fastcall.DECREF), second)
             return 0
         items = made + load_slot(plan, Header.ITEMS_AT)
         set_word(items, first)
@@ -137,21 +149,21 @@ def boxed(forward):
         record = slots_at(word_at(self + SELF_DATA))
         plan = record_at(record, FASTCALL)
         if count != 3:
-            return refused(record)
+            return declined(record, plan)
         x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
-        boxes, items, data = (
+        specs, items, data = (
             load_slot(plan, Header.ARRAY_SPECS),
             load_slot(plan, Header.ITEMS_AT),
             load_slot(plan, Header.DATA_AT),
         )
-        if not fits(plan, x, record_at(plan, boxes)):
-            return refused(record)
-        with_states = hx != load_slot(record, Fastcall.NONE)
+        if not fits(plan, x, record_at(plan, specs)):
+            return declined(record, plan)
+        with_states = hx != load_slot(plan, Header.NONE)
         if with_states:
             if word_at(hx + load_slot(plan, Header.TYPE_AT)) != load_slot(record, Fastcall.TUPLE):
-                return refused(record)
+                return declined(record, plan)
             if word_at(hx + load_slot(record, Fastcall.COUNT_AT)) != 2:
-                return refused(record)
+                return declined(record, plan)
         y = result(record, plan, 0)
         h_n, c_n = 0, 0
         if y != 0:
@@ -163,19 +175,21 @@ def boxed(forward):
             return 0
         # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
         # one of the new states, which the collector knows of by their tuple.
-        right = fits(plan, x, record_at(plan, boxes))
-        right = right and fits(plan, h_n, record_at(plan, boxes + ARRAY_SPEC))
-        right = right and fits(plan, c_n, record_at(plan, boxes + 2 * ARRAY_SPEC))
+        right = fits(plan, x, record_at(plan, specs))
+        right = right and fits(plan, h_n, record_at(plan, specs + ARRAY_SPEC))
+        right = right and fits(plan, c_n, record_at(plan, specs + 2 * ARRAY_SPEC))
         h_0, c_0 = 0, 0
         if with_states:
             h, c = word_at(hx + items), word_at(hx + items + 8)
-            right = right and fits(plan, h, record_at(plan, boxes + ARRAY_SPEC))
-            right = right and fits(plan, c, record_at(plan, boxes + 2 * ARRAY_SPEC))
+            right = right and fits(plan, h, record_at(plan, specs + ARRAY_SPEC))
+            right = right and fits(plan, c, record_at(plan, specs + 2 * ARRAY_SPEC))
             if right:
                 h_0, c_0 = word_at(h + data), word_at(c + data)
+        if right and load_slot(record, Fastcall.SAVE_THREAD) != 0:
+            right = compare_and_set(address_of(record, Fastcall.BUSY), 0, 1) == 0
         if not right:
-            call_pointer(load_slot(record, Fastcall.DROP), results)
-            return refused(record)
+            call_pointer(load_slot(record, Fastcall.DECREF), results)
+            return declined(record, plan)
         store_slot(plan, Header.INPUT, word_at(x + data))
         store_slot(plan, Header.H_0, h_0)
         store_slot(plan, Header.C_0, c_0)
@@ -183,10 +197,10 @@ def boxed(forward):
         store_slot(plan, Header.H_N, word_at(h_n + data))
         store_slot(plan, Header.C_N, word_at(c_n + data))
         store_slot(plan, Header.PANELS, word_at(panels + data))
-        forward(plan)
+        run(record, plan)
         return results
 
-    call, fastcall = standalone(call), standalone(fastcall)
-    call.compile(types.int64(PLAN, types.int64))
+    bind, fastcall = standalone(bind), standalone(fastcall)
+    bind.compile(types.void(PLAN, types.int64))
     fastcall.compile(types.int64(types.int64, types.int64, types.int64))
-    return call, fastcall
+    return bind, fastcall

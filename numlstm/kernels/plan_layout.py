@@ -8,7 +8,7 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 from enum import IntEnum
 from itertools import count
 
-FORWARD, CALL, FASTCALL = "numlstm_forward", "numlstm_call", "numlstm_fastcall"  # the entries of a kernel object
+FORWARD, BIND, FASTCALL = "numlstm_forward", "numlstm_bind", "numlstm_fastcall"  # the entries of a kernel object
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
@@ -21,7 +21,7 @@ def lanes_of_last(units: int, lanes: int) -> int:
     return half if lanes >= LEAST_HALVED and 0 < units % lanes <= half else lanes
 
 
-SELF_DATA = 16  # where the array that ``quick`` is bound to keeps the address of its numbers
+SELF_DATA = 16  # where the array that ``fastcall`` is bound to keeps the address of its numbers
 
 
 class Slots(type):
@@ -43,7 +43,7 @@ class Header(metaclass=Slots):
     GROUP = auto()  # rows that pass through all layers together
     MR = auto()  # rows of the tallest tile that may be used
     K_BLOCK_MIN = auto()  # terms from which the chains of several tiles of rows are summed together, run after run
-    INPUT = auto()  # addresses; those up to PANELS are of the arrays of a call, in the order of ``call``'s tuple
+    INPUT = auto()  # addresses; those up to PANELS are of the arrays of a call, in the order of ``bind``'s tuple
     H_0 = auto()  # 0: zeros
     C_0 = auto()
     OUTPUT = auto()
@@ -81,7 +81,7 @@ class Header(metaclass=Slots):
     YIELDS = auto()  # times that the core was offered to others
     PHASES = auto()  # phases that were joined
     WAVEFRONT = auto()  # chunks of a layer that ran in waves
-    # for ``call``: where objects keep their parts, in bytes from their start, and what the arrays must be
+    # for ``bind`` and ``fastcall``: where objects keep their parts, in bytes from their start; what arrays must be
     ITEMS_AT = auto()
     TYPE_AT = auto()
     DATA_AT = auto()
@@ -89,8 +89,7 @@ class Header(metaclass=Slots):
     SIZES_AT = auto()
     STRIDES_AT = auto()
     DTYPE_AT = auto()
-    ABSENT = auto()  # address of the object that stands for a state that is not given
-    CHECKED = auto()  # 0: the arrays are known to be right
+    NONE = auto()  # address of None
     TYPE = auto()  # address of the type that arrays must have
     DTYPE = auto()  # address of their dtype
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
@@ -140,16 +139,18 @@ class ArraySpec(metaclass=Slots):
 
 
 class Fastcall(metaclass=Slots):
-    """What ``quick`` needs besides a plan, which follows it: how objects are told apart and made."""
+    """What ``fastcall`` needs besides a plan, which follows it: how objects are told apart and made."""
 
     auto = count().__next__
-    NONE = auto()  # address of None
+    BUSY = auto()  # 0: no thread is in it. Only calls that drop the GIL set it
     TUPLE = auto()  # address of the type of tuples
     COUNT_AT = auto()  # where a tuple keeps its length
     NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, PyTuple_New, Py_IncRef, Py_DecRef
     NEW_TUPLE = auto()
-    KEEP = auto()
-    DROP = auto()
+    INCREF = auto()
+    DECREF = auto()
+    SAVE_THREAD = auto()  # PyEval_SaveThread, PyEval_RestoreThread; 0: the call holds the GIL
+    RESTORE_THREAD = auto()
     RESULTS = auto()  # the first of three ``ArraySpec`` records: sizes of output, h_n and c_n
     LENGTH = RESULTS + 3 * ArraySpec.LENGTH
 
@@ -161,15 +162,14 @@ class StreamSlots(metaclass=Slots):
     BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
     INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
     OUTPUT = auto()
-    NONE = auto()  # address of None
     NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef
-    KEEP = auto()
-    DROP = auto()
+    INCREF = auto()
+    DECREF = auto()
     RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
     ERROR = auto()
     TEXT = auto()
-    SAVE = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
-    RESTORE = auto()
+    SAVE_THREAD = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
+    RESTORE_THREAD = auto()
     HELD_STEPS = auto()  # so many are short enough to hold the GIL
     INPUT_STEP = auto()  # bytes from a step to the next one, in an input and in an output
     OUTPUT_STEP = auto()

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 
 from .compiler import inline, standalone
-from .cpython import ARRAY_SPEC, call_pointer, new_array, of_its_kind
+from .cpython import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
 from .instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
 from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
 from .work_queue import exchange as compare_and_set
@@ -24,12 +24,6 @@ from .work_queue import publish
 
 STREAM_SLOTS = int(StreamSlots.LENGTH)
 MOST_AXES = 3
-
-
-@instruction(types.int64, types.int64)
-def ask_pointer(builder, function):
-    """Call the C function at an address; it takes nothing and gives a word."""
-    return builder.call(builder.inttoptr(function, ir.FunctionType(INT64, []).as_pointer()), [])
 
 
 @instruction(types.void, types.int64, types.int64, types.int64)
@@ -93,7 +87,7 @@ def streamed(forward):
     def result(stream, plan, axes):
         """A new array of the sizes that ``steps_of`` has left, its numbers not set; or 0 and Python's error."""
         dtype = load_slot(plan, Header.DTYPE)
-        call_pointer(load_slot(stream, StreamSlots.KEEP), dtype)
+        call_pointer(load_slot(stream, StreamSlots.INCREF), dtype)
         sizes = address_of(stream, StreamSlots.SIZE_0)
         return new_array(load_slot(stream, StreamSlots.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, axes, sizes)
 
@@ -102,7 +96,7 @@ def streamed(forward):
         """So many steps, from ``INPUT`` to ``OUTPUT`` on."""
         let_go, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
         if let_go:
-            thread = ask_pointer(load_slot(stream, StreamSlots.SAVE))
+            thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
         while True:
             forward(plan)
             steps -= 1
@@ -111,12 +105,12 @@ def streamed(forward):
             store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
             store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
         if let_go:
-            call_pointer(load_slot(stream, StreamSlots.RESTORE), thread)
+            call_pointer(load_slot(stream, StreamSlots.RESTORE_THREAD), thread)
 
     def live(self, x):
         stream = slots_at(word_at(self + SELF_DATA))
         plan = record_at(stream, STREAM_SLOTS)
-        made, axes, steps = load_slot(stream, StreamSlots.NONE), 0, 0
+        made, axes, steps = load_slot(plan, Header.NONE), 0, 0
         if x != 0:
             axes = axes_of(plan, x)
             if axes > 0:
@@ -124,11 +118,11 @@ def streamed(forward):
         if steps > 0:
             made = result(stream, plan, axes)
         else:
-            call_pointer(load_slot(stream, StreamSlots.KEEP), made)
+            call_pointer(load_slot(stream, StreamSlots.INCREF), made)
         if made == 0 or (x != 0 and steps == 0):
             return made
         if not enter(stream):
-            call_pointer(load_slot(stream, StreamSlots.DROP), made)
+            call_pointer(load_slot(stream, StreamSlots.DECREF), made)
             set_error(
                 load_slot(stream, StreamSlots.RAISE),
                 load_slot(stream, StreamSlots.ERROR),

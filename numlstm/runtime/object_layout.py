@@ -1,28 +1,27 @@
 """Where CPython and NumPy keep the parts of a tuple and of an array, for kernels that read them there.
 
-Asking an array for its address from Python takes most of a microsecond, and a step of a small LSTM no more. Both
-layouts are part of the C interfaces (``PyTupleObject``; ``PyArrayObject_fields`` in NumPy's
-``ndarraytypes.h``: data, nd, dimensions, strides, base, descr), and what is said here is
-compared with what Python says, once, before it is relied on. So it is with the functions that make objects, which
-NumPy's extensions find in the same way.
+Asking an array for its address from Python takes most of a microsecond, as long as a step of a small LSTM. Both layouts
+are part of the C interfaces (``PyTupleObject``; ``PyArrayObject_fields`` in NumPy's ``ndarraytypes.h``: data, nd,
+dimensions, strides, base, descr). The offsets here are compared once with what Python says before they are used. The
+functions that make objects, which NumPy's extensions find in the same way, are tried once too.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from typing import NamedTuple
 
 import numpy as np
 
 from numlstm.base.typing import Array
+from numlstm.kernels.plan_layout import SELF_DATA
 
 HEAD = object.__basicsize__
 TYPE = HEAD - 8  # the last word of every object's head
 DATA, NDIM, SIZES, STRIDES, DTYPE = HEAD, HEAD + 8, HEAD + 16, HEAD + 24, HEAD + 40
 COUNT, ITEMS = HEAD, tuple.__basicsize__  # of a tuple: the last word of its head, and its items
 NUMPY_ABI, ARRAY_TYPE, NEW_FROM_DESCR = 0x2000000, 2, 94  # NumPy's version 2, and places in its table of functions
-
-ABSENT = object()  # stands for states that are not given; None in a pair of states is a mistake of the caller's
 
 
 def _word(at: int) -> int:
@@ -54,13 +53,27 @@ except Exception:  # another Python: everything works without, a little slower
     readable = False
 
 
-def _functions() -> tuple[int, int, int, int]:
-    """Addresses of the functions that make and keep objects, once they were seen to do so.
+class Functions(NamedTuple):
+    """Addresses of C functions that built-in functions of machine code call."""
 
-    They are PyArray_NewFromDescr, PyTuple_New, Py_IncRef and Py_DecRef. Without a GIL
-    no machine code may hold it, and there are none to be had.
+    new_array: int  # PyArray_NewFromDescr
+    new_tuple: int  # PyTuple_New, Py_IncRef, Py_DecRef
+    incref: int
+    decref: int
+    save_thread: int  # PyEval_SaveThread, PyEval_RestoreThread
+    restore_thread: int
+    set_error: int  # PyErr_SetString
+
+
+def _functions() -> Functions:
+    """The functions, once they were seen to work.
+
+    Raises
+    ------
+    NotImplementedError
+        Objects are laid out in another way, or this Python has no GIL, on which the built-in functions rely.
     """
-    if not readable or sys.implementation.name != "cpython" or "free-threading" in sys.version:
+    if not readable or sys.implementation.name != "cpython" or "free-threading" in sys.version or DATA != SELF_DATA:
         raise NotImplementedError
     from numpy._core import _multiarray_umath  # type: ignore[attr-defined]  # whence every extension has it
 
@@ -70,9 +83,10 @@ def _functions() -> tuple[int, int, int, int]:
     if ctypes.PYFUNCTYPE(ctypes.c_uint)(_word(table))() != NUMPY_ABI or _word(table + 8 * ARRAY_TYPE) != id(np.ndarray):
         raise NotImplementedError
     new_array = _word(table + 8 * NEW_FROM_DESCR)
-    names = ("PyTuple_New", "Py_IncRef", "Py_DecRef")
-    new_tuple, keep, drop = (int(ctypes.cast(ctypes.pythonapi[name], pointer).value or 0) for name in names)
-    ctypes.PYFUNCTYPE(None, ctypes.py_object)(keep)(float32 := np.dtype(np.float32))  # which the array takes over
+    names = "PyTuple_New", "Py_IncRef", "Py_DecRef", "PyEval_SaveThread", "PyEval_RestoreThread", "PyErr_SetString"
+    of_python = (int(ctypes.cast(ctypes.pythonapi[name], pointer).value or 0) for name in names)
+    functions = Functions(new_array, *of_python)
+    ctypes.PYFUNCTYPE(None, ctypes.py_object)(functions.incref)(float32 := np.dtype(np.float32))  # the array takes it
     make = ctypes.PYFUNCTYPE(
         ctypes.py_object, pointer, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int, pointer
     )(new_array)
@@ -80,12 +94,12 @@ def _functions() -> tuple[int, int, int, int]:
     array = make(id(np.ndarray), id(float32), 2, ctypes.addressof(sizes), None, None, 0, None)
     if type(array) is not np.ndarray or array.dtype is not float32 or array.shape != (3, 5) or not array.flags.carray:
         raise NotImplementedError
-    return new_array, new_tuple, keep, drop
+    return functions
 
 
 try:
-    functions: tuple[int, int, int, int] | None = _functions()
-except Exception:  # what machine code does with them, Python then does
+    functions: Functions | None = _functions()
+except Exception:  # calls then go through the executor
     functions = None
 
 

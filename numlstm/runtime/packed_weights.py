@@ -65,11 +65,9 @@ class Panels:
         Numbers in a register; by default those of this process's kernels.
     """
 
-    __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes", "memo")
+    __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes")
 
-    def __init__(
-        self, config: Config, dtype: np.dtype[Any], data: Array | None = None, memo: Any = None, lanes: int = 0
-    ) -> None:
+    def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, lanes: int = 0) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
         self.lanes = lanes or registry.lanes(self.dtype.name)
         rules, sizes, size = python_rules(self.lanes, self.dtype.itemsize), model_sizes(config), 0
@@ -83,8 +81,6 @@ class Panels:
             self.data = aligned_empty(size, self.dtype)
             self.data[:] = data
         self._biases: dict[str, Array] = {}
-        # the executor, shared by the Panels that replace one another
-        self.memo: Any = memo
 
     @classmethod
     def pack(
@@ -97,7 +93,7 @@ class Panels:
 
     def replace(self, parameters: Mapping[str, Array]) -> Panels:
         """New panels with some parameters changed."""
-        panels = Panels(self.config, self.dtype, self.data, self.memo, self.lanes)
+        panels = Panels(self.config, self.dtype, self.data, self.lanes)
         panels._biases = dict(self._biases)
         panels._fill(parameters.items())
         return panels

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
 import numpy as np
@@ -19,11 +19,12 @@ from numlstm.base.typing import Array, Shape
 from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Share, UniformRun
 from numlstm.kernels.plan_rules import CallSizes, Forced, python_rules
 from numlstm.runtime import object_layout
+from numlstm.runtime.cores import YIELD
 from numlstm.runtime.packed_weights import Panels, model_sizes
 from numlstm.runtime.schedule import START_WORTH, USUAL, Overrides, Schedule, choose, microseconds
-from numlstm.runtime.threads import EPOCH, YIELD
+from numlstm.runtime.workers import EPOCH
 
-# for kernels that take arrays out of a tuple: the slots from ITEMS_AT to ABSENT
+# for kernels that take arrays out of a tuple: the slots from ITEMS_AT to NONE
 OBJECTS = np.array(
     [
         object_layout.ITEMS,
@@ -33,7 +34,7 @@ OBJECTS = np.array(
         object_layout.SIZES,
         object_layout.STRIDES,
         object_layout.DTYPE,
-        id(object_layout.ABSENT),
+        id(None),
     ],
     np.int64,
 )
@@ -58,7 +59,7 @@ class Settings(NamedTuple):
 
 
 settings = Settings()
-PLANS_KEPT = 64  # shapes whose plans a model remembers
+PlanKey = tuple[Shape, Shape, Shape, int]  # shape, strides, output_strides and state_rows of `make_plan`
 
 
 class Plan(NamedTuple):
@@ -68,7 +69,6 @@ class Plan(NamedTuple):
     below: int
     gates: int
     hidden: int
-    direct: bool  # whether the kernel can read an input of these strides in place
     long: bool  # whether there is enough work for more than one thread
     # by the limit of threads, made on first use; None where one thread is to run the call
     teams: dict[int, TeamPlan | None]
@@ -84,37 +84,13 @@ class TeamPlan(NamedTuple):
     brief: bool  # whether the call ends before a newly started thread could help
 
 
-class PlanCache:
-    """The plans of one model by shape; forgotten when the settings change.
+class Clearable(Protocol):
+    """What depends on the settings, and is cleared when they change."""
 
-    ``routes`` is for the engine's short ways by the shape of the input, without and with ``batch_first``, ``latest``
-    for those that were of use last; they are forgotten with the plans.
-    """
+    def clear(self) -> None: ...
 
-    _all: ClassVar[WeakSet[PlanCache]] = WeakSet()
 
-    def __init__(self) -> None:
-        self.by_shape: dict[Any, Plan] = {}
-        self.dispatch_table: tuple[dict[Any, Any], dict[Any, Any]] = {}, {}
-        self.inline_cache: list[Any] = [None, None]
-        PlanCache._all.add(self)
-
-    def make(self, panels: Panels, shape: Shape, strides: Shape, output_strides: Shape, state_rows: int = 0) -> Plan:
-        """Make and remember the plan for an input and an output of these shapes and strides."""
-        plan = make_plan(panels, shape, strides, output_strides, state_rows)
-        if len(self.by_shape) >= PLANS_KEPT:
-            self.by_shape.clear()
-        key = (shape, strides, output_strides)
-        self.by_shape[(*key, state_rows) if state_rows else key] = plan
-        return plan
-
-    @staticmethod
-    def forget_all() -> None:
-        """Forget the plans of every model."""
-        for plans in list(PlanCache._all):
-            plans.inline_cache[:] = None, None
-            for remembered in (plans.by_shape, *plans.dispatch_table):
-                remembered.clear()
+dependents: WeakSet[Clearable] = WeakSet()
 
 
 @contextmanager
@@ -122,18 +98,21 @@ def override(**changes: Any) -> Iterator[None]:
     """Change the settings for a while (for tests; not safe from several threads)."""
     global settings
     before = settings
-    settings = before._replace(**changes)
-    PlanCache.forget_all()
     try:
+        settings = before._replace(**changes)
+        _clear_dependents()
         yield
     finally:
         settings = before
-        PlanCache.forget_all()
+        _clear_dependents()
 
 
-def make_team_plan(
-    panels: Panels, key: tuple[Shape, Shape, Shape], limit: int, state_rows: int = 0, sizes: Array | None = None
-) -> TeamPlan | None:
+def _clear_dependents() -> None:
+    for dependent in list(dependents):
+        dependent.clear()
+
+
+def make_team_plan(panels: Panels, key: PlanKey, limit: int, sizes: Array | None = None) -> TeamPlan | None:
     """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes."""
     config, rows = panels.config, key[0][1]
     chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
@@ -141,7 +120,7 @@ def make_team_plan(
         return None
     # threads with gates and a hidden h of their own share what one thread may take
     apart = 1 if chosen.partition == Partition.BLOCKS else chosen.members
-    shared = make_plan(panels, *key, state_rows, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
+    shared = make_plan(panels, *key, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.PARTITION, chosen.partition),
         (Header.RANGES, chosen.ranges),
@@ -190,8 +169,8 @@ def make_plan(
         Of a packed sequence: the rows of each step. A stride of steps is 0 where steps follow each other without a
         gap.
     """
-    config, size, (steps, rows, features) = panels.config, panels.dtype.itemsize, shape
-    (step, row, feature), packed = strides, sizes is not None
+    config, size, (steps, rows, _) = panels.config, panels.dtype.itemsize, shape
+    (step, row, _), packed = strides, sizes is not None
     rules, forced, model = python_rules(panels.lanes, size), settings.forced(), model_sizes(config)
     call = CallSizes(
         steps=steps,
@@ -206,7 +185,7 @@ def make_plan(
         packed=packed,
     )
     slots = np.zeros(rules.plan_slots(model), np.int64)
-    slots[Header.ITEMS_AT : Header.ABSENT + 1] = OBJECTS
+    slots[Header.ITEMS_AT : Header.NONE + 1] = OBJECTS
     rules.write_plan(memoryview(slots.data), model, call, forced)
     positions = steps * rows if sizes is None else int(sizes.sum())
     if sizes is not None:
@@ -216,7 +195,6 @@ def make_plan(
         below=positions * config.num_directions * config.output_size if config.num_layers > 1 else 0,
         gates=rules.gates_numbers(model, call, forced),
         hidden=rules.hidden_numbers(model, call, forced),
-        direct=(feature == size or features == 1) and step % size == 0 and row % size == 0,
         long=_choose(config, shape, sizes, size, 2) is not None,
         teams={},
     )
@@ -251,15 +229,15 @@ def _rows(shape: Shape, sizes: Array | None) -> int:
     return shape[1] if sizes is None else -(-int(sizes.sum()) // shape[0])
 
 
-def checked(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
-    """The same plan for a kernel that checks input, h_0 and c_0: C-contiguous arrays of these shapes."""
+def with_array_specs(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) -> Plan:
+    """The plan for machine code that checks input, h_0 and c_0: C-contiguous arrays of these shapes."""
     slots = np.concatenate([plan.slots, np.zeros(len(shapes) * ArraySpec.LENGTH, np.int64)])
-    slots[Header.CHECKED], slots[Header.TYPE], slots[Header.DTYPE] = 1, id(np.ndarray), id(dtype)
+    slots[Header.TYPE], slots[Header.DTYPE] = id(np.ndarray), id(dtype)
     slots[Header.MISALIGNED], slots[Header.ARRAY_SPECS] = dtype.itemsize - 1, plan.slots.size
     for n, shape in enumerate(shapes):
         strides = [dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape))]
-        box = slots[plan.slots.size + n * ArraySpec.LENGTH :]
-        box[ArraySpec.NDIM] = len(shape)
-        box[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
-        box[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides
+        spec = slots[plan.slots.size + n * ArraySpec.LENGTH :]
+        spec[ArraySpec.NDIM] = len(shape)
+        spec[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
+        spec[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides
     return plan._replace(slots=slots)

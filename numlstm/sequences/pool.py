@@ -27,7 +27,9 @@ from numlstm.base.validation.sessions import (
 )
 from numlstm.base.validation.shapes import no_steps, wrong_features
 from numlstm.base.wording import counted
-from numlstm.runtime import engine
+from numlstm.runtime.call import Call
+from numlstm.runtime.conversion import convert
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels, aligned_empty
 from numlstm.sequences.state import Stateful
 
@@ -253,7 +255,7 @@ class Pool:
             h[:, :before], c[:, :before], is_open[:before] = self._h, self._c, self._is_open
         self._h, self._c, self._is_open = h, c, is_open
         self._batch_h, self._batch_c, self._rank = batch_h, batch_c, rank  # where steps gather, and sort
-        self._executor = engine.Executor(self.dtype)  # plans depend on the distance between two layers' states
+        self._executor = Executor(self._config, self.dtype)  # plans depend on the distance between two layers' states
 
     # ------------------------------------------------------------ steps
 
@@ -362,7 +364,7 @@ class Pool:
             np.concatenate(rows, out=x.reshape(-1))
         else:
             for n, row in enumerate(rows):
-                engine.convert(x[:, n], row)
+                convert(x[:, n], row)
         return x
 
     def _refuse_rows(self, sessions: list[Session], rows: list[Array]) -> NoReturn:
@@ -400,7 +402,7 @@ class Pool:
         if x.dtype is self.dtype and x.flags.c_contiguous and x.flags.aligned:
             return x
         converted = empty(x.shape, self.dtype)
-        engine.convert(converted, x)
+        convert(converted, x)
         return converted
 
     def _check_slots(self, slots: Slots) -> None:
@@ -435,15 +437,18 @@ class Pool:
             if rows is not None:
                 given, x = x, empty(x.shape, self.dtype)
                 x[:, rows] = given
-            states = self._h[0, first:], self._c[0, first:]
-            engine.forward_rows(self._panels, self._executor, x, output, states, self.capacity)
+            self._run(x, self._h[0, first:], self._c[0, first:], output)
             return output if rows is None else output[:, rows]
         for states_of, batch in (self._h, self._batch_h), (self._c, self._batch_c):
             for layer, gathered in zip(states_of, batch, strict=True):
                 np.take(layer, slots, axis=0, out=gathered[:count], mode="clip")  # mode="raise" would copy once more
-        engine.forward_rows(self._panels, self._executor, x, output, (self._batch_h, self._batch_c), self.capacity)
+        self._run(x, self._batch_h, self._batch_c, output)
         self._scatter(slots, self._batch_h[:, :count], self._batch_c[:, :count])
         return output
+
+    def _run(self, x: Array, h: Array, c: Array, output: Array) -> None:
+        """Run steps on states that are replaced in place."""
+        self._executor.run(Call(self._panels, x, h, c, output, h, c, state_rows=self.capacity))
 
     # ------------------------------------------------------------ states
 

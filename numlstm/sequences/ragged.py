@@ -13,26 +13,29 @@ from numlstm.base.typing import Array, States
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
 from numlstm.base.validation.packed import checked_lengths, checked_parts
-from numlstm.base.validation.shapes import Call, lstm_call, lstm_states, packed_call
-from numlstm.runtime import engine
+from numlstm.base.validation.shapes import CallShapes, lstm_call, lstm_states, packed_call
+from numlstm.runtime.call import Call, Dropout
+from numlstm.runtime.conversion import readable
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 from numlstm.sequences.packed_layout import gathered, places, sizes_of
 from numlstm.sequences.packing import PackedSequence
 
-Masks = Callable[[], engine.Dropout | None]
+Masks = Callable[[], Dropout | None]
 
 
 def run_packed(
-    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, out: Any
+    executor: Executor, panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, out: Any
 ) -> tuple[PackedSequence, States]:
     """Run an LSTM over a packed sequence, also PyTorch's own.
 
     Parameters
     ----------
+    executor : Executor
     panels : Panels
     config : Config
     masks : callable
-        Draws the dropout for `engine.forward_packed`; called after all checks.
+        Draws the dropout of a `Call`; called after all checks.
     input : PackedSequence
     hx, out
         As `LSTM.forward` takes them.
@@ -48,19 +51,19 @@ def run_packed(
     data = real_array("data", data)
     call = packed_call(config, data.shape, int(sizes[0]), hx)
     results, given = _results(panels, call, data, hx, out)
-    _run(panels, masks(), data, sizes, order, given, results)
+    _run(executor, panels, masks(), data, sizes, order, given, results)
     output, h_n, c_n = results if out is None else out
     return PackedSequence(output, sizes, order, back), (h_n, c_n)
 
 
 def run_padded(
-    panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, lengths: Any, out: Any
+    executor: Executor, panels: Panels, config: Config, masks: Masks, input: Any, hx: Any, lengths: Any, out: Any
 ) -> tuple[Array, States]:
     """Run an LSTM over a padded batch, each sequence up to its length; the output behind it is zeros.
 
     Parameters
     ----------
-    panels, config, masks
+    executor, panels, config, masks
         As for `run_packed`.
     input, hx, lengths, out
         As `LSTM.forward` takes them.
@@ -75,15 +78,16 @@ def run_padded(
     counts = checked_lengths(lengths, call, array.shape)
     results, given = _results(panels, call, array, hx, out)
     if call.batch > 0:
-        _over_padded(panels, call, masks(), array, counts, given, results)
+        _over_padded(executor, panels, call, masks(), array, counts, given, results)
     output, h_n, c_n = results if out is None else out
     return output, (h_n, c_n)
 
 
 def _over_padded(
+    executor: Executor,
     panels: Panels,
-    call: Call,
-    dropout: engine.Dropout | None,
+    call: CallShapes,
+    dropout: Dropout | None,
     array: Array,
     counts: Array,
     hx: States | None,
@@ -93,9 +97,9 @@ def _over_padded(
     output, h_n, c_n = results
     x, y = (array.swapaxes(0, 1), output.swapaxes(0, 1)) if call.swap else (array, output)
     is_sorted = bool((counts[1:] <= counts[:-1]).all())
-    if is_sorted and dropout is None and engine.readable(panels, x):
-        sizes = sizes_of(counts)
-        engine.forward_packed(panels, x, sizes, hx, y, h_n, c_n)
+    if is_sorted and dropout is None and readable(x, panels.dtype) and x.strides[0] != 0:
+        sizes, (h_0, c_0) = sizes_of(counts), hx or (None, None)
+        executor.run(Call(panels, x, h_0, c_0, y, h_n, c_n, sizes=sizes))
         begins = np.flatnonzero(np.diff(sizes, prepend=0)).tolist()
         for begin, end in zip(begins, [*begins[1:], len(sizes)], strict=True):
             y[begin:end, sizes[begin] :] = 0
@@ -105,14 +109,16 @@ def _over_padded(
     sizes = sizes_of(counts if order is None else counts[order])
     at = places(sizes, order, len(x), call.batch, call.swap)
     packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
-    _run(panels, dropout, gathered(array, at), sizes, order, hx, (packed[:-1], h_n, c_n))
+    _run(executor, panels, dropout, gathered(array, at), sizes, order, hx, (packed[:-1], h_n, c_n))
     packed[-1] = 0  # the padding
     where = np.full(len(x) * call.batch, len(at))
     where[at] = np.arange(len(at))
     np.take(packed, where, axis=0, out=output.reshape(-1, call.output[-1]), mode="clip")
 
 
-def _results(panels: Panels, call: Call, input: Array, hx: Any, out: Any) -> tuple[tuple[Array, ...], States | None]:
+def _results(
+    panels: Panels, call: CallShapes, input: Array, hx: Any, out: Any
+) -> tuple[tuple[Array, ...], States | None]:
     """The arrays for output, h_n and c_n, and the initial states."""
     dtype = panels.dtype
     given = None if hx is None else lstm_states(call, hx, dtype)
@@ -122,8 +128,9 @@ def _results(panels: Panels, call: Call, input: Array, hx: Any, out: Any) -> tup
 
 
 def _run(
+    executor: Executor,
     panels: Panels,
-    dropout: engine.Dropout | None,
+    dropout: Dropout | None,
     data: Array,
     sizes: Array,
     order: Array | None,
@@ -132,10 +139,12 @@ def _run(
 ) -> None:
     """Run packed rows; states are in the order of the sequences."""
     output, h_n, c_n = results
+    h_0, c_0 = hx or (None, None)
     if order is None:
-        engine.forward_packed(panels, data, sizes, hx, output, h_n, c_n, dropout)
+        executor.run(Call(panels, data, h_0, c_0, output, h_n, c_n, dropout, sizes))
         return
-    sorted_hx = None if hx is None else (hx[0][:, order], hx[1][:, order])
+    if h_0 is not None and c_0 is not None:
+        h_0, c_0 = h_0[:, order], c_0[:, order]
     h, c = empty(h_n.shape, panels.dtype), empty(c_n.shape, panels.dtype)
-    engine.forward_packed(panels, data, sizes, sorted_hx, output, h, c, dropout)
+    executor.run(Call(panels, data, h_0, c_0, output, h, c, dropout, sizes))
     h_n[:, order], c_n[:, order] = h, c

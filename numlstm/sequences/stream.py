@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -27,12 +26,15 @@ from numlstm.base.validation.sessions import (
     stream_rows,
 )
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import LINE, SELF_DATA, Header, StreamSlots
+from numlstm.kernels.plan_layout import LINE, Header, StreamSlots
 from numlstm.kernels.plan_rules import CACHE_L1
-from numlstm.runtime import engine, object_layout
+from numlstm.runtime import fast_call, object_layout
+from numlstm.runtime.call import Call
+from numlstm.runtime.conversion import convert
+from numlstm.runtime.executor import STEP_WORK, Executor
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_record
-from numlstm.runtime.planner import Plan, checked, make_plan
+from numlstm.runtime.planner import Plan, make_plan, with_array_specs
 from numlstm.sequences.state import Stateful
 
 T = TypeVar("T")
@@ -109,6 +111,7 @@ class Stream(Stateful):
         "_config",
         "_current_panels",
         "_exchange",
+        "_executor",
         "_h",
         "_panels",
         "_record",
@@ -125,9 +128,11 @@ class Stream(Stateful):
     step: Callable[[], None]
     _record: _Record
 
-    def __init__(self, config: Config, panels: Panels, batch_size: int, present: Callable[[], Panels]) -> None:
+    def __init__(
+        self, config: Config, panels: Panels, batch_size: int, present: Callable[[], Panels], executor: Executor
+    ) -> None:
         rows = stream_batch_size(config, batch_size)
-        self._config, self._panels, self._current_panels = config, panels, present
+        self._config, self._panels, self._current_panels, self._executor = config, panels, present, executor
         self.batch_size = rows
         try:
             plan = self._plan()
@@ -150,7 +155,7 @@ class Stream(Stateful):
             for features in (config.input_size, config.output_size)
         )
         plan = make_plan(self._panels, (1, rows, config.input_size), read, written)
-        return checked(plan, dtype, self._shapes(config.input_size))
+        return with_array_specs(plan, dtype, self._shapes(config.input_size))
 
     def _shapes(self, features: int) -> tuple[Shape, ...]:
         """Input shapes that the kernel accepts, by number of axes: 0 stands for any number of steps, () for none.
@@ -209,25 +214,24 @@ class Stream(Stateful):
         """Make ``step``, and the built-in function that a call tries first."""
         slots, kernel, config = self._record, registry.kernel(self.dtype.name), self._config
         self._exchange = kernel.exchange
-        if object_layout.functions is None or object_layout.DATA != SELF_DATA:
+        functions = object_layout.functions
+        if functions is None:
             self.step, self._call = _step_by_ctypes(kernel.step, slots, self.address), _declines
             return
-        new_array, _, keep, drop = object_layout.functions
-        work = self.batch_size * (self._panels.data.size + engine.STEP_WORK * config.num_layers)
-        held_steps = max(0, engine.FAST_PATH_WORK // work)
+        work = self.batch_size * (self._panels.data.size + STEP_WORK * config.num_layers)
+        held_steps = max(0, fast_call.GIL_WORK // work)
         for slot, value in {
-            StreamSlots.NONE: id(None),
-            StreamSlots.NEW_ARRAY: new_array,
-            StreamSlots.KEEP: keep,
-            StreamSlots.DROP: drop,
-            StreamSlots.RAISE: _function("PyErr_SetString"),
+            StreamSlots.NEW_ARRAY: functions.new_array,
+            StreamSlots.INCREF: functions.incref,
+            StreamSlots.DECREF: functions.decref,
+            StreamSlots.RAISE: functions.set_error,
             StreamSlots.ERROR: id(RuntimeError),
             StreamSlots.TEXT: ctypes.addressof(_busy_text),
             StreamSlots.INPUT_STEP: self.input.nbytes,
             StreamSlots.OUTPUT_STEP: self.output.nbytes,
             StreamSlots.OUTPUTS: config.output_size,
-            StreamSlots.SAVE: _function("PyEval_SaveThread"),
-            StreamSlots.RESTORE: _function("PyEval_RestoreThread"),
+            StreamSlots.SAVE_THREAD: functions.save_thread,
+            StreamSlots.RESTORE_THREAD: functions.restore_thread,
             StreamSlots.HELD_STEPS: held_steps,
             # Step after step through all layers is as fast as layer after layer if the panels fit the L1 cache.
             StreamSlots.MOST_STEPS: max(
@@ -236,7 +240,7 @@ class Stream(Stateful):
         }.items():
             slots[slot] = value
         self.step = kernel.stream_step(slots)
-        # if threads may share a single step, the engine runs it
+        # if threads may share a single step, the executor runs it
         self._call = _declines if plan.long else kernel.stream_call(slots)
 
     def __call__(self, input: np.typing.ArrayLike) -> Array:
@@ -276,7 +280,7 @@ class Stream(Stateful):
         piece = stream_piece(self._config, self.batch_size, array.shape)
         if piece.steps == 1:
             converted = np.empty(array.shape, self.dtype)
-            engine.convert(converted, array)
+            convert(converted, array)
             done: Array | None = self._call(converted)
             if done is not None:
                 return done
@@ -287,7 +291,7 @@ class Stream(Stateful):
             x, y = x.swapaxes(0, 1), y.swapaxes(0, 1)
 
         def run(states: Array, h: Array, c: Array) -> None:
-            engine.forward(self._panels, x, (self._h, self._c), y, h, c)
+            self._executor.run(Call(self._panels, x, self._h, self._c, y, h, c))
 
         self._replace(run)
         return output
@@ -333,11 +337,11 @@ class Stream(Stateful):
         return self._exclusive(lambda: (self._h.copy(), self._c.copy()))
 
     def _set(self, h: Array, c: Array) -> None:
-        def convert(states: Array, new_h: Array, new_c: Array) -> None:
-            engine.convert(new_h, h)
-            engine.convert(new_c, c)
+        def write(states: Array, new_h: Array, new_c: Array) -> None:
+            convert(new_h, h)
+            convert(new_c, c)
 
-        self._replace(convert)
+        self._replace(write)
 
     def reset(self, rows: Any = None) -> None:
         """Set the state to zeros.
@@ -375,7 +379,7 @@ class Stream(Stateful):
         """
 
         def copied() -> Stream:
-            twin = Stream(self._config, self._panels, self.batch_size, self._current_panels)
+            twin = Stream(self._config, self._panels, self.batch_size, self._current_panels, self._executor)
             twin._states[:], twin.input[:], twin.output[:] = self._states, self.input, self.output
             return twin
 
@@ -452,12 +456,6 @@ def step_function(dtype: Any = None) -> Callable[[int], int]:
     True
     """
     return registry.kernel(parameter_dtype(dtype).name).step
-
-
-@cache  # ctypes.cast leaves a reference cycle behind
-def _function(name: str) -> int:
-    """The address of a function of Python's C API."""
-    return int(ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p).value or 0)
 
 
 def _step_by_ctypes(run: Callable[[int], int], record: _Record, at: int) -> Callable[[], None]:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.typing import Array, States
-from numlstm.base.validation.shapes import Call
-from numlstm.kernels.plan_layout import Header
-from numlstm.runtime import engine
-from numlstm.runtime.object_layout import address
+from numlstm.base.validation.shapes import CallShapes
+from numlstm.runtime.call import Call, Dropout
+from numlstm.runtime.conversion import convert
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 from numlstm.tracing.trace import Cells, CellTrace, Trace
 
@@ -29,61 +29,61 @@ CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
 ONE_THREAD = 1 << 18
 
 
-def record(panels: Panels, call: Call, input: Array, hx: States | None, dropout: engine.Dropout | None = None) -> Trace:
+def record(
+    executor: Executor,
+    panels: Panels,
+    call: CallShapes,
+    input: Array,
+    hx: States | None,
+    dropout: Dropout | None = None,
+) -> Trace:
     """Run one forward pass and keep everything that it computed. The arguments are checked already.
 
     Parameters
     ----------
+    executor : Executor
     panels : Panels
-    call : Call
+    call : CallShapes
         Its shapes.
     input : array
         Any real dtype, any strides; never written.
     hx : (h_0, c_0) or None
         Any real dtype and strides; None for zeros.
     dropout : callable or None
-        As for `engine.forward`.
+        As of a `Call`.
     """
     config, dtype, lead = panels.config, panels.dtype, input.shape[:-1]
     shapes = {"h_0": call.hidden, "c_0": call.cell, "output": call.output, "h_n": call.hidden, "c_n": call.cell}
     arrays = {"input": np.empty(input.shape, dtype)} | {name: np.zeros(shape, dtype) for name, shape in shapes.items()}
     for name, given in (("input", input), *zip(("h_0", "c_0"), hx or (), strict=False)):
-        engine.convert(arrays[name], given)
+        convert(arrays[name], given)
     cells = {}
     for _, _, suffix in config.cells():
         sizes = [config.hidden_size] * 5 + [config.output_size]
         cells[suffix[1:]] = CellTrace(*(np.empty((*lead, size), dtype) for size in sizes))
     trace = Trace(Cells(cells), **arrays, batch_first=call.swap)
     if call.batch > 0:
-        _fill(panels, trace, dropout)
+        _fill(executor, panels, trace, dropout)
     return trace
 
 
-def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
+def _fill(executor: Executor, panels: Panels, trace: Trace, dropout: Dropout | None) -> None:
     """Run the call, and fill the arrays of the trace."""
     config, steps = panels.config, trace.steps
     x, output = trace.steps_first(trace.input), trace.steps_first(trace.output)
     h_0, c_0, h_n, c_n = (
         state[:, None] if trace.unbatched else state for state in (trace.h_0, trace.c_0, trace.h_n, trace.c_n)
     )
-    kept = engine.executor(panels)
-    key = (x.shape, x.strides, output.strides)
-    workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
+    call = Call(panels, x, h_0, c_0, output, h_n, c_n)
+    workspace = executor.lease(executor.plan(panels, call.plan_key))
     try:
-        words = workspace.words
-        given = (x, h_0, c_0, output, h_n, c_n, panels.data)
-        for slot, array in zip(range(Header.INPUT, Header.PANELS + 1), given, strict=True):
-            words[slot] = address(array)
-        below = workspace.buffers["below"][: output.size].reshape(output.shape) if config.num_layers > 1 else output
+        workspace.bind(call)
         source = x
         for n, ((layer, direction, suffix), cell) in enumerate(zip(config.cells(), trace.cells.values(), strict=True)):
-            # the last layer writes the output, and those under it take turns
-            target = output if (config.num_layers - 1 - layer) % 2 == 0 else below
+            target = workspace.cell_output(n, output)
             c, h = trace.steps_first(cell.c), trace.steps_first(cell.h)
-            words[Header.CELLS_FROM], words[Header.CELLS_TO] = n, n + 1
             for step in range(steps):
-                words[Header.STEPS_FROM], words[Header.STEPS_TO] = step, step + 1
-                kept.run(workspace.address)
+                workspace.run_part((n, n + 1), steps=(step, step + 1))
                 c[steps - 1 - step if direction else step] = c_n[n]
             h[...] = target[..., direction * config.output_size :][..., : config.output_size]
             into = [trace.steps_first(gate) for gate in (cell.i, cell.f, cell.g, cell.o)]
@@ -93,8 +93,7 @@ def _fill(panels: Panels, trace: Trace, dropout: engine.Dropout | None) -> None:
                     dropout(target)
                 source = target
     finally:
-        workspace.plan = None  # its slots are no longer the plan's
-        kept.idle.append(workspace)
+        executor.idle.append(workspace)
 
 
 def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, gates: list[Array], reverse: bool) -> None:

@@ -207,7 +207,7 @@ def opens(tree):
 
 
 OWN = ("kernels/", "bench/", "demo/", "cuda/", "dask/", "export/")  # their own files, or another opener
-SYSTEM = {"runtime/threads.py", "base/opening.py", "base/atomic.py"}  # /proc, the one place, and the one that writes
+SYSTEM = {"runtime/cores.py", "base/opening.py", "base/atomic.py"}  # /proc, the one place, and the one that writes
 
 
 def test_files_of_the_caller_are_opened_in_one_place():

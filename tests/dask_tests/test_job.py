@@ -212,7 +212,7 @@ def test_a_job_goes_on_where_it_was_stopped(place, monkeypatch, whole):
 
     with monkeypatch.context() as patched:
         patched.setattr(parts, "write", broken)
-        patched.setattr(job.threads, "usable_cores", lambda: 1)
+        patched.setattr(job, "usable_cores", lambda: 1)
         with pytest.raises(OSError, match="the disk is full"):
             place.run(whole=whole)
     assert place.names() == [job.MANIFEST, *sorted(os.path.basename(path) for path in written)]

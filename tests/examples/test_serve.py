@@ -18,7 +18,7 @@ from needs import need
 from scripts import script
 
 import numlstm
-from numlstm.runtime import engine
+from numlstm.runtime.executor import Executor
 
 connect = need("websockets.asyncio.client").connect
 connect_in_turn = need("websockets.sync.client").connect
@@ -247,14 +247,14 @@ def test_patience_ends(example, lstm):
 
 def test_the_loop_goes_on_while_a_step_is_computed(example, lstm, monkeypatch):
     """A step that does not end yet: others connect, are answered, and are refused garbage."""
-    entered, let_go, forward = threading.Event(), threading.Event(), engine.forward_rows
+    entered, let_go, forward = threading.Event(), threading.Event(), Executor.run
 
     def stuck(*arguments):
         entered.set()
         assert let_go.wait(FOR_EVER)
         forward(*arguments)
 
-    monkeypatch.setattr(engine, "forward_rows", stuck)
+    monkeypatch.setattr(Executor, "run", stuck)
 
     async def run():
         async with serving(example, lstm) as (server, connecting), connecting() as one, connecting() as other:

@@ -131,7 +131,7 @@ def test_plans_are_those_of_the_engine(loaded):
             plan = planned(lstm, rows, length, loaded.level.lanes(loaded.number.name))
             slots = words(words(state, State.LENGTH)[slot], plan.slots.size)
             want = plan.slots.copy()
-            want[Header.ITEMS_AT : Header.ABSENT + 1] = 0
+            want[Header.ITEMS_AT : Header.NONE + 1] = 0
             given, want[ADDRESSES] = slots.copy(), 0
             given[ADDRESSES] = 0
             assert (given == want).all(), (sizes, rows, length, np.flatnonzero(given != want))

@@ -139,7 +139,7 @@ class Late:
 lstm = numlstm.LSTM(2, 3, seed=0)
 x = numpy.ones((2, 1, 2), numpy.float32)
 lstm(x)
-call = lstm._panels.memo.dispatch_table[False][x.shape]
+call = lstm._model.executor.dispatch_table[False][x.shape]
 late = Late(call, x, lstm._panels.data)
 kernel = registry._loaded.pop("float32")
 del lstm, call, kernel

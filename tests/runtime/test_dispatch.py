@@ -6,40 +6,45 @@ what the long way gives, or its error.
 
 import ctypes
 import gc
+import math
 import sys
 import threading
 import types
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import numpy as np
 import pytest
 from judge import counted, equal, same_bits
 
 import numlstm
-from numlstm.runtime import engine, object_layout
+from numlstm.kernels.plan_layout import Fastcall
+from numlstm.runtime import fast_call, object_layout, schedule
+from numlstm.runtime.executor import FAST_CALL_BYTES
 
 pytestmark = pytest.mark.cpu_level
 
 
-@pytest.fixture(params=["built-in", "ctypes"])
+@pytest.fixture(params=["with the GIL", "without the GIL"])
 def taken(monkeypatch, request):
-    """Count the calls that the short way served (True) and refused (False), for both kinds of it."""
+    """Count the calls that fast calls served (True) and declined (False), for both kinds of them."""
     counted = []
-    if request.param == "ctypes":
-        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
-    make_fast_path = engine.make_fast_path
+    if request.param == "without the GIL":
+        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
+    make = fast_call.make
 
     def counting(*arguments):
-        take = make_fast_path(*arguments)
+        if (run := make(*arguments)) is None:
+            return None
 
-        def counted_take(*arrays):
-            results = take(*arrays)
+        def counted_run(*arrays):
+            results = run(*arrays)
             counted.append(results is not None)
             return results
 
-        return counted_take
+        return counted_run
 
-    monkeypatch.setattr(engine, "make_fast_path", counting)
+    monkeypatch.setattr(fast_call, "make", counting)
     return counted
 
 
@@ -217,7 +222,7 @@ def test_a_call_of_microseconds_looks_up_one_attribute(kind):
         module(x), module(x)
     names.clear()
     watched(x)
-    assert names == ["_held"] and not kind.forward.__code__.co_cellvars
+    assert names == ["_model"] and not kind.forward.__code__.co_cellvars
     names.clear()
     planted(x)
     assert len(names) > 1
@@ -258,8 +263,9 @@ def test_a_subclass_may_override_forward():
 
 
 def test_without_readable_objects_everything_works(monkeypatch, taken):
-    """On a Python that keeps objects otherwise, the long way serves alone."""
+    """On a Python that keeps objects otherwise, the executor serves alone."""
     monkeypatch.setattr(object_layout, "readable", False)
+    monkeypatch.setattr(object_layout, "functions", None)
     lstm = numlstm.LSTM(5, 6, 2, bidirectional=True, seed=0).eval()
     x = np.ones((3, 2, 5), np.float32)
     results = [lstm(x), lstm(x, lstm(x)[1]), lstm(x)]
@@ -346,38 +352,84 @@ def test_none_as_a_state_is_refused_however_often(taken):
 
 
 def way(lstm, x):
-    """The short way that calls of this shape take, once they may."""
+    """The fast call for this shape, once there is one."""
     lstm(x), lstm(x)
-    return lstm._panels.memo.dispatch_table[lstm.batch_first][x.shape]
+    return lstm._model.executor.dispatch_table[lstm.batch_first][x.shape]
 
 
 def test_only_short_calls_hold_the_gil():
-    """What takes more than some microseconds goes through ctypes, which drops it (tests/test_bits.py)."""
-    assert isinstance(way(numlstm.LSTM(6, 4, 2), np.ones((5, 1, 6), np.float32)), types.BuiltinFunctionType)
-    assert isinstance(way(numlstm.LSTM(128, 128), np.ones((1, 1, 128), np.float32)), types.BuiltinFunctionType)
-    assert isinstance(way(numlstm.LSTM(128, 256), np.ones((1, 1, 128), np.float32)), types.FunctionType)
-    assert isinstance(way(numlstm.LSTM(1, 1), np.ones((1000, 1, 1), np.float32)), types.FunctionType)
-    assert isinstance(way(numlstm.LSTM(1, 1), np.ones((1, 1000, 1), np.float32)), types.FunctionType)
+    """A longer one drops it while the kernel runs; one that threads may share goes through the executor."""
+
+    def holds(lstm, *shape):
+        return way(lstm, np.ones(shape, np.float32)).__self__[Fastcall.SAVE_THREAD] == 0
+
+    assert holds(numlstm.LSTM(6, 4, 2), 5, 1, 6) and holds(numlstm.LSTM(128, 128), 1, 1, 128)
+    assert not holds(numlstm.LSTM(128, 256), 1, 1, 128) and not holds(numlstm.LSTM(1, 1), 1000, 1, 1)
+    assert way(numlstm.LSTM(8, 64, 2), np.ones((24, 64, 8), np.float32)) is None
 
 
-@pytest.mark.parametrize("missing", ["functions", "SELF_DATA"])
-def test_without_the_functions_of_python_ctypes_serves(monkeypatch, missing):
+def test_a_fast_call_keeps_little_memory():
+    """Each keeps its buffers to itself; one that needs much goes through the executor, which has one for all."""
+    lstm = numlstm.LSTM(8, 2, 2)
+    assert way(lstm, np.ones((20, 1, 8), np.float32)).__self__.nbytes < FAST_CALL_BYTES
+    with mock.patch.object(schedule, "WORTH", math.inf):  # not because threads may share it
+        assert way(lstm, np.ones((2 * FAST_CALL_BYTES, 1, 8), np.float32)) is None
+
+
+def twice_at_once(lstm, patient):
+    """Results of two calls by two threads, the second while the first is in the kernel; and what they should be.
+
+    With ``patient`` false, the mark that keeps them apart is taken away.
+    """
+    first, second = np.random.default_rng(0).standard_normal((2, 3000, 1, 8)).astype(np.float32)
+    run, data = way(lstm, first), lstm._panels.data
+    busy, results = run.__self__, []
+    want = lstm.forward(first, out=tuple(np.empty_like(a) for a in [run(first, None, data)[0], *lstm(first)[1]]))
+    thread = threading.Thread(target=lambda: results.append(lstm(first)))
+    thread.start()
+    while busy[Fastcall.BUSY] == 0 and thread.is_alive():
+        pass
+    overlapped = thread.is_alive()
+    if not patient:
+        busy[Fastcall.BUSY] = 0
+    inner = run(second, None, data)
+    thread.join()
+    return overlapped and inner, results[0], want
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_call_in_another_thread_s_fast_call_is_declined(monkeypatch, patient):
+    """And without the mark, both write to one plan."""
+    monkeypatch.setattr(schedule, "WORTH", math.inf)  # so that no threads share it
+    lstm = numlstm.LSTM(8, 8, 3, seed=0)
+    right, declined = [], 0
+    for _ in range(50):
+        inner, got, want = twice_at_once(lstm, patient)
+        right.append(equal(got, want))
+        declined += inner is None
+    assert all(right) is patient and (declined > 0) is patient
+    x = np.ones((3000, 1, 8), np.float32)
+    run = way(lstm, x)
+    want = lstm(x)
+    run.__self__[Fastcall.BUSY] = 1
+    assert run(x, None, lstm._panels.data) is None and equal(lstm(x), want)
+
+
+def test_without_the_functions_of_python_the_executor_serves(monkeypatch):
     """On a Python without a GIL, or one that keeps objects otherwise."""
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 1, 6), np.float32)
     want = lstm(x), lstm(x, lstm(x)[1])
     with monkeypatch.context() as patch:
-        if missing == "functions":
-            patch.setattr(object_layout, "functions", None)
-        else:
-            patch.setattr(engine, "SELF_DATA", 24)
+        patch.setattr(object_layout, "functions", None)
         lstm = numlstm.LSTM(6, 4, 2, seed=0)
-        assert isinstance(way(lstm, x), types.FunctionType)
+        assert way(lstm, x) is None
         assert equal(lstm(x), want[0]) and equal(lstm(x, lstm(x)[1]), want[1])
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong"), [("NUMPY_ABI", 0x3000000), ("ARRAY_TYPE", 3), ("readable", False), ("HEAD", None)]
+    ("name", "wrong"),
+    [("NUMPY_ABI", 0x3000000), ("ARRAY_TYPE", 3), ("SELF_DATA", 24), ("readable", False), ("HEAD", None)],
 )
 def test_functions_of_another_numpy_are_not_called(monkeypatch, name, wrong):
     assert object_layout.functions == object_layout._functions()
@@ -462,16 +514,16 @@ def test_the_count_of_arguments_is_checked():
         route(x, hx=None)
 
 
-@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("place", ["new_array", "new_tuple"])
 def test_no_memory_for_the_results_is_an_error(monkeypatch, place):
     """The function that makes arrays, or tuples, is replaced by one that sets the error and gives nothing."""
-    functions = list(object_layout.functions)
-    functions[place] = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
+    no_memory = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
+    functions = object_layout.functions._replace(**{place: no_memory})
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     want = lstm(x)
     with monkeypatch.context() as patch:
-        patch.setattr(object_layout, "functions", tuple(functions))
+        patch.setattr(object_layout, "functions", functions)
         lstm = numlstm.LSTM(6, 4, 2, seed=0)
         lstm(x)
         gc.collect()
@@ -573,12 +625,11 @@ def test_what_is_changed_while_the_last_tuple_is_made_is_noticed(monkeypatch, wh
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     want = lstm(x, lstm(x)[1])
-    functions = list(object_layout.functions)
-    functions[1] = ctypes.cast(new_tuple, ctypes.c_void_p).value
-    monkeypatch.setattr(object_layout, "functions", tuple(functions))
+    functions = object_layout.functions._replace(new_tuple=ctypes.cast(new_tuple, ctypes.c_void_p).value)
+    monkeypatch.setattr(object_layout, "functions", functions)
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     _, hx = lstm(x)
-    (route,) = lstm._panels.memo.dispatch_table[False].values()
+    (route,) = lstm._model.executor.dispatch_table[False].values()
     assert equal(route(x, hx, lstm._panels.data), want)
     arrays.update(x=x, h_0=hx[0], c_0=hx[1])
     assert route(x, hx, lstm._panels.data) is None

@@ -218,9 +218,9 @@ def test_workspaces_of_threads_that_are_gone_are_let_go():
             thread.start()
         for thread in threads:
             thread.join()
-        assert sum(b.nbytes for w in lstm._panels.memo.idle for b in w.buffers.values()) > 75 * MB
+        assert sum(b.nbytes for w in lstm._model.executor.idle for b in w.buffers.values()) > 75 * MB
         lstm(x[:1, :1])
-        assert sum(b.nbytes for w in lstm._panels.memo.idle for b in w.buffers.values()) < MB
+        assert sum(b.nbytes for w in lstm._model.executor.idle for b in w.buffers.values()) < MB
         gc.collect()
         assert tracemalloc.get_traced_memory()[0] < 2 * MB
     finally:

@@ -28,8 +28,11 @@ from numlstm.kernels.instructions import bump_counter, load_slot
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.plan_layout import Header, Partition, Share
-from numlstm.runtime import engine, planner, schedule, threads
+from numlstm.runtime import cores, planner, schedule, threads, workers
+from numlstm.runtime.call import Call
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.schedule import Overrides
+from numlstm.runtime.workspace import KEEP_BYTES, Workspace
 
 pytestmark = pytest.mark.cpu_level
 
@@ -61,16 +64,11 @@ class Gathered:
     """Workers that a call waits for before it begins, so that all of them are there."""
 
     def __init__(self, monkeypatch):
-        task, start = engine._task, threads.Team.start
+        run, start = Executor._run_worker, workers.Team.start
 
         def gathering(*arguments):
-            run = task(*arguments)
-
-            def both():
-                self.barrier.wait(FOR_EVER)
-                run()
-
-            return both
+            self.barrier.wait(FOR_EVER)
+            run(*arguments)
 
         def starting(team, tasks, *rest):
             self.barrier = threading.Barrier(len(tasks) + 1)
@@ -78,20 +76,19 @@ class Gathered:
             self.barrier.wait(FOR_EVER)
             self.team = team
 
-        monkeypatch.setattr(engine, "_task", gathering)
-        monkeypatch.setattr(threads.Team, "start", starting)
+        monkeypatch.setattr(Executor, "_run_worker", gathering)
+        monkeypatch.setattr(workers.Team, "start", starting)
 
     def __call__(self, lstm, x, hx, count, **settings):
         """Results, and the counters of all threads together: of the call alone, for the plans are new."""
         numlstm.set_num_threads(count)
         self.team = None
         with planner.override(**settings):
-            if lstm._panels.memo is not None:
-                lstm._panels.memo.idle.clear()
+            lstm._model.executor.idle.clear()
             results = lstm(x, hx)
             if self.team is not None:
                 self.team.join()
-            counts = sum(w.slots[: Header.LENGTH] for w in lstm._panels.memo.idle)
+            counts = sum(w.slots[: Header.LENGTH] for w in lstm._model.executor.idle)
         return results, counts
 
 
@@ -136,7 +133,7 @@ def test_every_way_is_taken(gathered):
         lstm = both if forced.partition == Partition.DIRECTIONS else deep
         x, hx = data(lstm)
         _, counts = gathered(lstm, x, hx, 2, schedule=forced)
-        team_plan = next(iter(lstm._panels.memo.plans.by_shape.values()), None)
+        team_plan = next(iter(lstm._model.executor.plans.values()), None)
         assert counts[Header.WORK_ITEMS] > 0, name
         assert team_plan is None  # forgotten with the settings
     x, hx = data(deep, steps=200)
@@ -158,29 +155,29 @@ def long_enough():
 def test_a_brief_call_does_not_wait_for_workers_that_it_starts(monkeypatch):
     """The next one finds them; a long one, whose work is worth it, waits."""
     started = []
-    start = threads.Team.start
-    monkeypatch.setattr(threads.Team, "start", lambda team, *rest: started.append(team) or start(team, *rest))
+    start = workers.Team.start
+    monkeypatch.setattr(workers.Team, "start", lambda team, *rest: started.append(team) or start(team, *rest))
     for worth, calls in ((1e9, [0, 1, 2]), (0.0, [1, 2, 3])):
         lstm, x, hx, want = long_enough()
         monkeypatch.setattr(planner, "START_WORTH", worth)
-        monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+        monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
         numlstm.set_num_threads(2)
         started.clear()
         for count in calls:
             assert equal(lstm(x, hx), want)
-            assert len(started) == count and len(threads._pool.workers) == 1 and threads._pool.busy == 0
+            assert len(started) == count and len(workers._pool.workers) == 1 and workers._pool.busy == 0
 
 
 def test_long_calls_use_workers_and_short_ones_do_not(monkeypatch):
     lstm, x, hx, want = long_enough()
     started = []
-    start = threads.Team.start
+    start = workers.Team.start
 
     def counting(team, tasks, *rest):
         started.append(len(tasks))
         start(team, tasks, *rest)
 
-    monkeypatch.setattr(threads.Team, "start", counting)
+    monkeypatch.setattr(workers.Team, "start", counting)
     numlstm.set_num_threads(2)
     assert equal(lstm(x, hx), want) and started == [1]
     assert equal(lstm(x, hx), want) and started == [1, 1]
@@ -212,8 +209,8 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
             put = staticmethod(asleep.append)
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads.WorkerPool, "another", lambda pool: Sleeper())
-        patch.setattr(threads, "_pool", threads.WorkerPool())
+        patch.setattr(workers.WorkerPool, "another", lambda pool: Sleeper())
+        patch.setattr(workers, "_pool", workers.WorkerPool())
         for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
             with planner.override(schedule=Overrides(way)):
                 results.append(lstm(x, hx))
@@ -231,18 +228,13 @@ def test_a_worker_that_comes_in_the_middle_takes_part(monkeypatch):
     lstm, x, hx, _ = long_enough()
     x, hx = data(lstm, steps=2000, batch=8)
     want = lstm(x, hx)
-    task = engine._task
+    run = Executor._run_worker
 
     def later(*arguments):
-        run = task(*arguments)
+        time.sleep(0.005)
+        run(*arguments)
 
-        def both():
-            time.sleep(0.005)
-            run()
-
-        return both
-
-    monkeypatch.setattr(engine, "_task", later)
+    monkeypatch.setattr(Executor, "_run_worker", later)
     numlstm.set_num_threads(2)
     for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
         with planner.override(schedule=Overrides(way)):
@@ -255,30 +247,30 @@ def test_no_system_thread_is_no_error(monkeypatch):
     def refuse():
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
-    monkeypatch.setattr(threads, "Worker", refuse)
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
+    monkeypatch.setattr(workers, "Worker", refuse)
     numlstm.set_num_threads(4)
     assert equal(lstm(x, hx), want)
-    assert threads._pool.busy == 0
+    assert workers._pool.busy == 0
 
 
 def test_workers_are_never_more_than_the_limit_leaves(monkeypatch):
     """A second caller gets none, and lets the first one's workers leave."""
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
     numlstm.set_num_threads(2)
-    record = [0]
-    with threads.Team(1) as first:
-        assert len(first.workers) == 1 and threads._pool.busy == 2
-        first.start([lambda: None], record, 0)
-        with threads.Team(1) as second:
-            assert second.workers == [] and record == [1]
-            assert threads._pool.busy == 3
-    assert threads._pool.busy == 0
-    with threads.Team(5) as again:
+    record = [0] * (Share.LEAVE + 1)
+    with workers.Team(1) as first:
+        assert len(first.workers) == 1 and workers._pool.busy == 2
+        first.start([lambda: None], record)
+        with workers.Team(1) as second:
+            assert second.workers == [] and record[Share.LEAVE] == 1
+            assert workers._pool.busy == 3
+    assert workers._pool.busy == 0
+    with workers.Team(5) as again:
         assert again.workers == first.workers
-    with numlstm.num_threads(4), threads.Team(5) as more:
-        assert len(more.workers) == 3 and threads._pool.busy == 4
-        with numlstm.num_threads(8), threads.Team(2) as besides:
+    with numlstm.num_threads(4), workers.Team(5) as more:
+        assert len(more.workers) == 3 and workers._pool.busy == 4
+        with numlstm.num_threads(8), workers.Team(2) as besides:
             assert len(besides.workers) == 2 and not set(besides.workers) & set(more.workers)
     first.join()
 
@@ -299,7 +291,7 @@ def test_eight_callers_at_once():
     for caller in callers:
         caller.join(FOR_EVER)
         assert not caller.is_alive()
-    assert wrong == [] and threads._pool.busy == 0
+    assert wrong == [] and workers._pool.busy == 0
 
 
 ON_ONE_CORE = """
@@ -372,9 +364,9 @@ def test_a_caller_interrupted_by_a_signal():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert interrupted > 100
-    assert threads._pool.busy == 0
+    assert workers._pool.busy == 0
     assert equal(lstm(x, hx), want)
-    with threads.Team(1) as team:
+    with workers.Team(1) as team:
         assert len(team.workers) == 1
 
 
@@ -409,8 +401,8 @@ def test_a_call_interrupted_before_a_worker_has_its_task_ends(monkeypatch):
             raised.append(type(error))
 
     with monkeypatch.context() as patch:
-        patch.setattr(threads.WorkerPool, "another", lambda pool: Interrupting())
-        patch.setattr(threads, "_pool", threads.WorkerPool())
+        patch.setattr(workers.WorkerPool, "another", lambda pool: Interrupting())
+        patch.setattr(workers, "_pool", workers.WorkerPool())
         assert within(FOR_EVER, call)
     assert raised == [KeyboardInterrupt]
     assert equal(lstm(x, hx), want)
@@ -429,22 +421,22 @@ def test_what_a_worker_slept_through_is_let_go(monkeypatch):
         class tasks:
             put = staticmethod(asleep.append)
 
-    monkeypatch.setattr(threads.WorkerPool, "another", lambda pool: Sleeper())
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+    monkeypatch.setattr(workers.WorkerPool, "another", lambda pool: Sleeper())
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
     for _ in range(3):
         mine = x.copy()
         held = weakref.ref(mine)
         lstm(mine, hx)
         del mine
         assert held() is None
-    assert len(asleep) == 3 and len(lstm._panels.memo.idle) == 2
+    assert len(asleep) == 3 and len(lstm._model.executor.idle) == 2
 
 
 def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
     """Else nobody would know of it."""
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
     start, begun = threading.Thread.start, []
 
     def interrupted(thread):
@@ -457,8 +449,8 @@ def test_a_worker_that_is_interrupted_as_it_begins_ends(monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             lstm(x, hx)
     begun[0].join(10)
-    assert not begun[0].is_alive() and threads._pool.workers == []
-    assert equal(lstm(x, hx), want) and len(threads._pool.workers) == 1
+    assert not begun[0].is_alive() and workers._pool.workers == []
+    assert equal(lstm(x, hx), want) and len(workers._pool.workers) == 1
 
 
 @pytest.mark.parametrize(
@@ -501,14 +493,14 @@ def test_a_call_in_the_midst_of_another_s_count_of_threads(monkeypatch):
         def __set__(self, team, value):
             vars(team)["inside"] = value
 
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
-    monkeypatch.setattr(threads.Team, "inside", Nosy(), raising=False)
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
+    monkeypatch.setattr(workers.Team, "inside", Nosy(), raising=False)
     assert equal(lstm(x, hx), want)
     assert equal(inner[1], want)
 
 
 def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
-    monkeypatch.setattr(threads, "_pool", threads.WorkerPool())
+    monkeypatch.setattr(workers, "_pool", workers.WorkerPool())
     numlstm.set_num_threads(2)
     told = threading.Event()
 
@@ -517,12 +509,12 @@ def test_at_the_end_workers_leave_the_call_that_they_are_in(monkeypatch):
             told.set()
 
     left = []
-    with threads.Team(1) as team:
+    with workers.Team(1) as team:
         (worker,) = team.workers
-        team.start([lambda: left.append(told.wait(FOR_EVER))], Record(), 0)
+        team.start([lambda: left.append(told.wait(FOR_EVER))], Record())
         while not worker.tasks.empty():
             time.sleep(0.001)
-        threads._end()
+        workers._end()
         assert told.is_set()
         worker.thread.join(FOR_EVER)
     assert left in ([True], [])  # called off, if it was not begun yet
@@ -550,9 +542,9 @@ last = Last()
 
 def test_a_workspace_that_another_thread_takes_meanwhile():
     lstm, x, hx, want = long_enough()
-    kept = lstm._panels.memo
+    kept = lstm._model.executor
 
-    class Taken(engine.Workspace):
+    class Taken(Workspace):
         """Gone, all of them, as soon as one is looked at."""
 
         @property
@@ -564,7 +556,7 @@ def test_a_workspace_that_another_thread_takes_meanwhile():
             pass
 
     for count in (1, 2, 3):
-        kept.idle[:] = [Taken(kept.dtype) for _ in range(count)]
+        kept.idle[:] = [Taken(kept.kernel, kept.dtype) for _ in range(count)]
         assert equal(lstm(x, hx), want)
 
 
@@ -593,7 +585,7 @@ def test_callers_in_turn_of_many_shapes_leave_no_more_workspaces_than_callers():
             caller.join(FOR_EVER)
     finally:
         sys.setswitchinterval(interval)
-    assert wrong == [] and len(lstm._panels.memo.idle) <= len(callers)
+    assert wrong == [] and len(lstm._model.executor.idle) <= len(callers)
 
 
 def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
@@ -604,21 +596,21 @@ def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):
     with planner.override(schedule=Overrides(Partition.ROWS)):
         for x in inputs:
             lstm(x)
-        idle = lstm._panels.memo.idle
+        idle = lstm._model.executor.idle
         idle.insert(0, idle.pop(max(range(len(idle)), key=lambda n: idle[n].buffers["below"].size)))
-        small = engine.Workspace(lstm.dtype)
+        small = Workspace(lstm._model.executor.kernel, lstm.dtype)
         small.plan = object()  # of another shape, and the last that was given back
         idle.append(small)
-        adopt, found = engine.Workspace.adopt, []
+        adopt, found = Workspace.adopt, []
 
         def adopting(workspace, plan):
             found.append(max((other.buffers["below"].nbytes for other in idle if other.buffers), default=0))
             adopt(workspace, plan)
 
-        monkeypatch.setattr(engine.Workspace, "adopt", adopting)
+        monkeypatch.setattr(Workspace, "adopt", adopting)
         output, _ = lstm(inputs[0])
-    assert output.nbytes > engine.KEEP_BYTES
-    assert found and max(found) < engine.KEEP_BYTES
+    assert output.nbytes > KEEP_BYTES
+    assert found and max(found) < KEEP_BYTES
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -631,7 +623,7 @@ def test_a_forked_child_makes_workers_of_its_own():
     if pid == 0:
         try:
             right = all(equal(lstm(x, hx), want) for _ in range(3))
-            os.write(writing, b"right" if right and len(threads._pool.workers) == 1 else b"wrong")
+            os.write(writing, b"right" if right and len(workers._pool.workers) == 1 else b"wrong")
         finally:
             os._exit(0)
     os.close(writing)
@@ -639,71 +631,6 @@ def test_a_forked_child_makes_workers_of_its_own():
         assert pipe.read() == b"right"
     os.waitpid(pid, 0)
     assert equal(lstm(x, hx), want)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("ends", [False, True], ids=["goes on", "ends the call"])
-def test_a_child_forked_in_the_midst_of_a_call_does_not_wait_for_its_workers(monkeypatch, ends):
-    """As by a signal's handler, while a worker holds a ticket: in the child nobody does."""
-    lstm, x, hx, want = long_enough()
-    numlstm.set_num_threads(2)
-    begun, go_on, found = threading.Event(), threading.Event(), []
-    task, start = engine._task, threads.Team.start
-
-    def holding(kept, team_plan, member, held, workspace):
-        run, record = task(kept, team_plan, member, held, workspace), held[2]
-
-        def both():
-            record[Share.NEXT_CHUNK] += 1
-            begun.set()
-            go_on.wait(FOR_EVER)
-            record[Share.NEXT_CHUNK] -= 1
-            run()
-
-        return both
-
-    def forking(team, *arguments):
-        start(team, *arguments)
-        assert begun.wait(FOR_EVER)
-        found.append(os.fork())
-        if found == [0]:
-            signal.alarm(int(FOR_EVER))
-            if ends:
-                raise SystemExit
-        go_on.set()
-
-    with monkeypatch.context() as patch, planner.override(schedule=Overrides(Partition.ROWS)):
-        patch.setattr(engine, "_task", holding)
-        patch.setattr(threads.Team, "start", forking)
-        code = 1
-        try:
-            code = 0 if equal(lstm(x, hx), want) else 2
-        except SystemExit:
-            patch.undo()
-            code = 0 if equal(lstm(x, hx), want) else 3
-        finally:
-            if found == [0]:
-                os._exit(code)
-    assert code == 0 and os.waitpid(found[0], 0)[1] == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_states_that_a_fork_has_left_half_replaced_are_an_error(monkeypatch):
-    lstm, x, (h, c), want = long_enough()
-    numlstm.set_num_threads(2)
-    start = threads.Team.start
-
-    def forked(team, *arguments):
-        start(team, *arguments)
-        for item in team.assigned:
-            item.join()
-        team.abandon()
-
-    out = np.empty_like(want[0]), h, c
-    with monkeypatch.context() as patch:
-        patch.setattr(threads.Team, "start", forked)
-        with pytest.raises(RuntimeError, match="forked in the midst"):
-            lstm(x, (h, c), out=out)
 
 
 def test_a_process_ends_at_once_and_sleeping_workers_take_no_time():
@@ -733,10 +660,10 @@ def test_one_thread_starts_none():
 
 def test_a_worker_rests_until_the_next_call_and_not_for_ever():
     """It looks so many times; a call that begins ends that at once. Calls that use no workers ring no bell."""
-    worker = threads.Worker()
+    worker = workers.Worker()
     try:
         run, slots = registry.kernel("float32").forward, worker.slots
-        slots[Header.NUM_CHUNKS] = threads._epoch.value
+        slots[Header.NUM_CHUNKS] = workers._epoch.value
         run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
         slots[Header.CHUNK_STEPS] = 1 << 60
         ended = threading.Event()
@@ -760,13 +687,13 @@ def default(**environment):
 
 
 def test_the_number_of_threads_is_the_environment_s():
-    cores = threads.usable_cores()
-    assert default() == str(cores)
+    usable = cores.usable_cores()
+    assert default() == str(usable)
     assert default(NUMLSTM_NUM_THREADS="5") == "5"
     assert default(OMP_NUM_THREADS="1") == default(OMP_NUM_THREADS="1,4") == "1"
-    assert default(OMP_NUM_THREADS="1000") == str(cores)  # no more than there are cores
+    assert default(OMP_NUM_THREADS="1000") == str(usable)  # no more than there are cores
     for no_number in ("many", "²", "9" * 5000):  # of digits that are none of int's, and of more than it takes
-        assert default(OMP_NUM_THREADS=no_number) == str(cores)
+        assert default(OMP_NUM_THREADS=no_number) == str(usable)
     assert default(OMP_NUM_THREADS="1", NUMLSTM_NUM_THREADS="3") == "3"
 
 
@@ -850,7 +777,7 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
         given[0] = set(cores)
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
-    worker, within = threads.Worker(), {2, 3, 5}  # its thread is not started
+    worker, within = workers.Worker(), {2, 3, 5}  # its thread is not started
     worker.set_affinity(-1, within)
     assert masks == []
     worker.set_affinity(3, within)
@@ -862,7 +789,7 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
     assert masks[2:] == [{2, 3, 5}]
     given[0] = {2}  # somebody else's doing
     worker.set_affinity(2, within)
-    assert masks[3:] == [] and worker.steered == [{2}]
+    assert masks[3:] == [] and worker.masks == [{2}]
     given[0] = {2, 4}
     worker.set_affinity(4, within)
     assert masks[3:] == [{2}]
@@ -873,7 +800,7 @@ def test_a_worker_keeps_off_the_caller_s_core_and_within_its_own(monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     for core in (2, 3, 2, 3, 2):
         worker.set_affinity(core, within)
-    assert worker.off == 2 and len(worker.steered) <= 2
+    assert worker.avoided == 2 and len(worker.masks) <= 2
 
 
 @needs_affinity
@@ -891,7 +818,7 @@ def test_what_interrupts_the_steering_of_a_worker_changes_nothing_for_long(monke
         given[0] = set(cores)
 
     monkeypatch.setattr(os, "sched_setaffinity", steer)
-    worker, interrupting = threads.Worker(), False
+    worker, interrupting = workers.Worker(), False
     worker.set_affinity(3, {2, 3})
     assert given[0] == {2}
     interrupting = True
@@ -910,7 +837,7 @@ def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
     given = [{2, 3}]
     monkeypatch.setattr(os, "sched_getaffinity", lambda thread: set(given[0]))
     monkeypatch.setattr(os, "sched_setaffinity", lambda thread, cores: given.insert(0, set(cores)))
-    worker = threads.Worker()
+    worker = workers.Worker()
     worker.set_affinity(3, {2, 3})
     assert given[0] == {2}
     worker.set_affinity(2, {2})  # `taskset -a`, say
@@ -922,7 +849,7 @@ def test_a_worker_stays_within_the_cores_of_the_thread_that_calls(monkeypatch):
 
 
 @needs_affinity
-@pytest.mark.skipif(threads._core is None or threads.usable_cores() < 2, reason="needs two cores that can be told")
+@pytest.mark.skipif(cores.current_core is None or cores.usable_cores() < 2, reason="needs two cores that can be told")
 @pytest.mark.parametrize("asked", ["", "2"])
 def test_cores_that_become_fewer_are_respected(asked):
     """By the workers that there are; and unless so many threads were asked for, a caller of one core has none."""
@@ -930,19 +857,19 @@ def test_cores_that_become_fewer_are_respected(asked):
         "-c",
         """
 import os, numlstm, numpy as np
-from numlstm.runtime import threads
+from numlstm.runtime import workers
 lstm = numlstm.LSTM(16, 128, num_layers=2, seed=0).eval()
 x = np.ones((400, 32, 16), "f4")
 lstm(x)
-workers = [worker.thread.native_id for worker in threads._pool.workers]
+ids = [worker.thread.native_id for worker in workers._pool.workers]
 counts, apart = [], []
 for core in os.sched_getaffinity(0):
     os.sched_setaffinity(0, {core})
     lstm(x)
-    with threads.Team(1) as crew:
-        counts.append(len(crew.workers))
-    apart += [worker for worker in workers if os.sched_getaffinity(worker) != {core}]
-print(len(workers) > 0, set(counts), bool(apart))
+    with workers.Team(1) as team:
+        counts.append(len(team.workers))
+    apart += [worker for worker in ids if os.sched_getaffinity(worker) != {core}]
+print(len(ids) > 0, set(counts), bool(apart))
 """,
         NUMLSTM_NUM_THREADS=asked,
         OMP_NUM_THREADS="",
@@ -951,21 +878,21 @@ print(len(workers) > 0, set(counts), bool(apart))
 
 
 @needs_affinity
-@pytest.mark.skipif(threads._core is None or threads.usable_cores() < 2, reason="needs two cores that can be told")
+@pytest.mark.skipif(cores.current_core is None or cores.usable_cores() < 2, reason="needs two cores that can be told")
 def test_a_call_s_worker_is_on_another_core():
     lstm, x, hx, want = long_enough()
     numlstm.set_num_threads(2)
     for _ in range(3):
         assert equal(lstm(x, hx), want)
     mine = os.sched_getaffinity(0)
-    workers = [worker for worker in threads._pool.workers if worker.off >= 0]
-    assert workers
-    for worker in workers:
-        assert os.sched_getaffinity(worker.thread.native_id) == (mine - {worker.off} or mine)
+    pinned = [worker for worker in workers._pool.workers if worker.avoided >= 0]
+    assert pinned
+    for worker in pinned:
+        assert os.sched_getaffinity(worker.thread.native_id) == (mine - {worker.avoided} or mine)
 
 
 @pytest.mark.parametrize(
-    ("groups", "files", "cores"),
+    ("groups", "files", "allowed"),
     [
         ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n"}, 1.5),
         ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 0.5),
@@ -980,14 +907,14 @@ def test_a_call_s_worker_is_on_another_core():
         (None, {}, inf),
     ],
 )
-def test_the_quota_of_a_control_group(tmp_path, groups, files, cores):
+def test_the_quota_of_a_control_group(tmp_path, groups, files, allowed):
     own = tmp_path / "own"
     if groups is not None:
         own.write_text(groups)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert threads.quota(tmp_path, own) == cores
+    assert cores.quota(tmp_path, own) == allowed
 
 
 # What is chosen -----------------------------------------------------------------------------------------------------
@@ -1027,7 +954,7 @@ def test_code_lives_as_long_as_a_worker_may_rest_in_it():
     code = Code()
     gone = weakref.ref(code)
     kernel = callable_kernel(there, registry.level(), "planted", 0.0, code)
-    worker = threads.Worker()
+    worker = workers.Worker()
     worker.run = kernel.forward
     del kernel, code
     gc.collect()
@@ -1066,17 +993,17 @@ class Phantom:
         self.x, (h_0, c_0) = data(lstm, steps=4)
         with planner.override(schedule=Overrides(way)):
             output, (h_n, c_n) = lstm(self.x, (h_0, c_0))
-            panels, kept = lstm._panels, lstm._panels.memo
-            key = next(iter(kept.plans.by_shape))
+            panels, kept = lstm._panels, lstm._model.executor
+            key = next(iter(kept.plans))
             team_plan = planner.make_team_plan(panels, key, 2)
         self.record = (ctypes.c_int64 * team_plan.record)()
         self.record[work_queue.Share.NEXT_CHUNK] = 1
-        leader = kept.lease(team_plan.caller)
+        leader, worker = kept.lease(team_plan.caller), kept.lease(team_plan.worker)
         leader.words[Header.SHARE] = ctypes.addressof(self.record)
-        self.held = ((self.x, h_0, c_0, output, h_n, c_n, panels.data), leader, self.record)
-        self.thread = threading.Thread(
-            target=engine._task(kept, team_plan, 1, self.held, kept.lease(team_plan.worker)), daemon=True
-        )
+        self.held = Call(panels, self.x, h_0, c_0, output, h_n, c_n), leader, self.record
+        worker.bind(self.held[0])
+        worker.follow(leader, 1, way)
+        self.thread = threading.Thread(target=worker.run, daemon=True)
         self.thread.start()
 
     def waits(self):

@@ -21,8 +21,11 @@ from samples import make
 
 import numlstm
 from numlstm.kernels.plan_layout import Header, Partition
-from numlstm.runtime import engine, planner, threads
+from numlstm.runtime import planner, workers
+from numlstm.runtime.call import batch_size
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.schedule import Overrides
+from numlstm.runtime.workspace import Workspace
 from numlstm.sequences.pool import Pool, Session
 
 pytestmark = pytest.mark.cpu_level
@@ -91,18 +94,18 @@ COPIES = {  # inputs put in order; states gathered and scattered
 def looked_at(monkeypatch):
     """How often a step put its input in order, and how often it scattered states."""
     count = {"ordered": 0, "scattered": 0, "given": None}
-    put, forward = Pool._scatter, engine.forward_rows
+    put, run = Pool._scatter, Executor.run
 
     def putting(pool, slots, h, c):
         count["scattered"] += isinstance(slots, np.ndarray)
         put(pool, slots, h, c)
 
-    def forwarding(panels, kept, x, *rest):
-        count["ordered"] += not np.shares_memory(x, count["given"])
-        forward(panels, kept, x, *rest)
+    def running(executor, call):
+        count["ordered"] += not np.shares_memory(call.x, count["given"])
+        run(executor, call)
 
     monkeypatch.setattr(Pool, "_scatter", putting)
-    monkeypatch.setattr(engine, "forward_rows", forwarding)
+    monkeypatch.setattr(Executor, "run", running)
     return count
 
 
@@ -145,7 +148,7 @@ class TestBits:
         lstm = make(hidden=16, num_layers=2)
         with planner.override(**forced):
             pool, sessions, want = opened(lstm, 70)
-            before = pool._executor.plans.by_shape.copy()
+            before = pool._executor.plans.copy()
             for count in range(1, 71):
                 x = draw(lstm, count, seed=count)
                 slots = np.random.default_rng(count).permutation(70)[:count]
@@ -154,8 +157,8 @@ class TestBits:
                     one, want[slot] = solo(lstm, x[row : row + 1], want[slot])
                     assert same_bits(output[row], one[0])
             assert equal_states(states(sessions), want)
-            assert before.keys() <= pool._executor.plans.by_shape.keys()
-            assert len(pool._executor.plans.by_shape) == len({engine.batch_size(n) for n in range(1, 71)}) == 21
+            assert before.keys() <= pool._executor.plans.keys()
+            assert len(pool._executor.plans) == len({batch_size(n) for n in range(1, 71)}) == 21
 
     def test_batch_first(self):
         lstm = make(batch_first=True, num_layers=2)
@@ -249,14 +252,14 @@ def gathered_pool(monkeypatch, count, **settings):
 @pytest.mark.parametrize("flags", [{"num_layers": 2}, {"num_layers": 2, "proj_size": 20}])
 def test_threads_share_a_step(monkeypatch, way, count, flags):
     """Each number of sessions, in a pool of more: workers know of no rows beyond those that are present."""
-    lstm, taken, company = make(**flags), [], engine._in_company
+    lstm, taken, company = make(**flags), [], Executor._run_on_team
 
-    def counting(kept, team_plan, team, arrays, rows):
+    def counting(executor, team, team_plan, call):
         taken.append((team_plan.schedule.partition, len(team.workers)))
-        company(kept, team_plan, team, arrays, rows)
+        company(executor, team, team_plan, call)
 
     with gathered_pool(monkeypatch, count, schedule=Overrides(way)):
-        monkeypatch.setattr(engine, "_in_company", counting)
+        monkeypatch.setattr(Executor, "_run_on_team", counting)
         pool, sessions, want = opened(lstm, 33)
         for present in (33, 9, 10, 17, 18, 25, 31, 32):
             for slots in (np.arange(present), np.arange(33 - present, 33), np.arange(0, present, 2)):
@@ -288,14 +291,13 @@ def test_more_sessions_after_fewer_of_the_same_plan(monkeypatch, count):
 
 def test_a_planted_worker_that_does_not_know_how_many_are_present_is_noticed(monkeypatch):
     """It leaves out the last one, whose step nobody else does."""
-    lstm, task, left_out = make(), engine._task, 0
+    lstm, run, left_out = make(), Executor._run_worker, 0
 
-    def ignorant(kept, team_plan, member, held, workspace):
-        run = task(kept, team_plan, member, held, workspace)
+    def ignorant(executor, workspace, held):
         workspace.words[Header.ROWS_TO] -= 1
-        return run
+        run(executor, workspace, held)
 
-    monkeypatch.setattr(engine, "_task", ignorant)
+    monkeypatch.setattr(Executor, "_run_worker", ignorant)
     with gathered_pool(monkeypatch, 2, schedule=Overrides(Partition.ROWS)):
         for _ in range(50):
             pool, sessions, want = opened(lstm, 12)
@@ -540,14 +542,14 @@ class Paused:
 
     def __init__(self, monkeypatch):
         self.inside, self.go_on = threading.Event(), threading.Event()
-        forward = engine.forward_rows
+        forward = Executor.run
 
         def pausing(*arguments):
             self.inside.set()
             assert self.go_on.wait(FOR_EVER)
             forward(*arguments)
 
-        monkeypatch.setattr(engine, "forward_rows", pausing)
+        monkeypatch.setattr(Executor, "run", pausing)
 
     def during(self, step, work):
         """What `work` gives while another thread is in the step; and then lets it end."""
@@ -708,7 +710,7 @@ class TestInterrupted:
         """A signal handler, say: it is refused, and waits for nobody."""
         lstm = make()
         pool, sessions, want = opened(lstm, 2)
-        forward, refused = engine.forward_rows, []
+        forward, refused = Executor.run, []
 
         def meddled_with(*arguments):
             for use in (pool.open, sessions[0].close, sessions[0].reset, lambda: sessions[0].state, pool.refresh):
@@ -716,12 +718,12 @@ class TestInterrupted:
                     use()
                 refused.append(use)
             with pytest.raises(RuntimeError, match="in use"):
-                pool.step([0], arguments[2][0, :1])
+                pool.step([0], arguments[1].x[0, :1])
             forward(*arguments)
 
         x = draw(lstm, 2)
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "forward_rows", meddled_with)
+            patch.setattr(Executor, "run", meddled_with)
             assert within(FOR_EVER, lambda: pool.step([0, 1], x))
         assert len(refused) == 5
         assert equal_states(states(sessions), [solo(lstm, x[k : k + 1], want[k])[1] for k in range(2)])
@@ -756,7 +758,7 @@ class TestInterrupted:
         """States that are replaced where they are: what some threads have begun is done by the caller."""
         lstm = make(num_layers=2)
         numlstm.set_num_threads(3)
-        start, run = threads.Team.start, engine.Workspace.run
+        start, run = workers.Team.start, Workspace.run
         for when in ("before", "after"):
             pool, sessions, want = opened(lstm, 24)
             x, runs = draw(lstm, 24), []
@@ -774,8 +776,8 @@ class TestInterrupted:
                         raise KeyboardInterrupt
 
             with planner.override(schedule=Overrides(way)), monkeypatch.context() as patch:
-                patch.setattr(threads.Team, "start", starting)
-                patch.setattr(engine.Workspace, "run", running)
+                patch.setattr(workers.Team, "start", starting)
+                patch.setattr(Workspace, "run", running)
                 with pytest.raises(KeyboardInterrupt):
                     pool.step(np.arange(24), x)
             assert len(runs) == {"before": 1, "after": 2}[when]
@@ -822,7 +824,7 @@ class TestInterrupted:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
         assert interrupted > 50
-        assert threads._pool.busy == 0
+        assert workers._pool.busy == 0
 
 
 def test_a_forked_child_has_whole_states():

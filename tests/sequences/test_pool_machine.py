@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from judge import DTYPES, same_bits
 
 import numlstm
-from numlstm.runtime import engine
+from numlstm.runtime.executor import Executor
 from numlstm.sequences.pool import Pool
 
 pytestmark = pytest.mark.cpu_level
@@ -287,12 +287,12 @@ class CellsInOne(Pool):
     """Planted: a layer's states are looked for where they were before the pool grew."""
 
     def _advance(self, slots, x):
-        capacity, forward = self.capacity, engine.forward_rows
+        capacity, run = self.capacity, Executor.run
         try:
-            engine.forward_rows = lambda *arguments: forward(*arguments[:-1], max(1, capacity // 2))
+            Executor.run = lambda executor, call: run(executor, call._replace(state_rows=max(1, capacity // 2)))
             return super()._advance(slots, x)
         finally:
-            engine.forward_rows = forward
+            Executor.run = run
 
 
 FAULTS = [Ahead, NotZeroed, GrownEmpty, TwiceAllowed, NotInOrder, AdoptsAtOnce, KeptStale, CellsInOne]

@@ -21,7 +21,8 @@ from test_bits import FORCED, SIZES
 import numlstm
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import Header, Partition, UniformRun
-from numlstm.runtime import engine, planner, schedule
+from numlstm.runtime import planner, schedule
+from numlstm.runtime.executor import Executor
 from numlstm.sequences import ragged as packed_calls
 
 pytestmark = pytest.mark.cpu_level
@@ -72,9 +73,9 @@ def run(net, x, hx, lengths, **forced):
     """Results by ``lengths=``, and the kernel's counters."""
     with planner.override(**forced):
         net(x, hx, lengths=lengths)
-        net._panels.memo.idle.clear()
+        net._model.executor.idle.clear()
         results = net(x, hx, lengths=lengths)
-        return results, net._panels.memo.idle[-1].slots[: Header.LENGTH].copy()
+        return results, net._model.executor.idle[-1].slots[: Header.LENGTH].copy()
 
 
 # ---------------------------------------------------------------- the same bits
@@ -176,7 +177,7 @@ def test_every_path_is_taken_and_counted():
     plain = run(net, x, hx, [7] * len(lengths))[1]
     assert plain[Header.UNIFORM_RUNS] == cells
     net(x, hx)
-    assert net._panels.memo.idle[-1].slots[Header.UNIFORM_RUNS] == 0, "a call without lengths goes its own way"
+    assert net._model.executor.idle[-1].slots[Header.UNIFORM_RUNS] == 0, "a call without lengths goes its own way"
 
 
 def test_few_rows_at_the_end_are_hoisted():
@@ -207,7 +208,7 @@ class Padded:
     """An LSTM whose calls are all with these lengths."""
 
     def __init__(self, net, lengths):
-        self.net, self.lengths, self._panels = net, lengths, net._panels
+        self.net, self.lengths, self._model = net, lengths, net._model
 
     def __call__(self, x, hx):
         return self.net(x, hx, lengths=self.lengths)
@@ -431,12 +432,12 @@ def test_any_dtype_and_layout(dtype):
 def test_no_plan_is_kept():
     net = make(proj_size=5, num_layers=2)
     net(np.zeros((3, 2, 5), "f4"))
-    kept = net._panels.memo
-    before = len(kept.plans.by_shape), len(kept.dispatch_table[0])
+    kept = net._model.executor
+    before = len(kept.plans), len(kept.dispatch_table[0])
     for seed in range(20):
         lengths = np.random.default_rng(seed).integers(1, 8, 6)
         net(ragged(net, lengths)[0], lengths=lengths)
-    assert (len(kept.plans.by_shape), len(kept.dispatch_table[0])) == before and len(kept.idle) == 1
+    assert (len(kept.plans), len(kept.dispatch_table[0])) == before and len(kept.idle) == 1
 
 
 def test_an_empty_batch():
@@ -541,15 +542,16 @@ def test_states_that_are_not_handed_on_are_noticed(monkeypatch):
     x, hx = ragged(net, lengths, steps=5)
     want = by_rows(net, x, hx, lengths)
 
-    def forgetful(panels, x, sizes, hx, output, h_n, c_n, dropout=None):
-        engine_forward(panels, x[:6], sizes[:3], hx, output[:6], h_n, c_n)
-        rest = (hx[0][:, :1].copy(), hx[1][:, :1].copy())
-        engine_forward(panels, x[6:], sizes[3:], rest, output[6:], rest[0], rest[1])
-        h_n[:, :1], c_n[:, :1] = rest
+    def forgetful(executor, call):
+        run(executor, call._replace(x=call.x[:6], sizes=call.sizes[:3], output=call.output[:6]))
+        h, c = call.h_0[:, :1].copy(), call.c_0[:, :1].copy()
+        rest = {"x": call.x[6:], "sizes": call.sizes[3:], "output": call.output[6:]}
+        run(executor, call._replace(h_0=h, c_0=c, h_n=h, c_n=c, **rest))
+        call.h_n[:, :1], call.c_n[:, :1] = h, c
 
-    engine_forward = engine.forward_packed
+    run = Executor.run
     assert equal(net(x, hx, lengths=lengths), want)
-    monkeypatch.setattr(engine, "forward_packed", forgetful)
+    monkeypatch.setattr(Executor, "run", forgetful)
     assert not equal(net(x, hx, lengths=lengths), want)
 
 
@@ -567,13 +569,14 @@ def test_kernels_are_called_with_plans_of_their_own(monkeypatch):
     net, lengths = make(proj_size=5, num_layers=2, bidirectional=True), LENGTHS["all different"]
     x, hx = ragged(net, lengths)
     net(x, hx, lengths=lengths)
-    kept, calls = net._panels.memo, []
-    run, call = kept.run, kept.call
-    monkeypatch.setattr(kept, "run", lambda *args: (calls.append(args), run(*args))[1])
-    monkeypatch.setattr(kept, "call", lambda *args: (calls.append(args), call(*args))[1])
+    kept, calls = net._model.executor, []
+    forward = kept.kernel.forward
+    counted = kept.kernel._replace(forward=lambda plan: (calls.append(plan), forward(plan))[1])
+    monkeypatch.setattr(kept, "_kernel", counted)
+    kept.idle.clear()
     net(x, hx, lengths=lengths)
     assert len(calls) == 1
-    words = (ctypes.c_int64 * Header.LENGTH).from_address(calls[0][0])
+    words = (ctypes.c_int64 * Header.LENGTH).from_address(calls[0])
     assert words[Header.PACKED] > 0 and words[Header.UNIFORM_RUN_COUNT] == len(set(lengths))
 
 

@@ -16,7 +16,7 @@ from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 import numlstm
 from numlstm.bench.costs import memory
 from numlstm.kernels.plan_layout import StreamSlots
-from numlstm.runtime import engine, object_layout
+from numlstm.runtime import fast_call, object_layout
 from numlstm.sequences import stream as streams
 
 pytestmark = pytest.mark.cpu_level
@@ -58,7 +58,7 @@ def way(request, monkeypatch):
     if request.param == "ctypes":
         monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
+        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
     return request.param
 
 
@@ -583,12 +583,12 @@ def test_wrong_states_and_rows_change_nothing():
 def test_no_memory_for_the_result_is_an_error_and_no_step(monkeypatch, dtype):
     """The function that makes arrays is replaced by one that sets the error and gives nothing."""
 
-    functions = list(object_layout.functions)
-    functions[0] = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
+    no_memory = ctypes.cast(ctypes.pythonapi.PyErr_NoMemory, ctypes.c_void_p).value
+    functions = object_layout.functions._replace(new_array=no_memory)
     lstm = model("small", dtype)
     x = steps(lstm, 1, 2)[0]
     with monkeypatch.context() as patch:
-        patch.setattr(object_layout, "functions", tuple(functions))
+        patch.setattr(object_layout, "functions", functions)
         stream = lstm.stream(2)
     for _ in range(3):
         with pytest.raises(MemoryError):

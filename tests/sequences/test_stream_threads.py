@@ -23,7 +23,9 @@ from numlstm import module
 from numlstm.bench.costs import memory
 from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import StreamSlots
-from numlstm.runtime import engine, object_layout, planner
+from numlstm.runtime import executor, fast_call, object_layout, planner, workspace
+from numlstm.runtime.call import Call
+from numlstm.runtime.executor import Executor
 from numlstm.sequences import stream as streams
 from numlstm.sequences.stream import Stream
 
@@ -38,7 +40,7 @@ def way(request, monkeypatch):
     if request.param == "ctypes":
         monkeypatch.setattr(object_layout, "functions", None)
     elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
+        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
     return request.param
 
 
@@ -99,16 +101,16 @@ def test_a_stream_in_use_refuses_everything_and_stays_what_it_was(way):
 def test_a_chunk_keeps_a_stream_to_itself(monkeypatch):
     """While one thread is in the midst of a chunk, another is refused; with the flag taken away its step is lost."""
     lstm = model()
-    x = np.random.default_rng(0).standard_normal((6, 2, 3))  # to be converted, which the engine does
+    x = np.random.default_rng(0).standard_normal((6, 2, 3))  # to be converted, which the executor does
     inside, go_on = threading.Event(), threading.Event()
-    forward = engine.forward
+    forward = Executor.run
 
     def slow(*arguments):
         forward(*arguments)
         inside.set()
         assert go_on.wait(60)
 
-    monkeypatch.setattr(engine, "forward", slow)
+    monkeypatch.setattr(Executor, "run", slow)
 
     def one_order(flag):
         inside.clear(), go_on.clear()
@@ -152,7 +154,7 @@ def test_a_step_keeps_a_stream_to_itself():
 
     def tried(flag):
         stream = lstm.stream(rows)
-        assert stream._record[StreamSlots.HELD_STEPS] == 0 and stream._record[StreamSlots.SAVE]
+        assert stream._record[StreamSlots.HELD_STEPS] == 0 and stream._record[StreamSlots.SAVE_THREAD]
         stream.input[:] = step[0]
         thread = threading.Thread(target=stream.step)
         thread.start()
@@ -296,7 +298,7 @@ def test_steps_wait_for_no_lock_of_the_package():
 
 
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line of sequences/stream.py, runtime/engine.py or a planted fault that is
+    """Raises KeyboardInterrupt at the n-th line of sequences/stream.py, of the executor or of a planted fault that is
     reached."""
 
     def __init__(self, at):
@@ -308,7 +310,8 @@ class Interrupt:
 
     def __call__(self, frame, event, argument):
         name = frame.f_code.co_filename
-        if name not in (streams.__file__, engine.__file__) and not frame.f_code.co_name.startswith("planted"):
+        watched = streams.__file__, executor.__file__, workspace.__file__
+        if name not in watched and not frame.f_code.co_name.startswith("planted"):
             return None
         if event == "line" and not (name == streams.__file__ and frame.f_lineno in self.free):
             self.count += 1
@@ -472,7 +475,7 @@ def planted_in_place(self, input):
     """The pass writes to the state itself."""
     x = np.asarray(input)
     output = np.empty((*x.shape[:2], self.output.shape[1]), self.dtype)
-    self._exclusive(lambda: engine.forward(self._panels, x, (self._h, self._c), output, self._h, self._c))
+    self._exclusive(lambda: self._executor.run(Call(self._panels, x, self._h, self._c, output, self._h, self._c)))
     return output
 
 
@@ -493,7 +496,7 @@ def test_a_handler_that_steps_in_the_midst_of_a_chunk_is_refused(monkeypatch):
     """It runs in the same thread, which holds the stream already."""
     lstm = model()
     stream = lstm.stream(2)
-    forward, said = engine.forward, []
+    forward, said = Executor.run, []
 
     def handled(*arguments):
         for act in (stream.step, lambda: stream.state, stream.reset):
@@ -502,8 +505,8 @@ def test_a_handler_that_steps_in_the_midst_of_a_chunk_is_refused(monkeypatch):
             said.append(1)
         forward(*arguments)
 
-    monkeypatch.setattr(engine, "forward", handled)
-    x = np.ones((4, 2, 3))  # to be converted, which the engine does
+    monkeypatch.setattr(Executor, "run", handled)
+    x = np.ones((4, 2, 3))  # to be converted, which the executor does
     got = stream(x)
     assert said == [1, 1, 1] and stream._record[StreamSlots.BUSY] == 0
     monkeypatch.undo()
@@ -566,7 +569,7 @@ def held_after(call, count):
 @pytest.mark.parametrize("kind", ["step", "without the GIL", "step_function"])
 def test_a_million_steps_allocate_nothing(monkeypatch, dtype, kind):
     if kind == "without the GIL":
-        monkeypatch.setattr(engine, "FAST_PATH_WORK", -1)
+        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
     stream = numlstm.LSTM(1, 8, dtype=dtype, seed=0).stream()
     call, address = stream.step, stream.address
     if kind == "step_function":

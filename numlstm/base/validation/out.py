@@ -10,14 +10,14 @@ from numpy import ndarray
 
 from numlstm.base.typing import Array, States
 from numlstm.base.validation.arrays import own_shape
-from numlstm.base.validation.shapes import Call
+from numlstm.base.validation.shapes import CallShapes
 from numlstm.base.wording import counted
 
 OVERLAP_WORK = 10_000  # candidate solutions tried before two arrays count as overlapping
 NAMES = ("output", "h_n", "c_n")
 
 
-def out_arrays(out: Any, call: Call, dtype: np.dtype[Any], input: Array, hx: States | None) -> tuple[Array, ...]:
+def out_arrays(out: Any, call: CallShapes, dtype: np.dtype[Any], input: Array, hx: States | None) -> tuple[Array, ...]:
     """The three arrays of ``out=`` as plain ndarrays that the call may write."""
     check_three(out)
     plain = []

@@ -11,7 +11,7 @@ import numpy as np
 
 from numlstm.base.typing import Array, Shape
 from numlstm.base.validation.arrays import any_array, device_shape, on_device, own_shape, to_host
-from numlstm.base.validation.shapes import Call
+from numlstm.base.validation.shapes import CallShapes
 
 Indices = np.ndarray[Any, np.dtype[np.int64]]
 NUMBERS = "biufc"  # of np.dtype.kind: numbers of any kind, and bools
@@ -139,7 +139,7 @@ def _not_1d(whose: str, array: Indices) -> RuntimeError:
 # ---------------------------------------------------------------- lengths
 
 
-def checked_lengths(lengths: Any, call: Call, shape: Shape) -> Indices:
+def checked_lengths(lengths: Any, call: CallShapes, shape: Shape) -> Indices:
     """One length for each sequence of a padded batch of that shape, from 1 to its number of steps."""
     if call.unbatched:
         raise ValueError(

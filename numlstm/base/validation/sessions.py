@@ -11,7 +11,7 @@ from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
 from numlstm.base.validation.arguments import positive_count
 from numlstm.base.validation.arrays import real_array
-from numlstm.base.validation.shapes import Call, lstm_states, no_steps, two_states, wrong_features
+from numlstm.base.validation.shapes import CallShapes, lstm_states, no_steps, two_states, wrong_features
 from numlstm.base.wording import counted, shown
 
 BUSY = (
@@ -171,7 +171,7 @@ def stream_states(config: Config, rows: int, states: Any, dtype: np.dtype[Any]) 
     h, c = (real_array(name, state) for name, state in zip(("h_0", "c_0"), two_states(states), strict=True))
     if rows == 1 and h.ndim == c.ndim == 2:
         h, c = h[:, None], c[:, None]
-    return lstm_states(Call(hidden, hidden, cell, rows), (h, c, *states[2:]), dtype)
+    return lstm_states(CallShapes(hidden, hidden, cell, rows), (h, c, *states[2:]), dtype)
 
 
 def stream_rows(rows: Any, batch_size: int) -> Rows:

@@ -13,7 +13,7 @@ from numlstm.base.validation.arrays import real_array
 from numlstm.base.wording import counted
 
 
-class Call(NamedTuple):
+class CallShapes(NamedTuple):
     """The shapes of one call as its user sees them, known from the input's shape alone."""
 
     output: Shape
@@ -27,7 +27,7 @@ class Call(NamedTuple):
 # ---------------------------------------------------------------- an LSTM
 
 
-def lstm_call(config: Config, shape: Shape, hx: Any) -> Call:
+def lstm_call(config: Config, shape: Shape, hx: Any) -> CallShapes:
     """The call for an input of that shape, or the first error that ``torch.nn.LSTM`` finds in it."""
     if len(shape) not in (2, 3):
         wanted = f"({'batch, steps' if config.batch_first else 'steps, batch'}, {config.input_size})"
@@ -46,7 +46,7 @@ def lstm_call(config: Config, shape: Shape, hx: Any) -> Call:
     return call
 
 
-def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
+def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> CallShapes:
     """The call for packed data of that shape with `batch` sequences; the texts are PyTorch's for a padded batch."""
     if len(shape) != 2:
         raise RuntimeError(
@@ -58,10 +58,10 @@ def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> Call:
 
 def _lstm_call(
     config: Config, shape: Shape, batch: int, hx: Any, name: str, swap: bool = False, unbatched: bool = False
-) -> Call:
+) -> CallShapes:
     """The shapes; the axes of the states and the features of the input are checked."""
     output = (*shape[:-1], config.num_directions * config.output_size)
-    call = Call(output, *config.state_shapes(*[batch] * (not unbatched)), batch, swap, unbatched)
+    call = CallShapes(output, *config.state_shapes(*[batch] * (not unbatched)), batch, swap, unbatched)
     if hx is not None:
         _check_axes(call, *_pair(hx))
     if shape[-1] != config.input_size:
@@ -89,7 +89,7 @@ def check_no_lengths(lengths: object) -> None:
         raise TypeError("lengths is for a padded batch, and the input is packed\nLeave lengths out.")
 
 
-def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
+def lstm_states(call: CallShapes, hx: Any, dtype: np.dtype[Any]) -> States:
     """h_0 and c_0 as arrays of the shapes that the call asks for."""
     if _fits(call, hx, dtype):
         return hx  # type: ignore[no-any-return]
@@ -109,7 +109,7 @@ def lstm_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
     return h_0, c_0
 
 
-def _check_axes(call: Call, h_0: Array, c_0: Array) -> None:
+def _check_axes(call: CallShapes, h_0: Array, c_0: Array) -> None:
     dims = len(call.hidden)
     if h_0.ndim != dims or c_0.ndim != dims:
         raise RuntimeError(
@@ -122,7 +122,7 @@ def _check_axes(call: Call, h_0: Array, c_0: Array) -> None:
 # ---------------------------------------------------------------- the pair (h_0, c_0)
 
 
-def _fits(call: Call, hx: Any, dtype: np.dtype[Any]) -> bool:
+def _fits(call: CallShapes, hx: Any, dtype: np.dtype[Any]) -> bool:
     """Whether hx is a pair of ndarrays as the call wants them: in a loop, the last call's own result."""
     if type(hx) is not tuple or len(hx) != 2:
         return False
@@ -169,7 +169,7 @@ def _check_count(kind: str, hx: Any, at_least_two: bool = True) -> None:
 # ---------------------------------------------------------------- an LSTMCell
 
 
-def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
+def cell_call(config: Config, shape: Shape, hx: Any) -> CallShapes:
     """The call of an LSTMCell for an input of that shape, or the first error that ``torch.nn.LSTMCell`` finds."""
     if len(shape) not in (1, 2):
         raise ValueError(
@@ -179,7 +179,7 @@ def cell_call(config: Config, shape: Shape, hx: Any) -> Call:
         )
     unbatched = len(shape) == 1
     state = (*shape[:-1], config.hidden_size)
-    call = Call(state, state, state, 1 if unbatched else shape[0], unbatched=unbatched)
+    call = CallShapes(state, state, state, 1 if unbatched else shape[0], unbatched=unbatched)
     if hx is not None:
         _cell_pair(call, hx)
     if shape[-1] != config.input_size:
@@ -199,7 +199,7 @@ def check_not_packed(input: object) -> None:
         )
 
 
-def cell_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
+def cell_states(call: CallShapes, hx: Any, dtype: np.dtype[Any]) -> States:
     """h_0 and c_0 of an LSTMCell as arrays of the shape that the call asks for."""
     if _fits(call, hx, dtype):
         return hx  # type: ignore[no-any-return]
@@ -209,7 +209,7 @@ def cell_states(call: Call, hx: Any, dtype: np.dtype[Any]) -> States:
     return h_0, c_0
 
 
-def _cell_pair(call: Call, hx: Any) -> list[Array]:
+def _cell_pair(call: CallShapes, hx: Any) -> list[Array]:
     _check_sequence(hx)
     states = [real_array(f"hx[{index}]", value) for index, value in enumerate(hx)]
     for index, state in enumerate(states):
@@ -222,7 +222,7 @@ def _cell_pair(call: Call, hx: Any) -> list[Array]:
     return states
 
 
-def _check_cell_state(call: Call, index: int, state: Array) -> None:
+def _check_cell_state(call: CallShapes, index: int, state: Array) -> None:
     """PyTorch first compares the batch, then the features, of the batch of one that it makes of unbatched states."""
     if state.shape == call.hidden:
         return

@@ -12,7 +12,7 @@ from numlstm.bench.grid import Workload, find
 from numlstm.bench.hardware.clock import microseconds
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
-from numlstm.runtime import engine
+from numlstm.runtime.call import Call
 
 WORKLOADS = {name: find(name) for name in ("seed", "amp_step", "vad_step")}
 
@@ -52,17 +52,16 @@ def ways(workload: Workload) -> dict[str, Callable[[], Any]]:
 
 def kernel_alone(lstm: LSTM, x: Array, h_0: Array, c_0: Array) -> Callable[[], Any]:
     """The kernel's part of ``lstm(x, (h_0, c_0))``: the same plan, results always in the same arrays."""
-    panels = lstm._panels
-    kept = engine.executor(panels)
+    panels, executor = lstm._panels, lstm._model.executor
     output, (h_n, c_n) = lstm(x, (h_0, c_0))
-    key = (x.shape, x.strides, output.strides)
-    workspace = kept.lease(kept.plans.by_shape.get(key) or kept.plans.make(panels, *key))
-    arrays = (x, h_0, c_0, output, h_n, c_n, panels.data)
-    call, plan, boxed = kept.call, workspace.address, id(arrays)
+    call = Call(panels, x, h_0, c_0, output, h_n, c_n)
+    workspace = executor.lease(executor.plan(panels, call.plan_key))
+    workspace.bind(call)
+    forward, plan = executor.kernel.forward, workspace.address
 
     def run() -> tuple[Any, Any]:
-        call(plan, boxed)
-        return workspace, arrays  # keeps alive what the two addresses point to
+        forward(plan)
+        return workspace, call  # keeps alive what the plan points to
 
     return run
 

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from numlstm.runtime.threads import usable_cores
+from numlstm.runtime.cores import usable_cores
 
 PACKAGES = ("numlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "onnx", "openvino")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -18,8 +18,8 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..compiler import STANDALONE
-from ..cpython import boxed
-from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..cpython import python_entries
+from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from ..recurrence import forward_kernel
 from ..stream_entry import streamed
 from ..tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
@@ -84,9 +84,9 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
-    call, fastcall = boxed(forward)
+    bind, fastcall = python_entries(forward)
     step, live, exchange = streamed(forward)
-    entries = {FORWARD: forward, CALL: call, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: live, EXCHANGE: exchange}
+    entries = {FORWARD: forward, BIND: bind, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: live, EXCHANGE: exchange}
     module = bare_module(entries)
     machine = target_machine(level)
     optimise(module, machine, tuple(entries))

@@ -5,15 +5,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import CALL, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from .levels import Level
 
 Forward = Callable[[int], None]
-Call = Callable[[int, int], int]
+Bind = Callable[[int, int], None]
 Step = Callable[[int], int]
 Exchange = Callable[[int, int, int], int]
-Bind = Callable[[object], Any]
-ENTRIES = FORWARD, CALL, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE
+Bound = Callable[[object], Any]
+ENTRIES = FORWARD, BIND, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
@@ -21,17 +21,17 @@ METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 class Kernel(NamedTuple):
     """A loaded kernel: its C functions, and where it came from.
 
-    ``forward`` takes the address of a plan, ``call`` that of a plan and that of the tuple of arrays. ``fastcall``
+    ``forward`` takes the address of a plan, ``bind`` that of a plan and that of the tuple of arrays. ``fastcall``
     binds a built-in function to an array of ``Fastcall`` slots, ``stream_step`` and ``stream_call`` to one of
     ``StreamSlots``. ``step`` takes the address of a stream, and ``exchange`` sets its flag.
     """
 
     forward: Forward
-    call: Call
-    fastcall: Bind
+    bind: Bind
+    fastcall: Bound
     step: Step
-    stream_step: Bind
-    stream_call: Bind
+    stream_step: Bound
+    stream_call: Bound
     exchange: Exchange
     level: Level
     origin: str
@@ -40,14 +40,14 @@ class Kernel(NamedTuple):
 
 
 def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object) -> Kernel:
-    """The C functions at the addresses of ``ENTRIES``. They drop the GIL, as every ctypes call does."""
+    """The C functions at the addresses of ``ENTRIES``. They drop the GIL, but for ``bind``, which reads objects."""
     forward = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[FORWARD])
     forward.code = keep  # type: ignore[attr-defined]  # a worker may still spin in it when the kernel is gone
-    call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)(address[CALL])
+    bind = ctypes.PYFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(address[BIND])
     word = ctypes.c_int64
     return Kernel(
         forward,
-        call,
+        bind,
         _binder(address[FASTCALL], keep, b"numlstm_fastcall", METHOD_FASTCALL),
         ctypes.CFUNCTYPE(word, word)(address[STEP]),
         _binder(address[STREAM_ENTRY], keep, b"step", METHOD_NOARGS),
@@ -71,7 +71,7 @@ class _Method(ctypes.Structure):
     )
 
 
-def _binder(address: int, code: object, name: bytes, kind: int) -> Bind:
+def _binder(address: int, code: object, name: bytes, kind: int) -> Bound:
     """Bind the machine code at an address as built-in functions: they hold the GIL and cost less than ctypes."""
     method = _Method(name, address, kind, None)
     kinds = ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p
