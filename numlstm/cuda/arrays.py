@@ -4,6 +4,7 @@ Through ``__cuda_array_interface__`` (Numba, CuPy, PyTorch, JAX) or else DLPack;
 """
 
 import sys
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,3 +125,8 @@ def contiguous(name, value, shape, dtype, stream):
     if any(a != b for a, b, size in zip(array.strides, wanted, shape, strict=True) if size > 1):
         raise ValueError(f"{name} in out must be C-contiguous\nIts strides are {array.strides} numbers.")
     return array.flat
+
+
+def shaped(flat, shape):
+    """The first numbers of a flat device array, as an array of this shape."""
+    return flat[: prod(shape)].reshape(shape)

@@ -24,8 +24,8 @@ from numlstm.base.validation.sessions import (
 from numlstm.sequences.state import Stateful
 
 from . import device
-from .arrays import caller_stream, of_kind, on_device, strided, whole
-from .runner import Runner, shaped
+from .arrays import caller_stream, of_kind, on_device, shaped, strided, whole
+from .runner import Runner
 from .streams import chosen
 from .weights import Weights
 
@@ -158,13 +158,13 @@ class Stream(Stateful):
         handle = chosen() or 0
         stream = device.stream_of(handle)
         space, _ = self._workspace(piece.steps)
-        there, here = space.room("output", y.size), space.host("host output", y.size)
+        there, here = space.room("output", y.size), space.host("output", y.size)
 
         def fetch():
             there.copy_to_host(here, stream=stream)
             device.synchronize(stream)
 
-        self._advance(self._runner.sent(space, "x", x, stream), whole(there, y.shape), handle, fetch)
+        self._advance(space.upload("x", x, stream), whole(there, y.shape), handle, fetch)
         np.copyto(y, here.reshape(y.shape))
         return output
 
@@ -192,7 +192,7 @@ class Stream(Stateful):
         space, rows = self._workspace(x.shape[0])
         states = [whole(flat, shape) for flat, shape in zip((h, c), self._shapes, strict=True)]
         self._stream = device.stream_of(handle)
-        runner.run(self._panels, self._config, space, rows, x, states, y, *spare, None, self._stream)
+        runner.layers(self._panels, self._config, space, rows, self._stream).run(x, states, y, *spare, None)
         after()
         self._turn()
 

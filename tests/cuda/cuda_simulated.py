@@ -17,7 +17,7 @@ from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 from samples import data
 
 import numlstm
-from numlstm.cuda import device, lstm_stream, planner, runner, streams
+from numlstm.cuda import device, layers, lstm_stream, planner, runner, streams
 from numlstm.cuda.kernels import registry
 from numlstm.cuda.kernels.exact import fused
 
@@ -188,7 +188,7 @@ def test_chunks_of_steps_change_nothing(kernel, monkeypatch):
     case = SMALLEST[kernel]._replace(sizes=SMALLEST[kernel].sizes | {"hidden_size": 3, "bidirectional": True})
     want, got, one = on_both(case, "float32")
     assert same(got, want)
-    monkeypatch.setattr(runner, "GATES_BYTES", 2 * case.batch * 4 * 3 * 4)
+    monkeypatch.setattr(layers, "GATES_BYTES", 2 * case.batch * 4 * 3 * 4)
     want, got, more = on_both(case, "float32")
     assert same(got, want) and more["project"] == one["project"] * -(-case.steps // 2)
 
@@ -528,7 +528,7 @@ def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
     with pytest.raises(ValueError, match="lacks"):
         stream.restore({})
     launches = []
-    real = runner.launch
+    real = layers.launch
 
     def failing(name, *rest):
         launches.append(name)
@@ -537,7 +537,7 @@ def test_errors_of_a_stream_leave_its_state(net, monkeypatch):
         real(name, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "launch", failing)
+        patch.setattr(layers, "launch", failing)
         for call in (stream.step, lambda: stream(x), lambda: stream(device.upload(x))):
             with pytest.raises(MemoryError):
                 call()
@@ -560,14 +560,14 @@ def test_two_threads_in_a_stream(net, monkeypatch):
     x, _ = data(net, 2, 1)
     stream = net.to("cuda").stream()
     inside, go_on = threading.Event(), threading.Event()
-    real = runner.launch
+    real = layers.launch
 
     def slowly(*arguments):
         inside.set()
         go_on.wait(60)
         real(*arguments)
 
-    monkeypatch.setattr(runner, "launch", slowly)
+    monkeypatch.setattr(layers, "launch", slowly)
     results = []
     other = threading.Thread(target=lambda: results.append(stream(x)))
     other.start()
@@ -727,7 +727,7 @@ def test_the_interruptions_notice_a_planted_fault(attribute, fault, says, monkey
 def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
     """It runs in the same thread, which holds the stream already."""
     x, _ = data(net, 1, 1)
-    stream, said, real = net.to("cuda").stream(), [], runner.launch
+    stream, said, real = net.to("cuda").stream(), [], layers.launch
 
     def handled(*arguments):
         with pytest.raises(RuntimeError, match="in use by another thread"):
@@ -735,7 +735,7 @@ def test_a_handler_in_the_midst_of_a_step_is_refused(net, monkeypatch):
         said.append(1)
         real(*arguments)
 
-    monkeypatch.setattr(runner, "launch", handled)
+    monkeypatch.setattr(layers, "launch", handled)
     got = stream(x)
     monkeypatch.undo()
     assert said and same_bits(got, net(x)[0])
@@ -961,7 +961,7 @@ def test_a_call_in_the_midst_of_another_one_of_the_same_thread(net, wider, monke
     x, hx = data(net, 2, 2)
     want, other = flat(net(x, hx)), flat(copy.deepcopy(net).to(dtype="float64" if wider else "float32")(x[:1]))
     net.to("cuda")
-    between, launch = [], runner.launch
+    between, launch = [], layers.launch
 
     def interrupted(*arguments):
         launch(*arguments)
@@ -971,7 +971,7 @@ def test_a_call_in_the_midst_of_another_one_of_the_same_thread(net, wider, monke
                 net.double()
             between[0] = flat(net(x[:1]))
 
-    monkeypatch.setattr(runner, "launch", interrupted)
+    monkeypatch.setattr(layers, "launch", interrupted)
     results = []
     caller = threading.Thread(target=lambda: results.append(flat(net(x, hx))), daemon=True)
     caller.start()
@@ -1011,8 +1011,8 @@ def test_work_is_for_real_steps(monkeypatch):
     """The projection has a row for each step that there is, and a step of the recurrence those that are left."""
     case = SMALLEST["step"]
     seen = []
-    launch = runner.launch
-    monkeypatch.setattr(runner, "launch", lambda name, *rest: seen.append((name, rest[6])) or launch(name, *rest))
+    launch = layers.launch
+    monkeypatch.setattr(layers, "launch", lambda name, *rest: seen.append((name, rest[6])) or launch(name, *rest))
     with forced(case.forced):
         net = numlstm.LSTM(2, 5).eval().to("cuda")
         net(np.zeros((5, 3, 2)), lengths=[1, 4, 2])
@@ -1026,7 +1026,7 @@ def test_chunks_of_lengths_change_nothing(kernel, monkeypatch):
     case = SMALLEST[f"{kernel}, lengths"]
     case = case._replace(sizes=case.sizes | {"hidden_size": 3, "num_layers": 1}, lengths=(2, 4, 1))
     for rows, chunks in ((1, 4), (3, 3), (4, 2)):
-        monkeypatch.setattr(runner, "GATES_BYTES", rows * 4 * 3 * 4)
+        monkeypatch.setattr(layers, "GATES_BYTES", rows * 4 * 3 * 4)
         want, got, launches = on_both(case, "float32")
         assert same(got, want) and launches["project"] == 2 * chunks
 
@@ -1047,9 +1047,9 @@ def test_lengths_take_nothing_new_in_the_end(net, monkeypatch):
         net(*there, lengths=lengths, out=out)
     assert taken == [] and net._gpu.allocations == 1
     space = net._gpu.workspaces[0, 0, 0]
-    table = space.table
+    table = space._host_table
     net(*there, lengths=[2, 1, 4], out=out)
-    assert space.table is table
+    assert space._host_table is table
 
 
 def test_errors_of_lengths(net):
