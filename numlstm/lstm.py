@@ -406,7 +406,7 @@ class LSTM(LSTMParameters):
                 h_0, c_0 = h_0[:, None], c_0[:, None]
         elif shapes.swap:
             x, output = x.transpose(1, 0, 2), output.transpose(1, 0, 2)
-        call = Call(panels, x, h_0, c_0, output, h_n, c_n, self._dropout(config))
+        call = Call(panels, x, h_0, c_0, output, h_n, c_n, self._dropout(config) if model.drops else None)
         executor.run(call)
         if out is None:
             executor.install_fast_call(call, model.order, shape, (shapes.output, shapes.hidden, shapes.cell))

@@ -516,7 +516,7 @@ def test_everything_else_is_refused_with_a_sentence(kind):
     net, cell = numlstm.LSTM(3, 4, seed=0), numlstm.LSTMCell(3, 4, seed=0)
     x, state = np.zeros((2, 1, 3), "f4"), np.zeros((1, 1, 4), "f4")
     make = REFUSED[kind]
-    net(x, (state, state)), cell(x[0], (state[0], state[0]))  # the shapes are known, so that the quick way is open
+    net(x, (state, state)), cell(x[0], (state[0], state[0]))  # the shapes are known, so that fast calls are open
     for call in (lambda: net(make((2, 1, 3))), lambda: cell(make((1, 3)))):
         with pytest.raises(TypeError, match=r"^input must "):
             call()

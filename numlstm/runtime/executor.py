@@ -105,7 +105,7 @@ class Executor:
         if team_plan is None:
             self._run_alone(plan, call)
             return
-        with Team(team_plan.schedule.members - 1) as team:
+        with Team(team_plan.schedule.num_threads - 1) as team:
             if team.workers and not (team.fresh and team_plan.brief):
                 self._run_on_team(team, team_plan, call)
             else:

@@ -119,7 +119,7 @@ def make_team_plan(panels: Panels, key: PlanKey, limit: int, sizes: Array | None
     if chosen is None:
         return None
     # threads with gates and a hidden h of their own share what one thread may take
-    apart = 1 if chosen.partition == Partition.BLOCKS else chosen.members
+    apart = 1 if chosen.partition == Partition.BLOCKS else chosen.num_threads
     shared = make_plan(panels, *key, most_rows=chosen.chunk_rows or rows, apart=apart, sizes=sizes)
     for slot, value in (
         (Header.PARTITION, chosen.partition),

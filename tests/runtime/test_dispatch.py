@@ -1,7 +1,7 @@
-"""The short way of a call whose shapes were seen before: taken where it should be, and never with a wrong array.
+"""Fast calls, for shapes that were seen before: made where they should be, and never with a wrong array.
 
 The kernel reads the array objects themselves, so whatever could mislead it is tried here; every case must give
-what the long way gives, or its error.
+what the executor gives, or its error.
 """
 
 import ctypes
@@ -48,8 +48,8 @@ def taken(monkeypatch, request):
     return counted
 
 
-def long_way(lstm, x, hx=None):
-    """The same call through arrays that the caller gives, which never takes the short way."""
+def by_executor(lstm, x, hx=None):
+    """The same call through arrays that the caller gives, which is never a fast call."""
     output, (h_n, c_n) = lstm(x, hx)
     out = tuple(np.full_like(a, 7) for a in (output, h_n, c_n))
     return lstm.forward(x, hx, out=out)
@@ -59,19 +59,19 @@ def long_way(lstm, x, hx=None):
 @pytest.mark.parametrize("shape", [(4, 3, 5), (4, 5), (1, 1, 5), (3, 1, 5)])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("with_states", [False, True])
-def test_the_second_call_takes_the_short_way(taken, dtype, shape, batch_first, with_states):
+def test_the_second_call_is_fast(taken, dtype, shape, batch_first, with_states):
     lstm = numlstm.LSTM(5, 6, 2, batch_first=batch_first, bidirectional=True, proj_size=2, dtype=dtype, seed=0).eval()
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(dtype)
     _, (h, c) = lstm(x)
     states = (rng.standard_normal(h.shape).astype(dtype), rng.standard_normal(c.shape).astype(dtype))
     hx = states if with_states else None
-    want = long_way(lstm, x, hx)
+    want = by_executor(lstm, x, hx)
     taken.clear()
     assert equal(lstm(x, hx), want) and taken == [True]
 
 
-def test_arrays_of_another_kind_go_the_long_way(taken):
+def test_arrays_of_another_kind_go_to_the_executor(taken):
     lstm = numlstm.LSTM(5, 6, seed=0).eval()
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4, 3, 5)).astype(np.float32)
@@ -91,11 +91,11 @@ def test_arrays_of_another_kind_go_the_long_way(taken):
         "unaligned": unaligned,
     }
     for name, other in others.items():
-        want = long_way(lstm, other, (h, c))
+        want = by_executor(lstm, other, (h, c))
         taken.clear()
         assert equal(lstm(other, (h, c)), want) and taken == [False], name
         state = np.broadcast_to(h[:, :1], h.shape), c.astype(np.float64)
-        want = long_way(lstm, x, state)
+        want = by_executor(lstm, x, state)
         taken.clear()
         assert equal(lstm(x, state), want) and taken == [False], name
     taken.clear()
@@ -132,7 +132,7 @@ def test_read_only_arrays_are_read(taken):
         lambda h, c: 3,
     ],
 )
-def test_wrong_states_are_refused_as_on_the_long_way(taken, wrong):
+def test_wrong_states_are_refused_as_by_the_executor(taken, wrong):
     lstm = numlstm.LSTM(5, 6, seed=0).eval()
     x = np.ones((2, 4, 5), np.float32)
     _, (h, c) = lstm(x)
@@ -151,15 +151,15 @@ def test_new_weights_dtype_and_flags_are_seen_at_once(taken):
     x = np.random.default_rng(0).standard_normal((3, 3, 5)).astype(np.float32)
     lstm(x), lstm(x)
     lstm.weight_ih_l0 = np.zeros((24, 5))
-    assert equal(lstm(x), long_way(lstm, x))
+    assert equal(lstm(x), by_executor(lstm, x))
     lstm.batch_first = True
-    assert lstm(x)[0].shape == (3, 3, 6) and equal(lstm(x), long_way(lstm, x))
+    assert lstm(x)[0].shape == (3, 3, 6) and equal(lstm(x), by_executor(lstm, x))
     twin = lstm.double()
     output, _ = twin(x)
-    assert output.dtype == np.float64 and equal(twin(x), long_way(twin, x))
+    assert output.dtype == np.float64 and equal(twin(x), by_executor(twin, x))
     lstm.float().dropout = 0.5
     assert not equal(lstm(x), lstm(x))  # in train mode each call draws its own mask
-    assert equal(lstm.eval()(x), long_way(lstm, x))
+    assert equal(lstm.eval()(x), by_executor(lstm, x))
 
 
 class Switch:
@@ -174,7 +174,7 @@ class Switch:
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
-def test_a_flag_changed_during_a_call_leaves_no_wrong_way_behind(dtype):
+def test_a_flag_changed_during_a_call_leaves_no_wrong_fast_call_behind(dtype):
     lstm = numlstm.LSTM(3, 4, seed=0).eval()
     x = np.ones((2, 5, 3), np.float32)
     want = {False: lstm(x), True: numlstm.LSTM(3, 4, seed=0, batch_first=True).eval()(x)}
@@ -351,7 +351,7 @@ def test_none_as_a_state_is_refused_however_often(taken):
         lstm(x)
 
 
-def way(lstm, x):
+def fast_call_of(lstm, x):
     """The fast call for this shape, once there is one."""
     lstm(x), lstm(x)
     return lstm._model.executor.dispatch_table[lstm.batch_first][x.shape]
@@ -361,19 +361,19 @@ def test_only_short_calls_hold_the_gil():
     """A longer one drops it while the kernel runs; one that threads may share goes through the executor."""
 
     def holds(lstm, *shape):
-        return way(lstm, np.ones(shape, np.float32)).__self__[Fastcall.SAVE_THREAD] == 0
+        return fast_call_of(lstm, np.ones(shape, np.float32)).__self__[Fastcall.SAVE_THREAD] == 0
 
     assert holds(numlstm.LSTM(6, 4, 2), 5, 1, 6) and holds(numlstm.LSTM(128, 128), 1, 1, 128)
     assert not holds(numlstm.LSTM(128, 256), 1, 1, 128) and not holds(numlstm.LSTM(1, 1), 1000, 1, 1)
-    assert way(numlstm.LSTM(8, 64, 2), np.ones((24, 64, 8), np.float32)) is None
+    assert fast_call_of(numlstm.LSTM(8, 64, 2), np.ones((24, 64, 8), np.float32)) is None
 
 
 def test_a_fast_call_keeps_little_memory():
     """Each keeps its buffers to itself; one that needs much goes through the executor, which has one for all."""
     lstm = numlstm.LSTM(8, 2, 2)
-    assert way(lstm, np.ones((20, 1, 8), np.float32)).__self__.nbytes < FAST_CALL_BYTES
+    assert fast_call_of(lstm, np.ones((20, 1, 8), np.float32)).__self__.nbytes < FAST_CALL_BYTES
     with mock.patch.object(schedule, "WORTH", math.inf):  # not because threads may share it
-        assert way(lstm, np.ones((2 * FAST_CALL_BYTES, 1, 8), np.float32)) is None
+        assert fast_call_of(lstm, np.ones((2 * FAST_CALL_BYTES, 1, 8), np.float32)) is None
 
 
 def twice_at_once(lstm, patient):
@@ -382,7 +382,7 @@ def twice_at_once(lstm, patient):
     With ``patient`` false, the mark that keeps them apart is taken away.
     """
     first, second = np.random.default_rng(0).standard_normal((2, 3000, 1, 8)).astype(np.float32)
-    run, data = way(lstm, first), lstm._panels.data
+    run, data = fast_call_of(lstm, first), lstm._panels.data
     busy, results = run.__self__, []
     want = lstm.forward(first, out=tuple(np.empty_like(a) for a in [run(first, None, data)[0], *lstm(first)[1]]))
     thread = threading.Thread(target=lambda: results.append(lstm(first)))
@@ -409,7 +409,7 @@ def test_a_call_in_another_thread_s_fast_call_is_declined(monkeypatch, patient):
         declined += inner is None
     assert all(right) is patient and (declined > 0) is patient
     x = np.ones((3000, 1, 8), np.float32)
-    run = way(lstm, x)
+    run = fast_call_of(lstm, x)
     want = lstm(x)
     run.__self__[Fastcall.BUSY] = 1
     assert run(x, None, lstm._panels.data) is None and equal(lstm(x), want)
@@ -423,7 +423,7 @@ def test_without_the_functions_of_python_the_executor_serves(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(object_layout, "functions", None)
         lstm = numlstm.LSTM(6, 4, 2, seed=0)
-        assert way(lstm, x) is None
+        assert fast_call_of(lstm, x) is None
         assert equal(lstm(x), want[0]) and equal(lstm(x, lstm(x)[1]), want[1])
 
 
@@ -445,10 +445,10 @@ def test_results_are_fresh_arrays_of_their_own():
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     _, hx = lstm(x)
-    route = way(lstm, x)
+    run = fast_call_of(lstm, x)
     seen = [x, *hx]
     for _ in range(20):
-        results = route(x, hx, lstm._panels.data)
+        results = run(x, hx, lstm._panels.data)
         python = (np.empty(1), (np.empty(1), np.empty(1)))
         got, want = ([sys.getrefcount(one) for one in (r, r[0], r[1], *r[1])] for r in (results, python))
         assert got == want
@@ -485,16 +485,16 @@ def test_every_reference_that_is_taken_is_given_back(case):
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     _, (h, c) = lstm(x)
-    route, data = way(lstm, x), lstm._panels.data
+    run, data = fast_call_of(lstm, x), lstm._panels.data
     arguments = REFUSED[case](x, h, c)
-    held = counted(x, h, c, arguments, arguments[1], data, np.dtype(np.float32), route, None, tuple, np.ndarray)
+    held = counted(x, h, c, arguments, arguments[1], data, np.dtype(np.float32), run, None, tuple, np.ndarray)
 
     def counts():
         return [sys.getrefcount(one) for one in held]
 
     def many():
         for _ in range(1000):
-            result = route(*arguments, data)
+            result = run(*arguments, data)
         return result is None
 
     assert many() != case.startswith("served")
@@ -508,10 +508,10 @@ def test_every_reference_that_is_taken_is_given_back(case):
 def test_the_count_of_arguments_is_checked():
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
-    route = way(lstm, x)
-    assert route() is route(x) is route(x, None) is route(x, None, lstm._panels.data, None) is None
+    run = fast_call_of(lstm, x)
+    assert run() is run(x) is run(x, None) is run(x, None, lstm._panels.data, None) is None
     with pytest.raises(TypeError):
-        route(x, hx=None)
+        run(x, hx=None)
 
 
 @pytest.mark.parametrize("place", ["new_array", "new_tuple"])
@@ -573,9 +573,9 @@ def test_a_call_from_the_midst_of_a_call():
     rng = np.random.default_rng(0)
     x, other = rng.standard_normal((2, 5, 3, 6)).astype(np.float32)
     want, want_other = lstm(x), lstm(other)
-    route, data = way(lstm, x), lstm._panels.data
+    run, data = fast_call_of(lstm, x), lstm._panels.data
     inner = []
-    results = in_the_midst(lambda: inner.append(route(other, None, data)), lambda: route(x, None, data))
+    results = in_the_midst(lambda: inner.append(run(other, None, data)), lambda: run(x, None, data))
     assert all(equal(got, want) for got in results)
     assert all(equal(got, want_other) for got in inner)
 
@@ -586,7 +586,7 @@ def test_an_array_that_changes_in_the_midst_of_a_call_is_noticed():
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.random.default_rng(0).standard_normal((5, 3, 6)).astype(np.float32)
     want = lstm(x)
-    route, data = way(lstm, x), lstm._panels.data
+    run, data = fast_call_of(lstm, x), lstm._panels.data
     changed = [False]
 
     def change():
@@ -597,7 +597,7 @@ def test_an_array_that_changes_in_the_midst_of_a_call_is_noticed():
         x.shape = (5, 3, 6)
         changed[0] = False
         before = changed[0]
-        got = route(x, None, data)
+        got = run(x, None, data)
         after = changed[0]
         return before, after, got
 
@@ -629,18 +629,18 @@ def test_what_is_changed_while_the_last_tuple_is_made_is_noticed(monkeypatch, wh
     monkeypatch.setattr(object_layout, "functions", functions)
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     _, hx = lstm(x)
-    (route,) = lstm._model.executor.dispatch_table[False].values()
-    assert equal(route(x, hx, lstm._panels.data), want)
+    (run,) = lstm._model.executor.dispatch_table[False].values()
+    assert equal(run(x, hx, lstm._panels.data), want)
     arrays.update(x=x, h_0=hx[0], c_0=hx[1])
-    assert route(x, hx, lstm._panels.data) is None
+    assert run(x, hx, lstm._panels.data) is None
 
 
-def test_threads_share_a_way():
+def test_threads_share_a_fast_call():
     lstm = numlstm.LSTM(6, 4, 2, bidirectional=True, proj_size=2, seed=0)
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((4, 5, 3, 6)).astype(np.float32)
     wants = [lstm(x) for x in inputs]
-    assert isinstance(way(lstm, inputs[0]), types.BuiltinFunctionType)
+    assert isinstance(fast_call_of(lstm, inputs[0]), types.BuiltinFunctionType)
     ready = threading.Barrier(len(inputs))
 
     def many(n):
@@ -656,20 +656,20 @@ def test_threads_share_a_way():
         sys.setswitchinterval(interval)
 
 
-def test_a_way_outlives_its_lstm():
+def test_a_fast_call_outlives_its_lstm():
     lstm = numlstm.LSTM(6, 4, 2, seed=0)
     x = np.ones((5, 3, 6), np.float32)
     want = lstm(x)
-    route, data = way(lstm, x), lstm._panels.data
+    run, data = fast_call_of(lstm, x), lstm._panels.data
     del lstm
     gc.collect()
-    assert equal(route(x, None, data), want)
+    assert equal(run(x, None, data), want)
 
 
 def test_shapes_in_turn_are_each_served(taken):
     lstm = numlstm.LSTM(5, 6, seed=0)
     inputs = [np.ones(shape, np.float32) for shape in ((2, 3, 5), (4, 3, 5), (4, 5))]
-    wants = [long_way(lstm, x) for x in inputs]
+    wants = [by_executor(lstm, x) for x in inputs]
     for _ in range(3):
         for x, want in zip(inputs, wants, strict=True):
             assert equal(lstm(x), want)
@@ -682,7 +682,7 @@ def test_shapes_in_turn_are_each_served(taken):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shape", [(3, 5), (1, 5), (5,)])
 @pytest.mark.parametrize("with_states", [False, True])
-def test_a_cell_takes_the_short_way_too(taken, dtype, shape, with_states):
+def test_a_cell_is_fast_too(taken, dtype, shape, with_states):
     cell = numlstm.LSTMCell(5, 6, dtype=dtype, seed=0)
     rng = np.random.default_rng(0)
     x = rng.standard_normal(shape).astype(dtype)
@@ -701,7 +701,7 @@ def test_a_cell_takes_the_short_way_too(taken, dtype, shape, with_states):
     assert same_bits(changed[0], fresh(x, hx)[0]) and taken == []
 
 
-def test_a_cell_refuses_on_the_short_way_what_it_refuses_on_the_long_one(taken):
+def test_a_cell_refuses_as_a_fast_call_what_the_executor_refuses(taken):
     cell = numlstm.LSTMCell(5, 6, seed=0)
     x = np.ones((3, 5), np.float32)
     h, c = cell(x)

@@ -39,14 +39,14 @@ pytestmark = pytest.mark.cpu_level
 FOR_EVER = 120.0  # seconds
 WAYS = {
     "rows": Overrides(Partition.ROWS),
-    "rows, one a ticket": Overrides(Partition.ROWS, chunk_rows=1),
-    "rows, three a ticket": Overrides(Partition.ROWS, chunk_rows=3),
+    "rows, one a chunk": Overrides(Partition.ROWS, chunk_rows=1),
+    "rows, three a chunk": Overrides(Partition.ROWS, chunk_rows=3),
     "directions": Overrides(Partition.DIRECTIONS),
-    "waves": Overrides(Partition.WAVEFRONT),
-    "waves, chunks of 2": Overrides(Partition.WAVEFRONT, chunk_steps=2),
-    "waves, one chunk": Overrides(Partition.WAVEFRONT, chunk_steps=1000),
+    "wavefront": Overrides(Partition.WAVEFRONT),
+    "wavefront, chunks of 2": Overrides(Partition.WAVEFRONT, chunk_steps=2),
+    "wavefront, one chunk": Overrides(Partition.WAVEFRONT, chunk_steps=1000),
     "blocks": Overrides(Partition.BLOCKS),
-    "blocks, seven tickets": Overrides(Partition.BLOCKS, num_chunks=7),
+    "blocks, seven chunks": Overrides(Partition.BLOCKS, num_chunks=7),
 }
 OTHERS = ({}, {"hoist": True}, {"hoist": True, "hoist_steps": 2}, {"group": 3}, {"mr": 2}, {"mr": 1})
 
@@ -119,11 +119,11 @@ def test_any_number_of_threads_gives_the_same_bits(gathered, way, flags, dtype):
             assert equal(got, want), (count, batch, other)
             chosen = schedule.choose(lstm._config, len(x), batch, x.itemsize, count, WAYS[way])
             assert (counts[Header.WORK_ITEMS] > 0) == (chosen is not None)
-            if way.startswith("waves") and chosen:
+            if way.startswith("wavefront") and chosen:
                 assert counts[Header.WAVEFRONT] == counts[Header.WORK_ITEMS] >= lstm.num_layers
             if way.startswith("blocks"):
-                assert counts[Header.PHASES] >= chosen.members * len(x) * lstm.num_layers
-                assert counts[Header.WORK_ITEMS] * chosen.members == counts[Header.PHASES] * chosen.num_chunks
+                assert counts[Header.PHASES] >= chosen.num_threads * len(x) * lstm.num_layers
+                assert counts[Header.WORK_ITEMS] * chosen.num_threads == counts[Header.PHASES] * chosen.num_chunks
 
 
 def test_every_way_is_taken(gathered):
@@ -214,7 +214,7 @@ def test_a_worker_that_never_wakes_is_not_missed(monkeypatch):
         for way in (Partition.ROWS, Partition.WAVEFRONT, Partition.BLOCKS):
             with planner.override(schedule=Overrides(way)):
                 results.append(lstm(x, hx))
-    assert len(asleep) == 2 + 1 + 2  # two layers are two threads' waves
+    assert len(asleep) == 2 + 1 + 2  # a wavefront of two layers has two threads
     assert all(equal(found, want) for found in results)
     for output, (h_n, c_n) in results:
         for array in (output, h_n, c_n):
@@ -471,7 +471,7 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
     if way is not None:
         with planner.override(schedule=Overrides(way)):
             team_plan = planner.make_team_plan(panels, key, count)
-        members, plans = team_plan.schedule.members, [team_plan.caller, team_plan.worker]
+        members, plans = team_plan.schedule.num_threads, [team_plan.caller, team_plan.worker]
     assert members == count
     for made in plans:
         assert (made.hidden + made.gates) * size * members <= 10 << 20
@@ -658,17 +658,17 @@ def test_one_thread_starts_none():
     assert said == "1"
 
 
-def test_a_worker_rests_until_the_next_call_and_not_for_ever():
-    """It looks so many times; a call that begins ends that at once. Calls that use no workers ring no bell."""
+def test_a_worker_spins_until_the_next_call_and_not_for_ever():
+    """It looks at the epoch so many times; a call with workers ends that at once, and one without does not."""
     worker = workers.Worker()
     try:
         run, slots = registry.kernel("float32").forward, worker.slots
         slots[Header.NUM_CHUNKS] = workers._epoch.value
-        run(ctypes.addressof(slots))  # the bell does not ring, and it ends all the same
+        run(ctypes.addressof(slots))  # the epoch stays, and it ends all the same
         slots[Header.CHUNK_STEPS] = 1 << 60
         ended = threading.Event()
-        resting = threading.Thread(target=lambda: (run(ctypes.addressof(slots)), ended.set()), daemon=True)
-        resting.start()
+        spinning = threading.Thread(target=lambda: (run(ctypes.addressof(slots)), ended.set()), daemon=True)
+        spinning.start()
         lstm, x, hx, _ = long_enough()
         assert not ended.wait(0.05)
         numlstm.set_num_threads(2)
@@ -934,7 +934,7 @@ def test_every_split_covers_its_rows_and_steps(limit):
         if chosen is None:
             continue
         ways.add(chosen.partition)
-        assert 2 <= chosen.members <= limit and 1 <= chosen.ranges <= max(chosen.members, chosen.num_chunks)
+        assert 2 <= chosen.num_threads <= limit and 1 <= chosen.ranges <= max(chosen.num_threads, chosen.num_chunks)
         if chosen.partition == Partition.ROWS:
             assert chosen.num_chunks * chosen.chunk_rows >= rows > (chosen.num_chunks - 1) * chosen.chunk_rows
         if chosen.partition == Partition.WAVEFRONT:
@@ -943,7 +943,7 @@ def test_every_split_covers_its_rows_and_steps(limit):
     assert len(ways) >= 3
 
 
-def test_code_lives_as_long_as_a_worker_may_rest_in_it():
+def test_code_lives_as_long_as_a_worker_may_spin_in_it():
     """A worker keeps the last kernel that it ran, and nothing else of it."""
 
     class Code:
@@ -975,7 +975,7 @@ def planted(monkeypatch, module, name, value):
 
 
 class Phantom:
-    """A worker's kernel in a call whose first ticket another thread holds and never ends.
+    """A worker's kernel in a call whose first chunk another thread holds and never ends.
 
     It must do what else there is, wait, offer its core meanwhile, and leave when it is told to.
     """
@@ -1043,8 +1043,8 @@ def test_a_planted_phase_that_nobody_waits_for_is_noticed(monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_ticket_is_claimed_once(gathered, monkeypatch):
-    """And a planted claim that two threads can get is noticed: then there are more claims than tickets."""
+def test_every_chunk_is_claimed_once(gathered, monkeypatch):
+    """And a planted claim that two threads can get is noticed: then there are more claims than chunks."""
 
     def claims(lstm):
         x, hx = data(lstm, steps=1, batch=300)
@@ -1055,7 +1055,7 @@ def test_every_ticket_is_claimed_once(gathered, monkeypatch):
 
     @work_queue.named("claim")
     def claim(plan, phase):
-        """Every ticket is claimed twice."""
+        """Every chunk is claimed twice."""
         counter = work_queue.shared(plan, work_queue.Share.LEAVE + 1)
         taken = work_queue.seen(counter)
         if taken >= 2 * load_slot(plan, Header.NUM_CHUNKS):

@@ -216,7 +216,7 @@ class Padded:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
-@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("waves")])
+@pytest.mark.parametrize("way", [way for way in WAYS if not way.startswith("wavefront")])
 @pytest.mark.parametrize("kind", ["in any order", "by length"])
 def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags, dtype):
     gathered, lengths = Gathered(monkeypatch), LENGTHS[kind]
@@ -235,26 +235,26 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch, kind, way, flags
                 assert counts[Header.UNIFORM_RUNS] >= len(set(lengths))
 
 
-def test_layers_of_several_lengths_do_not_go_in_waves():
+def test_layers_of_several_lengths_have_no_wavefront():
     deep = Config(64, 64, 4)
     assert schedule.choose(deep, 1000, 1, 4, 4).partition == Partition.WAVEFRONT
     chosen = schedule.choose(deep, 1000, 1, 4, 4, packed_rows=2)
     assert chosen is None or chosen.partition != Partition.WAVEFRONT
-    assert schedule.choose(deep, 1000, 1, 4, 4, WAYS["waves"], packed_rows=2) is None
+    assert schedule.choose(deep, 1000, 1, 4, 4, WAYS["wavefront"], packed_rows=2) is None
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
 @pytest.mark.parametrize("rows", [2, 3, 5, 16, 64, 100, 256, 1000])
-def test_tickets_of_unequal_rows(rows, threads):
+def test_chunks_of_unequal_rows(rows, threads):
     """They cover all rows; claimed in their order, the last ones are small enough for all threads to end together."""
     chosen = schedule.choose(Config(64, 64), 1000, -(-rows // 2), 4, threads, WAYS["rows"], packed_rows=rows)
     assert chosen.num_chunks * chosen.chunk_rows >= rows > (chosen.num_chunks - 1) * chosen.chunk_rows
-    assert chosen.ranges == 1 and 1 <= chosen.members <= threads
+    assert chosen.ranges == 1 and 1 <= chosen.num_threads <= threads
     each = chosen.chunk_rows
     work = [sum(range(rows - part * each, max(rows - (part + 1) * each, 0), -1)) for part in range(chosen.num_chunks)]
-    ends = [0] * chosen.members
-    for ticket in work:
-        ends[ends.index(min(ends))] += ticket
+    ends = [0] * chosen.num_threads
+    for chunk in work:
+        ends[ends.index(min(ends))] += chunk
     if rows >= 16 * threads:
         assert max(ends) <= 1.1 * sum(work) / threads
 
