@@ -1,4 +1,4 @@
-"""The path of ``device="cuda"``: Numba's CUDA kernels in the order of operations of ``docs/arithmetic.md``.
+"""``device="cuda"``: Numba's CUDA kernels, in the order of operations of ``docs/arithmetic.md``.
 
-Imported only when asked for. Kernels take flat arrays of numbers and sizes, offsets and strides counted in numbers.
+In: flat arrays, with sizes, offsets and strides counted in numbers. Out: the bits of the CPU. Imported on first use.
 """

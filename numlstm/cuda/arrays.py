@@ -1,6 +1,6 @@
-"""Arrays that are on a device already: read where they lie, and results of the same kind.
+"""The caller's device arrays, read in place, and results as arrays of the same library.
 
-Through ``__cuda_array_interface__`` (Numba, CuPy, PyTorch, JAX) or else DLPack; nothing passes through the host.
+By ``__cuda_array_interface__`` (Numba, CuPy, PyTorch, JAX) or else DLPack; nothing passes through the host.
 """
 
 import sys
@@ -16,7 +16,7 @@ from .capsule import taken_apart
 
 
 class Strided(NamedTuple):
-    """Numbers in a flat array: the first one's place, and strides counted in numbers."""
+    """A view of a flat array: offset and strides, counted in numbers."""
 
     flat: Any
     at: int
@@ -24,11 +24,11 @@ class Strided(NamedTuple):
     strides: tuple[int, ...]
 
     def reordered(self, *axes):
-        """With its axes in another order."""
+        """The view with its axes in another order."""
         return self._replace(shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes))
 
     def expanded(self, axis):
-        """With an axis of one."""
+        """The view with an additional axis of size 1."""
         shape, strides = list(self.shape), list(self.strides)
         shape.insert(axis, 1)
         strides.insert(axis, 0)
@@ -36,7 +36,7 @@ class Strided(NamedTuple):
 
 
 def whole(flat, shape):
-    """A flat array of Numba's as a C-contiguous one of this shape."""
+    """A flat Numba array as a C-contiguous view of this shape."""
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)
@@ -45,7 +45,7 @@ def whole(flat, shape):
 
 
 def strided(name, value, dtype, stream):
-    """The array of a caller as a `Strided`, checked to hold numbers of the LSTM's dtype."""
+    """A caller's array as a `Strided`, checked to have the LSTM's dtype."""
     interface = device.interface(value)
     if interface is not None:
         given = np.dtype(interface["typestr"])
@@ -61,13 +61,10 @@ def strided(name, value, dtype, stream):
     else:
         pointer, given, shape, in_numbers, owner = taken_apart(name, value, getattr(stream, "handle", stream))
     if given != dtype:
+        other = f", or convert the LSTM with to(dtype='{given}')" if given in (np.float32, np.float64) else ""
         raise TypeError(
             f"{name} must have dtype {dtype}, not {given}\n"
-            f"Arrays on the device are read where they lie and not converted: pass {name} in {dtype}, or convert the "
-            f"LSTM with to(dtype='{given}')."
-            if given in (np.float32, np.float64)
-            else f"{name} must have dtype {dtype}, not {given}\n"
-            f"Arrays on the device are read where they lie and not converted: pass {name} in {dtype}."
+            f"Arrays on the device are read in place and not converted: pass {name} in {dtype}{other}."
         )
     if in_numbers is None:
         in_numbers = whole(None, shape).strides
@@ -80,14 +77,14 @@ def strided(name, value, dtype, stream):
 
 
 def place(array, dtype):
-    """Where the array lies, as one of NumPy's whose numbers no one may touch: they are not in the host's memory."""
+    """An ndarray at the same address, for checks of overlap. Its numbers must not be read: they are on the device."""
     pointer = device.interface(array.flat)["data"][0] or 0
     strides = tuple(stride * dtype.itemsize for stride in array.strides)
     return device.addressed(pointer + array.at * dtype.itemsize, array.shape, strides, dtype)
 
 
 def caller_stream(value):
-    """The stream that an array's library works on at the moment: 0 if it does not say."""
+    """The current stream of an array's library; 0 if unknown."""
     module = sys.modules.get("torch")
     if module is not None and isinstance(value, module.Tensor):
         return int(module.cuda.current_stream(value.device).cuda_stream)
@@ -100,7 +97,7 @@ def caller_stream(value):
 
 
 def of_kind(like, result):
-    """The device array ``result`` as an array of the library that ``like`` is of; Numba's where that is unknown."""
+    """The device array ``result`` as an array of ``like``'s library; as a Numba array if that is unknown."""
     if device.is_own(like):
         return result
     name = type(like).__module__.partition(".")[0]
@@ -115,7 +112,7 @@ def of_kind(like, result):
 
 
 def contiguous(name, value, shape, dtype, stream):
-    """An array of ``out=`` on the device as a flat one, checked to be of this shape and C-contiguous."""
+    """A device array of ``out=`` as a flat one, checked to have this shape and to be C-contiguous."""
     if not on_device(value):
         raise TypeError(f"{name} in out must be on the device, as the input is, not a {type(value).__name__}")
     array = strided(f"{name} in out", value, dtype, stream)

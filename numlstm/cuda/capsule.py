@@ -1,6 +1,6 @@
-"""A DLPack capsule taken apart, for arrays that have no ``__cuda_array_interface__``.
+"""Reads DLPack capsules, for arrays without ``__cuda_array_interface__``.
 
-The structures are those of DLPack 0.x, which every ``__dlpack__`` gives that is not asked for a newer one.
+The structures are those of DLPack 0.x, which ``__dlpack__`` returns unless a newer version is requested.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ class DLTensor(ctypes.Structure):
 
 
 class DLManagedTensor(ctypes.Structure):
-    """A tensor, and what its owner wants called when it is no longer read."""
+    """A tensor, and the function to call when it is no longer needed."""
 
 
 DLManagedTensor._fields_ = (
@@ -42,7 +42,7 @@ DLManagedTensor._fields_ = (
 
 
 class Owner:
-    """Holds a tensor for as long as its memory is read."""
+    """Keeps a tensor alive."""
 
     def __init__(self, managed, source):
         self.managed, self.source = managed, source
@@ -55,14 +55,14 @@ class Owner:
 
 def taken_apart(name, value, stream):
     """(pointer, dtype, shape, strides in numbers or None, owner) of an array with ``__dlpack__``."""
-    # DLPack's numbers for streams: 1 is the legacy default stream, which CUDA itself calls 0
+    # in DLPack, 1 is the legacy default stream, which is 0 in CUDA
     capsule = value.__dlpack__(stream=int(stream) if stream else 1)
     api = ctypes.pythonapi
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
     api.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
     api.PyCapsule_SetName.argtypes = (ctypes.py_object, ctypes.c_char_p)
     pointer = api.PyCapsule_GetPointer(capsule, b"dltensor")
-    api.PyCapsule_SetName(capsule, b"used_dltensor")  # from here on the tensor is ours to give back
+    api.PyCapsule_SetName(capsule, b"used_dltensor")  # the tensor is now ours to delete
     managed = ctypes.cast(pointer, ctypes.POINTER(DLManagedTensor))
     owner, tensor = Owner(managed, value), managed.contents.tensor
     kind = tensor.dtype

@@ -1,7 +1,7 @@
-"""The one module that says ``from numba import cuda``: what another front end for CUDA would replace.
+"""All uses of ``numba.cuda``, so that another CUDA front end can replace it here.
 
-Numba's simulator stands in where ``NUMBA_ENABLE_CUDASIM=1`` was set before the first import of Numba. It rounds
-``a * b + c`` twice, knows no libdevice, and runs functions as plain Python; ``lane`` has its instructions.
+Numba's simulator is used if ``NUMBA_ENABLE_CUDASIM=1`` was set before the first import of Numba. It rounds
+``a * b + c`` twice, has no libdevice, and runs kernels as Python; ``lane`` has its instructions.
 """
 
 import functools
@@ -13,13 +13,13 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 
 
 def inline(function):
-    """Decorator: a function that disappears into the kernels that call it."""
+    """Decorator: a device function that is inlined into its callers."""
     return function if SIMULATED else cuda.jit(device=True, forceinline=True)(function)
 
 
 def kernel(function, threads):
-    """A function as a kernel for at most so many threads a block."""
-    # fastmath would turn divisions into approximations and flush what is to stay
+    """A function as a kernel, for at most so many threads a block."""
+    # fastmath would approximate divisions and flush denormal numbers
     return cuda.jit(function) if SIMULATED else cuda.jit(launch_bounds=threads, fastmath=False)(function)
 
 
@@ -38,7 +38,7 @@ def empty(shape, dtype, stream=0):
 
 
 def pinned(shape, dtype):
-    """An uninitialised array in host memory that the device copies from and to by itself."""
+    """An uninitialised array in pinned host memory."""
     return cuda.pinned_array(shape, dtype)
 
 
@@ -48,17 +48,17 @@ def upload(array, stream=0):
 
 
 def synchronize(stream):
-    """Wait for all that was asked of a stream."""
+    """Wait for all work of a stream."""
     cuda.synchronize() if SIMULATED or not stream else stream.synchronize()
 
 
 def stream_of(handle):
-    """The stream of this handle; 0 is the default stream."""
+    """The stream with this handle; 0 is the default stream."""
     return 0 if SIMULATED or handle in (0, None) else cuda.external_stream(handle)
 
 
 def memory_at(pointer, count, dtype, owner):
-    """``count`` numbers that someone else owns on the device, as a flat array that keeps the owner alive."""
+    """``count`` numbers on the device that another object owns, as a flat array that keeps the owner alive."""
     dtype = np.dtype(dtype)
     if SIMULATED:
         from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
@@ -75,23 +75,23 @@ def memory_at(pointer, count, dtype, owner):
 
 
 def addressed(pointer, shape, strides, dtype, owner=None):
-    """An array of NumPy's at an address, strides in bytes; whether its numbers may be touched the caller knows."""
+    """An ndarray at an address, with strides in bytes. The caller must know whether its numbers may be accessed."""
     interface = {"shape": shape, "strides": strides, "typestr": dtype.str, "data": (pointer, False), "version": 3}
     return np.asarray(type("Holder", (), {"__array_interface__": interface, "owner": owner})())
 
 
 def lacks_memory(error):
-    """Whether the host or the device had no memory for what was asked for, or it is more than any array may have."""
+    """Whether an error means that the host or the device has too little memory, or that an array would be too large."""
     return isinstance(error, MemoryError | OverflowError | ValueError) or "OUT_OF_MEMORY" in str(error)
 
 
 def is_own(value):
-    """Whether the value is a device array of Numba's."""
+    """Whether the value is a Numba device array."""
     return bool(getattr(value, "__cuda_ndarray__", False))
 
 
 def interface(value):
-    """The ``__cuda_array_interface__`` of a value, or None; the simulator's arrays have NumPy's."""
+    """The ``__cuda_array_interface__`` of a value, or None. Arrays of the simulator have NumPy's interface."""
     if SIMULATED and is_own(value):
         return value._ary.__array_interface__
     return getattr(value, "__cuda_array_interface__", None)

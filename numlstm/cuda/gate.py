@@ -1,6 +1,6 @@
-"""What the compilers make of the kernels, without a device: PTX by NVVM, machine code by ptxas.
+"""Compiles all kernels without a device, to PTX by NVVM and to machine code by ptxas, and checks the result.
 
-``python -m numlstm.cuda.gate`` prints the table of ``docs/cuda.md``; any finding makes it exit with 1.
+``python -m numlstm.cuda.gate`` prints the table of ``docs/cuda.md``. It exits with 1 if it finds a fault.
 """
 
 import re
@@ -20,7 +20,7 @@ from .device import cuda
 from .kernels import registry
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
-# (kernel, dtype, rows of a tile, or units for "register"): all that the planner may choose, "register" at some sizes
+# (kernel, dtype, rows of a tile, or units for "register"): all choices of the planner, "register" at some sizes
 CASES = (
     *(("project", dtype, 0) for dtype in ("float32", "float64")),
     *(("project_hidden", dtype, 0) for dtype in ("float32", "float64")),
@@ -34,7 +34,7 @@ CASES = (
     *(("register", "float32", units) for units in (1, 17, 32, 40, 64)),
     *(("register", "float64", units) for units in (1, 17, 32)),
 )
-ARGUMENTS = {  # a number of integers, arrays of numbers, tables of integers
+ARGUMENTS = {  # of each kernel: i an integer, a an array of numbers, t a table of integers
     "project": "iiii aiiii aii aiii",
     "project_hidden": "iiii aiiii aii aiii",
     "settle": "iii aiiii ai",
@@ -63,7 +63,7 @@ class Made(NamedTuple):
 
 
 def ptxas():
-    """The assembler that comes with the extra, or None."""
+    """The assembler of the extra, or None."""
     for folder in map(Path, sys.path):
         for place in ("nvidia/cuda_nvcc/bin/ptxas", "nvidia/cu13/bin/ptxas"):
             if (folder / place).is_file():
@@ -72,7 +72,7 @@ def ptxas():
 
 
 def compiled_for(capability):
-    """numba-cuda asks the device in use for what device functions are compiled for; there is none here."""
+    """Replace the device that numba-cuda asks for its compute capability; there may be none here."""
     from numba.cuda import dispatcher
 
     stand_in = SimpleNamespace(compute_capability=capability)
@@ -80,7 +80,7 @@ def compiled_for(capability):
 
 
 def ptx_of(kernel, dtype, rows, architecture, function=None):
-    """PTX of a kernel, and the threads it is compiled for."""
+    """The PTX of a kernel, and the threads it is compiled for."""
     source, threads = registry.source(kernel, dtype, rows)
     number = numba.from_dtype(np.dtype(dtype))
     kinds = {"i": numba.int64, "a": number[::1], "t": numba.int64[::1]}
@@ -92,7 +92,7 @@ def ptx_of(kernel, dtype, rows, architecture, function=None):
 
 
 def assembled(ptx, architecture):
-    """What ptxas says of registers, stack, spills and shared memory."""
+    """Registers, stack, spills and shared memory, as ptxas reports them."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "kernel.ptx")
         source.write_text(ptx)
@@ -116,7 +116,7 @@ def assembled(ptx, architecture):
 
 
 def findings(dtype, ptx, facts, threads):
-    """What must not be, as sentences."""
+    """Faults of a kernel, as sentences."""
     said = []
     if facts["stack"] or ".local" in ptx:
         said.append(f"{facts['stack']} bytes of local memory")
@@ -140,7 +140,7 @@ def findings(dtype, ptx, facts, threads):
 
 
 def check(kernel, dtype, rows, architecture, function=None):
-    """Compile one kernel for one architecture and judge it; ``function`` stands in for its source."""
+    """Compile one kernel for one architecture and check it; ``function`` replaces its source."""
     ptx, threads = ptx_of(kernel, dtype, rows, architecture, function)
     facts = assembled(ptx, architecture)
     said = findings(dtype, ptx, facts, threads)
@@ -168,7 +168,7 @@ def table(made):
 
 
 def main():
-    """Print the table and what is wrong."""
+    """Print the table and the faults."""
     made = [check(*case, architecture) for case in CASES for architecture in ARCHITECTURES]
     print("\n".join(table(made)))
     wrong = [f"{each.kernel} {each.dtype} {each.rows} {each.architecture}: {'; '.join(each.findings)}"

@@ -1,7 +1,7 @@
-"""A stream on the device: its state stays there, and a step is launches and nothing else.
+"""A stream on the device: its state stays there, and a step consists only of launches.
 
-h and c are there twice: a piece of the sequence reads one pair and writes the other, and the two change places when
-all has been asked for. An error on the way leaves the state as it was.
+h and c are double-buffered: a step or chunk reads one pair and writes the other, and the pairs are swapped after the
+last launch. An error before that leaves the state unchanged.
 """
 
 from math import prod
@@ -36,7 +36,7 @@ class Stream(Stateful):
     Attributes
     ----------
     batch_size : int
-        Sequences that go on side by side: the rows of a step.
+        Sequences that advance together: the rows of a step.
     dtype : dtype
         Of states and results.
     device : str
@@ -46,9 +46,9 @@ class Stream(Stateful):
 
     Notes
     -----
-    One user at a time: whoever finds another thread in it gets a RuntimeError and has changed nothing. All work is done
-    on the default stream of CUDA, or the one that ``numlstm.cuda.streams.use`` names; a call with an array of a library
-    that has one works on that. Pieces that are asked for on several of them are the caller's to put in order.
+    One thread at a time: a second one gets a RuntimeError and changes nothing. Work runs on the CUDA stream of
+    ``numlstm.cuda.streams.use``, else on that of the input's library, else on the default stream. The caller must order
+    calls that run on different CUDA streams.
     """
 
     __slots__ = (
@@ -103,7 +103,7 @@ class Stream(Stateful):
 
     @property
     def address(self):
-        """There is none: RuntimeError."""
+        """Raises RuntimeError: there is none."""
         raise RuntimeError(
             "a stream on CUDA has no address for step_function: its steps are launches\n"
             "Call step(), or make a stream of the LSTM on the CPU: to('cpu')."
@@ -112,7 +112,7 @@ class Stream(Stateful):
     # ------------------------------------------------------------ steps
 
     def step(self):
-        """Run one step from `input` to `output`: launches alone. It waits for nothing, and takes no memory.
+        """Run one step from `input` to `output`. It only launches: it does not wait, and allocates nothing.
 
         Raises
         ------
@@ -127,7 +127,7 @@ class Stream(Stateful):
         self._alone(lambda: self._advance(x, y, chosen() or 0))
 
     def __call__(self, input):
-        """Run the steps that come next.
+        """Run the next steps.
 
         Parameters
         ----------
@@ -187,7 +187,7 @@ class Stream(Stateful):
         return array.expanded(0).expanded(0)
 
     def _advance(self, x, y, handle, after=lambda: None):
-        """Launch the steps of ``x``, and go on from the new state if ``after`` succeeds too."""
+        """Launch the steps of ``x``; the new state takes effect if ``after`` succeeds as well."""
         runner, ((h, c), spare) = self._runner, self._pairs
         space, rows = self._workspace(x.shape[0])
         states = [whole(flat, shape) for flat, shape in zip((h, c), self._shapes, strict=True)]
@@ -197,7 +197,7 @@ class Stream(Stateful):
         self._turn()
 
     def _workspace(self, steps):
-        """The workspace of a piece, and its rows; that of a single step stays, however many lengths the chunks have."""
+        """The workspace of a chunk, and its rows. That of single steps is kept, whatever lengths chunks have."""
         # the same on every stream of CUDA, since pieces follow each other all the same
         return self._runner.workspace(steps, self.batch_size, None, 0)
 
@@ -205,7 +205,7 @@ class Stream(Stateful):
         self._pairs = self._pairs[::-1]  # one store: whatever interrupts finds the old state or the new one
 
     def _alone(self, work):
-        """Do something while nobody else is in the stream."""
+        """Do work while no other thread is in the stream."""
         user, mark = self._user, object()
         try:
             # Interrupted anywhere, what follows takes away the mark if it is this call's, and else leaves it. Python
@@ -224,7 +224,7 @@ class Stream(Stateful):
 
     @Stateful.state.setter
     def state(self, states):
-        """Read it as of ``numlstm.Stream``, which waits for the device; assign a pair on the host or on the device."""
+        """As of ``numlstm.Stream``. Reading waits for the device; assign a pair on the host or on the device."""
         if isinstance(states, tuple | list):
             states = tuple(to_host(f"{'hc'[n % 2]} of the state", state) for n, state in enumerate(states))
         Stateful.state.fset(self, states)
@@ -252,7 +252,7 @@ class Stream(Stateful):
         self._turn()
 
     def reset(self, rows=None):
-        """Set the state to zeros; of some rows, as ``numlstm.Stream.reset`` picks them. Through the host: it waits."""
+        """Set the state to zeros, of all rows or some, as ``numlstm.Stream.reset`` does. It waits for the device."""
         picked = slice(None) if rows is None else stream_rows(rows, self.batch_size)
 
         def clear():
@@ -264,7 +264,7 @@ class Stream(Stateful):
         self._alone(clear)
 
     def fork(self):
-        """An independent stream with the same weights, the same state and the same buffers' content."""
+        """An independent stream with the same weights, state and buffer contents."""
 
         def copied():
             twin = Stream(self._config, self._panels, self.batch_size, self._present, self._runner.weights)
@@ -276,7 +276,7 @@ class Stream(Stateful):
         return self._alone(copied)
 
     def refresh(self):
-        """Go on with the weights that the LSTM has now; RuntimeError if it has another dtype by now."""
+        """Take over the LSTM's current weights; RuntimeError if its dtype has changed."""
         panels = self._present()
         check_same_dtype(panels.dtype, "stream", self.dtype)
 

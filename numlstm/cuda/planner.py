@@ -1,31 +1,30 @@
-"""Which kernel runs a layer, and in what tiles: plain Python over sizes and a device's limits, no CUDA.
+"""Chooses the kernel and the tile for a layer, from its sizes and the device's limits. Plain Python, no CUDA.
 
-Shared memory and threads are exact and asserted where a kernel is launched; that the registers of every kernel fit is
-what ``gate`` shows with the compilers' own figures. The speeds are published limits that choose
-between two ways that give the same bits; nothing was measured on a device.
+Shared memory and threads are exact, and asserted at each launch; ``gate`` checks with the compilers that registers
+suffice. The speeds are published limits. They choose between kernels with the same bits; none was measured.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-SHARED = 48 << 10  # bytes of a block: more has to be asked for, which numba-cuda cannot
+SHARED = 48 << 10  # bytes a block; numba-cuda cannot request more
 REGISTER_FILE = 64 << 10  # of a multiprocessor, from compute capability 3.0 on
 THREAD_REGISTERS = 255
 WARP = 32
 OLDEST = (5, 0)  # the oldest compute capability that numba-cuda compiles for
 GRID_Y = 65535
 
-THREADS = 128  # of a block that projects, steps or settles
-ACROSS, DOWN = 16, 8  # those of a block that projects
-MOST_THREADS = 256  # of a block that streams
-# batch rows of a block that streams or steps, by the bytes of a number; larger tiles do not fit in registers, and two
-# rows of float64 make ptxas spill on compute capabilities 7.5 and 8.0
+THREADS = 128  # a block of the projection, of single steps and of copies
+ACROSS, DOWN = 16, 8  # the same threads as columns and rows of a projection
+MOST_THREADS = 256  # a block of "stream"
+# Batch rows of a block of "stream" or "step", by the bytes of a number. Larger tiles do not fit in registers, and two
+# rows of float64 make ptxas spill on compute capabilities 7.5 and 8.0.
 TILES = {4: (8, 4, 2, 1), 8: (4, 1)}
 REGISTER_UNITS = {4: 64, 8: 32}  # hidden units up to which W_hh stays in registers
-LAUNCH = 10e-6  # seconds that a launch from Python takes, at the least
-L2_OF_ONE = 64e9  # bytes a second that one multiprocessor draws from L2
-L2_OF_ALL = 1e12  # and all of a small device
+LAUNCH = 10e-6  # seconds for a launch from Python, at least
+L2_OF_ONE = 64e9  # bytes a second from L2 to one multiprocessor
+L2_OF_ALL = 1e12  # and to all of a small device
 
 
 class Plan(NamedTuple):
@@ -79,7 +78,7 @@ def plan(units: int, projected: bool, itemsize: int, batch: int, capability: tup
             waves = -(-blocks // processors)
             if weights * waves / L2_OF_ONE <= LAUNCH + weights / L2_OF_ALL:
                 return Plan("stream", rows, threads, blocks, 2 * units * rows * itemsize, 0)
-    # a warp a block where blocks of more would leave multiprocessors without any
+    # one warp a block if larger blocks would leave multiprocessors idle
     threads = THREADS if batch * -(-units // THREADS) >= processors else WARP
     parts = -(-units // threads)
     rows = _rows(list(TILES[itemsize]), batch, max(1, processors // parts))
@@ -87,6 +86,6 @@ def plan(units: int, projected: bool, itemsize: int, batch: int, capability: tup
 
 
 def _rows(tiles: list[int], batch: int, processors: int) -> int:
-    """The smallest tile with which every block has a multiprocessor; the largest if none is enough."""
+    """The smallest tile with which there is a multiprocessor for every block, or the largest tile."""
     enough = [rows for rows in tiles if -(-batch // rows) <= processors]
     return min(enough) if enough else max(tiles)

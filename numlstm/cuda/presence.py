@@ -1,4 +1,4 @@
-"""What the CUDA path needs of a machine, and the one error that says what is missing. Imports nothing of Numba."""
+"""Whether this machine has what CUDA needs, and the error that says what is missing. Does not import Numba."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NO_DEVICE = (
 
 
 class Presence(NamedTuple):
-    """What is there: a version or name each, or None; and the error if something is missing."""
+    """Version or name of what was found, or None; and the error message if something is missing."""
 
     extra: str | None
     driver: str | None
@@ -36,12 +36,12 @@ class Presence(NamedTuple):
 
 
 def simulated() -> bool:
-    """Whether Numba's simulator stands in for a GPU, as in the tests."""
+    """Whether Numba's simulator replaces the GPU, as in tests."""
     return os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def look() -> Presence:
-    """Look for extra, driver and device, in this order, up to the first that is missing."""
+    """Look for the extra, the driver and a device, up to the first that is missing."""
     if simulated():
         return Presence("Numba's simulator", "none", "simulator", None)
     extra = _extra()
@@ -59,7 +59,7 @@ def look() -> Presence:
 
 
 def require() -> None:
-    """Raise the RuntimeError that says what is missing and how to mend it, if anything is."""
+    """Raise RuntimeError if something is missing, with how to fix it."""
     missing = look().missing
     if missing is not None:
         raise RuntimeError(missing)
@@ -87,7 +87,7 @@ def _driver() -> tuple[str | None, ctypes.CDLL | None]:
 
 
 def _device(library: ctypes.CDLL) -> tuple[str | None, str]:
-    """The name of the first device, or what the driver said instead."""
+    """The name of the first device, or None with the driver's status."""
     count, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
     status = library.cuInit(0)
     if status == 0:

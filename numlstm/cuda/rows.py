@@ -1,7 +1,6 @@
-"""Which rows take which steps, for launches and kernels; rows stand by decreasing length, so that a step has the first.
+"""The rows of each step, for launches and kernels. Rows are sorted by decreasing length, so a step has the first rows.
 
-A dense call is the one where every row takes all steps. Rows of a step stand behind one another without a gap, in the
-gates and in packed data.
+In a dense call every row takes all steps. In the gates and in packed data, rows of a step are contiguous.
 """
 
 from bisect import bisect_right
@@ -14,16 +13,16 @@ from numlstm.sequences.packed_layout import inverse, lengths_of, sizes_of
 
 
 class Rows:
-    """How many rows take each step, and the table of it that kernels read.
+    """The number of rows of each step, and a table of them for kernels.
 
     Parameters
     ----------
     sizes : ndarray of int64, (steps,)
-        How many rows take each step: positive, never more than before.
+        Rows of each step: positive and not increasing.
     order, back : ndarray of int64, (batch,), or None
-        Which of the sequences stands in each row, and its inverse; None where they stand in their order.
+        The sequence in each row, and its inverse; None if they are in order.
     padded : int
-        Steps of the padded batch that is to be packed and unpacked; 0 if there is none.
+        Steps of the padded batch to pack and unpack; 0 if there is none.
     """
 
     def __init__(self, sizes, order=None, back=None, padded=0):
@@ -36,23 +35,23 @@ class Rows:
         if order is not None:
             parts += [order, back]
         self.table = np.concatenate(parts).astype(np.int64, copy=False)
-        self.order_at = self.batch + self.steps + 1  # in the table: the sequence of each row
-        self.back_at = self.order_at + self.batch  # and the row of each sequence
+        self.order_at = self.batch + self.steps + 1  # where the table has the sequence of each row
+        self.back_at = self.order_at + self.batch  # and where the row of each sequence
         self.segments = list(pairwise([0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), self.steps]))
 
     @classmethod
     def dense(cls, steps, batch):
-        """Every row takes all steps."""
+        """Rows that all take every step."""
         return cls(np.full(steps, batch))
 
     @classmethod
     def of_lengths(cls, each, padded):
-        """A padded batch of so many steps, whose sequences have these lengths."""
+        """The rows of a padded batch of so many steps, with sequences of these lengths."""
         order = np.argsort(-each, kind="stable")
         return cls(sizes_of(each[order]), order, inverse(order), padded)
 
     def chunks(self, most):
-        """(begin, end) of the runs of steps that have at most so many rows together, or are one step."""
+        """(begin, end) of runs of steps with at most so many rows in total, or of a single step."""
         begin = 0
         while begin < self.steps:
             end = max(begin + 1, bisect_right(self.starts, self.starts[begin] + most) - 1)
@@ -60,7 +59,7 @@ class Rows:
             begin = end
 
     def between(self, begin, end):
-        """(begin, end, rows) of the runs of steps with the same rows, within those from ``begin`` to ``end``."""
+        """(begin, end, rows) of uniform runs, whose steps have the same rows, between ``begin`` and ``end``."""
         return [
             (max(first, begin), min(last, end), int(self.sizes[first]))
             for first, last in self.segments
@@ -69,7 +68,7 @@ class Rows:
 
 
 class Laid(NamedTuple):
-    """Rows of every step in a flat array: row r of step t is at ``at + t * step + starts[t] * start + r * row``."""
+    """The layout of rows in a flat array: row r of step t is at ``at + t * step + starts[t] * start + r * row``."""
 
     flat: Any
     at: int
@@ -88,5 +87,5 @@ class Laid(NamedTuple):
         return cls(array.flat, array.at, step, 0, row, feature)
 
     def begin(self, rows, step):
-        """Where the rows of a step begin."""
+        """The position of a step's first row."""
         return self.at + step * self.step + rows.starts[step] * self.start

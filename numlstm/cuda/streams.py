@@ -1,4 +1,4 @@
-"""The stream that calls of a thread work on, where their caller says one."""
+"""The CUDA stream of a thread's calls, as the caller chose it."""
 
 import contextlib
 import threading
@@ -7,7 +7,7 @@ _local = threading.local()
 
 
 def handle_of(stream):
-    """The handle of a stream: of anything with ``__cuda_stream__``, or the handle itself."""
+    """The handle of an object with ``__cuda_stream__``, or of a handle itself."""
     if hasattr(stream, "__cuda_stream__"):
         version, handle = stream.__cuda_stream__() if callable(stream.__cuda_stream__) else stream.__cuda_stream__
         if version != 0:
@@ -20,17 +20,17 @@ def handle_of(stream):
 
 @contextlib.contextmanager
 def use(stream):
-    """Within the block, calls of this thread work on this stream and do not wait for it.
+    """Within the context, calls of this thread run on this stream and do not wait for it.
 
     Parameters
     ----------
     stream : object with ``__cuda_stream__``, or int
-        A stream of CuPy, PyTorch, cuda.core or anyone else.
+        A stream of CuPy, PyTorch, cuda.core or another library.
 
     Notes
     -----
-    Without it an array of PyTorch or CuPy is worked on in the current stream of that library, one whose
-    ``__cuda_array_interface__`` names a stream in that, all else in the default stream.
+    By default, calls run on the current stream of the input's library (PyTorch, CuPy), on the stream that its
+    ``__cuda_array_interface__`` names, or else on the default stream.
     """
     before = getattr(_local, "handle", None)
     _local.handle = handle_of(stream)

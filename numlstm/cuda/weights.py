@@ -1,4 +1,4 @@
-"""Parameters on the device, packed once: every matrix as [k][column], the bias as the CPU's panels have it."""
+"""Parameters on the device, packed once: matrices as [k][column], the bias summed as in the CPU's panels."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from . import device
 
 
 class CellWeights(NamedTuple):
-    """Where the parts of a layer and direction lie in the one array, counted in numbers."""
+    """Offsets of a cell's parts in the flat array, counted in numbers."""
 
     ih: int
     hh: int
@@ -17,7 +17,7 @@ class CellWeights(NamedTuple):
 
 
 def pack(config, dtype, parameter):
-    """(flat array, [CellWeights]) on the host; ``parameter(name)`` gives a parameter.
+    """(flat array, [CellWeights]) on the host; ``parameter(name)`` returns a parameter.
 
     ``weight_ih`` and ``weight_hh`` become [k][gate][unit], ``weight_hr`` [k][output]; the bias is b_ih + b_hh.
     """
@@ -42,7 +42,7 @@ def pack(config, dtype, parameter):
 
 
 class Weights:
-    """The weights of one set of panels on the device."""
+    """Packed weights on the device, of one set of panels."""
 
     def __init__(self, panels):
         self.panels = panels
