@@ -11,7 +11,7 @@ from numlstm.base.config import Config
 from numlstm.base.validation.arrays import device_shape, real_array
 from numlstm.base.validation.out import NAMES, check_no_overlap, check_three, out_arrays
 from numlstm.base.validation.packed import checked_lengths, checked_parts
-from numlstm.base.validation.shapes import Call, check_no_lengths, lstm_call, lstm_states, packed_call
+from numlstm.base.validation.shapes import CallShapes, check_no_lengths, lstm_call, lstm_states, packed_call
 from numlstm.sequences.packed_layout import gathered, places
 from numlstm.sequences.packing import PackedSequence
 
@@ -31,7 +31,7 @@ class Request(NamedTuple):
 
     panels: Any
     config: Config
-    call: Call
+    call: CallShapes
     steps: int
     rows: Rows | None  # None for a dense call
     like: Any  # the caller's input
