@@ -130,7 +130,7 @@ def test_the_sdist_is_whole(unpacked):
         names = run("git", "ls-files", "-z", "--cached", cwd=ROOT).split("\0")
         names = [name for name in names if name and (ROOT / name).exists()]
     else:
-        names = ["hatch_build.py", "README.md", "asv.conf.json", "tests/kernels/test_wheel.py", "benchmarks/forward.py"]
+        names = ["hatch_build.py", "README.md", "SECURITY.md", "tests/kernels/test_wheel.py", "benchmarks/forward.py"]
     assert [name for name in names if not (unpacked / name).exists()] == []
     assert not list(unpacked.rglob("*.so"))
 
