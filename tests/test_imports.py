@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,13 @@ def test_imports_point_down():
     assert not said, "\n".join(said)
     assert looked_at > 50
     assert {level(name) for name in modules(PACKAGE)} <= set(ORDER)
+
+
+def test_the_map_in_contributing_has_the_same_order():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text("utf-8")
+    rows = text[text.index("| folder or module of") :].partition("\n\n")[0].splitlines()[2:]
+    named = [name for row in rows for name in re.findall(r"`([\w.]+)`", row.split("|")[1])]
+    assert named == list(ORDER)
 
 
 INDIRECT = "from importlib import import_module\nimport_module('{}', 'numlstm')"
