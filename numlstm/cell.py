@@ -23,7 +23,7 @@ else:
 class LSTMCell(CellParameters):
     """One step of one LSTM layer, with the interface and the conventions of ``torch.nn.LSTMCell``.
 
-    It is an `LSTM` of one layer over one step, to the bit.
+    The results have the same bits as those of an `LSTM` of one layer over one step.
 
     Parameters
     ----------
@@ -32,13 +32,13 @@ class LSTMCell(CellParameters):
     hidden_size : int
         Hidden units.
     bias : bool
-        Whether there are ``bias_ih`` and ``bias_hh``; None stands in their place if not.
+        Whether there are ``bias_ih`` and ``bias_hh``; otherwise both are None.
     device : None or "cpu"
-        Only the CPU is built.
+        Only the CPU is supported.
     dtype : dtype, optional
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
-        What `numpy.random.default_rng` takes. The same seed gives the same parameters.
+        Or anything else that `numpy.random.default_rng` takes. The same seed gives the same parameters.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class LSTMCell(CellParameters):
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type or value.
+        An argument has the wrong type or value.
     NotImplementedError
         A device other than the CPU.
 
@@ -91,7 +91,7 @@ class LSTMCell(CellParameters):
         return super()._found(name)
 
     def extra_repr(self) -> str:
-        """What stands between the parentheses of the repr."""
+        """The text between the parentheses of the repr."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
 
     def forward(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[Array, Array]:
@@ -102,12 +102,12 @@ class LSTMCell(CellParameters):
         input : array_like
             (batch, input_size), or unbatched (input_size,). Any real dtype, byte order and strides.
         hx : (array_like, array_like), optional
-            h_0 and c_0 of shape (batch, hidden_size), or unbatched (hidden_size,); zeros if left out.
+            h_0 and c_0 of shape (batch, hidden_size), or unbatched (hidden_size,). Zeros by default.
 
         Returns
         -------
         (h_1, c_1) : tuple of ndarray
-            The states after the step, shaped like h_0 and c_0, sharing memory with nothing.
+            The states after the step, shaped like h_0 and c_0: new arrays that share no memory.
 
         Raises
         ------
@@ -116,9 +116,9 @@ class LSTMCell(CellParameters):
         RuntimeError
             Sizes of input or states do not fit, with PyTorch's text.
         TypeError
-            An array does not hold real numbers, or `hx` is no tuple.
+            An array does not hold real numbers, or `hx` is not a tuple.
         IndexError
-            `hx` has fewer than two items, or its arrays fewer axes than they need.
+            `hx` has fewer than two items, or its arrays have too few axes.
         AttributeError
             The input is a packed sequence, with PyTorch's text.
         """

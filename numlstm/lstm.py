@@ -29,7 +29,7 @@ MASK_SIZE = 2**17  # numbers of a dropout mask drawn at a time: 1 MB
 
 
 def _cuda() -> Any:
-    """The path of CUDA, or the error that says what it lacks here."""
+    """The module that runs calls on CUDA, or an error that says what is missing."""
     from numlstm.cuda import presence
 
     presence.require()
@@ -63,39 +63,38 @@ class LSTM(LSTMParameters):
     bias : bool
         Whether there are ``bias_ih`` and ``bias_hh``.
     batch_first : bool
-        Whether input and output are (batch, steps, features) rather than (steps, batch, features). The states are
-        not touched by it.
+        Whether input and output are (batch, steps, features) rather than (steps, batch, features). It does not
+        affect the states.
     dropout : float
-        Probability with which a number is zeroed between layers, in train mode only; the rest is divided by
-        1 - dropout.
+        Probability of zeroing a number between layers, in train mode only. The others are divided by 1 - dropout.
     bidirectional : bool
-        Whether a second direction runs from the last step to the first; its output stands behind the first one's.
+        Whether a second direction runs from the last step to the first. Its output follows that of the first.
     proj_size : int
-        Size to which h is projected, smaller than hidden_size; 0 for no projection.
+        Size of the projection of h, smaller than hidden_size; 0 for none.
     device : None, "cpu" or "cuda"
-        Where calls run. CUDA takes the extra ``cuda12`` or ``cuda13``; see ``docs/cuda.md``.
+        Where calls run. CUDA needs the extra ``cuda12`` or ``cuda13``; see ``docs/cuda.md``.
     dtype : dtype, optional
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
-        What `numpy.random.default_rng` takes. The same seed gives the same parameters and the same dropout.
+        Or anything else that `numpy.random.default_rng` takes. The same seed gives the same parameters and dropout.
 
     Attributes
     ----------
     weight_ih_l{k}, weight_hh_l{k}, bias_ih_l{k}, bias_hh_l{k}, weight_hr_l{k} : ndarray
         Parameters of layer k, of shapes (4 * hidden_size, in), (4 * hidden_size, out), (4 * hidden_size,),
-        (4 * hidden_size,) and (proj_size, hidden_size), with gate blocks in the order i, f, g, o; the second
-        direction's end in ``_reverse``. Reading one gives a read-only copy. Assign an array to change one.
+        (4 * hidden_size,) and (proj_size, hidden_size), with gate blocks in the order i, f, g, o. The names of the
+        second direction end in ``_reverse``. Reading one gives a read-only copy. Assign an array to change one.
     training : bool
-        Whether dropout acts; True for a new LSTM.
+        Whether dropout is applied; True for a new LSTM.
     batch_first, dropout
-        As above; they may be changed.
+        As above; both can be changed.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is of the wrong type or value, with PyTorch's text.
+        An argument has the wrong type or value; with PyTorch's text.
     NotImplementedError
-        Another device.
+        The device is not supported.
     RuntimeError
         CUDA's driver, device or extra is missing.
 
@@ -166,7 +165,7 @@ class LSTM(LSTMParameters):
 
     @property
     def batch_first(self) -> bool:
-        """Whether the batch stands before the steps in input and output."""
+        """Whether the batch is the first axis of input and output."""
         return self._config.batch_first
 
     @batch_first.setter
@@ -192,7 +191,7 @@ class LSTM(LSTMParameters):
         return self._model.gpu
 
     def extra_repr(self) -> str:
-        """What stands between the parentheses of the repr: the sizes, and each flag that is not at its default."""
+        """The text between the parentheses of the repr: the sizes, and each flag that differs from its default."""
         config = self._config
         text = f"{config.input_size}, {config.hidden_size}"
         if config.proj_size != 0:
@@ -219,26 +218,26 @@ class LSTM(LSTMParameters):
         ]
 
     def flatten_parameters(self) -> None:
-        """Do nothing: parameters are always packed. It is there because PyTorch's is."""
+        """Do nothing: parameters are always packed. PyTorch has the method."""
 
     def pool(self, capacity: int | None = None) -> lazy.Pool:
-        """Return a pool: many live sequences, each with a state of its own, of which those present are one batch.
+        """Return a pool: many live sequences with a state each. Those present at a step run as one batch.
 
-        It has the weights of now, until its `Pool.refresh`, and runs without dropout.
+        It keeps the current weights until `Pool.refresh`, and runs without dropout.
 
         Parameters
         ----------
         capacity : int, optional
-            Sessions that may be open at once; memory for them is taken now. If left out, it doubles when needed.
+            How many sessions can be open at once; their memory is allocated now. By default it doubles when needed.
 
         Raises
         ------
         ValueError
             The LSTM is bidirectional, or the capacity is below 1.
         TypeError
-            The capacity is no int.
+            The capacity is not an int.
         MemoryError
-            There is no memory for so many states.
+            There is not enough memory for the states.
 
         Examples
         --------
@@ -299,28 +298,28 @@ class LSTM(LSTMParameters):
         input : array_like or PackedSequence
             (steps, batch, input_size), or (batch, steps, input_size) with ``batch_first``, or unbatched
             (steps, input_size). Any real dtype, byte order and strides; converted to the LSTM's dtype, never
-            written to. The batch may be empty, the sequence not. Sequences of several lengths may be packed.
+            written to. The batch may be empty, the sequence may not. Sequences of different lengths may be packed.
         hx : (array_like, array_like), optional
             h_0 of shape (num_layers * num_directions, batch, proj_size or hidden_size) and c_0 of shape
-            (num_layers * num_directions, batch, hidden_size), both without batch for unbatched input; zeros if
-            left out.
+            (num_layers * num_directions, batch, hidden_size), both without batch for unbatched input. Zeros by
+            default.
         lengths : array_like of int, (batch,), optional
-            Steps of each sequence of a padded batch, in any order; what stands behind them is not read. The same
-            bits as of the packed sequences.
+            Steps of each sequence of a padded batch, in any order. The padding is not read. The results have the
+            same bits as those of the packed sequences.
         out : (ndarray, ndarray, ndarray), optional
-            Where to write output, h_n and c_n: C-contiguous, of the LSTM's dtype and the shapes below, sharing no
-            memory with one another, the input or the states; but h_n may be the very array passed as h_0, and c_n
-            that passed as c_0. For a packed input, the first is for the data of the output.
+            Arrays for output, h_n and c_n: C-contiguous, of the LSTM's dtype and the shapes below. They share no
+            memory with each other, the input or the states, except that h_n may be the array passed as h_0, and c_n
+            the one passed as c_0. For a packed input, the first is for the data of the output.
 
         Returns
         -------
         output : ndarray or PackedSequence
-            h of the last layer at every step: (steps, batch, num_directions * (proj_size or hidden_size)), laid
-            out as the input is; packed if the input is. With `lengths`, zeros behind the end of a sequence.
+            h of the last layer at every step: (steps, batch, num_directions * (proj_size or hidden_size)), with
+            axes as in the input; packed if the input is. With `lengths`, zeros behind the end of a sequence.
         (h_n, c_n) : tuple of ndarray
-            The states after the last step of each sequence (the first one, in the second direction), shaped like
-            h_0 and c_0, in the order of the batch before it was packed. They are the arrays of `out` if that is
-            given, else fresh ones that share memory with nothing.
+            The states after the last step of each sequence (the first step, in the second direction), shaped like
+            h_0 and c_0, in the order of the batch before packing. The results are the arrays of `out`, or new ones
+            that share no memory.
 
         Raises
         ------
@@ -328,11 +327,11 @@ class LSTM(LSTMParameters):
             The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not
             C-contiguous or writeable, or overlaps another array.
         RuntimeError
-            Sizes of input or states do not fit, or there is no step, with PyTorch's text; or a length is below 1 or
-            beyond the steps of the input, or the parts of a packed sequence do not fit together.
+            Sizes of input or states do not fit, or there is no step; with PyTorch's text. Or a length is below 1 or
+            above the steps of the input, or the parts of a packed sequence do not fit together.
         TypeError
-            An array does not hold real numbers, a length is no whole number, `hx` is no tuple, `out` is of the wrong
-            type or dtype, or there are `lengths` for a packed input.
+            An array does not hold real numbers, a length is not a whole number, `hx` is not a tuple, `out` has the
+            wrong type or dtype, or `lengths` are given for a packed input.
         IndexError
             `hx` has fewer than two items.
 
@@ -347,13 +346,13 @@ class LSTM(LSTMParameters):
         >>> bool((np.concatenate([first, last]) == whole).all())
         True
 
-        A batch of two sequences, of four steps and of two:
+        A batch of two sequences, one of four steps and one of two:
 
         >>> output, (h_n, c_n) = lstm(np.stack([x, x], axis=1), lengths=[4, 2])
         >>> bool((output[:, 0] == whole).all() and (h_n[0, 1] == whole[1]).all() and (output[2:, 1] == 0).all())
         True
         """
-        model = self._model  # of this call to its end, whatever is assigned meanwhile
+        model = self._model  # for the whole call, whatever is assigned meanwhile
         if out is None and lengths is None and model.gpu is None and not (model.drops and self.training):
             fast_call, data = model.executor.inline_cache[model.order], model.panels.data
             results: Result | None = None if fast_call is None else fast_call(input, hx, data)
@@ -386,7 +385,7 @@ class LSTM(LSTMParameters):
             check_no_lengths(lengths)
             return ragged.run_packed(executor, panels, config, masks, input, hx, out)
         given = input if is_array and input.dtype is dtype else real_array("input", input)
-        # Flags and shapes are this call's from here to the end: reading the states may run code that changes them.
+        # Read flags and shapes once: reading the states may run code that changes them.
         x = own_shape(given)
         shape, key = x.shape, (config.batch_first, x.shape)
         shapes = self._seen.get(key)
@@ -413,22 +412,22 @@ class LSTM(LSTMParameters):
         return results[0], (results[1], results[2])
 
     def stream(self, batch_size: int = 1) -> lazy.Stream:
-        """Return a stream: the LSTM with a state of its own, that goes on from call to call, step by step.
+        """Return a stream: the LSTM with a state of its own that continues from call to call, step by step.
 
-        It has the weights of now, until its `Stream.refresh`, starts from zeros, and runs without dropout. That of an
-        LSTM on CUDA has its state and its buffers there.
+        It keeps the current weights until `Stream.refresh`, starts from zeros, and runs without dropout. The stream of
+        an LSTM on CUDA has its state and its buffers there.
 
         Parameters
         ----------
         batch_size : int
-            Sequences that go on side by side.
+            Sequences that run side by side.
 
         Raises
         ------
         ValueError
             The LSTM is bidirectional, or `batch_size` is below 1.
         TypeError
-            `batch_size` is no int.
+            `batch_size` is not an int.
 
         Examples
         --------
@@ -445,7 +444,7 @@ class LSTM(LSTMParameters):
         return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels, self._model.executor)
 
     def trace(self, input: np.typing.ArrayLike, hx: Any = None) -> lazy.Trace:
-        """Run the LSTM as `forward` does, and keep the gates and states of every layer and direction at every step.
+        """Run the LSTM as `forward` does, and record gates and states of every layer and direction at every step.
 
         Parameters
         ----------
@@ -456,28 +455,28 @@ class LSTM(LSTMParameters):
         -------
         Trace
             ``trace["l0"].f`` is the forget gate of the first layer, ``trace["l0_reverse"].c`` the cell state of its
-            second direction; ``output``, ``h_n`` and ``c_n`` are those of the call. Arrays are laid out as the input
-            is, with ``batch_first`` and without a batch too, and step t stands at t in both directions.
+            second direction; ``output``, ``h_n`` and ``c_n`` are the results of the call. Arrays have the axes of the
+            input, also with ``batch_first`` and without a batch. Step t is at index t in both directions.
 
         Raises
         ------
         ValueError, RuntimeError, TypeError, IndexError
-            As `forward` raises them; TypeError also for a packed sequence.
+            As in `forward`; TypeError also for a packed sequence.
 
         See Also
         --------
-        plot_trace : Draws one.
+        plot_trace : Draws a trace.
 
         Notes
         -----
-        h, c, output, h_n and c_n are the bits of a `forward` call (in train mode with dropout: of one with the same
-        state of the generator). The engine never holds i, f, g and o as numbers, so they are computed beside it from
+        h, c, output, h_n and c_n have the bits of a `forward` call (in train mode with dropout: of one with the same
+        state of the generator). The kernel never holds i, f, g and o as numbers. They are computed separately from
         the x and h of each step by the equations of this class, in float64 for float32 and in longdouble for float64,
-        and rounded once. Their error is half a unit in the last place, and beyond that only the wider dtype's own. As
-        in the engine, a sigmoid of less than -87 (float32) or -708 (float64) is 0.
+        and rounded once. Their error is half a unit in the last place plus the error of the wider dtype. As in the
+        kernel, a sigmoid of less than -87 (float32) or -708 (float64) is 0.
 
-        A trace is made by one thread, in 6 to 70 times the time of a call, and takes the memory of six arrays of
-        (steps, batch, hidden_size) for each layer and direction. ``docs/trace.md`` has more of that.
+        A trace runs on one thread, takes 6 to 70 times the time of a call, and needs the memory of six arrays of
+        (steps, batch, hidden_size) for each layer and direction. See ``docs/trace.md``.
 
         Examples
         --------
@@ -508,7 +507,7 @@ class LSTM(LSTMParameters):
         return self._masks(config) if self.training and config.dropout > 0 else None
 
     def _masks(self, config: Config) -> Callable[[Array], None] | None:
-        """What zeroes numbers between layers in one call: one seed is drawn a call, so that threads do not mix."""
+        """The function that zeroes numbers between layers. It draws one seed a call, so that threads do not mix."""
         if config.num_layers == 1:
             return None
         keep = 1 - config.dropout

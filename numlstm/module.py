@@ -1,7 +1,7 @@
-"""What LSTM and LSTMCell share: parameters, their dictionary, modes, dtype, copies and pickles.
+"""The base of LSTM and LSTMCell: parameters, state dicts, modes, dtype, copies and pickles.
 
-Parameters live in immutable panels and nowhere else. Whatever changes one makes new panels, so that a call under
-way keeps those it started with.
+Parameters are stored only in panels, which are immutable. A change makes new panels, so that a call in progress keeps
+those that it started with.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from numlstm.base.validation.shapes import CallShapes
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 
-# Held while new panels are made of old ones, so that none of two assignments is lost. One for all LSTMs, since it is
-# held briefly; reentrant, since reading what is assigned may run code that assigns.
+# Held while new panels are made from old ones, so that no concurrent assignment is lost. One lock serves all LSTMs,
+# since it is held briefly. It is reentrant, since reading an assigned value may run code that assigns.
 changing = fork_safe(threading.RLock())
 PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
 class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict` returns: keys that a state dict lacked, and keys that nothing has."""
+    """The result of `load_state_dict`: missing keys of the state dict, and keys that belong to no parameter."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -45,15 +45,15 @@ class IncompatibleKeys(NamedTuple):
 
 
 def _call_forward(self: Any, *arguments: Any, **named: Any) -> Any:
-    """Run the ``forward`` of whatever class the object is of."""
+    """Run the ``forward`` of the object's own class."""
     return self.forward(*arguments, **named)
 
 
 class Model:
-    """What a call needs of its module: replaced as a whole, so that no call sees half of a change.
+    """All that a call needs of its module. It is replaced as a whole, so that no call sees half of a change.
 
-    In one attribute, since reading an attribute of a class with ``__getattr__`` takes several percent of a small call;
-    and with slots, which Python reads faster than a NamedTuple's fields.
+    One attribute holds it, since reading an attribute of a class with ``__getattr__`` takes several percent of a small
+    call. It has slots, which Python reads faster than the fields of a NamedTuple.
     """
 
     __slots__ = ("config", "drops", "executor", "gpu", "order", "panels")
@@ -67,7 +67,7 @@ class Model:
         self.drops = config.dropout > 0
 
     def replace(self, **parts: Any) -> Model:
-        """The same with some parts replaced."""
+        """A copy with some parts replaced."""
         return Model(
             **{"config": self.config, "panels": self.panels, "executor": self.executor, "gpu": self.gpu} | parts
         )
@@ -76,19 +76,19 @@ class Model:
 class Module:
     """Parameters by name, over panels; the base of `LSTM` and `LSTMCell`.
 
-    A subclass says in `_suffix` what its parameters' names lack of those in the panels. Its ``__call__`` is its
-    ``forward``, not a call of it: a step of a small LSTM takes little more than a call of Python's.
+    `_suffix` of a subclass is what its parameter names lack of those in the panels. Its ``__call__`` is ``forward``
+    itself, since another Python call would take nearly as long as a step of a small LSTM.
     """
 
     _suffix = ""
-    _kind = "LSTM"  # what a file calls it
+    _kind = "LSTM"  # its name in files
     _fixed = frozenset({"input_size", "hidden_size", "bias", "dtype", "device"})
-    _closed = False  # whether objects of this very class, not of subclasses, take no attributes but those it has
+    _closed = False  # whether objects of this class, but not of subclasses, refuse new attributes
 
     training: bool
     _model: Model
     _shapes: dict[str, Shape]
-    _seen: dict[Any, CallShapes]  # by all that decides a call's shapes
+    _seen: dict[Any, CallShapes]  # by everything that decides a call's shapes
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         """Let a call reach the ``forward`` of a subclass of a subclass."""
@@ -113,7 +113,7 @@ class Module:
 
     @classmethod
     def _from_parameters(cls, config: Config, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Self:
-        """One that is loaded: these parameters by the names of its state dict, in eval mode."""
+        """A loaded module, in eval mode, with these parameters by the names of its state dict."""
         self = cls.__new__(cls)
         self._hold(config)
         self._panels = self._packed(dtype, parameters)
@@ -122,7 +122,7 @@ class Module:
 
     @cached_property
     def _rng(self) -> np.random.Generator:
-        """Draws parameters and dropout; a loaded model that does neither is spared the import of numpy.random."""
+        """Draws parameters and dropout. A loaded model that needs neither does not import numpy.random."""
         return np.random.default_rng()
 
     def _hold(self, config: Config) -> None:
@@ -147,12 +147,12 @@ class Module:
             self._model = model.replace(panels=panels)
 
     def _own(self, name: str) -> str:
-        """The name here of a parameter of the panels."""
+        """The name in this module of a parameter of the panels."""
         return name.removesuffix(self._suffix)
 
     def _packed(self, dtype: np.dtype[Any], parameters: Mapping[str, Array]) -> Panels:
-        # One at a time, and no name for it that outlives it: a mapping may read them from a file as it is walked, and
-        # the next then comes to lie in the same pages.
+        # One at a time, and without a variable that keeps it alive: the mapping may read each array from a file when it
+        # is asked for, and the next one then reuses its memory.
         named = ((name + self._suffix, as_dtype(parameters[name], dtype)) for name in parameters)
         return Panels.pack(self._config, dtype, named)
 
@@ -174,7 +174,7 @@ class Module:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
 
     def _remember(self, shapes: CallShapes, key: Any) -> None:
-        """Remember a call's shapes, for as many calls as a program is likely to make in turn."""
+        """Remember the shapes of a call; there is room for as many as a program is likely to alternate between."""
         if len(self._seen) >= 1024:
             self._seen.clear()
         self._seen[key] = shapes
@@ -203,7 +203,7 @@ class Module:
 
     # ------------------------------------------------------------ parameters
 
-    if not TYPE_CHECKING:  # a type checker that saw these would take any name
+    if not TYPE_CHECKING:  # a type checker that saw these would accept any name
 
         def __getattr__(self, name: str) -> Any:
             return self._found(name)
@@ -212,7 +212,7 @@ class Module:
             self._assign(name, value)
 
     def _found(self, name: str) -> Any:
-        """What an attribute is that nothing else holds: a parameter."""
+        """An attribute that is not found elsewhere: a parameter."""
         if name in self.__dict__.get("_shapes", ()):
             return self._parameter(name)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
@@ -246,9 +246,9 @@ class Module:
             object.__setattr__(self, name, value)
 
     def _check_known(self, name: str, value: Any) -> None:
-        """Refuse an attribute that this class does not have, which would be a misspelt one as a rule."""
+        """Refuse an attribute that this class does not have, usually a misspelt one."""
         kind = type(self)
-        if name[:2] == name[-2:] == "__":  # what tools leave on any object
+        if name[:2] == name[-2:] == "__":  # set by tools
             return
         if not hasattr(kind, name) and name not in Module.__annotations__:
             from difflib import get_close_matches
@@ -332,19 +332,19 @@ class Module:
         return into
 
     def _parameters(self) -> dict[str, Array]:
-        """Writable copies by name, whatever a subclass has made of `state_dict`."""
+        """Writable copies by name, even if a subclass overrides `state_dict`."""
         panels = self._panels
         return {name: np.array(panels.parameter(name + self._suffix)) for name in self._shapes}
 
     def load_state_dict(self, state_dict: Mapping[str, np.typing.ArrayLike], strict: bool = True) -> IncompatibleKeys:
-        """Take parameters from a state dict: all of them or, on an error, none.
+        """Load parameters from a state dict: all of them or, on an error, none.
 
         Parameters
         ----------
         state_dict : mapping of str to array_like
-            Arrays of any real dtype, converted to this object's; tensors of PyTorch do as well.
+            Arrays of any real dtype, converted to this object's. PyTorch's tensors work too.
         strict : bool
-            Whether a missing or unexpected key is an error. If not, the parameters that are there are loaded.
+            Whether a missing or unexpected key is an error. If not, the parameters that are present are loaded.
 
         Returns
         -------
@@ -354,10 +354,10 @@ class Module:
         Raises
         ------
         RuntimeError
-            A key is missing or unexpected while `strict`, a shape is wrong, or a value is no real array; with
+            With `strict`, a key is missing or unexpected; a shape is wrong, or a value is not a real array; with
             PyTorch's text.
         TypeError
-            `state_dict` is no mapping.
+            `state_dict` is not a mapping.
         """
         owner = type(self).__name__
         with changing:
@@ -366,14 +366,14 @@ class Module:
         return IncompatibleKeys(missing, unexpected)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the parameters, sizes and flags to a file, whole or not at all.
+        """Write the parameters, sizes and flags to a file, completely or not at all.
 
         Parameters
         ----------
         path : path
-            Its suffix is the format: ``.safetensors`` and ``.npz``, which hold all that `numlstm.load` needs to give
-            this object back, and ``.onnx`` (extra ``onnx``), which other engines run: with dynamic batch and time
-            axes, and inputs ``input``, ``h_0``, ``c_0`` and outputs ``output``, ``h_n``, ``c_n`` as here.
+            The suffix is the format. ``.safetensors`` and ``.npz`` hold all that `numlstm.load` needs to restore this
+            object. ``.onnx`` (extra ``onnx``) is for other engines, with dynamic batch and time axes, inputs
+            ``input``, ``h_0``, ``c_0`` and outputs ``output``, ``h_n``, ``c_n`` as here.
 
         Raises
         ------
@@ -390,7 +390,7 @@ class Module:
         formats.written(path, kind, self._config, self._parameters())
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""
+        """Draw new parameters from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), with the object's generator."""
         drawn = self._drawn()
         with changing:
             self._panels = self._packed(self._panels.dtype, drawn)
@@ -398,7 +398,7 @@ class Module:
     # ------------------------------------------------------------ modes, device, dtype
 
     def train(self, mode: bool = True) -> Self:
-        """Set train mode, in which dropout between layers acts, or with False eval mode; return the object itself."""
+        """Set train mode, which applies dropout between layers, or with False eval mode; return the object itself."""
         if not isinstance(mode, bool):
             raise ValueError(f"training mode is expected to be boolean\nIt is {mode!r}.")
         self.training = mode
@@ -414,17 +414,17 @@ class Module:
         Parameters
         ----------
         device : None, "cpu" or "cuda"
-            Where an LSTM runs; an LSTMCell runs on the CPU alone. None changes nothing. The first argument may be a
-            dtype instead, or an array whose dtype and device are meant.
+            Where an LSTM runs; an LSTMCell runs on the CPU only. None changes nothing. The first argument may also be
+            a dtype, or an array, whose dtype and device are then used.
         dtype : dtype, optional
-            float32 or float64; that of PyTorch does as well.
+            float32 or float64; PyTorch's dtypes work too.
 
         Raises
         ------
         TypeError
-            Another dtype.
+            The dtype is not supported.
         NotImplementedError
-            Another device.
+            The device is not supported.
         RuntimeError
             CUDA's driver, device or extra is missing; nothing is changed.
         """
@@ -464,24 +464,24 @@ class Module:
         return self.to(dtype=np.float64)
 
     def half(self) -> Self:
-        """Raise TypeError: there is no arithmetic in float16; input in float16 is converted."""
+        """Raise TypeError: there are no float16 kernels. Input in float16 is converted."""
         return self.to(dtype=np.float16)
 
     def bfloat16(self) -> Self:
-        """Raise TypeError: there is no arithmetic in bfloat16; input in bfloat16 is converted."""
+        """Raise TypeError: there are no bfloat16 kernels. Input in bfloat16 is converted."""
         return self.to(dtype="bfloat16")
 
     # ------------------------------------------------------------ text, copies, pickles
 
     def extra_repr(self) -> str:
-        """What stands between the parentheses of the repr."""
+        """The text between the parentheses of the repr."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def _apart(self) -> dict[str, Any]:
-        """The attributes but for those that stand for a place in memory or are derived."""
+        """The attributes that are not derived and not tied to this process's memory."""
         derived = {"_model", "_shapes", "_seen"}
         return {name: value for name, value in self.__dict__.items() if name not in derived}
 
@@ -497,7 +497,7 @@ class Module:
         self.__dict__.update(attributes)
 
     def _twin(self) -> Self:
-        """Another object of this type on the same panels, which no one can change; the rest is yet to come."""
+        """Another object of this type on the same panels, which are immutable; its other attributes are not set yet."""
         twin = type(self).__new__(type(self))
         twin._hold(self._config)
         twin._rng = copy.deepcopy(self._rng)

@@ -14,18 +14,18 @@ ONE_A_CORE, OF_OPENMP = "one for each core", "OMP_NUM_THREADS and cores"
 def set_num_threads(num: int) -> None:
     """Set how many threads a call may use, in the whole process.
 
-    A call uses more than one only where it has work for them: from about 200 microseconds on. Results are the same bits
-    with any number.
+    A call uses more than one thread only if it has enough work, from about 200 microseconds on. Results have the same
+    bits with any number.
 
     Parameters
     ----------
     num : int
-        1 to 1024. 1 lets calls run on the threads that make them, alone.
+        1 to 1024. With 1, a call runs on the calling thread only.
 
     Raises
     ------
     TypeError
-        `num` is no whole number; with PyTorch's text.
+        `num` is not an int; with PyTorch's text.
     RuntimeError
         It is below 1; with PyTorch's text.
     ValueError
@@ -47,9 +47,9 @@ def set_num_threads(num: int) -> None:
 def get_num_threads() -> int:
     """How many threads a call may use.
 
-    Unless `set_num_threads` was called: what ``NUMLSTM_NUM_THREADS`` says, which may be more than there are cores; else
-    as many as there are cores that this process may use (CPU affinity, and the quota of its control group), and no
-    more than ``OMP_NUM_THREADS`` says, if it is a number.
+    Unless `set_num_threads` was called, it is ``NUMLSTM_NUM_THREADS``, which may exceed the number of cores. If that is
+    not set, it is the number of cores that this process may use (CPU affinity, and the quota of its control group), and
+    at most ``OMP_NUM_THREADS``.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def get_num_threads() -> int:
     Raises
     ------
     ValueError
-        ``NUMLSTM_NUM_THREADS`` is no number from 1 to 1024.
+        ``NUMLSTM_NUM_THREADS`` is not a number from 1 to 1024.
     """
     global _limit, _source
     if _limit is None:
@@ -77,7 +77,7 @@ def suggest(num: int, of: str) -> None:
 
 
 def source() -> str:
-    """Where the number of threads is from, for people."""
+    """Where the number of threads comes from, in words."""
     return _source
 
 
@@ -87,9 +87,9 @@ def limited_by_cores() -> bool:
 
 
 class num_threads:
-    """A context in which calls may use so many threads, in the whole process.
+    """A context in which calls may use this many threads, in the whole process.
 
-    Afterwards the number is the one before, also if `set_num_threads` was called meanwhile.
+    At its end the previous number is restored, even if `set_num_threads` was called meanwhile.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def _checked(num: int) -> int:
 
 
 def _asked_for() -> tuple[int, str] | None:
-    """What the environment asks for, and where."""
+    """The number of threads that the environment sets, and the source of it."""
     if own := os.environ.get("NUMLSTM_NUM_THREADS"):
         try:
             return _checked(int(own)), "set by NUMLSTM_NUM_THREADS"
