@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import subprocess
 import sys
 import time
@@ -99,7 +100,99 @@ def test_no_fixture_goes_unlooked_at():
     looked_at |= {
         f"torch_{exporter}_{kind}" for exporter in ("script", "dynamo") for kind in ("tagger", "causal_tagger")
     }
+    looked_at |= {
+        f"torch_{exporter}_{kind}" for exporter in ("script", "dynamo") for kind in ("cells", "learned", "backwards")
+    }
+    looked_at |= {"torch_dynamo_projected", "torch_dynamo_projected_any"}
     assert {path.stem for path in FOLDER.glob("*.onnx")} == looked_at
+
+
+@pytest.mark.parametrize("exporter", ["script", "dynamo"])
+def test_cells_that_share_parameters_are_whole(exporter, computed):
+    """Exporters store equal biases once, under the name of the first cell, and leave out those of zeros."""
+    path = FOLDER / f"torch_{exporter}_cells.onnx"
+    own = numlstm.load_tensors(path)
+    assert "second.bias_ih" not in own and "second.bias_hh" not in own
+    given, wanted = (computed[f"{path.stem}:{name}"] for name in ("input", "output"))
+    for name, want in zip(("first", "second", "third"), wanted, strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cell = numlstm.load_cell(path, name)
+        states = None
+        for step in given:
+            states = cell(step, states)
+        assert close(states[0], want)
+
+
+def by_hand(path, added):
+    """One product for each weight of a cell, with constants added to each, to their sum, or to none."""
+    rng = np.random.default_rng(3)
+    arrays = {"c.weight_ih": rng.normal(size=(8, 3)), "c.weight_hh": rng.normal(size=(8, 2)), "other": np.ones(8)}
+    nodes = [
+        helper.make_node("Gemm", ["x", "c.weight_ih"], ["a"], transB=1),
+        helper.make_node("Gemm", ["h", "c.weight_hh"], ["b"], transB=1),
+    ]
+    if added == "each":
+        nodes += [helper.make_node("Add", ["other", name], [name + "1"]) for name in "ab"]
+    ends = ["a1", "b1"] if added == "each" else ["a", "b"]
+    nodes.append(helper.make_node("Add", ends, ["sum"]))
+    nodes.append(helper.make_node("Add" if added == "sum" else "Mul", ["sum", "other"], ["gates"]))
+    tensors = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    infos = [helper.make_tensor_value_info(name, FLOAT, [2, k]) for name, k in (("x", 3), ("h", 2), ("gates", 8))]
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", infos[:2], infos[2:], tensors)), path)
+
+
+@pytest.mark.parametrize("added, bias", [("each", True), ("sum", False), ("none", False)])
+def test_a_bias_is_what_the_graph_adds(added, bias, tmp_path):
+    by_hand(tmp_path / "m.onnx", added)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cell = numlstm.load_cell(tmp_path / "m.onnx")
+    assert cell.bias is bias and (not bias or (cell.bias_ih == 1).all())
+    said = [str(warning.message) for warning in caught]
+    assert len(said) == (added == "sum")
+    assert added != "sum" or "the graph does not show whether one is added to c.weight_" in said[0]
+
+
+@pytest.mark.parametrize("exporter", ["script", "dynamo"])
+def test_learned_states_that_the_graph_repeats_are_warned_of(exporter, computed):
+    path = FOLDER / f"torch_{exporter}_learned.onnx"
+    with pytest.warns(UserWarning, match="constant h_0 that is not zero, '.*constant c_0 that is not zero") as caught:
+        net = numlstm.load(path)
+    tensors = numlstm.load_tensors(path)
+    names = re.findall(r"zero, '([^']+)': pass it", str(caught[0].message))
+    given, want = (computed[f"{path.stem}:{name}"] for name in ("input", "output"))
+    states = tuple(np.broadcast_to(tensors[name], (1, 4, 2)) for name in names)
+    assert close(net(given, states)[0], want) and not close(net(given)[0], want)
+
+
+@pytest.mark.parametrize("exporter", ["script", "dynamo"])
+def test_time_that_the_graph_reverses_is_warned_of(exporter, computed):
+    path = FOLDER / f"torch_{exporter}_backwards.onnx"
+    with pytest.warns(UserWarning, match=r"reverses an axis of its input by the Slice .* and its output by the Slice"):
+        net = numlstm.load(path)
+    given, want = (computed[f"{path.stem}:{name}"] for name in ("input", "output"))
+    assert close(net(given[::-1])[0][::-1], want) and not close(net(given)[0], want)
+
+
+@pytest.mark.parametrize("indices, warns", [([2, 1, 0], True), ([0, 1, 2], False), ([1], False)])
+def test_indices_that_fall_reverse_time(indices, warns, saved):
+    net = numlstm.LSTM(3, 2, seed=1)
+    turn = helper.make_node("Gather", ["x", "indices"], ["turned"], axis=0)
+    tensors = [*tensors_of(stacked(net)), numpy_helper.from_array(np.array(indices), "indices")]
+    (found,) = numlstm.list_lstms(saved(model([turn, lstm(net, x="turned")], tensors)))
+    assert ("reverses an axis of its input by an unnamed Gather" in found.warning) is warns
+
+
+@pytest.mark.parametrize("name", ["torch_dynamo_projected", "torch_dynamo_projected_any"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_states_that_do_not_fit_are_refused(name, stated, saved):
+    """torch's newer exporter cuts the weights of an LSTM with proj_size; only the states tell."""
+    proto = onnx.load(FOLDER / f"{name}.onnx")
+    if not stated:
+        del proto.graph.value_info[:]
+    with pytest.raises(ValueError, match=r"its initial_c has shape \(1, (4|\?), 4\); its R asks for \(1, batch, 2\)"):
+        numlstm.load(saved(proto))
 
 
 @pytest.mark.parametrize("exporter", ["script", "dynamo"])

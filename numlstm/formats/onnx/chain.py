@@ -26,6 +26,7 @@ MOVES = frozenset(
     )
 )  # they move numbers and leave them as they are
 SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # they compute shapes for Reshape
+PASSED = MOVES | {"Cast", "ReverseSequence"}  # what may lie between a layer and a node that reverses time
 STEPS, BATCH = 7, 11  # of the probe, if the file states no sizes; unlikely in any shape
 BETWEEN = 64  # operators between two layers
 BEHIND = 16  # operators after the last layer
@@ -256,3 +257,43 @@ def _moved(output: Value, graph: Graph) -> Iterator[Node]:
         return iter(()) if moved is None else movers(moved)
 
     return graph.walk(movers(output), onward)
+
+
+def reversals(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[Node | None, Node | None]:
+    """The nodes that reverse an axis on the way to the first layer, and behind the last one."""
+
+    def passes(node: Node | None) -> bool:
+        return node is not None and not node.domain and node.op in PASSED
+
+    def before(value: Value) -> Iterable[Value]:
+        node = graph.maker(value)
+        return graph.inputs_of(node) if node is not None and passes(node) else ()
+
+    def after(value: Value) -> Iterator[Value]:
+        for use in graph.readers(value):
+            if use.node is not None and passes(use.node):
+                yield from graph.outputs_of(use.node)
+
+    found = []
+    for start, onward in ((graph.input_of(stack[0].node, 0), before), (graph.output_of(stack[-1].node, 0), after)):
+        values = () if start is None else islice(graph.walk([start], onward), BETWEEN)
+        makers = (graph.maker(value) for value in values)
+        found.append(next((node for node in makers if node is not None and _reverses(node, graph, constants)), None))
+    return found[0], found[1]
+
+
+def _reverses(node: Node, graph: Graph, constants: Constants) -> bool:
+    """Whether a node reverses an axis: by a negative step, by falling indices, or by name."""
+    if node.op == "ReverseSequence":
+        return True
+    by = graph.input_of(node, {"Slice": 4, "Gather": 1}.get(node.op, len(node.inputs)))
+    if by is None:
+        return False
+    try:
+        numbers = constants.fold(by).array
+    except ValueError:
+        return False
+    return bool(
+        numbers.size
+        and ((numbers < 0).any() if node.op == "Slice" else numbers.size > 1 and (np.diff(numbers.ravel()) < 0).all())
+    )

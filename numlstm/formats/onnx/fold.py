@@ -16,9 +16,9 @@ import numpy as np
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.formats.budget import shown
-from numlstm.formats.onnx.graph import MAIN, Graph, Node, Value
+from numlstm.formats.onnx.graph import MAIN, UNUSED, Graph, Node, Value
 from numlstm.formats.onnx.tensors import DTYPES
-from numlstm.formats.tensor import Tensor
+from numlstm.formats.tensor import FLOATS, Tensor
 
 OPERATORS = 1_000  # that compute one constant
 RUN = 50  # steps charged for running an operator
@@ -106,6 +106,10 @@ def _expanded(arrays: list[Any], _: Node) -> int:
     return _product(np.maximum(arrays[1], 1)) * int(arrays[0].size) * int(arrays[0].itemsize)
 
 
+def _tiled(arrays: list[Any], _: Node) -> int:
+    return _product(arrays[1]) * int(arrays[0].size) * int(arrays[0].itemsize)
+
+
 def _product(shape: Any) -> int:
     if shape.size > SMALL or (shape < 0).any():
         raise ValueError(f"{shape[:SMALL].tolist()} is no shape")
@@ -127,6 +131,7 @@ RESULT: dict[str, Callable[[list[Any], Node], int]] = {
     "Gather": _gather,
     "ConstantOfShape": _filled,
     "Expand": _expanded,
+    "Tile": _tiled,
     "Shape": lambda arrays, _: LARGE * int(arrays[0].ndim),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _short),
 }  # the operators that are run, with an upper bound of the result's bytes
@@ -134,6 +139,12 @@ FIRST = {"DequantizeLinear": 19}  # first opset of the reference implementation;
 KEEPS_ZERO = RESULT.keys() - {
     *("Shape", "DequantizeLinear", "Add", "Sub", "Mul", "Div", "ConstantOfShape", "Concat")
 }  # their output is zero if their first input is
+SHAPED_BY = {
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Gather", "Split"), (1,)),
+    "Slice": (1, 2, 3, 4),
+    "ConstantOfShape": (0,),
+}  # inputs that say where numbers go, and are none of them
+ANY = 11  # the length of an axis that the file leaves open, to compute shapes with
 OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # the others keep the dtype of their input
 
 
@@ -150,6 +161,7 @@ class Constants:
     def __init__(self, graph: Graph, tensors: Mapping[Value, Tensor]) -> None:
         self.graph, self.tensors, self.budget = graph, tensors, graph.budget
         self.left = ALWAYS + IN_ALL * self.budget.size
+        self._outer = set(graph.owners.values())  # nodes with graphs in them, which may read anything
         self._zero: dict[Value, bool] = {}
         self._extremes: dict[Value, tuple[int, int]] = {}
 
@@ -229,6 +241,55 @@ class Constants:
         self.left -= nbytes
         if min(left[0], self.left) < 0:
             raise ValueError(f"its constants take more than {ONCE} times its {self.budget.size} bytes to compute")
+
+    def origins(self, value: Value) -> list[Value] | None:
+        """The tensors of the file whose numbers a value is made of; None if others take part, such as the input."""
+        found = []
+        for count, each in enumerate(self.graph.walk([value], self._numbers_before)):
+            node = self.graph.maker(each)
+            if each in self.tensors:
+                if self.tensors[each].dtype in FLOATS:
+                    found.append(each)
+            elif node is None or node in self._outer or not any(node.inputs) or count > OPERATORS:
+                return None
+        return found
+
+    def _numbers_before(self, value: Value) -> Iterable[Value]:
+        """The values whose numbers take part in this one's; an operator's shape is none of them."""
+        node = None if value in self.tensors else self.graph.maker(value)
+        if node is None or node.op in UNUSED:
+            return ()
+        shapes = SHAPED_BY.get(node.op, ()) if node.domain in MAIN else ()
+        inputs = (self.graph.input_of(node, index) for index in range(len(node.inputs)) if index not in shapes)
+        return [each for each in inputs if each is not None]
+
+    def shape(self, value: Value) -> tuple[int | None, ...] | None:
+        """The shape of a value, as far as the file states or implies it; None for an axis of any length."""
+        if value in self.tensors:
+            return self.tensors[value].shape
+        stated = self.graph.shape(value)
+        if stated is not None:
+            return stated
+        given: dict[Value, Array] = {}
+        for count, each in enumerate(self.graph.walk([value], self._inputs_of)):
+            node = self.graph.maker(each)
+            if count > OPERATORS or (node is not None and node.op not in RESULT and each not in self.tensors):
+                return None
+            source = None if node is None or node.op != "Shape" else self.graph.input_of(node, 0)
+            dims = None if source is None else self.graph.shape(source)
+            if dims is not None and node is not None:
+                part = slice(
+                    *(node.attributes()[end].i if end in node.attributes() else None for end in ("start", "end"))
+                )
+                given[each] = np.array([ANY if length is None else length for length in dims[part]], np.int64)
+        try:
+            return tuple(None if length == ANY else length for length in self.fold(value, given).array.shape)
+        except ValueError:
+            return None
+
+    def _inputs_of(self, value: Value) -> Iterable[Value]:
+        node = None if value in self.tensors else self.graph.maker(value)
+        return () if node is None or node.op == "Shape" else self.graph.inputs_of(node)
 
     def extremes(self, value: Value) -> tuple[int, int]:
         """The least and the largest number of a tensor of integers; (0, 0) if it is empty."""

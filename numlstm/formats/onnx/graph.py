@@ -340,6 +340,13 @@ class Graph:
     def _numbers_after(self, node: Node) -> Iterator[Node]:
         return (reader for reader in self._after(node) if reader.op not in UNUSED)
 
+    def shape(self, value: Value) -> tuple[int | None, ...] | None:
+        """The shape that the graph states for a value, with None for an axis of any length; None if it states none."""
+        stated = self.declared(value)
+        if stated is None or not stated.tensor_type.HasField("shape"):
+            return None
+        return tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in stated.tensor_type.shape.dim)
+
     def declared(self, value: Value) -> Any:
         """The type that the graph states for a value, or None."""
         proto = value.scope.proto

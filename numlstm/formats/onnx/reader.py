@@ -24,7 +24,8 @@ from numlstm.base.wording import counted
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents, Found, Kind
-from numlstm.formats.onnx.chain import Layer, batch_first, chains
+from numlstm.formats.onnx.cells import completed
+from numlstm.formats.onnx.chain import Layer, batch_first, chains, reversals
 from numlstm.formats.onnx.fold import Constants, NotConstant
 from numlstm.formats.onnx.gates import gates_ifgo
 from numlstm.formats.onnx.graph import Graph, Node, Value
@@ -95,12 +96,12 @@ def _contents(model: Any, budget: Budget, path: str | os.PathLike[str]) -> Conte
     finder = Finder(graph, constants)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     lstms, others = finder.found(metadata)
+    parameters, unclear = completed(named, graph, tensors)
     by_name, other_names = state_dict.find(
-        {name: tensor for name, tensor in named.items() if not _belongs(name, finder.leaves)}, place="initializers"
+        {name: tensor for name, tensor in parameters.items() if not _belongs(name, finder.leaves)}, place="initializers"
     )
     if numlstm_config.KEY not in metadata:
-        note = "found by the names of its tensors alone: no LSTM node uses them"
-        by_name = tuple(found._replace(notes=(*found.notes, note)) for found in by_name)
+        by_name = tuple(_by_name(found, unclear) for found in by_name)
     unique = Unique()
     all_of_them = []
     for found in (*lstms, *by_name):
@@ -148,6 +149,15 @@ class Unique:
         self.taken[name] = count
         self.taken.setdefault(free, 1)
         return free
+
+
+def _by_name(found: Found, unclear: Mapping[str, str]) -> Found:
+    """An LSTM that is known by the names of its tensors alone, with what that leaves open."""
+    found = found._replace(notes=(*found.notes, "found by the names of its tensors alone: no LSTM node uses them"))
+    if found.config is not None and not found.config.bias and found.name in unclear:
+        warning = f"it has no bias by name, and the graph does not show whether one is added to {unclear[found.name]}"
+        found = found._replace(warning="; ".join(filter(None, (found.warning, warning))))
+    return found
 
 
 def _belongs(name: str, leaves: set[str]) -> bool:
@@ -226,7 +236,8 @@ class Finder:
         for value in self.graph.sources_first(starts, self._before):
             if value not in self._prefixes:
                 self._prefixes[value] = self._prefix_of(value)
-        return _one_of(self._prefixes[value] for value in starts)
+        named = read[:2] if node.op == "LSTM" else starts  # a bias may be shared, and have the name of another cell
+        return _one_of(self._prefixes[value] for value in named if value is not None)
 
     def _before(self, value: Value) -> Iterable[Value]:
         node = None if value in self._prefixes or value in self.constants.tensors else self.graph.maker(value)
@@ -256,6 +267,7 @@ class Finder:
                 self._zeros[key_p] = not peepholes.read().any()
             if not self._zeros[key_p]:
                 raise Refused("its P holds nonzero peepholes, which torch.nn.LSTM does not have")
+        self._check_states(node, directions, weight_hh.shape[2], is_batch_first)
         lengths = self._lengths(node, is_batch_first)
         key = (direction, is_batch_first, lengths, key_ih, key_hh, key_b)
         hidden_size, features = weight_hh.shape[2], weight_ih.shape[2]
@@ -290,20 +302,29 @@ class Finder:
         tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
         return tensor, (array.shape, dtype, digest)
 
+    def _check_states(self, node: Node, directions: int, hidden_size: int, is_batch_first: bool) -> None:
+        """Raise Refused if an initial state has another size, as in files of torch's newer exporter with proj_size."""
+        for index, what in ((5, "initial_h"), (6, "initial_c")):
+            value = self.graph.input_of(node, index)
+            shape = None if value is None else self.constants.shape(value)
+            if shape is None:
+                continue
+            axis = 1 if is_batch_first else 0
+            if len(shape) != 3 or shape[axis] not in (None, directions) or shape[2] not in (None, hidden_size):
+                asks = ("batch", directions, hidden_size) if is_batch_first else (directions, "batch", hidden_size)
+                sizes = ", ".join("?" if length is None else str(length) for length in shape)
+                raise Refused(f"its {what} has shape ({sizes}); its R asks for ({', '.join(map(str, asks))})")
+
     def _lengths(self, node: Node, is_batch_first: bool) -> Value | None:
         """The sequence_lens, or None if all are known to have the input's length."""
         value = self.graph.input_of(node, 4)
         if value is None or value not in self.constants.tensors:
             return value
         source = self.graph.input_of(node, 0)
-        steps = None if source is None else self._declared(source, 1 if is_batch_first else 0)
+        shape = None if source is None else self.graph.shape(source)
+        axis = 1 if is_batch_first else 0
+        steps = shape[axis] if shape is not None and axis < len(shape) else None
         return None if steps is not None and self.constants.extremes(value) == (steps, steps) else value
-
-    def _declared(self, value: Value, axis: int) -> int | None:
-        """The length of an axis of a value, if the graph states it."""
-        stated = self.graph.declared(value)
-        dims = () if stated is None else stated.tensor_type.shape.dim
-        return int(dims[axis].dim_value) if axis < len(dims) and dims[axis].HasField("dim_value") else None
 
     def _stack(self, stack: list[Layer], alike: list[Node]) -> Found:
         """The LSTM of these layers; `alike` are the nodes that begin others with the same parameters."""
@@ -349,6 +370,13 @@ class Finder:
                 "the file's model runs it from the last step to the first: reverse the input along time before the "
                 "call, and the output after it"
             )
+        before, after = reversals(stack, self.graph, self.constants)
+        if before is not None:
+            also = f", and its output by {after}: do the same after it" if after is not None else ""
+            warnings.append(
+                f"the file's model reverses an axis of its input by {before}, time as a rule: do the same before the "
+                f"call{also}"
+            )
         if first.lengths is not None:
             lengths = repr(shown(first.lengths.name))
             tensor = self.constants.tensors.get(first.lengths)
@@ -362,9 +390,11 @@ class Finder:
             sources = [self.graph.input_of(layer.node, index) for layer in stack]
             if all(self.constants.is_zero(each) for each in sources):
                 continue
-            known = list(dict.fromkeys(repr(shown(each.name)) for each in sources if each is not None))
+            origins = [self.constants.origins(each) for each in sources if each is not None]
+            made_of = [value for each in origins for value in each or ()]
+            known = list(dict.fromkeys(repr(shown(each.name)) for each in made_of or sources if each is not None))
             names = ", ".join(known[:LENGTHS]) + (", …" if len(known) > LENGTHS else "")
-            if any(each in self.constants.tensors for each in sources if each is not None):
+            if made_of:
                 warnings.append(
                     f"the file's model has a constant {state} that is not zero, {names}: pass it, from "
                     "numlstm.load_tensors"
