@@ -36,9 +36,9 @@ class Call(NamedTuple):
         decreasing length. A padded x is read in place, and must be `readable`.
     state_rows : int
         If not 0, h_0, c_0, h_n and c_n are rows of larger arrays: they begin at the first row's state in the first
-        layer, and a layer's states stand ``state_rows`` rows behind those of the layer below. x and output are
-        C-contiguous. If the pass is interrupted by a signal's exception, either all states are as before or all are
-        final.
+        layer, and a layer's states stand ``state_rows`` rows behind those of the layer below. All arrays then are
+        C-contiguous, aligned and of the panels' dtype. If the pass is interrupted by a signal's exception, either all
+        states are as before or all are final.
     """
 
     panels: Panels

@@ -77,6 +77,9 @@ class Executor:
 
     def run(self, call: Call) -> None:
         """Run one forward pass."""
+        if call.state_rows:  # all arrays are as the kernel reads them
+            self._run_shared(call)
+            return
         x = call.x
         in_place = readable(x, self.dtype)
         if not in_place and (call.sizes is not None or x.size * self.dtype.itemsize <= planner.settings.convert_bytes):
@@ -97,11 +100,14 @@ class Executor:
         A worker that has just been started may be late by more than a brief call takes: when a process begins, NumPy's
         own threads, among others, keep its cores busy. The call after this one finds it there.
         """
-        plan = self.plan(call.panels, call.plan_key, call.sizes)
-        limit = get_num_threads() if plan.long else 1
-        if limit not in plan.teams:
-            plan.teams[limit] = make_team_plan(call.panels, call.plan_key, limit, call.sizes)
-        team_plan = plan.teams[limit]
+        key = call.plan_key
+        plan = self.plan(call.panels, key, call.sizes)
+        team_plan = None
+        if plan.long:
+            limit = get_num_threads()
+            if limit not in plan.teams:
+                plan.teams[limit] = make_team_plan(call.panels, key, limit, call.sizes)
+            team_plan = plan.teams[limit]
         if team_plan is None:
             self._run_alone(plan, call)
             return
