@@ -391,7 +391,7 @@ class TestDemo:
 
         asked = []
         monkeypatch.setattr(numlstm.demo, "run", asked.append, raising=False)
-        monkeypatch.setattr("numlstm.tracing.plot.drawable", lambda path: None)
+        monkeypatch.setattr("numlstm.commands.demo.drawable", lambda path: None)
         assert invoke("demo").exit_code == 0
         assert invoke("demo", "--plot", tmp_path / "a.png").exit_code == 0
         assert asked == [None, tmp_path / "a.png"]
