@@ -126,9 +126,9 @@ def test_a_smaller_call_gives_a_large_workspace_back():
 
 def test_a_call_with_out_allocates_no_array():
     lstm = numlstm.LSTM(16, 32, num_layers=2, seed=0).eval()
-    x = np.zeros((50, 8, 16), np.float32)
+    x = np.zeros((50, 64, 16), np.float32)
     output, (h_n, c_n) = lstm(x)
-    assert peak(lambda: lstm.forward(x, (h_n, c_n), out=(output, h_n, c_n))) < 4096
+    assert peak(lambda: lstm.forward(x, (h_n, c_n), out=(output, h_n, c_n))) < 8192
     assert peak(lambda: lstm(x)) > output.nbytes  # the measure does see arrays
 
 
