@@ -125,7 +125,7 @@ class LSTM(LSTMParameters):
     _closed = True
     _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (the arguments of torch.nn.LSTM)
         self,
         input_size: int,
         hidden_size: int,

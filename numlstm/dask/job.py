@@ -47,7 +47,7 @@ Cut = tuple[Input, range]  # a file and its row groups
 Target = tuple[str, str]  # a part's path and its source
 
 
-def run(
+def run(  # noqa: PLR0913 (the options of a job)
     model: Path,
     pattern: str,
     out: Path,

@@ -224,23 +224,8 @@ def _module(
         if id(module.state) in seen:  # in a pickle, two objects can share their state
             continue
         seen.add(id(module.state))
-        state = dict(_items(module.state))
-        parts: list[dict[str, Any]] = []
         name = prefix.removesuffix(".")
-        if _is_scripted(module):
-            flags = scripted(module.name)
-            if flags:
-                container.flags[name] = flags
-            parts, state = [state], {}
-        else:
-            for kind in PARTS:
-                of_kind = state.pop(kind, None)
-                if isinstance(of_kind, dict) and id(of_kind) not in seen:
-                    seen.add(id(of_kind))
-                    parts.append(dict(_items(of_kind)))
-            own = {flag: state[flag] for flag in (*SIZES, "batch_first", "dropout") if flag in state}
-            if state.get("mode") == "LSTM":
-                container.flags[name] = own
+        state, parts = _attributes(container, name, module, seen, scripted)
         for part in (state, *parts):
             budget.hold(WAITING * len(part), WHAT)
             _take_names(budget, prefix, part)
@@ -253,23 +238,42 @@ def _module(
             else:
                 rest.append((f"{prefix}{key}", item))
         below = []
-        for part in parts:
-            for key, item in part.items():
-                full = f"{prefix}{key}"
-                if isinstance(item, View):
-                    budget.hold(TENSOR, WHAT)
-                    container.views[full] = item
-                elif _is_module(item):
-                    if id(item) not in seen:
-                        seen.add(id(item))
-                        below.append((f"{full}.", item))
-                elif isinstance(item, Object) and state_dict.NAME.fullmatch(full):
-                    container.odd[full] = _what(item)
-                elif _is_scripted(module):
-                    rest.append((full, item))
+        for key, item in ((key, item) for part in parts for key, item in part.items()):
+            full = f"{prefix}{key}"
+            if isinstance(item, View):
+                budget.hold(TENSOR, WHAT)
+                container.views[full] = item
+            elif _is_module(item):
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    below.append((f"{full}.", item))
+            elif isinstance(item, Object) and state_dict.NAME.fullmatch(full):
+                container.odd[full] = _what(item)
+            elif _is_scripted(module):
+                rest.append((full, item))
         waiting += reversed(below)
     # private attributes such as `_flat_weights` hold the same tensors again
     return [(at, item) for at, item in rest if isinstance(item, FOLLOWED) and not at.rpartition(".")[2].startswith("_")]
+
+
+def _attributes(
+    container: Container, name: str, module: Object, seen: set[int], scripted: Scripted
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A module's plain attributes, and its parts: parameters, buffers, modules. The container takes its flags."""
+    state = dict(_items(module.state))
+    if _is_scripted(module):
+        if flags := scripted(module.name):
+            container.flags[name] = flags
+        return {}, [state]
+    parts: list[dict[str, Any]] = []
+    for kind in PARTS:
+        of_kind = state.pop(kind, None)
+        if isinstance(of_kind, dict) and id(of_kind) not in seen:
+            seen.add(id(of_kind))
+            parts.append(dict(_items(of_kind)))
+    if state.get("mode") == "LSTM":
+        container.flags[name] = {flag: state[flag] for flag in (*SIZES, "batch_first", "dropout") if flag in state}
+    return state, parts
 
 
 def _what(item: Object) -> str:
