@@ -42,19 +42,19 @@ def _function(builder, address, *kinds):
 
 @instruction(types.int64, types.int64, types.int64)
 def call_pointer(builder, function, argument):
-    """Call the C function at an address with one word; where it returns nothing, so does this."""
+    """Call the C function at an address with one word."""
     return builder.call(_function(builder, function, INT64), [argument])
 
 
 @instruction(types.int64, types.int64)
 def ask_pointer(builder, function):
-    """Call the C function at an address; it takes nothing and gives a word."""
+    """Call the C function at an address without arguments; its result is a word."""
     return builder.call(_function(builder, function), [])
 
 
 @instruction(types.int64, types.int64, types.int64, types.int64, types.int64, types.int64)
 def new_array(builder, function, kind, dtype, ndim, sizes):
-    """A new C-contiguous array, by ``PyArray_NewFromDescr``, which takes over a reference to the dtype."""
+    """A new C-contiguous array, by ``PyArray_NewFromDescr``, which takes a reference to the dtype."""
     null, none = INT64(0), INT32(0)
     function = _function(builder, function, INT64, INT64, INT32, INT64, INT64, INT64, INT32, INT64)
     return builder.call(function, [kind, dtype, builder.trunc(ndim, INT32), sizes, null, null, none, null])
@@ -72,7 +72,7 @@ def of_its_kind(plan, array):
 
 @inline
 def fits(plan, array, want):
-    """Whether it is one of the expected sizes and strides besides."""
+    """Whether the object is such an array with the expected sizes and strides."""
     if not of_its_kind(plan, array):
         return False
     ndim = load_slot(want, ArraySpec.NDIM)

@@ -53,18 +53,18 @@ class Header(metaclass=Slots):
     BELOW = auto()  # the sequence between two layers, where output cannot serve
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
-    SERPENTINE = auto()  # 1: the kernel has made an odd number of steps of this plan, the last of them forwards
-    # how threads share a call; each has slots of its own, which differ in THREAD_INDEX and in buffers
+    SERPENTINE = auto()  # 1: the kernel has run an odd number of steps of this plan, the last one forwards
+    # how threads share a call; each thread has its own slots, which differ in THREAD_INDEX and in buffers
     PARTITION = auto()  # one of ``Partition``
     SHARE = auto()  # address of the record of ``Share``
     THREAD_INDEX = auto()  # 0 is the caller
-    RANGES = auto()  # parts of a phase, each of which one thread begins with
-    NUM_CHUNKS = auto()  # tickets of a phase
-    CHUNK_ROWS = auto()  # by rows: those of a ticket
-    CHUNK_STEPS = auto()  # in waves: steps of a ticket
+    RANGES = auto()  # into which the chunks of a phase are divided; each thread starts with its own
+    NUM_CHUNKS = auto()  # of a phase
+    CHUNK_ROWS = auto()  # partition ROWS: rows of a chunk
+    CHUNK_STEPS = auto()  # partition WAVEFRONT: steps of a chunk
     EPOCH = auto()  # address of a counter that the caller adds to when its kernel begins, or 0
-    YIELD = auto()  # address of a function that offers the core to others, or 0
-    # counters of the paths taken, for the tests that must know
+    YIELD = auto()  # address of the system function that yields the core, or 0
+    # counters of the paths taken, for tests
     TILES = auto()  # tiles of several rows
     MULTI_BLOCK = auto()  # several blocks of one row at once
     SINGLE_BLOCK = auto()  # one block of one row
@@ -76,11 +76,11 @@ class Header(metaclass=Slots):
     PROJECTED = auto()  # steps through W_hr
     GROUPS = auto()  # groups of rows
     UNIFORM_RUNS = auto()  # of packed sequences, for each layer, direction and group
-    WORK_ITEMS = auto()  # claimed by this thread
+    WORK_ITEMS = auto()  # chunks claimed by this thread
     STEALS = auto()  # of those, claimed from the range of another thread
-    YIELDS = auto()  # times that the core was offered to others
-    PHASES = auto()  # phases that were joined
-    WAVEFRONT = auto()  # chunks of a layer that ran in waves
+    YIELDS = auto()  # times that the core was yielded
+    PHASES = auto()  # barriers passed
+    WAVEFRONT = auto()  # chunks of a layer that ran as a wavefront
     # for ``bind`` and ``fastcall``: where objects keep their parts, in bytes from their start; what arrays must be
     ITEMS_AT = auto()
     TYPE_AT = auto()
@@ -95,9 +95,7 @@ class Header(metaclass=Slots):
     MISALIGNED = auto()  # bits that must not be set in the address of their numbers
     ARRAY_SPECS = auto()  # slot of the first of three ``ArraySpec`` records: input, h_0 and c_0
     # of a packed sequence
-    PACKED = (
-        auto()
-    )  # slot of a ``Cell`` record for the kernel's own use and ``UniformRun`` records behind it; 0: not packed
+    PACKED = auto()  # slot of a ``Cell`` record, the kernel's own, with ``UniformRun`` records behind it; 0: not packed
     UNIFORM_RUN_COUNT = auto()
     LENGTH = auto()  # the header's own length
 
@@ -110,22 +108,22 @@ class Partition(IntEnum):
     DIRECTIONS = 2  # the two directions of a layer
     WAVEFRONT = 3  # layers, each following the one below by a chunk of steps
     BLOCKS = 4  # hidden blocks of a step
-    SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at EPOCH, as long as it is NUM_CHUNKS
+    SPIN = 5  # no call: a worker looks CHUNK_STEPS times at the counter at EPOCH while it equals NUM_CHUNKS
 
 
 class Share(metaclass=Slots):
-    """The record that the threads of a call share: places of int64, each on a cache line of its own.
+    """The record that the threads of a call share: int64 counters, each on a cache line of its own.
 
-    Behind the last range a line for each layer in turn: how many of its chunks are done.
+    The counters of the ranges are followed by one for each layer: how many of its chunks are done.
     """
 
-    DONE = 0  # tickets done
+    DONE = 0  # chunks done
     LEAVE = LINE_SLOTS  # not 0: workers are to leave
-    NEXT_CHUNK = 2 * LINE_SLOTS  # tickets claimed in the first range; every further range stands a line behind
+    NEXT_CHUNK = 2 * LINE_SLOTS  # chunks claimed in the first range; one line for each further range
 
 
 class ArraySpec(metaclass=Slots):
-    """What an array must be; sizes in numbers, strides in bytes as NumPy has them. A stream's size 0 is any."""
+    """Axes, sizes and strides (in bytes) that an array must have. Size 0 of a stream's input stands for any size."""
 
     auto = count().__next__
     NDIM = auto()
@@ -139,7 +137,7 @@ class ArraySpec(metaclass=Slots):
 
 
 class Fastcall(metaclass=Slots):
-    """What ``fastcall`` needs besides a plan, which follows it: how objects are told apart and made."""
+    """What ``fastcall`` needs besides the plan behind it: how to recognise and make objects."""
 
     auto = count().__next__
     BUSY = auto()  # 0: no thread is in it. Only calls that drop the GIL set it
@@ -156,26 +154,26 @@ class Fastcall(metaclass=Slots):
 
 
 class StreamSlots(metaclass=Slots):
-    """What a stream has before its plan: the flag that keeps it to one user at a time, and what ``live`` needs."""
+    """What a stream has before its plan: the flag that keeps it to one user at a time, and what its entry needs."""
 
     auto = count().__next__
-    BUSY = auto()  # 0: nobody is in it. The first slot, so that the stream's address is the flag's
+    BUSY = auto()  # 0: no thread is in it. The first slot, so that the stream's address is that of the flag
     INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
     OUTPUT = auto()
     NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef
     INCREF = auto()
     DECREF = auto()
-    RAISE = auto()  # that of PyErr_SetString, the exception's type and its text
+    RAISE = auto()  # PyErr_SetString, the exception's type and its text
     ERROR = auto()
     TEXT = auto()
-    SAVE_THREAD = auto()  # those of PyEval_SaveThread and PyEval_RestoreThread
+    SAVE_THREAD = auto()  # PyEval_SaveThread, PyEval_RestoreThread
     RESTORE_THREAD = auto()
-    HELD_STEPS = auto()  # so many are short enough to hold the GIL
-    INPUT_STEP = auto()  # bytes from a step to the next one, in an input and in an output
+    HELD_STEPS = auto()  # at most so many hold the GIL
+    INPUT_STEP = auto()  # bytes from a step to the next, in an input and in an output
     OUTPUT_STEP = auto()
     MOST_STEPS = auto()  # of a chunk
     OUTPUTS = auto()  # features of an output
-    SIZE_0 = auto()  # sizes of the output that is being made; all but the last one are the input's
+    SIZE_0 = auto()  # sizes of the output; all but the last are those of the input
     SIZE_1 = auto()
     SIZE_2 = auto()
     LENGTH = auto()
@@ -211,11 +209,11 @@ class Cell(metaclass=Slots):
 
 
 class UniformRun(metaclass=Slots):
-    """Steps of a packed sequence that the same number of rows takes."""
+    """Consecutive steps of a packed sequence that have the same number of rows."""
 
     auto = count().__next__
     BEGIN = auto()  # the first of them
     STEPS = auto()
     ROWS = auto()
-    BEFORE = auto()  # rows of all steps before, together
+    BEFORE = auto()  # rows of all earlier steps together
     LENGTH = auto()

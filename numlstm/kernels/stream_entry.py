@@ -1,15 +1,15 @@
-"""The entries of a stream: one step over states that are kept where they are.
+"""The entries of a stream: one step on states that are kept in place.
 
-A stream is an array of ``StreamSlots`` slots and a plan behind them, whose states before and after the step are the
-same memory. ``step(stream)`` is for C and for Numba: 0, or 1 where another thread is in the stream, and then
-nothing was done. ``live`` is what Python calls a built-in function bound to the array: without an argument
-(``METH_NOARGS``) the same step, whose result is None; with an input (``METH_O``) as many steps as that has, whose
-result is a new array, or None where the input is not what the stream is for or has too many. Where another
-thread is in the stream it raises what the slots say. The plan's three ``ArraySpec`` records are what inputs of one, two
-and three axes must be.
+A stream is an array of ``StreamSlots`` slots with a plan behind them, whose states before and after a step are the same
+memory. ``step(stream)`` is for C and Numba. It returns 0, or 1 if another thread is in it; then it does nothing.
 
-``exchange(flag, expected, value)`` is how Python keeps the stream to itself for longer: the flag as it was, and set if
-that was expected. Who has set it to a value of his own can always put it back, and never another's.
+``stream_call`` is the C function of two built-in functions bound to the array. Without an argument (``METH_NOARGS``) it
+runs one step and returns None. With an input (``METH_O``) it runs all its steps and returns a new array, or None if the
+input has another kind, shape or too many steps; the plan's three ``ArraySpec`` records are for inputs of one, two and
+three axes. If another thread is in the stream, it raises the exception in the slots.
+
+``exchange(flag, expected, value)`` lets Python keep the stream to itself for longer: it sets the flag if that was as
+expected, and returns the value before. A caller that sets a value of its own can always reset it, and never another's.
 """
 
 from llvmlite import ir
@@ -28,17 +28,17 @@ MOST_AXES = 3
 
 @instruction(types.void, types.int64, types.int64, types.int64)
 def set_error(builder, function, error, text):
-    """Python's error, by ``PyErr_SetString``."""
+    """Set Python's error, by ``PyErr_SetString``."""
     kind = ir.FunctionType(ir.VoidType(), [INT64, INT64]).as_pointer()
     builder.call(builder.inttoptr(function, kind), [error, text])
 
 
 def streamed(forward):
-    """``step(stream)``, ``live(self, input)`` and ``exchange(flag, expected, value)`` for a kernel."""
+    """``step(stream)``, ``stream_call(self, input)`` and ``exchange(flag, expected, value)`` for a kernel."""
 
     @inline
     def enter(stream):
-        """Whether nobody else is in the stream; from now on this thread is."""
+        """Enter the stream; False if another thread is in it."""
         return compare_and_set(address_of(stream, StreamSlots.BUSY), 0, 1) == 0
 
     @inline
@@ -53,20 +53,20 @@ def streamed(forward):
         return 0
 
     @inline
-    def axes_of(plan, box):
-        """How many axes an array that is right so far has, or 0."""
-        if not of_its_kind(plan, box):
+    def axes_of(plan, array):
+        """The number of axes of an array of the right kind, else 0."""
+        if not of_its_kind(plan, array):
             return 0
-        axes = word_at(box + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
+        axes = word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
         return axes if axes <= MOST_AXES else 0
 
     @inline
-    def steps_of(stream, plan, box, axes):
-        """How many steps an array of so many axes has; 0 where its shape or its strides are wrong, or it has more."""
+    def steps_of(stream, plan, array, axes):
+        """Steps of an array of so many axes; 0 if its shape or strides are wrong, or there are too many steps."""
         want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
         sizes, strides = (
-            word_at(box + load_slot(plan, Header.SIZES_AT)),
-            word_at(box + load_slot(plan, Header.STRIDES_AT)),
+            word_at(array + load_slot(plan, Header.SIZES_AT)),
+            word_at(array + load_slot(plan, Header.STRIDES_AT)),
         )
         steps = 1
         if load_slot(want, ArraySpec.NDIM) != axes:
@@ -85,7 +85,7 @@ def streamed(forward):
 
     @inline
     def result(stream, plan, axes):
-        """A new array of the sizes that ``steps_of`` has left, its numbers not set; or 0 and Python's error."""
+        """A new uninitialised array of the sizes that ``steps_of`` has stored; or 0 and Python's error."""
         dtype = load_slot(plan, Header.DTYPE)
         call_pointer(load_slot(stream, StreamSlots.INCREF), dtype)
         sizes = address_of(stream, StreamSlots.SIZE_0)
@@ -93,9 +93,9 @@ def streamed(forward):
 
     @inline
     def run(stream, plan, steps):
-        """So many steps, from ``INPUT`` to ``OUTPUT`` on."""
-        let_go, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
-        if let_go:
+        """Run so many steps, from ``INPUT`` to ``OUTPUT``."""
+        drops_gil, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
+        if drops_gil:
             thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
         while True:
             forward(plan)
@@ -104,10 +104,10 @@ def streamed(forward):
                 break
             store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
             store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
-        if let_go:
+        if drops_gil:
             call_pointer(load_slot(stream, StreamSlots.RESTORE_THREAD), thread)
 
-    def live(self, x):
+    def stream_call(self, x):
         stream = slots_at(word_at(self + SELF_DATA))
         plan = record_at(stream, STREAM_SLOTS)
         made, axes, steps = load_slot(plan, Header.NONE), 0, 0
@@ -144,8 +144,8 @@ def streamed(forward):
     def exchange(flag, expected, value):
         return compare_and_set(flag, expected, value)
 
-    step, live, exchange = standalone(step), standalone(live), standalone(exchange)
+    step, stream_call, exchange = standalone(step), standalone(stream_call), standalone(exchange)
     step.compile(types.int64(PLAN))
-    live.compile(types.int64(types.int64, types.int64))
+    stream_call.compile(types.int64(types.int64, types.int64))
     exchange.compile(types.int64(types.int64, types.int64, types.int64))
-    return step, live, exchange
+    return step, stream_call, exchange

@@ -1,13 +1,13 @@
-"""Work that several threads claim from each other by tickets, and how they wait.
+"""How threads claim the chunks of a call, and how they wait.
 
-The record that they share is an array of int64 whose parts stand on cache lines of their own (``Share``): how many
-tickets are done, whether workers are to leave, how many are claimed in each range, and how far each layer is.
+They share a record of int64 counters, each on a cache line of its own (``Share``): chunks done, whether workers are to
+leave, chunks claimed in each range, and the progress of each layer.
 
-A call is phases of ``PIECES`` tickets each. A thread claims tickets of a phase until there are none,
-joins the others, and goes on to the next phase; one that arrives late passes through the phases that are done, one
-that never arrives is not missed. The tickets of a phase are cut into ``RANGES``, and a thread begins
-with its own: it meets the same weights at every step, and they are in its own cache. Whoever waits, waits for
-a thread that is inside a kernel, since it has claimed.
+A call consists of phases of ``NUM_CHUNKS`` chunks. A thread claims chunks of a phase until none is left, waits at the
+barrier, and goes on to the next phase. A thread that arrives late passes through the finished phases; one that never
+arrives is not missed. The chunks of a phase are divided into ``RANGES``, and each thread starts with its own range, so
+that it reads the same weights at every step, from its own cache. A thread waits only for threads that are inside a
+kernel, since they have claimed a chunk.
 """
 
 from __future__ import annotations
@@ -22,43 +22,43 @@ from .instructions import INT64, bump_counter, instruction, load_slot
 from .plan_layout import LINE_SLOTS, Header, Share
 
 ForChunks = Callable[[Kernel], Kernel]
-SPINS = 400  # looks at a counter, a pause before each: about 20 us at most; then the core is offered to others
+SPINS = 400  # looks at a counter, each after a pause: at most about 20 us; then the core is yielded
 
 
 @instruction(types.int64, types.int64)
 def seen(builder, address):
-    """A counter of the shared record; whatever was written before it reached this value is visible."""
+    """Load a shared counter (acquire): all writes before it was set to this value are visible."""
     return builder.load_atomic(builder.inttoptr(address, INT64.as_pointer()), "acquire", 8)
 
 
 @instruction(types.void, types.int64, types.int64)
 def publish(builder, address, value):
-    """Set a counter that this thread alone sets; what it wrote before is visible to who sees the value."""
+    """Store a counter that only this thread sets (release): its earlier writes are visible with the value."""
     builder.store_atomic(value, builder.inttoptr(address, INT64.as_pointer()), "release", 8)
 
 
 @instruction(types.void, types.int64)
 def count_up(builder, address):
-    """Add 1 to a counter that all threads add to, likewise."""
+    """Add 1 to a counter that all threads add to (acquire and release)."""
     builder.atomic_rmw("add", builder.inttoptr(address, INT64.as_pointer()), INT64(1), "acq_rel")
 
 
 @instruction(types.int64, types.int64, types.int64, types.int64)
 def exchange(builder, address, expected, new):
-    """Set a counter to ``new`` if it is ``expected``; what it was."""
+    """Set a counter to ``new`` if it is ``expected``; the value before."""
     pointer = builder.inttoptr(address, INT64.as_pointer())
     return builder.extract_value(builder.cmpxchg(pointer, expected, new, "acq_rel", "acquire"), 0)
 
 
 @instruction(types.void, types.int64)
 def call_at(builder, address):
-    """Call a C function without arguments; its result, if any, is not read."""
+    """Call a C function without arguments, and ignore its result."""
     function = ir.FunctionType(ir.IntType(32), []).as_pointer()
     builder.call(builder.inttoptr(address, function), [])
 
 
 def pausing(pause):
-    """An instruction that tells the core that this is a loop which waits: an intrinsic of LLVM's, and its arguments."""
+    """The CPU's pause instruction, for loops that wait: the name of an LLVM intrinsic, and its arguments."""
 
     @instruction(types.void, types.int64)
     def relax(builder, _):
@@ -79,14 +79,14 @@ def shared(plan, slot):
 
 @inline
 def leaves(plan):
-    """Whether this thread is a worker and is wanted elsewhere. The caller itself never leaves."""
+    """Whether this thread is a worker that has been told to leave. The caller never leaves."""
     return load_slot(plan, Header.THREAD_INDEX) > 0 and seen(shared(plan, Share.LEAVE)) != 0
 
 
 @named("claim")
 def claim(plan, phase):
-    """The number of a ticket of this phase that nobody else has, or -1."""
-    num_chunks, ranges, member = (
+    """Claim a chunk of this phase: its number, or -1 if none is left."""
+    num_chunks, ranges, thread_index = (
         load_slot(plan, Header.NUM_CHUNKS),
         load_slot(plan, Header.RANGES),
         load_slot(plan, Header.THREAD_INDEX),
@@ -94,7 +94,7 @@ def claim(plan, phase):
     if seen(shared(plan, Share.DONE)) >= (phase + 1) * num_chunks or leaves(plan):
         return -1
     for n in range(ranges):
-        r = (member + n) % ranges
+        r = (thread_index + n) % ranges
         first = num_chunks * r // ranges
         size = num_chunks * (r + 1) // ranges - first
         counter = shared(plan, Share.NEXT_CHUNK + LINE_SLOTS * r)
@@ -111,12 +111,12 @@ def claim(plan, phase):
 
 
 def waiting(pause):
-    """``wait(plan, counter, least, may_leave)`` and ``rest(plan)`` for a kind of CPU."""
+    """``wait(plan, counter, least, may_leave)`` and ``spin_wait(plan)`` for a kind of CPU."""
     relax = pausing(pause)
 
     @named("wait")
     def wait(plan, counter, least, may_leave):
-        """Until a counter is at least so high. A worker that holds no ticket may leave instead."""
+        """Wait until a counter is at least ``least``. A worker that holds no chunk may leave instead."""
         spins = 0
         while seen(counter) < least:
             if may_leave and leaves(plan):
@@ -127,7 +127,7 @@ def waiting(pause):
                 bump_counter(plan, Header.YIELDS)
                 call_at(load_slot(plan, Header.YIELD))
 
-    @named("rest")
+    @named("spin_wait")
     def spin_wait(plan):
         """Until another call begins, or the worker has looked often enough and is to sleep."""
         for look in range(load_slot(plan, Header.CHUNK_STEPS)):

@@ -85,8 +85,15 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
     bind, fastcall = python_entries(forward)
-    step, live, exchange = streamed(forward)
-    entries = {FORWARD: forward, BIND: bind, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: live, EXCHANGE: exchange}
+    step, stream_call, exchange = streamed(forward)
+    entries = {
+        FORWARD: forward,
+        BIND: bind,
+        FASTCALL: fastcall,
+        STEP: step,
+        STREAM_ENTRY: stream_call,
+        EXCHANGE: exchange,
+    }
     module = bare_module(entries)
     machine = target_machine(level)
     optimise(module, machine, tuple(entries))
