@@ -74,7 +74,7 @@ def from_torch(module: Any) -> LSTM | Any:
     return LSTMCell._from_parameters(config, *_parameters(module, shapes))
 
 
-def _base(module: Any) -> Any:
+def _base(module: object) -> Any:
     """The class of PyTorch's that the module is one of, or None."""
     for base in type(module).__mro__:
         if base.__module__ == TORCH_MODULE and base.__name__ in ("LSTM", "LSTMCell"):
@@ -82,7 +82,7 @@ def _base(module: Any) -> Any:
     return None
 
 
-def _only_one(module: Any) -> Any:
+def _only_one(module: object) -> Any:
     """The LSTM or LSTMCell that a module is or holds; TypeError where it holds none or several."""
     if _base(module) is not None:
         return module
@@ -102,7 +102,7 @@ def _only_one(module: Any) -> Any:
     raise TypeError(said)
 
 
-def _parameters(module: Any, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
+def _parameters(module: object, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
     """The dtype of the module's parameters, and each as an array of the shape that its sizes say."""
     tensors = {name: getattr(module, name) for name in shapes}
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}

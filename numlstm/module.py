@@ -173,7 +173,7 @@ class Module:
         except (MemoryError, ValueError, OverflowError) as error:
             raise MemoryError(f"the parameters of {self!r} do not fit in memory: {error}") from None
 
-    def _remember(self, shapes: CallShapes, key: Any) -> None:
+    def _remember(self, shapes: CallShapes, key: object) -> None:
         """Remember the shapes of a call; there is room for as many as a program is likely to alternate between."""
         if len(self._seen) >= 1024:
             self._seen.clear()
@@ -208,7 +208,7 @@ class Module:
         def __getattr__(self, name: str) -> Any:
             return self._found(name)
 
-        def __setattr__(self, name: str, value: Any) -> None:
+        def __setattr__(self, name: str, value: object) -> None:
             self._assign(name, value)
 
     def _found(self, name: str) -> Any:
@@ -217,7 +217,7 @@ class Module:
             return self._parameter(name)
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
-    def _assign(self, name: str, value: Any) -> None:
+    def _assign(self, name: str, value: object) -> None:
         shapes = self.__dict__.get("_shapes", {})
         if name in shapes:
             with changing:
@@ -245,7 +245,7 @@ class Module:
                 self._check_known(name, value)
             object.__setattr__(self, name, value)
 
-    def _check_known(self, name: str, value: Any) -> None:
+    def _check_known(self, name: str, value: object) -> None:
         """Refuse an attribute that this class does not have, usually a misspelt one."""
         kind = type(self)
         if name[:2] == name[-2:] == "__":  # set by tools
@@ -408,7 +408,7 @@ class Module:
         """Set eval mode, the same as ``train(False)``; return the object itself."""
         return self.train(False)
 
-    def to(self, device: Any = None, dtype: Any = None) -> Self:
+    def to(self, device: object = None, dtype: object = None) -> Self:
         """Convert the parameters in place, and return the object itself.
 
         Parameters
@@ -438,7 +438,7 @@ class Module:
                     self._panels = self._packed(wanted, {name: self._parameter(name) for name in self._shapes})
         return self
 
-    def _place(self, device: Any) -> None:
+    def _place(self, device: object) -> None:
         """Run on this device from now on."""
         check_cpu(device, type(self).__name__)
 
@@ -451,7 +451,7 @@ class Module:
         """Run on the CPU from now on, and return the object itself."""
         return self.to("cpu")
 
-    def cuda(self, device: Any = None) -> Self:
+    def cuda(self, device: object = None) -> Self:
         """Run on CUDA from now on, and return the object itself."""
         return self.to("cuda" if device is None else device)
 

@@ -80,7 +80,7 @@ def measuring(rounds: int) -> Callable[[Any], Any]:
         PLOT,
     )
 
-    def add(command: Any) -> Any:
+    def add(command: object) -> Any:
         for option in reversed(options):
             command = option(command)
         return command

@@ -128,7 +128,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Entry:
     return Entry(dtype, tuple(shape), *offsets)
 
 
-def _is_size(number: Any) -> bool:
+def _is_size(number: object) -> bool:
     return type(number) is int and 0 <= number < 1 << 63
 
 

@@ -243,7 +243,7 @@ class Executor:
 
     # ------------------------------------------------------------ fast calls
 
-    def dispatch(self, order: int, input: Any, hx: Any, data: Array) -> Result | None:
+    def dispatch(self, order: int, input: object, hx: object, data: Array) -> Result | None:
         """The result of the fast call for this input's shape, if there is one and it takes these arrays."""
         if type(input) is not ndarray:
             return None

@@ -132,7 +132,7 @@ class PackedSequence(Parts):
         """Return it with `data` on the CPU: itself, if they are there."""
         return self._replace(data=number_array("data", to_host("data", self.data))) if self.is_cuda else self
 
-    def cuda(self, device: Any = None) -> Self:
+    def cuda(self, device: object = None) -> Self:
         """Return it if `data` are on the first CUDA device; otherwise raise NotImplementedError, as `to` does."""
         return self.to("cuda" if device is None else device)
 
@@ -147,7 +147,7 @@ class PackedSequence(Parts):
 
 
 def pack_padded_sequence(
-    input: np.typing.ArrayLike, lengths: Any, batch_first: bool = False, enforce_sorted: bool = True
+    input: np.typing.ArrayLike, lengths: object, batch_first: bool = False, enforce_sorted: bool = True
 ) -> PackedSequence:
     """Pack a padded batch.
 
@@ -377,7 +377,7 @@ def pad_sequence(
     return padded
 
 
-def _sequences(sequences: Any, batch_first: Any, padding_side: Any) -> list[Array]:
+def _sequences(sequences: object, batch_first: object, padding_side: object) -> list[Array]:
     """The arrays that `pad_sequence` is to stack, after its arguments were checked."""
     if not isinstance(sequences, Iterable):
         raise RuntimeError(
@@ -401,7 +401,7 @@ def _sequences(sequences: Any, batch_first: Any, padding_side: Any) -> list[Arra
     return arrays
 
 
-def unpad_sequence(padded_sequences: np.typing.ArrayLike, lengths: Any, batch_first: bool = False) -> list[Array]:
+def unpad_sequence(padded_sequences: np.typing.ArrayLike, lengths: object, batch_first: bool = False) -> list[Array]:
     """Cut a padded batch into one array a sequence: the inverse of `pad_sequence`.
 
     Parameters

@@ -108,7 +108,7 @@ class Session(Stateful):
     def __repr__(self) -> str:
         return f"Session({self._slot}{', closed' if self._closed else ''})"
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
             "a session cannot be copied or pickled, since it is a place in a pool of its process\n"
             "Take session.snapshot(), and restore() it in another session."
@@ -158,7 +158,7 @@ class Pool:
     _h: Array
     _c: Array
 
-    def __init__(self, config: Config, panels: Panels, capacity: Any, present: Callable[[], Panels]) -> None:
+    def __init__(self, config: Config, panels: Panels, capacity: object, present: Callable[[], Panels]) -> None:
         self._bound = pool_capacity(config, capacity)
         self._config, self._panels, self._current_panels = config, panels, present
         self.dtype: np.dtype[Any] = panels.dtype
@@ -188,7 +188,7 @@ class Pool:
     def __repr__(self) -> str:
         return sizes_text("Pool", self._config, open=len(self))
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(
             "a pool cannot be copied or pickled, since it lives on the memory of its process\n"
             "Pickle the LSTM, and session.snapshot() of each session; restore() them in sessions of another pool."
@@ -267,7 +267,7 @@ class Pool:
         self, slots: Sequence[int] | np.ndarray[Any, np.dtype[np.integer[Any]]], input: np.typing.ArrayLike
     ) -> Array: ...
 
-    def step(self, slots: Any, input: Any = None) -> Any:
+    def step(self, slots: object, input: object = None) -> Any:
         """Run the next step, or several, of each session that is present; the others are unchanged.
 
         Parameters
@@ -344,7 +344,7 @@ class Pool:
         output = self._advance(slots, x)
         return dict(zip(sessions, output[0] if rows[0].ndim == 1 else output.swapaxes(0, 1), strict=True))
 
-    def _refuse(self, session: Any) -> NoReturn:
+    def _refuse(self, session: object) -> NoReturn:
         if not isinstance(session, Session):
             raise TypeError(f"a step is for sessions of pool.open(), or for slots and their input, not for {session!r}")
         if session._pool is not self:
@@ -383,7 +383,7 @@ class Pool:
             f"of {sessions[0]!r} {first}\nThe states are unchanged."
         )
 
-    def _as_input(self, given: Any, count: int) -> Array:
+    def _as_input(self, given: object, count: int) -> Array:
         """(count, input_size), or (steps, count, input_size): contiguous, of the pool's dtype."""
         x = given if type(given) is ndarray and given.dtype is self.dtype else real_array("input", given)
         x = own_shape(x)
@@ -452,7 +452,7 @@ class Pool:
 
     # ------------------------------------------------------------ states
 
-    def _scatter(self, slots: Any, h: Array, c: Array) -> None:
+    def _scatter(self, slots: Slots | slice, h: Array, c: Array) -> None:
         """Store new states, all of them even if an exception of a signal interrupts it."""
         try:
             self._scatter_once(slots, h, c)
@@ -460,7 +460,7 @@ class Pool:
             self._scatter_once(slots, h, c)
             raise
 
-    def _scatter_once(self, slots: Any, h: Array, c: Array) -> None:
+    def _scatter_once(self, slots: Slots | slice, h: Array, c: Array) -> None:
         for states_of, given in (self._h, h), (self._c, c):
             for layer, rows in zip(states_of, given, strict=True):
                 layer[slots] = rows
@@ -490,7 +490,7 @@ def _check_steps(steps: int, shape: Shape) -> None:
         raise no_steps(f"input has shape {shape}, which holds no step; the states are unchanged.")
 
 
-def _row(session: Any, value: Any) -> Array:
+def _row(session: object, value: object) -> Array:
     if type(value) is ndarray and value.dtype.kind in REAL_KINDS:
         return value
     return real_array(f"input of {session!r}", value)

@@ -117,7 +117,7 @@ def _over_padded(
 
 
 def _results(
-    panels: Panels, call: CallShapes, input: Array, hx: Any, out: Any
+    panels: Panels, call: CallShapes, input: Array, hx: object, out: object
 ) -> tuple[tuple[Array, ...], States | None]:
     """The arrays for output, h_n and c_n, and the initial states."""
     dtype = panels.dtype

@@ -38,7 +38,7 @@ class Stateful:
         return self._get()
 
     @state.setter
-    def state(self, states: Any) -> None:
+    def state(self, states: object) -> None:
         config, rows, dtype = self._facts()
         self._set(*stream_states(config, rows, states, dtype))
 
@@ -61,7 +61,7 @@ class Stateful:
         h, c = self._get()
         return snapshot_facts(*self._facts()) | {"h": h, "c": c}
 
-    def restore(self, snapshot: Any) -> None:
+    def restore(self, snapshot: object) -> None:
         """Continue from a snapshot, with the weights of this stream or pool.
 
         Parameters

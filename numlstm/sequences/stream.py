@@ -50,7 +50,7 @@ class _Record(np.ndarray[Any, Any]):
 
     keepalive: Any
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(PICKLED)
 
 
@@ -143,7 +143,7 @@ class Stream(Stateful):
 
     if not TYPE_CHECKING:  # a type checker that saw this would accept any name
 
-        def __setattr__(self, name: str, value: Any) -> None:
+        def __setattr__(self, name: str, value: object) -> None:
             check_not_replaced(self, name)
             object.__setattr__(self, name, value)
 
@@ -274,7 +274,7 @@ class Stream(Stateful):
         output: Array | None = self._call(input)
         return self._general_call(input) if output is None else output
 
-    def _general_call(self, input: Any) -> Array:
+    def _general_call(self, input: object) -> Array:
         """A call with an input that the built-in function declined."""
         array = own_shape(stream_input(input))
         piece = stream_piece(self._config, self.batch_size, array.shape)
@@ -343,7 +343,7 @@ class Stream(Stateful):
 
         self._replace(write)
 
-    def reset(self, rows: Any = None) -> None:
+    def reset(self, rows: object = None) -> None:
         """Set the state to zeros.
 
         Parameters
@@ -417,11 +417,11 @@ class Stream(Stateful):
     def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
         return self.fork()
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(PICKLED)
 
 
-def step_function(dtype: Any = None) -> Callable[[int], int]:
+def step_function(dtype: object = None) -> Callable[[int], int]:
     """Return the C function that runs a step of a stream: ``int64_t step(int64_t stream)``.
 
     It takes `Stream.address` and does what `Stream.step` does, from `Stream.input` to `Stream.output`. It returns 0,
@@ -470,5 +470,5 @@ def _step_by_ctypes(run: Callable[[int], int], record: _Record, at: int) -> Call
     return step
 
 
-def _declines(_: Any) -> None:
+def _declines(_: object) -> None:
     """In place of the built-in call: leaves every input to the general way."""

@@ -38,7 +38,7 @@ def any_array(name: str, value: object) -> Array:
     return value if type(value) is ndarray else ndarray.view(value, ndarray)
 
 
-def _from_foreign(name: str, value: Any) -> Array:
+def _from_foreign(name: str, value: object) -> Array:
     """Nested lists, and the arrays of other libraries through ``__array__`` or DLPack."""
     try:
         if is_torch_tensor(value):
@@ -100,7 +100,7 @@ def device_shape(value: Any) -> Shape:
     return tuple(value.shape if interface is None else interface["shape"])
 
 
-def to_host(name: str, value: Any) -> Any:
+def to_host(name: str, value: object) -> Any:
     """A device array copied to the CPU's memory by its own library; any other value unchanged."""
     if not on_device(value):
         return value

@@ -28,7 +28,7 @@ C_NAMES = {  # in PyTorch's messages; other integers are int8_t and so on
 # ---------------------------------------------------------------- arrays
 
 
-def number_array(name: str, value: Any) -> Array:
+def number_array(name: str, value: object) -> Array:
     """The value as an array of numbers of any kind."""
     array = any_array(name, value)
     if array.dtype.kind not in NUMBERS:
@@ -38,7 +38,7 @@ def number_array(name: str, value: Any) -> Array:
     return array
 
 
-def whole_numbers(name: str, value: Any) -> Indices:
+def whole_numbers(name: str, value: object) -> Indices:
     """A copy of the value as int64, of any shape. Floats may be given if they are whole."""
     try:
         array = any_array(name, value)
@@ -111,7 +111,7 @@ def _check_sizes(sizes: Indices, shape: Shape) -> None:
         )
 
 
-def _row_indices(sequence: Any, name: str, batch: int) -> Indices | None:
+def _row_indices(sequence: object, name: str, batch: int) -> Indices | None:
     given = getattr(sequence, name, None)
     if given is None:
         return None
@@ -139,7 +139,7 @@ def _not_1d(whose: str, array: Indices) -> RuntimeError:
 # ---------------------------------------------------------------- lengths
 
 
-def checked_lengths(lengths: Any, call: CallShapes, shape: Shape) -> Indices:
+def checked_lengths(lengths: object, call: CallShapes, shape: Shape) -> Indices:
     """One length for each sequence of a padded batch of that shape, from 1 to its number of steps."""
     if call.unbatched:
         raise ValueError(
@@ -151,7 +151,7 @@ def checked_lengths(lengths: Any, call: CallShapes, shape: Shape) -> Indices:
     return counts
 
 
-def one_length_each(lengths: Any, batch: int) -> Indices:
+def one_length_each(lengths: object, batch: int) -> Indices:
     """One length for each sequence."""
     counts = whole_numbers("lengths", lengths)
     if counts.ndim != 1:
@@ -190,7 +190,7 @@ def check_range(lengths: Indices, least: int, steps: int) -> None:
 # ---------------------------------------------------------------- other arguments
 
 
-def check_flag(what: str, value: Any) -> None:
+def check_flag(what: str, value: object) -> None:
     """Check an argument that PyTorch takes as a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"{what} must be bool, not {type(value).__name__}\nIt is {show(value)}.")
@@ -206,7 +206,7 @@ def checked_count(what: str, value: Any) -> int:
         raise TypeError(f"{what} must be int, not {type(value).__name__}\nIt is {show(value)}.") from None
 
 
-def checked_padding(what: str, value: Any, data: Array) -> Any:
+def checked_padding(what: str, value: object, data: Array) -> Any:
     """The padding value in the dtype of the data, if it is in range."""
     if not isinstance(value, Complex):
         raise TypeError(f"{what}, not {type(value).__name__}\nIt is {show(value)}.")

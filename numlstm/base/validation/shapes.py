@@ -27,7 +27,7 @@ class CallShapes(NamedTuple):
 # ---------------------------------------------------------------- an LSTM
 
 
-def lstm_call(config: Config, shape: Shape, hx: Any) -> CallShapes:
+def lstm_call(config: Config, shape: Shape, hx: object) -> CallShapes:
     """The call for an input of that shape, or the first error that ``torch.nn.LSTM`` finds in it."""
     if len(shape) not in (2, 3):
         wanted = f"({'batch, steps' if config.batch_first else 'steps, batch'}, {config.input_size})"
@@ -46,7 +46,7 @@ def lstm_call(config: Config, shape: Shape, hx: Any) -> CallShapes:
     return call
 
 
-def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> CallShapes:
+def packed_call(config: Config, shape: Shape, batch: int, hx: object) -> CallShapes:
     """The call for packed data of that shape with `batch` sequences; the texts are PyTorch's for a padded batch."""
     if len(shape) != 2:
         raise RuntimeError(
@@ -57,7 +57,7 @@ def packed_call(config: Config, shape: Shape, batch: int, hx: Any) -> CallShapes
 
 
 def _lstm_call(
-    config: Config, shape: Shape, batch: int, hx: Any, name: str, swap: bool = False, unbatched: bool = False
+    config: Config, shape: Shape, batch: int, hx: object, name: str, swap: bool = False, unbatched: bool = False
 ) -> CallShapes:
     """The shapes; the axes of the states and the features of the input are checked."""
     output = (*shape[:-1], config.num_directions * config.output_size)
@@ -122,7 +122,7 @@ def _check_axes(call: CallShapes, h_0: Array, c_0: Array) -> None:
 # ---------------------------------------------------------------- the pair (h_0, c_0)
 
 
-def _fits(call: CallShapes, hx: Any, dtype: np.dtype[Any]) -> bool:
+def _fits(call: CallShapes, hx: object, dtype: np.dtype[Any]) -> bool:
     """Whether hx is a pair of ndarrays as the call wants them: in a loop, the last call's own result."""
     if type(hx) is not tuple or len(hx) != 2:
         return False
@@ -144,7 +144,7 @@ def two_states(hx: Any) -> tuple[Any, Any]:
     return hx[0], hx[1]
 
 
-def _pair(hx: Any) -> States:
+def _pair(hx: object) -> States:
     h_0, c_0 = two_states(hx)
     return real_array("h_0", h_0), real_array("c_0", c_0)
 
@@ -169,7 +169,7 @@ def _check_count(kind: str, hx: Any, at_least_two: bool = True) -> None:
 # ---------------------------------------------------------------- an LSTMCell
 
 
-def cell_call(config: Config, shape: Shape, hx: Any) -> CallShapes:
+def cell_call(config: Config, shape: Shape, hx: object) -> CallShapes:
     """The call of an LSTMCell for an input of that shape, or the first error that ``torch.nn.LSTMCell`` finds."""
     if len(shape) not in (1, 2):
         raise ValueError(

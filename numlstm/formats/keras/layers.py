@@ -226,7 +226,7 @@ def _is_own(spec: Json) -> bool:
     return ">" not in registered and (module is None or str(module).partition(".")[0] in OF_KERAS)
 
 
-def _entries(config: Any) -> list[Any]:
+def _entries(config: object) -> list[Any]:
     """The layers of a model; the oldest files of Sequential have just the list."""
     found = config.get("layers") if isinstance(config, dict) else config
     return found if isinstance(found, list) else []
@@ -237,7 +237,7 @@ def _name(spec: Json) -> str:
     return str((config.get("name") if isinstance(config, dict) else None) or spec.get("name") or _kind(spec))
 
 
-def _trainable(config: Any, around: _Around) -> bool:
+def _trainable(config: object, around: _Around) -> bool:
     return around.trainable and not (isinstance(config, dict) and config.get("trainable") is False)
 
 
@@ -256,7 +256,7 @@ def _inside(around: _Around, spec: Json, place: str, **changes: Any) -> _Around:
     )
 
 
-def _parts(value: Any) -> Iterator[Json]:
+def _parts(value: object) -> Iterator[Json]:
     """Every object within a piece of JSON."""
     waiting = [value]
     while waiting:
@@ -372,7 +372,7 @@ class _Graph:
                         waiting.append(reader)
 
 
-def _references(value: Any) -> Iterator[tuple[str, int, bool]]:
+def _references(value: object) -> Iterator[tuple[str, int, bool]]:
     """(layer, number of its call, whether as a mask) for each output that a part of the graph refers to.
 
     A reference is ["name", 0, 0], and more; in Keras 3 within a keras_history.
@@ -407,7 +407,7 @@ def _masking(config: Json) -> frozenset[int]:
     return frozenset(found)
 
 
-def _model(network: Network, kind: str, config: Any, entries: list[Json], around: _Around) -> None:
+def _model(network: Network, kind: str, config: object, entries: list[Json], around: _Around) -> None:
     graph = _Graph(kind, config, entries, network.budget)
     masked = graph.masked(around.masking)
     counts: dict[str, int] = {}
@@ -591,7 +591,7 @@ def _cell(spec: Json, place: str, around: _Around) -> Cell:
     return Cell(units, config.get("use_bias", True) is not False, place, _trainable(config, around), problem)
 
 
-def _function(value: Any) -> str:
+def _function(value: object) -> str:
     """The name of an activation, which may be in an object."""
     if value is None:
         return "linear"
@@ -647,7 +647,7 @@ def _joined(*sentences: str) -> str:
     return "; ".join(sentence for sentence in sentences if sentence)
 
 
-def _dtype(value: Any) -> tuple[str, str]:
+def _dtype(value: object) -> tuple[str, str]:
     """The dtype that Keras computes in, and the policy if it differs from the weights' dtype."""
     if isinstance(value, dict):
         value = value.get("config")

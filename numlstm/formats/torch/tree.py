@@ -66,7 +66,7 @@ class Container:
 
 
 def contents(
-    format: str, root: Any, read: Read, stored: Stored, budget: Budget, scripted: Scripted = lambda name: {}
+    format: str, root: object, read: Read, stored: Stored, budget: Budget, scripted: Scripted = lambda name: {}
 ) -> Contents:
     """Return the tensors and LSTMs in the object of a pickle.
 
@@ -116,7 +116,7 @@ def contents(
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
 
-def _walk(root: Any, scripted: Scripted, budget: Budget) -> Iterator[Container]:
+def _walk(root: object, scripted: Scripted, budget: Budget) -> Iterator[Container]:
     """The containers in the order of the file."""
     seen: set[int] = set()
     waiting: list[tuple[Link, Any]] = [((), root)]
@@ -150,7 +150,7 @@ def _walk(root: Any, scripted: Scripted, budget: Budget) -> Iterator[Container]:
         waiting += reversed(inner)
 
 
-def _is_odd(key: str, item: Any) -> bool:
+def _is_odd(key: str, item: object) -> bool:
     """Whether an object is a tensor: one of PyTorch's functions makes it, or it has a parameter's name."""
     if not isinstance(item, Object) or _is_module(item):
         return False
@@ -191,7 +191,7 @@ def _note_packed(container: Container, key: str) -> None:
         container.packed[said] = None
 
 
-def _items(value: Any) -> Iterator[tuple[str, Any]]:
+def _items(value: object) -> Iterator[tuple[str, Any]]:
     """Keys and values of a container; of an object, its state, arguments and items."""
     if isinstance(value, dict):
         for number, (key, item) in enumerate(value.items()):
@@ -202,7 +202,7 @@ def _items(value: Any) -> Iterator[tuple[str, Any]]:
         yield from (("state", value.state), ("arguments", value.arguments), ("items", value.items))
 
 
-def _is_module(value: Any) -> bool:
+def _is_module(value: object) -> bool:
     """Whether an object is a module: one of torch.nn has ``_parameters``, TorchScript's a class of the archive."""
     if not isinstance(value, Object) or not isinstance(value.state, dict):
         return False
@@ -329,7 +329,7 @@ def _checked(found: Found, container: Container) -> Found:
     return found
 
 
-def _is_flag(value: Any) -> bool:
+def _is_flag(value: object) -> bool:
     return type(value) is bool
 
 

@@ -164,7 +164,7 @@ def _view(of: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = No
     return View(of, dtype, offset, tuple(shape), tuple(strides))
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return str(value[:4]) if isinstance(value, tuple) and all(type(n) is int for n in value[:4]) else "no numbers"
 
 
@@ -237,7 +237,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
 TENSORS = (_tensor, _tensor_v3, _first)  # accepted within _from_type
 
 
-def _reduced(function: Any, arguments: Any) -> Any:
+def _reduced(function: object, arguments: object) -> Any:
     """The result of a call: a tensor or container, else the record of the call."""
     if not isinstance(function, Name) or not isinstance(arguments, tuple):
         raise ValueError("its pickle calls something that is no name")
@@ -252,7 +252,7 @@ def _reduced(function: Any, arguments: Any) -> Any:
         raise ValueError(f"its pickle calls {function.name} with arguments that do not fit: {error}") from None
 
 
-def _put(into: Any, key: Any, value: Any) -> None:
+def _put(into: object, key: object, value: object) -> None:
     """Put an item into a dict. A key that is not plain is replaced: hashing it may take time without bound."""
     if isinstance(into, dict):
         plain = type(key) in PLAIN or (type(key) is int and -WHOLE < key < WHOLE)
@@ -317,7 +317,7 @@ class Memo(dict[int, Any]):
     def __len__(self) -> int:
         return len(self.row) + super().__len__()
 
-    def __setitem__(self, number: int, value: Any) -> None:
+    def __setitem__(self, number: int, value: object) -> None:
         row = self.row
         if number == len(row):
             row.append(value)
@@ -379,7 +379,7 @@ class Machine(Base):  # type: ignore[misc]
         self.budget.hold(4 * (len(module) + len(name)), WHAT)
         return Name(f"{module}.{name}")
 
-    def persistent_load(self, identity: Any) -> Any:
+    def persistent_load(self, identity: object) -> Any:
         """Return the storage of a persistent id."""
         return self.of_identity(identity)
 
@@ -453,7 +453,7 @@ class Machine(Base):  # type: ignore[misc]
         self._into_dict(into, self.pop_mark())
         self.append(into)
 
-    def _into_dict(self, into: Any, values: list[Any]) -> None:
+    def _into_dict(self, into: object, values: list[Any]) -> None:
         self.budget.hold((0 if into else FIRST) + ITEM * (len(values) // 2), WHAT)
         for at in range(0, len(values) - 1, 2):
             _put(into, values[at], values[at + 1])
