@@ -1,4 +1,4 @@
-"""LSTMCell: what ``torch.nn.LSTMCell`` is for inference, in NumPy."""
+"""LSTMCell: ``torch.nn.LSTMCell`` for inference, in NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""LSTM: what ``torch.nn.LSTM`` is for inference, in NumPy."""
+"""LSTM: ``torch.nn.LSTM`` for inference, in NumPy.
+
+A call whose shapes were seen before is a fast call (``runtime/fast_call.py``): machine code checks its arrays.
+Otherwise `LSTM._run` checks them, names them in a `Call`, and hands that to the executor (``runtime/executor.py``).
+"""
 
 from __future__ import annotations
 
