@@ -240,8 +240,10 @@ class NotZeroed(Pool):
     def _open(self):
         kept = self._h.copy(), self._c.copy()
         session = super()._open()
-        if session.slot < kept[0].shape[1]:
+        used = self.__dict__.setdefault("used", set())  # a new slot's memory is arbitrary
+        if session.slot in used:
             self._h[:, session.slot], self._c[:, session.slot] = (states[:, session.slot] for states in kept)
+        used.add(session.slot)
         return session
 
 
