@@ -1,21 +1,20 @@
 """What holds for every LSTM: it is near the reference, and its bits depend on the row and the sequence alone."""
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from judge import DTYPES, UNIT, error, exact, flat, flip_one_bit, need_longdouble, same_bits
+from random_cases import cases
 
 import numlstm
 
 pytestmark = pytest.mark.cpu_level
 
-CI = os.environ.get("NUMLSTM_CI") == "1"
-many = settings(max_examples=80, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.too_slow])
+many = cases(80)
 
 BOTH = st.booleans()
 SIZES = st.one_of(st.integers(1, 9), st.integers(10, 40), st.sampled_from([63, 64, 65, 72, 129]))

@@ -128,29 +128,22 @@ def of_root(path, mode=0o755):
     path.chmod(mode)
 
 
+def writable(name, where, mode):
+    """A trap in which others can write: to the cache folder, its parents or the object."""
+
+    def trap(place, mark):
+        path = place.fill(mark)
+        where(place, path).chmod(mode)
+        return "others can write to"
+
+    trap.__name__ = name
+    return trap
+
+
 def folder_of_another(place, mark):
     place.fill(mark)
     of_root(place.cache)
     return "belongs to another user"
-
-
-def folder_of_all(place, mark):
-    place.fill(mark)
-    place.cache.chmod(0o777)
-    return "others can write to"
-
-
-def folder_of_a_group(place, mark):
-    place.fill(mark)
-    place.cache.chmod(0o720)
-    return "others can write to"
-
-
-def sticky_folder_of_all(place, mark):
-    """Others can add to it, though not take away."""
-    place.fill(mark)
-    place.cache.chmod(0o1777)
-    return "others can write to"
 
 
 def object_of_another(place, mark):
@@ -158,28 +151,11 @@ def object_of_another(place, mark):
     return "belongs to another user"
 
 
-def object_of_all(place, mark):
-    place.fill(mark).chmod(0o666)
-    return "others can write to"
-
-
 def linked_object(place, mark):
     path = place.fill(mark)
     path.rename(place.home / "elsewhere.o")
     path.symlink_to(place.home / "elsewhere.o")
     return "is a symbolic link"
-
-
-def parent_of_all(place, mark):
-    place.fill(mark)
-    place.home.chmod(0o777)
-    return "others can write to"
-
-
-def grandparent_of_all(place, mark):
-    place.fill(mark)
-    place.path.chmod(0o777)
-    return "others can write to"
 
 
 def parent_of_another_group(place, mark):
@@ -199,8 +175,13 @@ def parent_of_another_user(place, mark):
 
 
 TRAPS = [
-    folder_of_another, folder_of_all, folder_of_a_group, sticky_folder_of_all, object_of_another, object_of_all,
-    linked_object, parent_of_all, grandparent_of_all, parent_of_another_group, parent_of_another_user,
+    folder_of_another, object_of_another, linked_object, parent_of_another_group, parent_of_another_user,
+    writable("folder_of_all", lambda place, path: place.cache, 0o777),
+    writable("folder_of_a_group", lambda place, path: place.cache, 0o720),
+    writable("sticky_folder_of_all", lambda place, path: place.cache, 0o1777),  # to add to, not to take away from
+    writable("object_of_all", lambda place, path: path, 0o666),
+    writable("parent_of_all", lambda place, path: place.home, 0o777),
+    writable("grandparent_of_all", lambda place, path: place.path, 0o777),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from callers import switching
 from judge import counted, equal, same_bits
 
 import numlstm
@@ -647,13 +648,8 @@ def test_threads_share_a_fast_call():
         ready.wait()
         return all(equal(lstm(inputs[n]), wants[n]) for _ in range(5000))
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(len(inputs)) as pool:
-            assert all(pool.map(many, range(len(inputs))))
-    finally:
-        sys.setswitchinterval(interval)
+    with switching(1e-5), ThreadPoolExecutor(len(inputs)) as pool:
+        assert all(pool.map(many, range(len(inputs))))
 
 
 def test_a_fast_call_outlives_its_lstm():

@@ -8,7 +8,6 @@ import ctypes
 import gc
 import os
 import signal
-import sys
 import threading
 import time
 import types
@@ -17,6 +16,7 @@ from math import inf
 
 import numpy as np
 import pytest
+from callers import at_once
 from commands import child
 from judge import equal, same_bits
 from samples import data, make
@@ -575,17 +575,8 @@ def test_callers_in_turn_of_many_shapes_leave_no_more_workspaces_than_callers():
         except Exception as error:
             wrong.append(error)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        callers = [threading.Thread(target=call, args=(n,)) for n in range(8)]
-        for caller in callers:
-            caller.start()
-        for caller in callers:
-            caller.join(FOR_EVER)
-    finally:
-        sys.setswitchinterval(interval)
-    assert wrong == [] and len(lstm._model.executor.idle) <= len(callers)
+    at_once(call, 8)
+    assert wrong == [] and len(lstm._model.executor.idle) <= 8
 
 
 def test_two_shapes_in_turn_take_one_sequence_between_layers(monkeypatch):

@@ -3,20 +3,18 @@
 The comparison with PyTorch, value by value, is in test_sequence_torch.py.
 """
 
-import os
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from judge import equal
+from random_cases import cases
 
 import numlstm
 from numlstm.sequences import packing
 
-CI = os.environ.get("NUMLSTM_CI") == "1"
-many = settings(max_examples=150, deadline=None, derandomize=CI)
+many = cases(150)
 DTYPES = ["f2", "f4", ">f8", "i1", "i8", "u2", "?", "c8"]
 
 

@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import pytest
+from callers import at_once
 from judge import DTYPES, same_bits
 from needs import leave_out
 from runtime.test_threads import Gathered, within
@@ -628,16 +629,8 @@ class TestThreads:
                 except RuntimeError:
                     refused[n] += 1
 
-        before, sys_interval = session.state, sys.getswitchinterval()
-        sys.setswitchinterval(1e-6)
-        try:
-            callers = [threading.Thread(target=steps, args=(n,)) for n in range(4)]
-            for caller in callers:
-                caller.start()
-            for caller in callers:
-                caller.join(FOR_EVER)
-        finally:
-            sys.setswitchinterval(sys_interval)
+        before = session.state
+        at_once(steps, 4)
         assert sum(done) + sum(refused) == sum(tried) >= 1200 and sum(done) > 0 and sum(refused) > 0
         for _ in range(sum(done)):
             _, before = solo(lstm, x, before)

@@ -4,22 +4,14 @@ Each fault that is planted in the pool makes the same machine fail, and what it 
 """
 
 import copy
-import os
 from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from judge import DTYPES, same_bits
+from random_cases import must_fail, run
 
 import numlstm
 from numlstm.runtime.executor import Executor
@@ -27,14 +19,7 @@ from numlstm.sequences.pool import Pool
 
 pytestmark = pytest.mark.cpu_level
 
-CI = os.environ.get("NUMLSTM_CI") == "1"
-SETTINGS = settings(
-    max_examples=250,
-    stateful_step_count=40,
-    deadline=None,
-    derandomize=CI,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+STEPS = 40
 done = Counter()
 
 
@@ -215,13 +200,13 @@ class Sessions(RuleBasedStateMachine):
 
 
 def test_a_pool_is_many_solos():
-    run_state_machine_as_test(Sessions, settings=settings(SETTINGS, max_examples=10))
+    run(Sessions, 10, STEPS)
 
 
 @pytest.mark.slow
 def test_a_pool_is_many_solos_in_every_way():
     done.clear()
-    run_state_machine_as_test(Sessions, settings=SETTINGS)
+    run(Sessions, 250, STEPS)
     ways = {"slots, with gaps", "slots, in order", "slots, in another order", "dict"}
     others = {"grown", "full", "closed", "slot used again", "restored", "assigned", "refreshed"}
     assert {name for name, count in done.items() if count > 0} >= ways | others, done
@@ -308,5 +293,4 @@ def test_planted_faults_are_seen(fault):
             lstm = self.lstm
             return fault(lstm._config, lstm._panels, capacity, lambda: lstm._panels)
 
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run_state_machine_as_test(Planted, settings=settings(SETTINGS, derandomize=True, phases=(Phase.generate,)))
+    must_fail(Planted, 250, STEPS)

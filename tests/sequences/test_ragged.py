@@ -6,14 +6,14 @@ segments make the comparison fail.
 
 import copy
 import ctypes
-import os
 import threading
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from judge import DTYPES, UNIT, bits, equal, error, exact, flat, need_longdouble, same_bits
+from random_cases import cases
 from runtime.test_threads import FLAGS, OTHERS, WAYS, Gathered
 from samples import data, make
 from test_bits import FORCED, SIZES
@@ -27,8 +27,7 @@ from numlstm.sequences import ragged as packed_calls
 
 pytestmark = pytest.mark.cpu_level
 
-CI = os.environ.get("NUMLSTM_CI") == "1"
-many = settings(max_examples=60, deadline=None, derandomize=CI, suppress_health_check=[HealthCheck.too_slow])
+many = cases(60)
 
 LENGTHS = {
     "in any order": [3, 7, 1, 7, 2, 5, 5, 1, 6, 4, 7],

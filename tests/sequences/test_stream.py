@@ -16,7 +16,7 @@ from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 import numlstm
 from numlstm.bench.costs import memory
 from numlstm.kernels.plan_layout import StreamSlots
-from numlstm.runtime import fast_call, object_layout
+from numlstm.runtime import object_layout
 from numlstm.sequences import stream as streams
 
 pytestmark = pytest.mark.cpu_level
@@ -50,16 +50,6 @@ def whole(lstm, x, hx=None):
         return lstm(x, hx)
     output, states = lstm(np.ascontiguousarray(x.swapaxes(0, 1)), hx)
     return output.swapaxes(0, 1), states
-
-
-@pytest.fixture(params=["built-in", "built-in without the GIL", "ctypes"])
-def way(request, monkeypatch):
-    """Every way in which Python reaches the machine code."""
-    if request.param == "ctypes":
-        monkeypatch.setattr(object_layout, "functions", None)
-    elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
-    return request.param
 
 
 # ------------------------------------------------------------ results

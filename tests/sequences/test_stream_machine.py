@@ -5,22 +5,14 @@ every stream the states of each row by itself and the parameters that the stream
 """
 
 import copy
-import os
 import pickle
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from judge import DTYPES, same_bits
+from random_cases import must_fail, run
 
 import numlstm
 from numlstm.kernels.plan_layout import StreamSlots
@@ -28,13 +20,7 @@ from numlstm.sequences.stream import Stream
 
 pytestmark = pytest.mark.cpu_level
 
-CI = os.environ.get("NUMLSTM_CI") == "1"
-usual = settings(
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=CI,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
+STEPS = 25
 MOST_STREAMS = 5
 
 
@@ -226,7 +212,7 @@ class Streams(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("courses", [10, pytest.param(150, marks=pytest.mark.slow)])
 def test_any_course_of_events(courses):
-    run_state_machine_as_test(Streams, settings=settings(usual, max_examples=courses))
+    run(Streams, courses, STEPS)
 
 
 def reset_everything(self, rows=None):
@@ -266,6 +252,4 @@ def chunk_from_zeros(self, input):
 )
 def test_a_planted_fault_is_noticed(monkeypatch, attribute, fault):
     monkeypatch.setattr(Stream, attribute, fault)
-    quick = settings(usual, phases=[Phase.generate], max_examples=300, derandomize=True, database=None)
-    with pytest.raises((AssertionError, pytest.fail.Exception)):
-        run_state_machine_as_test(Streams, settings=quick)
+    must_fail(Streams, 300, STEPS)

@@ -34,16 +34,6 @@ pytestmark = pytest.mark.cpu_level
 IN_USE = "the stream is in use by another thread, and nothing was done"
 
 
-@pytest.fixture(params=["built-in", "built-in without the GIL", "ctypes"])
-def way(request, monkeypatch):
-    """Every way in which Python reaches the machine code."""
-    if request.param == "ctypes":
-        monkeypatch.setattr(object_layout, "functions", None)
-    elif request.param == "built-in without the GIL":
-        monkeypatch.setattr(fast_call, "GIL_WORK", -1)
-    return request.param
-
-
 def model(seed=0, **flags):
     return numlstm.LSTM(3, 20, 2, proj_size=6, seed=seed, **flags).eval()
 

@@ -378,29 +378,26 @@ def many_axes(n):
 
 def small_numbers(n):
     """Numbers of one byte that take eight."""
-    model = Model()
-    for name, field, kind in (("i", "int64_data", 7), ("u", "uint64_data", 13), ("s", "int32_data", 6)):
-        tensor = model.graph.initializer.add(name=name, data_type=kind)
-        tensor.dims.append(8 * n)
-        getattr(tensor, field).extend([5] * (8 * n))
-    return model.done()
+    return _listed(8 * n, 5, i=("int64_data", 7), u=("uint64_data", 13), s=("int32_data", 6))
 
 
 def middling_numbers(n):
     """Numbers of two bytes that take eight, and thirty as objects of Python's."""
-    model = Model()
-    tensor = model.graph.initializer.add(name="a", data_type=7)
-    tensor.dims.append(10 * n)
-    tensor.int64_data.extend([5_000] * (10 * n))
-    return model.done()
+    return _listed(10 * n, 5_000, a=("int64_data", 7))
 
 
 def listed_floats(n):
     """Floats in a field of their own, not as raw bytes."""
+    return _listed(10 * n, 0.5, a=("float_data", 1))
+
+
+def _listed(count, value, **fields):
+    """Initializers by name: the field that holds so many numbers, and the data type."""
     model = Model()
-    tensor = model.graph.initializer.add(name="a", data_type=1)
-    tensor.dims.append(10 * n)
-    tensor.float_data.extend([0.5] * (10 * n))
+    for name, (field, kind) in fields.items():
+        tensor = model.graph.initializer.add(name=name, data_type=kind)
+        tensor.dims.append(count)
+        getattr(tensor, field).extend([value] * count)
     return model.done()
 
 
