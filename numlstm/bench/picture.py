@@ -18,9 +18,19 @@ from numlstm.tracing.plot import drawable
 from numlstm.tracing.plot import save as write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; hatches and markers differ as well
-COLOURS = {OURS: "#000000", "torch": "#D55E00", "onnxruntime": "#56B4E9", "openvino": "#009E73"}
-HATCHES = {"torch": "", "onnxruntime": "////", "openvino": "\\\\\\\\"}
-MARKERS = {OURS: "o", "torch": "^", "onnxruntime": "s", "openvino": "D"}
+COLOURS = {
+    OURS: "#000000", "torch": "#D55E00", "onednn": "#E69F00", "onnxruntime": "#56B4E9", "openvino": "#009E73",
+    "litert": "#CC79A7", "mnn": "#F0E442", "numpy": "#0072B2",
+}  # fmt: skip
+HATCHES = {
+    "torch": "", "onednn": "....", "onnxruntime": "////", "openvino": "\\\\\\\\", "litert": "----", "mnn": "xxxx",
+    "numpy": "||||",
+}  # fmt: skip
+MARKERS = {
+    OURS: "o", "torch": "^", "onednn": "v", "onnxruntime": "s", "openvino": "D", "litert": "P", "mnn": "X",
+    "numpy": "*",
+}  # fmt: skip
+SHOWN = (OURS, "torch", "onnxruntime", "openvino", "ai-edge-litert", "mnn", "numpy")  # versions in the title
 ROOFS = {"L1": "-", "L2": "--", "L3": "-.", "memory": ":"}
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 GREY = "#555555"
@@ -45,9 +55,10 @@ def draw(report: Report) -> Any:
     groups = report.by_threads()
     most = max(len(results) for _, results in groups)
     compared = any(result.lead() is not None for _, results in groups for result in results)
-    heights = [4.0 if report.kind == "sweep" else 1.0 + 0.42 * max(4, most)] * compared + [
-        4.0
-    ]  # of the axes of a column
+    names = {name for _, results in groups for result in results for name in result.measured}
+    row = 0.14 * max(3, len(names - {OURS}))
+    above = 4.0 if report.kind == "sweep" else 1.0 + row * max(4, most)
+    heights = [above] * compared + [4.0]  # of the axes of a column
     if report.kind == "scaling":
         size, shape = (3 * COLUMN, 0.6 + 4.2 * len(groups)), (len(groups), 1)
     else:
@@ -75,7 +86,7 @@ def draw(report: Report) -> Any:
 def _title(report: Report) -> str:
     machine = report.machine
     cpu = f"{machine['cpu']} ({machine['cpu_model']})" if machine["cpu_model"] else machine["cpu"]
-    versions = [f"{name} {machine['versions'][name]}" for name in COLOURS if name in machine["versions"]]
+    versions = [f"{name} {machine['versions'][name]}" for name in SHOWN if name in machine["versions"]]
     return f"{cpu}, {report.date[:10]}\n{', '.join(versions)}; medians of {report.rounds} interleaved rounds"
 
 

@@ -147,6 +147,8 @@ def measure(
     environment = _environment(folder, found)
     expected = _models(folder, found, engines)
     for engine in engines:
+        if engine not in PROGRAMS:
+            found.left_out[engine] = "there is no program for its cold process here"
         if engine in found.left_out:
             continue
         progress(f"{engine}: first process")
@@ -168,7 +170,7 @@ def measure(
 
 def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
     """Write the files that the engines load; return the output of the reference."""
-    from numlstm.bench.onnx_model import onnx_model
+    from numlstm.bench.engines.onnx_model import onnx_model
     from numlstm.lstm import LSTM
 
     parameters = WORKLOAD.parameters()
@@ -179,7 +181,7 @@ def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
     try:
         (folder / "voice.onnx").write_bytes(onnx_model(one_row, parameters))
     except ImportError as error:
-        reading = [engine for engine in engines if "voice.onnx" in PROGRAMS[engine]]
+        reading = [engine for engine in engines if "voice.onnx" in PROGRAMS.get(engine, "")]
         found.left_out.update(dict.fromkeys(reading, f"its model is written with onnx: {error}"))
     x = np.sin(np.arange(STEPS * WORKLOAD.input_size, dtype=np.float32)).reshape(STEPS, 1, WORKLOAD.input_size)
     return reference(parameters, x, dtype=np.float64)[0]

@@ -33,7 +33,7 @@ def _rounds(default: int) -> Callable[[Any], Any]:
 
 
 def _baselines(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
-    """The names of a list; all if there is no list, and none of "none"."""
+    """The names in a list; all baselines if there is no list, and none if it is "none"."""
     if value is None:
         return list(engines.BASELINES)
     names = [name.strip() for name in value.split(",") if name.strip() not in ("", "none")]

@@ -19,15 +19,21 @@ from numlstm import reference
 from numlstm.base.config import Config
 from numlstm.bench import engines, grid, measure, streaming, table, worker
 from numlstm.bench.costs import memory
+from numlstm.bench.engines import litert_interpreter
+from numlstm.bench.engines.onnx_model import onnx_model
 from numlstm.bench.grid import GRID, Workload
 from numlstm.bench.hardware import limits, machine, probes
-from numlstm.bench.onnx_model import onnx_model
 from numlstm.bench.results import Entry, Report, Result, Turn
 from numlstm.kernels.loading import levels, registry
 
 pytestmark = pytest.mark.cpu_level
 
 TINY = Workload("tiny", 3, 5, 2, 2, 4, 3)
+NEEDED = {
+    "numlstm": [], "torch": ["torch"], "onednn": ["torch"], "onnxruntime": ["onnxruntime", "onnx"],
+    "openvino": ["openvino", "onnx"], "litert": ["ai_edge_litert", "flatbuffers"], "mnn": ["MNN", "onnx"], "numpy": [],
+}  # fmt: skip
+ALWAYS_FRESH = ("torch", "onednn")  # return new arrays in the style "reuse" as well
 ROOT = Path(__file__).parents[2]
 
 
@@ -165,7 +171,7 @@ class TestOnnxModel:
         """The planted fault: ONNX's order left out."""
         onnxruntime = need("onnxruntime")
         need("onnx")
-        monkeypatch.setattr("numlstm.bench.onnx_model.gates_iofc", lambda parameter: parameter)
+        monkeypatch.setattr("numlstm.bench.engines.onnx_model.gates_iofc", lambda parameter: parameter)
         session = onnxruntime.InferenceSession(onnx_model(TINY, TINY.parameters()), providers=["CPUExecutionProvider"])
         feeds = dict(zip(["input", "h_0", "c_0"], TINY.inputs(), strict=True))
         with pytest.raises(engines.LeftOutError, match="wrong result"):
@@ -180,23 +186,63 @@ class TestEngines:
     @pytest.mark.slow
     @pytest.mark.parametrize("style", engines.STYLES)
     @pytest.mark.parametrize("name", engines.ENGINES)
-    def test_every_setting_is_right(self, name, style):
-        for package in {"numlstm": [], "torch": ["torch"]}.get(name, [name, "onnx"]):
+    def test_every_setting_is_right(self, name, style, monkeypatch):
+        for package in NEEDED[name]:
             need(package)
-        inputs = TINY.inputs()
-        settings = engines.ENGINES[name](engines.Task(TINY, 1, style, TINY.parameters(), inputs))
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+        workload = replace(TINY, directions=1) if name == "litert" else TINY
+        inputs = workload.inputs()
+        settings = engines.ENGINES[name](engines.Task(workload, 1, style, workload.parameters(), inputs))
         assert settings
         for setting in settings.values():
             with setting.context():
                 first = engines.results(setting.call())
                 kept = [array.copy() for array in first]
                 again = engines.results(setting.call())
-            assert worker.deviation(TINY, tuple(kept), expected(TINY)) < 1e-6
-            assert worker.deviation(TINY, again, expected(TINY)) < 1e-6
+            assert worker.deviation(workload, tuple(kept), expected(workload)) < 1e-6
+            assert worker.deviation(workload, again, expected(workload)) < 1e-6
             shared = [np.shares_memory(a, b) for a, b in zip(first, again, strict=True)]
-            assert not any(shared) if style == "fresh" else name == "torch" or all(shared)
-        for before, after in zip(TINY.inputs(), inputs, strict=True):
+            assert not any(shared) if style == "fresh" else name in ALWAYS_FRESH or all(shared)
+        for before, after in zip(workload.inputs(), inputs, strict=True):
             np.testing.assert_array_equal(before, after)
+
+    @pytest.mark.parametrize("change", [{"proj_size": 2}, {"dtype": "float64"}, {"batch_first": True}])
+    def test_the_numpy_loop_has_it_all(self, change, monkeypatch):
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+        workload = replace(TINY, **change)
+        settings = engines.ENGINES["numpy"](
+            engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs())
+        )
+        x, h_0, c_0 = workload.inputs()
+        x = x.swapaxes(0, 1) if workload.batch_first else x
+        output, (h_n, c_n) = reference.lstm(workload.parameters(), x, (h_0, c_0), dtype=np.float64)
+        output = output.swapaxes(0, 1) if workload.batch_first else output
+        for setting in settings.values():
+            worker.deviation(workload, engines.results(setting.call()), (output, h_n, c_n))
+
+    def test_the_numpy_loop_is_left_out_if_its_threads_are_unknown(self, monkeypatch):
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+        with pytest.raises(engines.LeftOutError, match="set OPENBLAS_NUM_THREADS=1"):
+            engines.ENGINES["numpy"](engines.Task(TINY, 1, "fresh", TINY.parameters(), TINY.inputs()))
+
+    @pytest.mark.parametrize("fault", ["gates", "states", "variable"])
+    def test_faults_of_litert_s_model_are_noticed(self, monkeypatch, fault):
+        """Planted: gates in another order; h and c exchanged; states that are no variables."""
+        need("ai_edge_litert")
+        model, tensor, bias = litert_interpreter.litert_model, litert_interpreter._Writer.tensor, engines.Task.bias
+        if fault == "gates":
+            monkeypatch.setattr(engines.Task, "bias", lambda self, suffix: bias(self, suffix)[::-1])
+        elif fault == "states":
+            monkeypatch.setattr(litert_interpreter, "litert_model", lambda task: (model(task)[0], model(task)[1][::-1]))
+        else:
+            monkeypatch.setattr(litert_interpreter._Writer, "tensor", lambda *of, **_: tensor(*of))
+        workload = replace(TINY, directions=1)
+        host = worker.Host(1)
+        wanted = expected(workload)
+        task = engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs())
+        with pytest.raises((engines.LeftOutError, RuntimeError)):
+            for setting in host.engines["litert"](task).values():
+                worker.deviation(workload, engines.results(setting.call()), wanted)
 
     def test_torch_is_left_as_it_was(self):
         torch = need("torch")
@@ -212,16 +258,19 @@ class TestEngines:
         def missing(name):
             raise PackageNotFoundError(name)
 
-        monkeypatch.setattr(engines, "version", missing)
-        result = measured(tmp_path, {name: engines.ENGINES[name] for name in engines.BASELINES})
-        for name in engines.BASELINES:
-            assert result.entries[name] == Entry(left_out=f"{name} is not installed (pip install {name})")
+        monkeypatch.setattr(engines.task, "version", missing)
+        packages = {name: name for name in engines.BASELINES if name != "numpy"}
+        packages |= {"onednn": "torch", "litert": "ai-edge-litert"}
+        result = measured(tmp_path, {name: engines.ENGINES[name] for name in packages})
+        for name, package in packages.items():
+            assert result.entries[name] == Entry(left_out=f"{package} is not installed (pip install {package})")
         assert result.measured == []
 
     @pytest.mark.parametrize("change", [{"proj_size": 2}, {"dtype": "float64"}])
-    @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-    def test_what_onnx_lacks_is_said(self, name, change):
-        need(name), need("onnx")
+    @pytest.mark.parametrize("name", ["onnxruntime", "openvino", "onednn", "litert", "mnn"])
+    def test_what_an_engine_lacks_is_said(self, name, change):
+        for package in NEEDED[name]:
+            need(package)
         workload = replace(TINY, **change)
         with pytest.raises(engines.LeftOutError, match=r"proj_size|not in float64"):
             engines.ENGINES[name](engines.Task(workload, 1, "fresh", workload.parameters(), workload.inputs()))

@@ -177,7 +177,7 @@ class TestBench:
     @pytest.mark.slow
     @pytest.mark.parametrize("threads", [1, 2])
     def test_end_to_end_with_baselines(self, tmp_path, threads):
-        for package in ("torch", "onnxruntime", "onnx", "openvino"):
+        for package in ("torch", "onnxruntime", "onnx", "openvino", "ai_edge_litert", "MNN"):
             need(package)
         saved = tmp_path / "results.json"
         done = process("bench", "--quick", "--workload", "seed", "--rounds", 2, "--threads", threads, "--save", saved)

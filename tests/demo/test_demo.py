@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -340,9 +341,9 @@ def test_a_difference_from_pytorch_is_told(forecaster, record, few_calls, monkey
 
 def test_without_pytorch_it_says_how_to_have_it(forecaster, record, few_calls, monkeypatch):
     def missing(name):
-        raise engines.LeftOutError(f"{name} is not installed (pip install {name})")
+        raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(engines, "package_version", missing)
+    monkeypatch.setattr(engines.task, "version", missing)
     lines = shown(forecaster, record)
     assert "Not compared with PyTorch: torch is not installed (pip install torch)." in lines
     assert [line.split(" us")[0].split()[0] for line in lines[2:5]] == ["one", "one", "a"]

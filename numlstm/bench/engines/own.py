@@ -1,0 +1,34 @@
+"""numlstm itself."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from numlstm.bench.engines.task import Setting, Task, results
+
+
+def numlstm(task: Task) -> dict[str, Setting]:
+    """This package."""
+    from numlstm.lstm import LSTM
+    from numlstm.runtime.threads import set_num_threads
+
+    set_num_threads(task.threads)
+    workload, config = task.workload, task.workload.config
+    lstm = LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        batch_first=config.batch_first,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=workload.dtype,
+    )
+    lstm.load_state_dict(task.parameters)
+    lstm.eval()
+    x, h_0, c_0 = task.inputs
+    if task.style == "reuse":
+        out = tuple(np.empty_like(array) for array in results(lstm(x, (h_0, c_0))))
+        return {"lstm.forward with out=": Setting(partial(lstm.forward, x, (h_0, c_0), out=out))}
+    return {"lstm(input, (h_0, c_0))": Setting(partial(lstm, x, (h_0, c_0)))}
