@@ -111,7 +111,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
                 problem = f"its weights are not in the file: there is no {cell.place}/vars/0"
         parts += _parts(layer, of, where, problem)
     free = {place: found for place, found in weights.items() if place not in known}
-    rest, others = undescribed(file, free, {}, ASSUMED, "")
+    rest, others = undescribed(file, free, {}, ASSUMED)
     return _contents(file, parts, rest, [*network.others, *others], where, network.budget)
 
 
@@ -141,20 +141,17 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
     for layer in network.layers:
         cells = [*layer.forward, *layer.backward]
         parts += _parts(layer, known, root, next((wrong[id(cell)] for cell in cells if id(cell) in wrong), ""))
-    rest, others = undescribed(file, {}, weights, ASSUMED, _older(file, root))
+    rest, others = undescribed(file, {}, weights, _older(file, root) or ASSUMED)
     return _contents(file, parts, rest, [*network.others, *others], root, network.budget)
 
 
 def _older(file: hdf5.Hdf5, root: str) -> str:
-    """The warning for an old file of weights alone."""
+    """The warning for a file of weights alone that is older than the default of today; "" for others."""
     version = file.attributes.get(root, {}).get("keras_version")
     match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
     if match is None or (int(match[1]), int(match[2])) >= HARD_BEFORE:
         return ""
-    return (
-        f"it was written by Keras {version}, whose default recurrent_activation was 'hard_sigmoid', and the file does "
-        "not say which was used: if it was not 'sigmoid', the results differ from Keras'"
-    )
+    return f"{ASSUMED}; but the default of Keras {version}, which wrote it, was 'hard_sigmoid' for recurrent_activation"
 
 
 def _contents(

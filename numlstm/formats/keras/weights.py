@@ -178,7 +178,7 @@ def _half(bias: Tensor, half: slice) -> Array:
 
 
 def undescribed(
-    file: Hdf5, by_place: dict[str, Weights], by_layer: dict[str, list[Weights]], note: str, warning: str
+    file: Hdf5, by_place: dict[str, Weights], by_layer: dict[str, list[Weights]], warning: str
 ) -> tuple[list[tuple[Layer, dict[int, Weights]]], list[str]]:
     """LSTM layers from shapes and places alone, with the weights of their cells; and sentences on other cells."""
     groups: dict[str, dict[str, list[tuple[int, Weights]]]] = {}
@@ -202,7 +202,7 @@ def undescribed(
         forward, backward = cells.get("forward", ()), cells.get("backward", ())
         if not forward:
             forward, backward = backward, ()
-        said = (note, "the outputs of both directions are taken to lie side by side") if backward else (note,)
+        said = ("the outputs of both directions are taken to lie side by side",) if backward else ()
         found.append((Layer(name, forward, backward, place=place, notes=said, warning=warning), of))
     return found, others
 
