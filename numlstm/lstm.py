@@ -16,7 +16,14 @@ from numpy import empty, ndarray
 from numlstm import lazy
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Result, States
-from numlstm.base.validation.arguments import check_flag, device_name, dropout_probability, lstm_config, parameter_dtype
+from numlstm.base.validation.arguments import (
+    check_direction,
+    check_flag,
+    device_name,
+    dropout_probability,
+    lstm_config,
+    parameter_dtype,
+)
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
 from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states
@@ -178,6 +185,23 @@ class LSTM(LSTMParameters):
         self._change(batch_first=value)
 
     @property
+    def direction(self) -> str:
+        """The order of the steps: "forward", or "reverse" or "go_backwards" for LSTMs of ONNX and Keras files.
+
+        With "reverse", the LSTM runs from the last step to the first, and each output is at the step that it belongs
+        to. "go_backwards" is the same, but the output has the order in which it was computed, as in Keras. In a packed
+        or padded batch, each sequence is turned around within its length.
+        """
+        return self._config.direction
+
+    @direction.setter
+    def direction(self, value: str) -> None:
+        check_direction(self._config, value)
+        if value != "forward":
+            self._cpu_only(f"direction={value!r}")
+        self._change(direction=value)
+
+    @property
     def dropout(self) -> float:
         """Probability of zeroing a number between layers, in train mode."""
         return self._config.dropout
@@ -210,6 +234,8 @@ class LSTM(LSTMParameters):
             text += f", dropout={config.dropout}"
         if config.bidirectional:
             text += f", bidirectional={config.bidirectional}"
+        if config.direction != "forward":
+            text += f", direction={config.direction!r}"
         return text
 
     @property
@@ -259,6 +285,8 @@ class LSTM(LSTMParameters):
         on_cuda = device_name(device) == "cuda"
         if on_cuda == (self._gpu is not None):
             return
+        if on_cuda:
+            self._forward_only("CUDA")
         gpu = _cuda().Runner() if on_cuda else None
         with changing:
             self._model = self._model.replace(gpu=gpu)
@@ -272,6 +300,13 @@ class LSTM(LSTMParameters):
         if self._gpu is not None:
             raise NotImplementedError(
                 f"{what} is built for the CPU alone, and {self!r} is on CUDA\nCall to('cpu') first."
+            )
+
+    def _forward_only(self, what: str) -> None:
+        if self.direction != "forward":
+            raise NotImplementedError(
+                f"{what} is built for LSTMs that run forward, and {self!r} begins at the last step\n"
+                "Set direction to 'forward', and reverse the time axis of the input."
             )
 
     def _twin(self) -> LSTM:
@@ -373,6 +408,12 @@ class LSTM(LSTMParameters):
     ) -> Result | tuple[lazy.PackedSequence, States]:
         """`forward` without a fast call: check the arguments, and let the executor run the call."""
         config, panels, executor, gpu = model.config, model.panels, model.executor, model.gpu
+        if config.direction != "forward":
+            from numlstm.sequences import backwards
+
+            ahead = model.replace(config=config._replace(direction="forward"))
+            turned: Result = backwards.run(partial(self._run, ahead), config, input, hx, lengths, out)
+            return turned
         if gpu is not None:
             drops = self.training and model.drops
             on_device: Result = gpu.forward(
@@ -492,6 +533,7 @@ class LSTM(LSTMParameters):
         ((4, 3), True)
         """
         self._cpu_only("trace")
+        self._forward_only("trace")
         from numlstm.tracing import record
 
         panels, config = self._panels, self._config

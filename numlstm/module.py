@@ -63,7 +63,7 @@ class Model:
         self.panels: Panels = panels  # it and the executor are None while parameters are being packed at first
         self.executor: Executor = executor
         self.gpu = gpu  # on CUDA: the runner of calls there
-        self.order = int(config.batch_first)  # as the executor's tables count
+        self.order = int(config.batch_first) if config.direction == "forward" else 2  # as the executor's tables count
         self.drops = config.dropout > 0
 
     def replace(self, **parts: Any) -> Model:

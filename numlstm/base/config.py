@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from numlstm.base.typing import Shape
 
+DIRECTIONS = ("forward", "reverse", "go_backwards")
+
 
 class Config(NamedTuple):
     """Sizes and flags, as the constructor of ``torch.nn.LSTM`` takes them.
@@ -22,6 +24,10 @@ class Config(NamedTuple):
         Probability of zeroing an output between layers, in training mode.
     proj_size : int
         Size of the projected hidden state; 0 for none.
+    direction : {"forward", "reverse", "go_backwards"}
+        The order of the steps in an LSTM that is not bidirectional. "reverse", as in ONNX: from the last to the first,
+        each output at the step that it belongs to. "go_backwards", as in Keras: the same, and the output in the order
+        in which it is computed.
     """
 
     input_size: int
@@ -32,6 +38,12 @@ class Config(NamedTuple):
     dropout: float = 0.0
     bidirectional: bool = False
     proj_size: int = 0
+    direction: str = "forward"
+
+    @property
+    def needs_whole_sequences(self) -> bool:
+        """Whether a call begins with the last step, at least in one direction."""
+        return self.bidirectional or self.direction != "forward"
 
     @property
     def num_directions(self) -> int:

@@ -142,7 +142,7 @@ def _trial(
 ) -> Trial:
     """Try one kind of input. Halve the steps while the limit would prove nothing."""
     config, dtype = lstm._config, lstm.dtype
-    lstm.batch_first = False
+    lstm.batch_first, lstm.direction = False, "forward"  # neither changes what is computed
     work = sum(map(prod, config.parameter_shapes().values()))  # multiply-adds of a row's step
     rows = 1 if kind.long else batch or BATCH
     most = LONG * (steps or STEPS) if kind.long else steps or STEPS

@@ -93,7 +93,7 @@ def _details(found: Found) -> list[str]:
     """A line with its place in the file and its flags, then a line for each note."""
     said = [f"in {found.where}"]
     if found.config is not None:
-        flags = (("bias", True), ("batch_first", False), ("dropout", 0.0))
+        flags = (("bias", True), ("batch_first", False), ("dropout", 0.0), ("direction", "forward"))
         said += [
             f"{flag}={getattr(found.config, flag)}" for flag, usual in flags if getattr(found.config, flag) != usual
         ]

@@ -151,7 +151,7 @@ def run_file(
     """Run over the sequences of one file, in pieces of `chunk` bytes; options as of the command.
 
     `out` is replaced whole or not at all. Its folder needs room for the results twice. A cell runs over all steps, as
-    an LSTM of one layer. A piece of a bidirectional LSTM has at least one whole row.
+    an LSTM of one layer. A piece has at least one whole row if the LSTM begins with the last step.
     """
     if out.suffix.lower() != ".npz":
         raise ValueError(f"{out}: the results are three arrays, so its name must end in .npz")
@@ -265,7 +265,7 @@ def cut(
     one = config.input_size * given_size + output * (2 if config.num_layers > 1 else 1)
     state = 2 * config.num_layers * config.num_directions * (config.output_size + config.hidden_size) * size
     room = max(1, chunk)
-    if config.bidirectional:
+    if config.needs_whole_sequences:
         many_steps = steps
         many_rows = room // (steps * one + state)
     elif rows_outside:

@@ -72,7 +72,7 @@ def forward(
     if unbatched:  # a batch of one
         array = array[None] if batch_axis == 0 else array[:, None]
         states = None if states is None else tuple(state[:, None] for state in states)
-    _check_chunks(array, step_axis, config.bidirectional, unbatched)
+    _check_chunks(array, step_axis, config.needs_whole_sequences, unbatched)
     if states is not None:
         states = tuple(state.rechunk({0: -1, 1: array.chunks[batch_axis], 2: -1}) for state in states)
     output, h_n, c_n = _graph(lstm, array, states, step_axis, batch_axis)
@@ -99,17 +99,17 @@ def _stand_in(name: str, array: da.Array) -> Array:
     return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
-def _check_chunks(array: da.Array, step_axis: int, bidirectional: bool, unbatched: bool) -> None:
+def _check_chunks(array: da.Array, step_axis: int, whole: bool, unbatched: bool) -> None:
     if array.numblocks[2] > 1:
         axis = 1 if unbatched else 2  # of the caller's array
         raise ValueError(
             f"the {array.shape[2]} features of a step lie in chunks of {array.chunks[2]}; a step needs all of them\n"
             f"Rechunk: array.rechunk({{{axis}: -1}})."
         )
-    if bidirectional and array.numblocks[step_axis] > 1:
+    if whole and array.numblocks[step_axis] > 1:
         raise ValueError(
-            f"the {array.shape[step_axis]} steps lie in {array.numblocks[step_axis]} chunks, but the second direction "
-            "of a bidirectional LSTM begins at the last step and needs all of them\n"
+            f"the {array.shape[step_axis]} steps lie in {array.numblocks[step_axis]} chunks, but the reverse direction "
+            "of the LSTM begins at the last step and needs all of them\n"
             f"Rechunk: array.rechunk({{{step_axis}: -1}}), and make the chunks of the batch smaller instead."
         )
 

@@ -77,6 +77,8 @@ def export(
         raise ValueError(
             f"prefix is {prefix!r}; it must be a name in C: up to 64 letters, digits and underscores, no digit first"
         )
+    if isinstance(module, LSTM):
+        module._forward_only("export")
     model = model_bytes(module._panels, wanted)
     linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)

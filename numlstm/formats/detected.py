@@ -80,6 +80,8 @@ class Found(NamedTuple):
                 text += f", {flag}={getattr(config, flag)}"
         if config.proj_size:
             text += f", proj_size={config.proj_size}"
+        if config.direction != "forward":
+            text += f", direction={config.direction!r}"
         return f"{text}), {self.dtype}"
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from numlstm.base.config import Config
+from numlstm.base.config import DIRECTIONS, Config
 from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"
 LETTERS = 4096  # far more than it has; parsed JSON may take many times its text
-FLAGS = ("batch_first", "dropout")  # what tensors do not say
+FLAGS = ("batch_first", "dropout", "direction")  # what tensors do not say
 
 
 def metadata(kind: Kind, config: Config) -> dict[str, str]:
@@ -23,6 +23,8 @@ def metadata(kind: Kind, config: Config) -> dict[str, str]:
     '{"kind": "LSTMCell", "input_size": 2, "hidden_size": 3, "bias": true}'
     """
     known = config._asdict()
+    if config.direction == "forward":  # as earlier releases write and read it
+        del known["direction"]
     if kind == "LSTMCell":
         known = {name: known[name] for name in ("input_size", "hidden_size", "bias")}
     return {"format": "np", KEY: json.dumps({"kind": kind, **known})}
@@ -48,7 +50,9 @@ def _stated(found: Found, text: str) -> Found:
         kind = known.pop("kind")
         flags = {name: known[name] for name in FLAGS if name in known}
         batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)
+        direction = flags.get("direction", "forward")
         sound = type(batch_first) is bool and type(dropout) in (int, float) and 0 <= dropout <= 1
+        sound &= direction in DIRECTIONS and (direction == "forward" or not known.get("bidirectional"))
         config = found.config and found.config._replace(**flags)
         agrees = sound and kind == found.kind and known.items() <= (config or Config(0, 0))._asdict().items()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -53,9 +53,10 @@ class Executor:
         self.config, self.dtype = config, dtype
         self.plans: dict[Any, Plan] = {}  # by PlanKey
         self.idle: list[Workspace] = []
-        # fast calls by the input's shape, without and with batch_first, and of each the one used last
-        self.dispatch_table: tuple[dict[Shape, FastCall | None], ...] = {}, {}
-        self.inline_cache: list[FastCall | None] = [None, None]
+        # fast calls by the input's shape, without and with batch_first, and of each the one used last; a model that
+        # runs backwards has none
+        self.dispatch_table: tuple[dict[Shape, FastCall | None], ...] = {}, {}, {}
+        self.inline_cache: list[FastCall | None] = [None, None, None]
         self._kernel: Kernel | None = None
         planner.dependents.add(self)
 
@@ -68,7 +69,7 @@ class Executor:
 
     def clear(self) -> None:
         """Forget plans and fast calls."""
-        self.inline_cache[:] = None, None
+        self.inline_cache[:] = None, None, None
         self.plans.clear()
         for table in self.dispatch_table:
             table.clear()
@@ -229,7 +230,7 @@ class Executor:
             except ValueError:  # another thread has taken it meanwhile
                 workspace = None
         if workspace.plan is not plan:
-            self.inline_cache[:] = None, None  # so that the next fast call comes by `dispatch`, and lets go
+            self.inline_cache[:] = None, None, None  # so that the next fast call comes by `dispatch`, and lets go
             self.let_go()  # before more is taken
             workspace.adopt(plan)
         return workspace

@@ -169,7 +169,7 @@ def test_metadata_that_does_not_fit_is_refused(path):
         numlstm.load(path)
 
 
-def test_metadata_hides_no_warning(path):
+def test_metadata_hides_no_direction(path):
     numlstm.LSTM(6, 4).save(path)
     model = onnx.load(path)
     for node in model.graph.node:
@@ -177,8 +177,27 @@ def test_metadata_hides_no_warning(path):
             if attribute.name == "direction":
                 attribute.s = b"reverse"
     onnx.save(model, path)
-    with pytest.warns(UserWarning, match="from the last step to the first"):
-        numlstm.load(path)
+    assert numlstm.load(path).direction == "reverse"
+
+
+@pytest.mark.parametrize("direction", ["reverse", "go_backwards"])
+@pytest.mark.parametrize(
+    "flags", [{}, {"num_layers": 2, "batch_first": True}, {"proj_size": 2, "num_layers": 2}], ids=str
+)
+def test_a_direction_is_kept_and_computed_by_others(direction, flags, path):
+    net = numlstm.LSTM(3, 4, seed=0, **flags).eval()
+    net.direction = direction
+    net.save(path)
+    back = numlstm.load(path)
+    assert repr(back) == repr(net)
+    x = np.random.default_rng(1).standard_normal((5, 2, 3)).astype(np.float32)
+    rows = 5 if net.batch_first else 2
+    zeros = np.zeros((net.num_layers, rows, net.proj_size or 4), "f4"), np.zeros((net.num_layers, rows, 4), "f4")
+    session = need("onnxruntime").InferenceSession(path)
+    made = session.run(["output", "h_n", "c_n"], {"input": x, "h_0": zeros[0], "c_0": zeros[1]})
+    output, states = net(x)
+    for got, want in zip((output, *states), made, strict=True):
+        assert np.abs(got - want).max() < 1e-6
 
 
 def test_more_than_a_file_can_hold_is_refused():

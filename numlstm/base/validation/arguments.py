@@ -11,7 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy import ndarray
 
-from numlstm.base.config import Config
+from numlstm.base.config import DIRECTIONS, Config
 from numlstm.base.validation.arrays import is_torch_tensor
 from numlstm.base.wording import shown
 
@@ -20,6 +20,14 @@ FLOAT64 = np.dtype(np.float64)
 
 
 # ---------------------------------------------------------------- sizes and flags
+
+
+def check_direction(config: Config, direction: object) -> None:
+    """Refuse a direction that is unknown, or that a bidirectional LSTM cannot have."""
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction must be one of {', '.join(map(repr, DIRECTIONS))}, not {direction!r}")
+    if config.bidirectional and direction != "forward":
+        raise ValueError(f"a bidirectional LSTM runs in both directions; direction cannot be {direction!r}")
 
 
 def lstm_config(

@@ -48,6 +48,11 @@ def pool_capacity(config: Config, capacity: object) -> int | None:
 
 
 def _check_one_direction(config: Config, what: str, part: str) -> None:
+    if config.direction != "forward":
+        raise ValueError(
+            f"an LSTM with direction={config.direction!r} cannot run as {what}: it begins at the last step, which "
+            f"{part} has not seen yet\nCall the LSTM on whole sequences."
+        )
     if config.bidirectional:
         raise ValueError(
             f"a bidirectional LSTM cannot run as {what}: its reverse direction begins at the last step, which {part} "

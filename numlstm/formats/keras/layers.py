@@ -80,6 +80,8 @@ class Layer:
         The layer that it alone reads, with nothing but no-ops between; "" if there is none.
     sequences, time_major : bool
         Whether it returns every step; whether time is the first axis.
+    direction : str
+        As in `numlstm.base.config.Config`.
     notes : tuple of str
     warning, problem : str
         As in `numlstm.formats.Found`.
@@ -92,6 +94,7 @@ class Layer:
     follows: str = ""
     sequences: bool = False
     time_major: bool = False
+    direction: str = "forward"
     notes: tuple[str, ...] = ()
     warning: str = ""
     problem: str = ""
@@ -477,16 +480,7 @@ def _recurrent(network: Network, spec: Json, around: _Around) -> None:
         return
     layer = _described(network, around, config, cells)
     if config.get("go_backwards") is True:
-        layer = replace(
-            layer,
-            follows="",
-            warning=_joined(
-                layer.warning,
-                "Keras reads time from its end (go_backwards) and puts out the steps in that order: reverse the time "
-                "axis of the input before the call",
-            ),
-            notes=(*layer.notes, "go_backwards: it is loaded as a forward LSTM"),
-        )
+        layer = replace(layer, follows="", direction="go_backwards")
     network.layers.append(layer)
 
 

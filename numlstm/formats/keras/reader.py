@@ -52,9 +52,10 @@ class _Part:
         return self.cells[0][0]["weight_ih"].shape[1]
 
     @property
-    def shape(self) -> tuple[int, int, bool, bool]:
+    def shape(self) -> tuple[int, int, bool, bool, str]:
         """Everything that the layers of one LSTM have in common."""
-        return (self.units, len(self.cells[0]), "bias_ih" in self.cells[0][0], self.layer.time_major)
+        layer, cell = self.layer, self.cells[0]
+        return (self.units, len(cell), "bias_ih" in cell[0], layer.time_major, layer.direction)
 
 
 def looks_like(names: list[str]) -> bool:
@@ -205,17 +206,15 @@ def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weigh
     parts = []
     for direction, (cells, found) in enumerate(zip((layer.forward, layer.backward), directions, strict=False)):
         for number, (cell, own) in enumerate(zip(cells, found, strict=True)):
-            name, notes, warning = layer.name, layer.notes, layer.warning
+            name, notes = layer.name, layer.notes
             if len(directions) > 1:
                 name += ("/forward", "/backward")[direction]
                 notes += ("one of two directions that one LSTM cannot have together",)
             if len(cells) > 1:
                 name += f"/{number}"
                 notes += (f"cell {number} of {len(cells)}: each reads the output sequence of the one before",)
-            if direction:
-                back = "it reads time backwards: reverse the time axis of the input, and of the output sequence"
-                warning = f"{warning}; {back}" if warning else back
-            one = replace(layer, name=name, notes=notes, warning=warning, follows="", sequences=False)
+            order = "reverse" if direction else layer.direction
+            one = replace(layer, name=name, notes=notes, direction=order, follows="", sequences=False)
             place = of[id(cell)].group
             parts.append(_Part(one, f"{where}, {place}" if where == WEIGHTS else place, ((own,),)))
     return parts
@@ -259,8 +258,10 @@ def _found(chain: list[_Part]) -> Found:
     if problem:
         return Found(name, "LSTM", None, "", where, notes, problem)
     cells = [cell for part in chain for cell in part.cells]
-    units, directions, bias, time_major = first.shape
-    config = Config(first.features, units, len(cells), bias, not time_major, bidirectional=directions == 2)
+    units, directions, bias, time_major, order = first.shape
+    config = Config(
+        first.features, units, len(cells), bias, not time_major, bidirectional=directions == 2, direction=order
+    )
     own = {
         f"{key}_l{number}{'_reverse' * direction}": tensor
         for number, pair in enumerate(cells)

@@ -95,6 +95,7 @@ class Writer:
         dtype = next(iter(parameters.values())).dtype
         self.number = helper.np_dtype_to_tensor_dtype(dtype)
         self.own_operator = dtype == np.float32 and not config.proj_size
+        self.direction = "forward" if config.direction == "forward" else "reverse"
 
     def node(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
         """Add a node."""
@@ -133,15 +134,20 @@ class Writer:
             below = "steps"
         for state in ("h_0", "c_0"):
             self._parts(state, [_of(state, config.num_layers, layer) for layer in layers])
+        whole = "rows" if config.batch_first else "output"
         for layer in layers:
             states = [_of(state, config.num_layers, layer) for state in ("h_0", "c_0", "h_n", "c_n")]
-            is_last = layer == config.num_layers - 1
-            above = ("rows" if config.batch_first else "output") if is_last else f"between_{layer}"
+            above = f"between_{layer}"
+            if layer == config.num_layers - 1:  # at the steps that outputs belong to, as in ONNX
+                above = "computed" if config.direction == "go_backwards" else whole
             (self._layer if self.own_operator else self._scans)(layer, below, above, states)
             below = above
         for state in ("h_n", "c_n"):
             if config.num_layers > 1:
                 self.node("Concat", [_of(state, config.num_layers, layer) for layer in layers], [state], axis=0)
+        if config.direction == "go_backwards":
+            ends = [self.integers(name, value) for name, value in (("last", -1), ("start", -(1 << 62)), ("axis", 0))]
+            self.node("Slice", ["computed", *ends, self.integers("step", -1)], [whole])
         if config.batch_first:
             self.node("Transpose", ["rows"], ["output"], perm=[1, 0, 2])
         ahead = (BATCH, TIME) if config.batch_first else (TIME, BATCH)
@@ -211,7 +217,7 @@ class Writer:
             ],
             outputs,
             hidden_size=config.hidden_size,
-            direction="bidirectional" if config.bidirectional else "forward",
+            direction="bidirectional" if config.bidirectional else self.direction,
         )
 
     # ------------------------------------------------------------ the equations
@@ -237,8 +243,8 @@ class Writer:
                 [f"h_start{suffix}", f"c_start{suffix}", below],
                 [f"h_end{suffix}", f"c_end{suffix}", f"outputs{suffix}"],
                 num_scan_inputs=1,
-                scan_input_directions=[direction],
-                scan_output_directions=[direction],
+                scan_input_directions=[int(direction or self.direction == "reverse")],
+                scan_output_directions=[int(direction or self.direction == "reverse")],
                 body=self._body(layer, suffix),
             )
             for state in ("h", "c"):

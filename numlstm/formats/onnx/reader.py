@@ -341,6 +341,7 @@ class Finder:
             bias=first.bias is not None,
             batch_first=is_batch_first,
             bidirectional=first.directions == 2,
+            direction="reverse" if first.direction == "reverse" else "forward",
         )
         parameters = {}
         for layer, direction, suffix in config.cells():
@@ -365,11 +366,7 @@ class Finder:
         """Notes on the states that the model passes, and warnings of what the caller must do."""
         notes, warnings = [], []
         first = stack[0]
-        if first.direction == "reverse":
-            warnings.append(
-                "the file's model runs it from the last step to the first: reverse the input along time before the "
-                "call, and the output after it"
-            )
+
         before, after = reversals(stack, self.graph, self.constants)
         if before is not None:
             also = f", and its output by {after}: do the same after it" if after is not None else ""
