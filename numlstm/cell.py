@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import empty, ndarray
 
-from numlstm.base.typing import Array
+from numlstm.base.typing import States, StatesLike
 from numlstm.base.validation.arguments import cell_config, check_cpu, parameter_dtype
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.shapes import cell_call, cell_states, check_not_packed
@@ -76,8 +76,8 @@ class LSTMCell(CellParameters):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
+        device: object = None,
+        dtype: object = None,
         *,
         seed: Any = None,
     ) -> None:
@@ -94,7 +94,7 @@ class LSTMCell(CellParameters):
         """The text between the parentheses of the repr."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
 
-    def forward(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[Array, Array]:
+    def forward(self, input: np.typing.ArrayLike, hx: StatesLike | None = None) -> States:
         """Run one step.
 
         Parameters
@@ -129,7 +129,7 @@ class LSTMCell(CellParameters):
         if results is None:
             results = executor.dispatch(0, input, hx, panels.data)
         if results is not None:
-            states: tuple[Array, Array] = results[1]
+            states: States = results[1]
             return states
         dtype = panels.dtype
         if type(input) is ndarray and input.dtype is dtype:

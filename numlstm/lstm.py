@@ -6,7 +6,7 @@ Otherwise `LSTM._run` checks them, names them in a `Call`, and hands that to the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,7 +15,7 @@ from numpy import empty, ndarray
 
 from numlstm import lazy
 from numlstm.base.config import Config
-from numlstm.base.typing import Array, Result, States
+from numlstm.base.typing import Array, Result, States, StatesLike
 from numlstm.base.validation.arguments import (
     check_direction,
     check_flag,
@@ -146,8 +146,8 @@ class LSTM(LSTMParameters):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
-        device: Any = None,
-        dtype: Any = None,
+        device: object = None,
+        dtype: object = None,
         *,
         seed: Any = None,
     ) -> None:
@@ -281,7 +281,7 @@ class LSTM(LSTMParameters):
 
     # ------------------------------------------------------------ the device
 
-    def _place(self, device: Any) -> None:
+    def _place(self, device: object) -> None:
         on_cuda = device_name(device) == "cuda"
         if on_cuda == (self._gpu is not None):
             return
@@ -319,12 +319,22 @@ class LSTM(LSTMParameters):
 
     @overload
     def forward(
-        self, input: lazy.PackedSequence, hx: Any = None, *, lengths: None = None, out: Any = None
+        self,
+        input: lazy.PackedSequence,
+        hx: StatesLike | None = None,
+        *,
+        lengths: None = None,
+        out: Sequence[Array] | None = None,
     ) -> tuple[lazy.PackedSequence, States]: ...
 
     @overload
     def forward(
-        self, input: np.typing.ArrayLike, hx: Any = None, *, lengths: Any = None, out: Any = None
+        self,
+        input: np.typing.ArrayLike,
+        hx: StatesLike | None = None,
+        *,
+        lengths: np.typing.ArrayLike | None = None,
+        out: Sequence[Array] | None = None,
     ) -> Result: ...
 
     def forward(
@@ -488,7 +498,7 @@ class LSTM(LSTMParameters):
             return stream
         return lazy.Stream(self._config, self._panels, batch_size, lambda: self._panels, self._model.executor)
 
-    def trace(self, input: np.typing.ArrayLike, hx: Any = None) -> lazy.Trace:
+    def trace(self, input: np.typing.ArrayLike, hx: StatesLike | None = None) -> lazy.Trace:
         """Run the LSTM as `forward` does, and record gates and states of every layer and direction at every step.
 
         Parameters

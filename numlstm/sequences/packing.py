@@ -92,7 +92,7 @@ class PackedSequence(Parts):
             data = number_array("data", data)
         return super().__new__(cls, data, whole_numbers("batch_sizes", batch_sizes), rows, back)
 
-    def to(self, device: Any = None, dtype: Any = None) -> Self:
+    def to(self, device: object = None, dtype: Any = None) -> Self:
         """Return it with `data` of another dtype or on the CPU, or itself if nothing changes.
 
         Parameters

@@ -319,7 +319,7 @@ class Pool:
             )
         return self._exclusive(self._step, step, *given)
 
-    def _step(self, step: Callable[..., T], *given: Any) -> T:
+    def _step(self, step: Callable[..., T], *given: object) -> T:
         with self._stepping:
             return step(*given)
 
@@ -473,7 +473,7 @@ class Pool:
         with np.errstate(over="ignore", invalid="ignore"):
             self._scatter(slice(slot := session._open_slot(), slot + 1), h, c)
 
-    def _exclusive(self, work: Callable[..., T], *given: Any) -> T:
+    def _exclusive(self, work: Callable[..., T], *given: object) -> T:
         """Do something while no other thread uses the states."""
         if self._lock._is_owned():  # a signal handler, for example; waiting would deadlock
             raise RuntimeError("the pool is in use by this very thread, which was interrupted, and nothing was done")

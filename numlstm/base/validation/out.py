@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
@@ -60,7 +61,7 @@ def _layout_error(name: str, array: Array) -> ValueError:
     return ValueError(f"{name} in out must be aligned to its {array.itemsize}-byte numbers")
 
 
-def check_no_overlap(out: Any, input: Array, hx: States | None) -> None:
+def check_no_overlap(out: Sequence[Array], input: Array, hx: States | None) -> None:
     """Raise ValueError for results that share memory with each other or with what the call reads.
 
     The arrays' numbers are not read. One overlap is allowed: h_n may be h_0 itself, and c_n may be c_0.

@@ -84,7 +84,7 @@ def check_same_dtype(lstm: np.dtype[Any], kind: str, dtype: np.dtype[Any]) -> No
         )
 
 
-def sizes_text(kind: str, config: Config, **more: Any) -> str:
+def sizes_text(kind: str, config: Config, **more: object) -> str:
     """The repr of a stream or a pool: the sizes of its LSTM, and what else tells it apart."""
     sizes = {"proj_size": config.proj_size or None, "num_layers": config.num_layers if config.num_layers > 1 else None}
     named = "".join(f", {name}={value!r}" for name, value in (sizes | more).items() if value is not None)

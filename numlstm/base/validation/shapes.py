@@ -137,11 +137,11 @@ def _fits(call: CallShapes, hx: object, dtype: np.dtype[Any]) -> bool:
     )
 
 
-def two_states(hx: Any) -> tuple[Any, Any]:
+def two_states(hx: object) -> tuple[Any, Any]:
     """The items for h_0 and c_0 of `hx`, not converted."""
-    _check_sequence(hx)
-    _check_count("", hx)
-    return hx[0], hx[1]
+    states = _sequence(hx)
+    _check_count("", states)
+    return states[0], states[1]
 
 
 def _pair(hx: object) -> States:
@@ -149,15 +149,16 @@ def _pair(hx: object) -> States:
     return real_array("h_0", h_0), real_array("c_0", c_0)
 
 
-def _check_sequence(hx: object) -> None:
+def _sequence(hx: object) -> tuple[Any, ...] | list[Any]:
     if not isinstance(hx, tuple | list):
         raise TypeError(
             f"hx must be a tuple (h_0, c_0), not {type(hx).__name__}\n"
             "Both states are needed; leave hx out to start from zeros."
         )
+    return hx
 
 
-def _check_count(kind: str, hx: Any, at_least_two: bool = True) -> None:
+def _check_count(kind: str, hx: tuple[Any, ...] | list[Any], at_least_two: bool = True) -> None:
     """Raise PyTorch's RuntimeError unless hx has two items, or its IndexError for fewer."""
     detail = f"hx must be (h_0, c_0), but it has {counted(len(hx), 'item')}."
     if at_least_two and len(hx) < 2:
@@ -209,16 +210,16 @@ def cell_states(call: CallShapes, hx: Any, dtype: np.dtype[Any]) -> States:
     return h_0, c_0
 
 
-def _cell_pair(call: CallShapes, hx: Any) -> list[Array]:
-    _check_sequence(hx)
-    states = [real_array(f"hx[{index}]", value) for index, value in enumerate(hx)]
+def _cell_pair(call: CallShapes, hx: object) -> list[Array]:
+    given = _sequence(hx)
+    states = [real_array(f"hx[{index}]", value) for index, value in enumerate(given)]
     for index, state in enumerate(states):
         if state.ndim not in (1, 2):
             raise ValueError(
                 f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.ndim}D instead\n"
                 f"hx must be (h_0, c_0), both of shape {call.hidden}."
             )
-    _check_count("lstm_cell", hx, at_least_two=call.unbatched)
+    _check_count("lstm_cell", given, at_least_two=call.unbatched)
     return states
 
 
