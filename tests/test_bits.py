@@ -260,24 +260,24 @@ def planted(monkeypatch):
                 fma, term = self.fma, self.columns * self.simd.lanes
 
                 @inline
-                def dot(value, panel, index, gap, count, source, stride):
+                def dot(value, panel, index, gap, first, count, source, stride):
                     for n in range(count):
                         k = count - 1 - n
-                        value = fma(value, panel, index + k * term, gap, source, k, stride)
+                        value = fma(value, panel, index + (first + k) * term, gap, source, k, stride)
                     return value
 
                 self.dot = dot
 
-        def _run(self):
-            super()._run()
+        def _k_blocks(self):
+            super()._k_blocks()
             if self.rows == 2:
-                run = self.run
+                k_blocks = self.k_blocks
 
                 @inline
                 def forgetful(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
-                    run(panel, ahead, count, source, stride, sums, sums_stride, bias, FROM_ZERO)
+                    k_blocks(panel, ahead, count, source, stride, sums, sums_stride, bias, FROM_ZERO)
 
-                self.run = forgetful
+                self.k_blocks = forgetful
 
     monkeypatch.setattr(tile, "Tile", Reordered)
     put_in_place(monkeypatch, Simd)

@@ -11,6 +11,7 @@ cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + 
 - NaN stays NaN through every clamp and every conversion.
 """
 
+from functools import cache
 from types import SimpleNamespace
 
 # (2**r - 1) / r on [-1/2, 1/2]: the polynomial of least maximal relative error (Remez exchange at 60 digits),
@@ -55,6 +56,7 @@ OVER = {"float32": 88.8, "float64": 709.9}
 FLAT = {"float32": 20.0, "float64": 40.0}
 
 
+@cache
 def activations(simd):
     """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``.
 

@@ -1,28 +1,57 @@
 """One step of a tile, from the sums of its gates to its c and h: some rows of a block, or some blocks of a row.
 
-Memory: the panel of a block is ``[k][gate][lane]``, k over the input features and then over h; ``layer`` says the
-rest. Order: terms, weights of a term, rows; or, where the panel is passed over by ``runs_of_block``, a few terms of
-all tiles of rows before the next few.
+Layout: the panel of a block is ``[k][gate][lane]``, k over the input features and then over h. Loop order: terms,
+weights of a term, rows; in ``step_by_k_blocks``, some K-blocks of every tile of rows before the next ones.
 """
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
 
 from numba import types
 
 from .activations import activations
-from .compiler import inline, named
+from .compiler import Kernel, inline, named
 from .instructions import bump_counter, greater, load_slot, smaller, store_slot
 from .plan_layout import Cell, Header
-from .projection import PAIRS, ROWS_AT_ONCE, far_rows_at_once
-from .tile import FROM_ZERO, tile_of
-from .tile_shapes import by_size, next_size
+from .projection import ROWS_AT_ONCE, far_rows_at_once
+from .simd import Simd
+from .tile import FROM_ZERO, Tile, tile_of
+from .tile_shapes import Shapes, for_tiles, next_size
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 
 
-def cell_epilogue(simd):
-    """``start`` and ``end``: c in place, then h, for row r and block j of a tile.
+class Operands(NamedTuple):
+    """What one step of some rows reads and writes: where the first row stands, and the stride from row to row."""
+
+    x: Any  # the input; in a kernel, all of these are pointers or int64
+    x_stride: Any
+    h: Any  # h of the step before
+    h_stride: Any
+    y: Any  # the new h; ``y_stride_of`` has the stride
+    c: Any  # c, in place; its rows are UNITS apart
+    gates: Any  # the hoisted X of the step: [block][row][gate][lane]
+    gap: Any  # from a block of it to the next
+
+
+class Epilogue(NamedTuple):
+    """From gates to states, for row r and block j of a tile, in two parts.
 
     ``count`` units are left from the tile's first one on; what lies beyond is not touched.
     """
+
+    start: Kernel  # (*gates, r, j, c, c_stride, h, h_stride, count): sets c
+    end: Kernel  # (what start returns, r, j, ...): sets h
+
+    def on(self, tile: Tile) -> Any:
+        """``(sums, c, c_stride, h, h_stride, count)``: both parts for all of a tile."""
+        P, at = tile.simd.pointer, types.int64
+        return tile.each(self.start, P, at, P, at, at, then=self.end)
+
+
+def cell_epilogue(simd: Simd) -> Epilogue:
+    """The epilogue of whole registers, one for each gate."""
     lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
     part = activations(simd)
     to_c, to_h = part.to_c, part.to_h
@@ -39,130 +68,137 @@ def cell_epilogue(simd):
         new, size, denominator = parts
         store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
 
-    return start, end
+    return Epilogue(start, end)
 
 
-def by_distance(near, far):
-    """``dot`` that asks for weights ahead of their use (``far``) where the plan says that no cache holds them."""
-    if far is near:
+def y_stride_of(lanes: int) -> Kernel:
+    """``(cell) -> numbers from a row of the new h to the next``.
 
-        @inline
-        def dot(cell, value, panels, panel, gap, count, source, stride):
-            return near(value, panels, panel, gap, count, source, stride)
-
-    else:
-
-        @inline
-        def dot(cell, value, panels, panel, gap, count, source, stride):
-            if load_slot(cell, Cell.BEYOND_L2) > 0:
-                return far(value, panels, panel, gap, count, source, stride)
-            return near(value, panels, panel, gap, count, source, stride)
-
-    return dot
-
-
-def recurrent_tile(simd, epilogue, height, blocks, half=False):
-    """``tile(plan, cell, block, r, x, h, h_stride, y, gates, gap)``: one step of ``height`` rows in ``blocks`` blocks.
-
-    ``x``, ``h`` and ``y`` point to the first of the rows; ``gates`` to its hoisted X, whose blocks stand ``gap`` apart.
-    A single block may have ``half`` the lanes; the epilogue of several rows is then for pairs of them.
+    A tile asks when its sums are done. Passed to it, the stride would cost a spill in float64's tallest tile.
     """
-    columns = PAIRS if half else 4
-    lanes, width, term = simd.lanes, 4 * simd.lanes, columns * simd.lanes
-    pointer_at, moved = simd.pointer_at, simd.moved
-    tile = tile_of(simd, height, columns, blocks)
-    zero, start, load, add, near = tile.zero, tile.start, tile.load, tile.add, tile.dot
-    # several rows pass over a panel that is in cache by then; a single row waits for every line of it
-    waits = height == 1 and not half
-    dot = by_distance(near, tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if waits else near)
-    first, second = epilogue
-    of_rows = tile_of(simd, height // 2, 4) if half and height > 1 else tile  # the same registers, four of each pair
-    finish = of_rows.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
 
-    @named(f"recur_{height}x{blocks}" + ("_half" if half else ""))
-    def kernel(plan, cell, block, r, x, h, h_stride, y, gates, gap):
-        inputs, outputs, units = (
-            load_slot(cell, Cell.INPUTS),
-            load_slot(cell, Cell.OUTPUTS),
-            load_slot(cell, Cell.UNITS),
-        )
-        panels = pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + outputs) * width
-        panel = load_slot(cell, Cell.PANEL) + block * panel_gap
+    @inline
+    def y_stride(cell):
+        if load_slot(cell, Cell.PROJECTED) > 0:
+            return (load_slot(cell, Cell.UNITS) + lanes - 1) // lanes * lanes
+        return load_slot(cell, Cell.TARGET_ROW)
+
+    return y_stride
+
+
+def counted(height: int, blocks: int = 1, half: bool = False) -> Kernel:
+    """``(plan)``: count a tile in the plan."""
+    slot = int(Header.TILES if height > 1 else Header.MULTI_BLOCK if blocks > 1 else Header.SINGLE_BLOCK)
+
+    @inline
+    def count(plan):
+        bump_counter(plan, slot)
+        store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
+        if half:
+            bump_counter(plan, Header.HALF)
+
+    return count
+
+
+def by_distance(near: Any, far: Any) -> Kernel:
+    """``dot`` of a tile; by ``far``, which prefetches the weights, where they are beyond L2."""
+
+    @inline
+    def dot(cell, value, panels, panel, gap, first, count, source, stride):
+        return near(value, panels, panel, gap, first, count, source, stride)
+
+    @inline
+    def either(cell, value, panels, panel, gap, first, count, source, stride):
+        if load_slot(cell, Cell.BEYOND_L2) > 0:
+            return far(value, panels, panel, gap, first, count, source, stride)
+        return near(value, panels, panel, gap, first, count, source, stride)
+
+    return dot if far is None else either
+
+
+def recurrent_tile(simd: Simd, height: int, blocks: int, epilogue: Epilogue) -> Kernel:
+    """``step_kernel`` of ``height`` rows in ``blocks`` whole blocks.
+
+    Several rows pass over a panel that is in cache by then; a single row waits for every line of it.
+    """
+    tile = tile_of(simd, height, 4, blocks)
+    far = tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if height == 1 else None
+    return step_kernel(f"recur_{height}x{blocks}", simd, tile, far, epilogue.on(tile), counted(height, blocks))
+
+
+def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel) -> Kernel:
+    """``kernel(plan, r, cell, block, of)``: one step of the rows of a tile from r on, in its blocks from ``block`` on.
+
+    ``tile`` has the instructions on the sums, ``far`` a ``dot`` that prefetches, or is None.
+    """
+    lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
+    zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
+    y_stride_in = y_stride_of(lanes)
+
+    @named(name)
+    def kernel(plan, r, cell, block, of):
+        inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
+        units = load_slot(cell, Cell.UNITS)
+        panels, gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * width
+        panel = load_slot(cell, Cell.PANEL) + block * gap
+        count(plan)
         if load_slot(cell, Cell.HOIST) > 0:
-            value = load(gates, 0, width, gap)
+            value = load(of.gates, block * of.gap + r * width, width, of.gap)
         else:
             value = start(panels, load_slot(cell, Cell.BIAS) + block * width, width)
-            value = dot(cell, value, panels, panel, panel_gap, inputs, x, load_slot(cell, Cell.SOURCE_ROW))
-        rest = dot(cell, zero(), panels, panel + inputs * term, panel_gap, outputs, h, h_stride)
+            value = dot(cell, value, panels, panel, gap, 0, inputs, moved(of.x, r * of.x_stride), of.x_stride)
+        rest = dot(cell, zero(), panels, panel, gap, inputs, outputs, moved(of.h, r * of.h_stride), of.h_stride)
         unit = block * lanes
-        c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + r * units + unit)
-        if load_slot(cell, Cell.PROJECTED) > 0:
-            target_stride = (units + lanes - 1) // lanes * lanes
-        else:
-            target_stride = load_slot(cell, Cell.TARGET_ROW)
-        finish(add(value, rest), c, units, moved(y, unit), target_stride, units - unit)
+        y_stride = y_stride_in(cell)
+        c, y = moved(of.c, r * units + unit), moved(of.y, r * y_stride + unit)
+        finish(add(value, rest), c, units, y, y_stride, units - unit)
 
     return kernel
 
 
-@inline
-def count_tile(plan, height):
-    bump_counter(plan, Header.TILES if height > 1 else Header.SINGLE_BLOCK)
-    store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
+def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kernel) -> Kernel:
+    """``(plan, cell, block, onward, rows, of)``: one step of all rows in a block, by ``chain``.
 
-
-def runs_of_block(simd, epilogue, shapes, chain):
-    """``runs(plan, cell, block, onward, first, rows, ...)``: a step of some rows through ``chain``.
-
-    For a cell whose X is hoisted; ``gates`` points to that of the block. The next block is ``onward`` by 1 or -1.
+    For a cell whose X is hoisted. The next block is ``onward`` by 1 or -1.
     """
-    lanes, width = simd.lanes, 4 * simd.lanes
-    pointer_at, moved = simd.pointer_at, simd.moved
-    far_rows = far_rows_at_once(simd)
+    lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
+    far_rows, y_stride_in = far_rows_at_once(simd), y_stride_of(lanes)
     room = simd.scratch(far_rows * width)
-    height_of = next_size(shapes.mr)
+    finish = for_tiles(shapes.mr, next_size, {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr})
 
-    def end_kernel(height):
-        tile = tile_of(simd, height, 4)
-        load, add = tile.load, tile.add
-        first, second = epilogue
-        finish = tile.each(first, simd.pointer, types.int64, simd.pointer, types.int64, types.int64, then=second)
-
-        @named(f"end_{height}")
-        def kernel(sums, gates, c, c_stride, y, y_stride, count):
-            finish(add(load(gates, 0, width, 0), load(sums, 0, width, 0)), c, c_stride, y, y_stride, count)
-
-        return kernel
-
-    end = by_size(shapes.mr, {height: end_kernel(height) for height in shapes.mr})
-
-    @named("runs")
-    def runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, gates):
-        inputs, outputs, units = (
-            load_slot(cell, Cell.INPUTS),
-            load_slot(cell, Cell.OUTPUTS),
-            load_slot(cell, Cell.UNITS),
-        )
-        terms = inputs + outputs
+    @named("step_by_k_blocks")
+    def step(plan, cell, block, onward, rows, of):
+        inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
+        units = load_slot(cell, Cell.UNITS)
+        terms, unit, sums = inputs + outputs, block * lanes, room()
         panel = moved(pointer_at(plan, Header.PANELS), load_slot(cell, Cell.PANEL) + (block * terms + inputs) * width)
         following = moved(panel, onward * terms * width)
-        unit, tallest, sums = block * lanes, load_slot(plan, Header.MR), room()
+        y_stride = y_stride_in(cell)
         most = far_rows if load_slot(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
-        done = 0
-        while done < rows:
-            count = smaller(most, rows - done)
+        for first in range(0, rows, most):
+            count = smaller(most, rows - first)
+            h = moved(of.h, first * of.h_stride)
             chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
-                  moved(h, done * h_stride), h_stride, count, count == rows, done + count == rows)  # fmt: skip
-            r = 0
-            while r < count:
-                height = height_of(count - r, tallest)
-                row = done + r
-                count_tile(plan, height)
-                c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + (first + row) * units + unit)
-                end(height, moved(sums, r * width), moved(gates, row * width), c, units,
-                    moved(y, row * y_stride + unit), y_stride, units - unit)  # fmt: skip
-                r += height
-            done += count
+                  h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
+            finish(plan, count, sums, moved(of.gates, block * of.gap + first * width),
+                   moved(of.c, first * units + unit), units,
+                   moved(of.y, first * y_stride + unit), y_stride, units - unit)  # fmt: skip
 
-    return runs
+    return step
+
+
+def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
+    """``(plan, r, sums, gates, c, c_stride, y, y_stride, count)``: the epilogue of the rows from r on.
+
+    ``sums`` (of R) and ``gates`` (X) are ``[row][gate][lane]``.
+    """
+    tile, width, moved = tile_of(simd, height, 4), 4 * simd.lanes, simd.moved
+    load, add, finish, count_tile = tile.load, tile.add, epilogue.on(tile), counted(height)
+
+    @named(f"epilogue_{height}")
+    def kernel(plan, r, sums, gates, c, c_stride, y, y_stride, count):
+        count_tile(plan)
+        value = add(load(gates, r * width, width, 0), load(sums, r * width, width, 0))
+        finish(value, moved(c, r * c_stride), c_stride, moved(y, r * y_stride), y_stride, count)
+
+    return kernel

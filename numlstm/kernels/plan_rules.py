@@ -135,7 +135,7 @@ def buffer_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> Sim
         """Steps of a chunk of the hoisted projection, or 0 where the recurrent tile does it as well.
 
         It pays where the panels are too big for the first cache, and the recurrence has too few rows to use them for
-        long; or where a single panel is, for X and R are then summed as `chain_by_runs` says.
+        long; or where a single panel is, for X and R are then summed as `chain_by_k_blocks` says.
         """
         inputs, outputs = inputs_of(sizes, layer), outputs_of(sizes)
         row_bytes = blocks_of(sizes.units) * width * itemsize

@@ -10,13 +10,16 @@ interleaved as ``[k][block][lane]`` as long as there are four; one chain from 0 
 flushed, straight into the output.
 """
 
+from __future__ import annotations
+
 from numba import types
 
-from .compiler import inline, named
+from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, smaller
 from .plan_layout import Cell, Header
+from .simd import Simd
 from .tile import FROM_BIAS, GO_ON, K_BLOCK, tile_of
-from .tile_shapes import by_size, largest_size, next_size, whole_blocks
+from .tile_shapes import Shapes, by_size, for_tiles, largest_size, next_size, whole_blocks
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
 PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other
@@ -25,7 +28,7 @@ TURN = 8 << 10  # bytes of a panel that a tile passes over before the next tile 
 QUAD = 4  # blocks of W_hr that are interleaved
 
 
-def far_rows_at_once(simd):
+def far_rows_at_once(simd: Simd) -> int:
     """The same for recurrent weights that no second cache holds, which are then read less often.
 
     Not with smaller registers: a library for Windows would need a function that probes a stack frame of over 4 KB.
@@ -33,29 +36,19 @@ def far_rows_at_once(simd):
     return 2 * ROWS_AT_ONCE if simd.lanes * simd.number.itemsize >= 64 else ROWS_AT_ONCE
 
 
-def chain_by_runs(simd, shapes):
+def chain_by_k_blocks(simd: Simd, shapes: Shapes) -> Kernel:
     """``chain(plan, begin, bias, sums, sums_stride, panel, following, terms, ...)`` for several tiles of rows at once.
 
-    The tiles take turns, a few runs of K_BLOCK terms each, so that a panel that the first cache does not hold is read
-    once for all ``rows`` (ROWS_AT_ONCE, or those above), and at an even pace. The sums wait in memory, where those of a
-    tall tile would be at the end of a run in any case. Meanwhile what is needed next is asked for: if the rows are
-    ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel that is ``following``.
+    The tiles take turns, some K-blocks each. So a panel that L1 does not hold is read once for all ``rows``
+    (ROWS_AT_ONCE, or as many as above), and at an even pace. The sums wait in memory, where those of a tall tile
+    would be at the end of a K-block in any case. Meanwhile the weights that are needed next are prefetched: if the
+    rows are ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel ``following``.
     """
     moved, width = simd.moved, 4 * simd.lanes
     half = width // 2
     turn = max(1, TURN // (K_BLOCK * width * simd.number.itemsize)) * K_BLOCK  # in terms
-
-    def run_kernel(height):
-        run = tile_of(simd, height, 4).run
-
-        @named(f"run_{height}")
-        def kernel(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
-            run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin)
-
-        return kernel
-
     height_of = next_size(shapes.mr)
-    run = by_size(shapes.mr, {height: run_kernel(height) for height in shapes.mr})
+    run = by_size(shapes.mr, {height: k_blocks_kernel(simd, height) for height in shapes.mr})
 
     @inline
     def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
@@ -80,68 +73,25 @@ def chain_by_runs(simd, shapes):
     return chain
 
 
-def input_projection(simd, shapes, chain, halved):
+def k_blocks_kernel(simd: Simd, height: int) -> Kernel:
+    """``Tile.k_blocks`` of some rows, as a function of its own."""
+    k_blocks = tile_of(simd, height, 4).k_blocks
+
+    @named(f"k_blocks_{height}")
+    def kernel(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+        k_blocks(panel, ahead, count, source, stride, sums, sums_stride, bias, begin)
+
+    return kernel
+
+
+def input_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) -> Kernel:
     """``(plan, begin, end, cell, source, steps, rows)``: the chain X of ``steps`` x ``rows`` of some blocks.
 
     The blocks are [begin, end). ``source`` is the input of the first step.
     Kernels that are ``halved`` have a tail block with half the lanes.
     """
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
-    tallest, whole_of = shapes.mr[0], whole_blocks(simd.lanes)
-
-    def tile_kernel(height, columns=4):
-        tile = tile_of(simd, height, columns)
-        start, dot, store = tile.start, tile.dot, tile.store
-
-        @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
-        def kernel(plan, cell, block, source, stride, gates, gates_stride):
-            inputs = load_slot(cell, Cell.INPUTS)
-            panels = pointer_at(plan, Header.PANELS)
-            panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * width
-            value = start(panels, load_slot(cell, Cell.BIAS) + block * width, 0)
-            store(gates, 0, gates_stride, dot(value, panels, panel, 0, inputs, source, stride))
-
-        return kernel
-
-    height_of = next_size(shapes.mr)
-    run_tile = by_size(shapes.mr, {height: tile_kernel(height) for height in shapes.mr})
-    half_tile, half_height_of = run_tile, height_of
-    if halved:
-        half_tile = by_size(shapes.row_pairs, {height: tile_kernel(height, PAIRS) for height in shapes.row_pairs})
-        half_height_of = largest_size(shapes.row_pairs)
-
-    @named("project_runs")
-    def by_runs(plan, cell, block, source, stride, count, gates, gates_stride):
-        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * width
-        panel = moved(panels, load_slot(cell, Cell.PANEL) + block * panel_gap)
-        bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
-        done = 0
-        while done < count:
-            rows = smaller(ROWS_AT_ONCE, count - done)
-            sums = moved(gates, done * gates_stride)
-            chain(plan, FROM_BIAS, bias, sums, gates_stride, panel, moved(panel, panel_gap), inputs,
-                  moved(source, done * stride), stride, rows, rows == count, done + rows == count)  # fmt: skip
-            done += rows
-
-    @inline
-    def line(plan, cell, whole, block, source, stride, count, gates, gates_stride):
-        """``count`` rows that stand ``stride`` apart."""
-        r = 0
-        if block >= whole:
-            while r < count:
-                height = half_height_of(count - r, load_slot(plan, Header.MR))
-                half_tile(height, plan, cell, block, moved(source, r * stride), stride,
-                          moved(gates, r * gates_stride), gates_stride)  # fmt: skip
-                r += height
-        elif count > tallest and load_slot(cell, Cell.INPUTS) >= load_slot(plan, Header.K_BLOCK_MIN):
-            by_runs(plan, cell, block, source, stride, count, gates, gates_stride)
-            r = count
-        while r < count:
-            height = height_of(count - r, load_slot(plan, Header.MR))
-            run_tile(height, plan, cell, block, moved(source, r * stride), stride,
-                     moved(gates, r * gates_stride), gates_stride)  # fmt: skip
-            r += height
+    whole_of, line = whole_blocks(simd.lanes), line_projection(simd, shapes, chain, halved)
 
     @inline
     def project(plan, begin, end, cell, source, steps, rows):
@@ -164,19 +114,97 @@ def input_projection(simd, shapes, chain, halved):
         for block in range(begin, end):
             for n in range(outer):
                 target = moved(gates, block * steps * rows * width + n * outer_gates)
-                line(plan, cell, whole, block, moved(source, n * outer_source), inner_source, inner,
+                line(plan, cell, block, block >= whole, moved(source, n * outer_source), inner_source, inner,
                      target, inner_gates)  # fmt: skip
 
     return project
 
 
-def hidden_projection(simd, shapes):
+def line_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) -> Kernel:
+    """``(plan, cell, block, tail, source, stride, count, gates, gates_stride)``: X of rows that are evenly spaced."""
+    tallest, by_k_blocks = shapes.mr[0], projection_by_k_blocks(simd, chain)
+    tiles = for_tiles(shapes.mr, next_size, {n: projection_tile(simd, n, 4) for n in shapes.mr})
+    tail_tiles = tiles
+    if halved:
+        of_pairs = {n: projection_tile(simd, n, PAIRS) for n in shapes.row_pairs}
+        tail_tiles = for_tiles(shapes.row_pairs, largest_size, of_pairs)
+
+    @inline
+    def line(plan, cell, block, tail, source, stride, count, gates, gates_stride):
+        if tail:
+            tail_tiles(plan, count, cell, block, source, stride, gates, gates_stride)
+        elif count > tallest and load_slot(cell, Cell.INPUTS) >= load_slot(plan, Header.K_BLOCK_MIN):
+            by_k_blocks(plan, cell, block, source, stride, count, gates, gates_stride)
+        else:
+            tiles(plan, count, cell, block, source, stride, gates, gates_stride)
+
+    return line
+
+
+def projection_tile(simd: Simd, height: int, columns: int) -> Kernel:
+    """``(plan, r, cell, block, source, stride, gates, gates_stride)``: X of ``height`` rows from r on in a block."""
+    pointer_at, moved, width, tile = simd.pointer_at, simd.moved, 4 * simd.lanes, tile_of(simd, height, columns)
+    start, dot, store = tile.start, tile.dot, tile.store
+
+    @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
+    def kernel(plan, r, cell, block, source, stride, gates, gates_stride):
+        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
+        panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+        value = start(panels, load_slot(cell, Cell.BIAS) + block * width, 0)
+        value = dot(value, panels, panel, 0, 0, inputs, moved(source, r * stride), stride)
+        store(gates, r * gates_stride, gates_stride, value)
+
+    return kernel
+
+
+def projection_by_k_blocks(simd: Simd, chain: Kernel) -> Kernel:
+    """``(plan, cell, block, source, stride, count, gates, gates_stride)``: X of some rows in a block."""
+    pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
+
+    @named("project_by_k_blocks")
+    def kernel(plan, cell, block, source, stride, count, gates, gates_stride):
+        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
+        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+        panel = moved(panels, load_slot(cell, Cell.PANEL) + block * panel_gap)
+        bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
+        for first in range(0, count, ROWS_AT_ONCE):
+            rows = smaller(ROWS_AT_ONCE, count - first)
+            chain(plan, FROM_BIAS, bias, moved(gates, first * gates_stride), gates_stride, panel,
+                  moved(panel, panel_gap), inputs, moved(source, first * stride), stride, rows,
+                  rows == count, first + rows == count)  # fmt: skip
+
+    return kernel
+
+
+def hidden_projection(simd: Simd, shapes: Shapes) -> Kernel:
     """``(plan, begin, end, cell, target, rows)``: h of ``rows`` rows through W_hr into the output.
 
     In the groups [begin, end) of ``QUAD`` blocks, the last of which may have fewer.
     """
+    lanes = simd.lanes
+    wide, narrow = (
+        for_tiles(shapes.mr, next_size, {height: hidden_tile(simd, height, columns) for height in shapes.mr})
+        for columns in (QUAD, 1)
+    )
+
+    @inline
+    def project(plan, begin, end, cell, target, rows):
+        block, end_block = begin * QUAD, smaller(end * QUAD, (load_slot(cell, Cell.OUTPUTS) + lanes - 1) // lanes)
+        while block < end_block:
+            if end_block - block >= QUAD:
+                wide(plan, rows, cell, block, target)
+                block += QUAD
+            else:
+                narrow(plan, rows, cell, block, target)
+                block += 1
+
+    return project
+
+
+def hidden_tile(simd: Simd, height: int, columns: int) -> Kernel:
+    """``(plan, r, cell, block, target)``: ``height`` rows from r on in ``columns`` blocks, which are 1 or ``QUAD``."""
     pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
-    flush, store_part = simd.flush_h, simd.store_part
+    flush, store_part, tile = simd.flush_h, simd.store_part, tile_of(simd, height, columns)
 
     @inline
     def finish_1(a, r, j, target, stride, count):
@@ -189,42 +217,17 @@ def hidden_projection(simd, shapes):
         store_part(target, r * stride + 2 * lanes, flush(c), lanes)
         store_part(target, r * stride + 3 * lanes, flush(d), count - 3 * lanes)
 
-    finish = {1: finish_1, 4: finish_4}
+    zero, dot = tile.zero, tile.dot
+    finish = tile.each({1: finish_1, QUAD: finish_4}[columns], simd.pointer, types.int64, types.int64)
 
-    def tile_kernel(height, columns):
-        tile = tile_of(simd, height, columns)
-        zero, dot = tile.zero, tile.dot
-        store = tile.each(finish[columns], simd.pointer, types.int64, types.int64)
+    @named(f"hidden_{height}x{columns}")
+    def kernel(plan, r, cell, block, target):
+        units = load_slot(cell, Cell.UNITS)
+        padded = (units + lanes - 1) // lanes * lanes
+        panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
+        panel = load_slot(cell, Cell.HR_PANEL) + block * units * lanes
+        value = dot(zero(), panels, panel, 0, 0, units, moved(hidden, r * padded), padded)
+        at, stride = block * lanes, load_slot(cell, Cell.TARGET_ROW)
+        finish(value, moved(target, r * stride + at), stride, load_slot(cell, Cell.OUTPUTS) - at)
 
-        @named(f"hidden_{height}x{columns}")
-        def kernel(plan, cell, block, r, target):
-            units = load_slot(cell, Cell.UNITS)
-            padded = (units + lanes - 1) // lanes * lanes
-            panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
-            panel = load_slot(cell, Cell.HR_PANEL) + block * units * lanes
-            value = dot(zero(), panels, panel, 0, units, moved(hidden, r * padded), padded)
-            at, stride = block * lanes, load_slot(cell, Cell.TARGET_ROW)
-            store(value, moved(target, r * stride + at), stride, load_slot(cell, Cell.OUTPUTS) - at)
-
-        return kernel
-
-    height_of = next_size(shapes.mr)
-    wide = by_size(shapes.mr, {height: tile_kernel(height, 4) for height in shapes.mr})
-    narrow = by_size(shapes.mr, {height: tile_kernel(height, 1) for height in shapes.mr})
-
-    @inline
-    def project(plan, begin, end, cell, target, rows):
-        block = begin * QUAD
-        end = smaller(end * QUAD, (load_slot(cell, Cell.OUTPUTS) + lanes - 1) // lanes)
-        while block < end:
-            r = 0
-            while r < rows:
-                height = height_of(rows - r, load_slot(plan, Header.MR))
-                if end - block >= QUAD:
-                    wide(height, plan, cell, block, r, target)
-                else:
-                    narrow(height, plan, cell, block, r, target)
-                r += height
-            block += QUAD if end - block >= QUAD else 1
-
-    return project
+    return kernel

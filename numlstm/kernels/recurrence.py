@@ -17,18 +17,18 @@ which of these chains run side by side, never the order within one.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, record_at, smaller
-from .microkernel import cell_epilogue, count_tile, recurrent_tile, runs_of_block
+from .microkernel import Operands, cell_epilogue, recurrent_tile, step_by_k_blocks
 from .packed import packed_runner
 from .parallel import parallel_forward, serial_forward
 from .plan_layout import LEAST_HALVED, Cell, Header
-from .projection import QUAD, chain_by_runs, hidden_projection, input_projection
+from .projection import QUAD, chain_by_k_blocks, hidden_projection, input_projection
 from .simd import Simd
-from .tail_block import last_block, no_half
-from .tile_shapes import Shapes, by_size, next_size, whole_blocks
+from .tail_block import last_block
+from .tile_shapes import Shapes, by_size, for_tiles, next_size, whole_blocks
 from .work_queue import ForChunks, for_chunks, parallel_for, serial_for, waiting
 
 HEADER, CELL = int(Header.LENGTH), int(Cell.LENGTH)
@@ -52,7 +52,7 @@ def forward_kernel(
     Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence.
     """
     simd = Simd(number, lanes, fused)
-    chain = chain_by_runs(simd, shapes)
+    chain = chain_by_k_blocks(simd, shapes)
     phases = Phases(
         initial_states(simd),
         input_projection(simd, shapes, chain, lanes >= LEAST_HALVED),
@@ -118,6 +118,7 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
         target = moved(pointer_at(plan, load_slot(cell, Cell.TARGET)), load_slot(cell, Cell.TARGET_AT))
         target = moved(target, first * load_slot(cell, Cell.TARGET_ROW))
         h_n = moved(pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT) + first * outputs)
+        c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + first * units)
         gates, hidden = pointer_at(plan, Header.GATES), pointer_at(plan, Header.HIDDEN)
         hoist, projected = load_slot(cell, Cell.HOIST), load_slot(cell, Cell.PROJECTED) > 0
         if from_step == 0:
@@ -137,11 +138,8 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
                 phase = project_input(plan, phase, blocks, cell, x, chunk, rows)
             x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
             done += 1
-            h_new, h_new_stride = y, load_slot(cell, Cell.TARGET_ROW)
-            if projected:
-                h_new, h_new_stride = hidden, blocks * lanes
-            phase = recur(plan, phase, blocks, cell, first, rows, step,
-                          x, h, h_stride, h_new, h_new_stride, x_gates, gap)  # fmt: skip
+            of = Operands(x, load_slot(cell, Cell.SOURCE_ROW), h, h_stride, hidden if projected else y, c, x_gates, gap)
+            phase = recur(plan, phase, blocks, cell, rows, step, of)
             if projected:
                 bump_counter(plan, Header.PROJECTED)
                 phase = project_hidden(plan, phase, quads, cell, y, rows)
@@ -209,87 +207,71 @@ def final_states(simd: Simd) -> Kernel:
 
 
 def cell_step(simd: Simd, shapes: Shapes, chain: Kernel) -> Kernel:
-    """``(plan, begin, end, cell, first, rows, step, x, ...)``: one step of some rows in the blocks [begin, end)."""
-    epilogue, halved = cell_epilogue(simd), simd.lanes >= LEAST_HALVED
-    single = recurrent_tile(simd, epilogue, 1, 1)
-    wide = {n: recurrent_tile(simd, epilogue, 1, n) for n in shapes.nr if n > 1}
-    wide_tile = by_size(shapes.nr, wide | {1: single})
-    last_tile, half_step = last_block(simd, epilogue, shapes) if halved else no_half(wide_tile)
-    row_step = row_after_row(simd, shapes, wide_tile, last_tile)
-    block_step = block_after_block(simd, epilogue, shapes, chain, single, half_step)
-    whole_of = whole_blocks(simd.lanes)
+    """``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end)."""
+    epilogue, whole_of = cell_epilogue(simd), whole_blocks(simd.lanes)
+    single = recurrent_tile(simd, 1, 1, epilogue)
+    wide = by_size(shapes.nr, {n: recurrent_tile(simd, 1, n, epilogue) for n in shapes.nr if n > 1} | {1: single})
+    tall = {n: recurrent_tile(simd, n, 1, epilogue) for n in shapes.mr if n > 1}
+    tiles = for_tiles(shapes.mr, next_size, tall | {1: single})
+    # without tail blocks, these two are never called
+    wide_tail, tail_tiles = last_block(simd, epilogue, shapes) if simd.lanes >= LEAST_HALVED else (wide, tiles)
+    row_step = row_after_row(shapes, wide, wide_tail)
+    block_step = block_after_block(shapes, tiles, tail_tiles, step_by_k_blocks(simd, epilogue, shapes, chain))
 
     @inline
-    def run_step(plan, begin, end, cell, first, rows, step, x, h, h_stride, y, y_stride, gates, gap):
+    def run_step(plan, begin, end, cell, rows, step, of):
         whole = whole_of(load_slot(cell, Cell.UNITS))
         odd = (step + load_slot(plan, Header.SERPENTINE)) & 1 == 1
         if rows == 1 or load_slot(plan, Header.MR) == 1:
-            row_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap)
+            row_step(plan, cell, rows, odd, whole, begin, end, of)
         else:
-            block_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap)
+            block_step(plan, cell, rows, odd, whole, begin, end, of)
 
     return run_step
 
 
-def row_after_row(simd, shapes, wide_tile, last_tile):
-    moved, width, most, blocks_of = simd.moved, 4 * simd.lanes, shapes.nr[0], next_size(shapes.nr)
+def row_after_row(shapes: Shapes, wide: Any, wide_tail: Any) -> Kernel:
+    """One step in the blocks [begin, end), row after row, several blocks at once."""
+    most, blocks_of = shapes.nr[0], next_size(shapes.nr)
 
     @inline
-    def row_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap):
-        """One step in the blocks [begin, end), row after row, several blocks at once."""
+    def row_step(plan, cell, rows, odd, whole, begin, end, of):
         for r in range(rows):
             done = begin
             while done < end:
                 n = blocks_of(end - done, most)
                 block = begin + end - done - n if odd else done
-                bump_counter(plan, Header.MULTI_BLOCK if n > 1 else Header.SINGLE_BLOCK)
                 if block + n > whole:
-                    bump_counter(plan, Header.HALF)
-                    last_tile(n, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
-                              moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
-                              moved(gates, block * gap + r * width), gap)  # fmt: skip
-                    done += n
-                    continue
-                wide_tile(n, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
-                          moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
-                          moved(gates, block * gap + r * width), gap)  # fmt: skip
+                    wide_tail(n, plan, r, cell, block, of)
+                else:
+                    wide(n, plan, r, cell, block, of)
                 done += n
 
     return row_step
 
 
-def block_after_block(simd, epilogue, shapes, chain, single, half_step):
-    moved, width, tallest, height_of = simd.moved, 4 * simd.lanes, shapes.mr[0], next_size(shapes.mr)
-    runs = runs_of_block(simd, epilogue, shapes, chain)
-    tall = {n: recurrent_tile(simd, epilogue, n, 1) for n in shapes.mr if n > 1}
-    tall_tile = by_size(shapes.mr, tall | {1: single})
+def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_blocks: Kernel) -> Kernel:
+    """One step in the blocks [begin, end), block after block: all rows pass over a panel while it is in cache.
+
+    Panels beyond L2 are prefetched, which only ``by_k_blocks`` does, so that it also serves a single tile of rows then.
+    """
+    tallest = shapes.mr[0]
 
     @inline
-    def block_step(plan, cell, first, rows, odd, whole, begin, end, x, h, h_stride, y, y_stride, gates, gap):
-        """One step, block after block of [begin, end): every tile of rows passes over a panel while it is in cache.
-
-        Panels that no cache holds are asked for ahead of their use by the chain that takes turns, even for one tile.
-        """
-        by_runs = (
+    def block_step(plan, cell, rows, odd, whole, begin, end, of):
+        in_turns = (
             load_slot(cell, Cell.HOIST) > 0
             and (rows > tallest or load_slot(cell, Cell.BEYOND_L2) > 0)
             and load_slot(cell, Cell.OUTPUTS) >= load_slot(plan, Header.K_BLOCK_MIN)
         )
         onward = -1 if odd else 1
         for n in range(begin, end):
-            r, block = 0, begin + end - 1 - n if odd else n
+            block = begin + end - 1 - n if odd else n
             if block >= whole:
-                half_step(plan, cell, block, first, rows, x, h, h_stride, y, y_stride, moved(gates, block * gap))
-                r = rows
-            elif by_runs:
-                runs(plan, cell, block, onward, first, rows, h, h_stride, y, y_stride, moved(gates, block * gap))
-                r = rows
-            while r < rows:
-                height = height_of(rows - r, load_slot(plan, Header.MR))
-                count_tile(plan, height)
-                tall_tile(height, plan, cell, block, first + r, moved(x, r * load_slot(cell, Cell.SOURCE_ROW)),
-                          moved(h, r * h_stride), h_stride, moved(y, r * y_stride),
-                          moved(gates, block * gap + r * width), gap)  # fmt: skip
-                r += height
+                tail_tiles(plan, rows, cell, block, of)
+            elif in_turns:
+                by_k_blocks(plan, cell, block, onward, rows, of)
+            else:
+                tiles(plan, rows, cell, block, of)
 
     return block_step

@@ -21,7 +21,7 @@ from .simd import Simd
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
 K_BLOCK = 16
-FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how ``Tile.run`` begins: sums start at the bias, at 0, or are in memory
+FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how ``Tile.k_blocks`` begins: sums start at the bias, at 0, or are in memory
 
 Values = Sequence[ir.Value]
 
@@ -78,7 +78,8 @@ class Tile:
     prefetched ``ahead`` bytes before their use, unless that is 0.
 
     Of memory: ``zero``, ``start``, ``load``, ``store``, ``add``. Of products: ``fma`` adds a term to every sum, ``dot``
-    a whole chain of them, ``run`` a chain whose sums stay in memory. ``each`` calls a function for every row and block.
+    a whole chain of them, ``k_blocks`` a chain whose sums stay in memory. ``each`` calls a function for every row and
+    block.
     """
 
     def __init__(self, simd: Simd, rows: int, columns: int, blocks: int = 1, ahead: int = 0) -> None:
@@ -88,7 +89,7 @@ class Tile:
         self.places = [(j, k) for j in range(blocks) for k in range(columns)]  # of the registers of a row
         self._memory()
         self._products()
-        self._run()
+        self._k_blocks()
 
     # What the instructions are made of ------------------------------------------------------------------------
 
@@ -150,20 +151,9 @@ class Tile:
                     sums[r * width + n] = simd.emit_fma(builder, weights[n], passing, sums[r * width + n])
         return sums
 
-    def emit_term_at(
-        self,
-        builder: ir.IRBuilder,
-        k: ir.Value,
-        sums: Values,
-        panel: ir.Value,
-        index: ir.Value,
-        gap: ir.Value,
-        source: ir.Value,
-        stride: ir.Value,
-    ) -> list[ir.Value]:
-        """The term k of a chain: its weights are ``columns * lanes`` behind those of the term before."""
-        where = builder.add(index, builder.mul(k, INT64(self.columns * self.simd.lanes)))
-        return self.emit_term(builder, sums, panel, where, gap, source, k, stride)
+    def term_at(self, builder: ir.IRBuilder, index: ir.Value, k: ir.Value) -> ir.Value:
+        """Index of the weights of term k."""
+        return builder.add(index, builder.mul(k, INT64(self.columns * self.simd.lanes)))
 
     # Instructions ---------------------------------------------------------------------------------------------
 
@@ -212,24 +202,26 @@ class Tile:
             """Add one term to every sum, as ``emit_term`` says."""
             return self.emit_term(builder, self.unpacked(builder, value), panel, index, gap, source, first, stride)
 
-        @instruction(tile, tile, P, at, at, at, P, at)
-        def dot(builder, value, panel, index, gap, count, source, stride):
-            """``count`` terms in order of k: ``panel[index + k * columns * lanes ...] * source[k + row * stride]``."""
+        @instruction(tile, tile, P, at, at, at, at, P, at)
+        def dot(builder, value, panel, index, gap, first, count, source, stride):
+            """``count`` terms in order of k, whose weights are those of ``first`` + k in the panel at ``index``."""
+            index = self.term_at(builder, index, first)
 
             def term(k, sums):
-                return self.emit_term_at(builder, k, sums, panel, index, gap, source, stride)
+                where = self.term_at(builder, index, k)
+                return self.emit_term(builder, sums, panel, where, gap, source, k, stride)
 
             return emit_chain(builder, simd.constant(0), count, self.unpacked(builder, value), term)
 
         self.fma, self.dot = fma, dot
 
-    def _run(self) -> None:
+    def _k_blocks(self) -> None:
         term = self.columns * self.simd.lanes  # numbers of a panel for one k
         zero, start, load, store, add, fma = self.zero, self.start, self.load, self.store, self.add, self.fma
         prefetch = self.simd.prefetch(max(1, term * self.blocks * self.simd.number.itemsize // LINE // 2))
 
         @inline
-        def run(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
+        def k_blocks(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
             """``dot`` with the sums in memory, K-block after K-block; ``begin`` says where the first one starts.
 
             With every term, half as many cache lines from ``ahead`` on are prefetched as the term has weights.
@@ -246,7 +238,7 @@ class Tile:
                 store(sums, 0, sums_stride, value)
                 begin = GO_ON
 
-        self.run = run
+        self.k_blocks = k_blocks
 
     def each(self, function: Any, *kinds: types.Type, then: Any = None) -> Any:
         """An instruction that calls ``function(*registers, r, j, *more)`` for every row r and block j of the tile.
@@ -288,25 +280,60 @@ def tile_of(simd: Simd, rows: int, columns: int, blocks: int = 1, ahead: int = 0
     return Tile(simd, rows, columns, blocks, ahead)
 
 
-def dot_of_two(tile: Tile, last: Tile) -> Any:
-    """``dot`` of a tile of one row and of the block behind it, whose chains run side by side.
+class TileAndTail:
+    """A tile of one row, and the tail block behind its blocks, with the instructions of one tile; the sums are a pair.
 
-    ``last_index`` is where the panel of that block begins.
+    The chains of both run side by side.
     """
-    P, at = tile.simd.pointer, types.int64
-    both = types.Tuple([tile.type, last.type])
 
-    @instruction(both, tile.type, last.type, P, at, at, at, at, P)
-    def dot(builder, value, ending, panel, index, gap, last_index, count, source):
-        def term(k, sums):
-            of_tile, of_last = sums[: tile.size], sums[tile.size :]
-            return [
-                *tile.emit_term_at(builder, k, of_tile, panel, index, gap, source, INT64(0)),
-                *last.emit_term_at(builder, k, of_last, panel, last_index, gap, source, INT64(0)),
-            ]
+    def __init__(self, tile: Tile, tail: Tile) -> None:
+        self.tile, self.tail = tile, tail
+        self.type = types.Tuple([tile.type, tail.type])
+        self._memory()
+        self._products()
 
-        sums = [*tile.unpacked(builder, value), *last.unpacked(builder, ending)]
-        sums = emit_chain(builder, tile.simd.constant(0), count, sums, term)
-        return [cgutils.pack_array(builder, part) for part in (sums[: tile.size], sums[tile.size :])]
+    def _memory(self) -> None:
+        blocks, tile, tail = self.tile.blocks, self.tile, self.tail
+        zero_tile, start_tile, load_tile, add_tile = tile.zero, tile.start, tile.load, tile.add
+        zero_tail, start_tail, load_tail, add_tail = tail.zero, tail.start, tail.load, tail.add
 
-    return dot
+        @inline
+        def zero():
+            return zero_tile(), zero_tail()
+
+        @inline
+        def start(bias, index, gap):
+            return start_tile(bias, index, gap), start_tail(bias, index + blocks * gap, gap)
+
+        @inline
+        def load(pointer, index, stride, gap):
+            return load_tile(pointer, index, stride, gap), load_tail(pointer, index + blocks * gap, stride, gap)
+
+        @inline
+        def add(a, b):
+            return add_tile(a[0], b[0]), add_tail(a[1], b[1])
+
+        self.zero, self.start, self.load, self.add = zero, start, load, add
+
+    def _products(self) -> None:
+        tile, tail = self.tile, self.tail
+        P, at = tile.simd.pointer, types.int64
+
+        @instruction(self.type, self.type, P, at, at, at, at, P, at)
+        def dot(builder, value, panel, index, gap, first, count, source, stride):
+            behind = builder.add(index, builder.mul(gap, INT64(tile.blocks)))
+            index, behind = tile.term_at(builder, index, first), tail.term_at(builder, behind, first)
+
+            def term(k, sums):
+                of_tile, of_tail = tile.term_at(builder, index, k), tail.term_at(builder, behind, k)
+                return [
+                    *tile.emit_term(builder, sums[: tile.size], panel, of_tile, gap, source, k, stride),
+                    *tail.emit_term(builder, sums[tile.size :], panel, of_tail, gap, source, k, stride),
+                ]
+
+            whole, ending = (builder.extract_value(value, n) for n in range(2))
+            sums = [*tile.unpacked(builder, whole), *tail.unpacked(builder, ending)]
+            sums = emit_chain(builder, tile.simd.constant(0), count, sums, term)
+            return [cgutils.pack_array(builder, part) for part in (sums[: tile.size], sums[tile.size :])]
+
+        self.dot = dot

@@ -1,13 +1,17 @@
 """Which tiles a register file holds, and how rows and blocks are cut into them."""
 
+from __future__ import annotations
+
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from numba.core import types
 
 from .compiler import Kernel, inline
-from .instructions import INT64, fixed_intrinsic, instruction
-from .plan_layout import LEAST_HALVED
+from .instructions import INT64, fixed_intrinsic, instruction, load_slot
+from .plan_layout import LEAST_HALVED, Header
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,17 @@ def whole_blocks(lanes: int) -> Kernel:
     return whole_of
 
 
-def next_size(sizes):
+def next_size(sizes: tuple[int, ...]) -> Any:
     """``(left, most) -> size of the next tile``, in rows or blocks: the largest that leaves no sliver of one or two."""
     return _choice(sizes, lambda size: 2 if size > 4 else 1)
 
 
-def largest_size(sizes):
+def largest_size(sizes: tuple[int, ...]) -> Any:
     """``(left, most) -> size of the next tile``: the largest there is room for."""
     return _choice(sizes, lambda size: 0)
 
 
-def _choice(sizes, sliver):
+def _choice(sizes: tuple[int, ...], sliver: Callable[[int], int]) -> Any:
     """The first size that fits, and leaves either nothing or more than its ``sliver``; else the last."""
 
     @instruction(types.int64, types.int64, types.int64)
@@ -70,7 +74,7 @@ def _choice(sizes, sliver):
     return choose
 
 
-def by_size(sizes, kernels):
+def by_size(sizes: tuple[int, ...], kernels: dict[int, Kernel]) -> Any:
     """One function for the kernels of several sizes: ``(size, ...) -> kernels[size](...)``; the last for any other."""
 
     def run(typing_context, size, *given):
@@ -95,3 +99,21 @@ def by_size(sizes, kernels):
 
     names = list(inspect.signature(kernels[sizes[0]].py_func).parameters)
     return fixed_intrinsic(run, ["size", *names])
+
+
+def for_tiles(sizes: tuple[int, ...], choice: Callable[[tuple[int, ...]], Any], kernels: dict[int, Kernel]) -> Kernel:
+    """``(plan, rows, *given)``: cut the rows into tiles, and call ``kernels[height](plan, r, *given)`` for each.
+
+    r is the first row of the tile; ``choice`` is ``next_size`` or ``largest_size``.
+    """
+    run, height_of = by_size(sizes, kernels), choice(sizes)
+
+    @inline
+    def loop(plan, rows, *given):
+        r = 0
+        while r < rows:
+            height = height_of(rows - r, load_slot(plan, Header.MR))
+            run(height, plan, r, *given)
+            r += height
+
+    return loop

@@ -69,7 +69,7 @@ def arithmetic(text, name):
 def check(text, shapes):
     tallest = shapes.mr[0]
     names = [f"recur_{rows}x1" for rows in shapes.mr] + [f"project_{rows}" for rows in shapes.mr]
-    names += [f"run_{rows}" for rows in shapes.mr]
+    names += [f"k_blocks_{rows}" for rows in shapes.mr]
     names += [f"recur_{rows}x1_half" for rows in shapes.row_pairs] + [
         f"project_{rows}_half" for rows in shapes.row_pairs
     ]
@@ -80,7 +80,7 @@ def check(text, shapes):
         assert len(loops) >= (2 if name.startswith("recur") else 1), f"{name}: a chain is missing"
         for loop in loops:
             assert not touches_stack(loop), f"{name} spills: {touches_stack(loop)}"
-    for name in (f"recur_{tallest}x1", f"run_{tallest}", f"project_{tallest}", f"hidden_{tallest}x4"):
+    for name in (f"recur_{tallest}x1", f"k_blocks_{tallest}", f"project_{tallest}", f"hidden_{tallest}x4"):
         for loop in main_loops(text, name):
             ratio = len(multiply_adds(loop)) / len(loads(loop))
             assert ratio >= 1.5, f"{name}: {ratio:.2f} multiply-adds a load"
@@ -99,9 +99,9 @@ EPILOGUE = {"x86-64-v3": 100, "x86-64-v4": 88}  # instructions for a register of
 def test_the_epilogue_grows_by_no_instruction(level):
     """They take as long as 24 terms of a tile's sums, and at small sizes a good part of the time."""
     tallest = SHAPES[level].mr[0]
-    count, divisions = arithmetic(text("float32", level), f"end_{tallest}")
+    count, divisions = arithmetic(text("float32", level), f"epilogue_{tallest}")
     assert divisions == 3 * tallest and count <= EPILOGUE[level] * tallest
-    longer, _ = arithmetic(text("float64", level), f"end_{tallest}")  # of a polynomial with six terms more
+    longer, _ = arithmetic(text("float64", level), f"epilogue_{tallest}")  # of a polynomial with six terms more
     assert longer > EPILOGUE[level] * tallest
 
 
