@@ -1,4 +1,4 @@
-"""LSTMs that other libraries hold in memory, without importing those libraries."""
+"""Converts LSTMs of other libraries in memory, without importing those libraries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numlstm.lstm import LSTM
 
 TORCH_MODULE = "torch.nn.modules.rnn"
 LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
-WIDENED = ("torch.float16", "torch.bfloat16")  # to float32, which holds every number of theirs
+WIDENED = ("torch.float16", "torch.bfloat16")  # to float32, which holds them exactly
 
 
 def from_torch(module: Any) -> LSTM | Any:
@@ -25,21 +25,21 @@ def from_torch(module: Any) -> LSTM | Any:
     Parameters
     ----------
     module : torch.nn.LSTM, torch.nn.LSTMCell, or a torch.nn.Module that holds exactly one of them
-        On any device; its parameters are copied. Subclasses will do if they keep the forward of their base, and so
-        do parametrised modules, with the parameters' present values. Of a module around it nothing else is taken.
+        On any device; its parameters are copied. Subclasses are accepted if they do not override ``forward``, and
+        parametrised modules with the parameters' current values. Other parts of an enclosing module are ignored.
 
     Returns
     -------
     LSTM or LSTMCell
-        In float64 if the module is, else in float32, which holds float16 and bfloat16 exactly.
+        float64 if the module is, else float32, which holds float16 and bfloat16 exactly.
 
     Raises
     ------
     TypeError
-        The module is something else, holds several of them, computes something else, or has parameters of another
-        dtype.
+        The module is of another type, holds several of them, may compute something else, or has parameters of
+        another dtype.
     ValueError
-        Its parameters do not have the shapes that its sizes say.
+        A parameter's shape does not match the module's sizes.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def from_torch(module: Any) -> LSTM | Any:
 
 
 def _base(module: object) -> Any:
-    """The class of PyTorch's that the module is one of, or None."""
+    """The PyTorch class that the module is an instance of, or None."""
     for base in type(module).__mro__:
         if base.__module__ == TORCH_MODULE and base.__name__ in ("LSTM", "LSTMCell"):
             return base
@@ -83,7 +83,7 @@ def _base(module: object) -> Any:
 
 
 def _only_one(module: object) -> Any:
-    """The LSTM or LSTMCell that a module is or holds; TypeError where it holds none or several."""
+    """The LSTM or LSTMCell that a module is or holds; TypeError if it holds none or several."""
     if _base(module) is not None:
         return module
     inside = {}
@@ -103,7 +103,7 @@ def _only_one(module: object) -> Any:
 
 
 def _parameters(module: object, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:
-    """The dtype of the module's parameters, and each as an array of the shape that its sizes say."""
+    """The dtype of the module's parameters, and each parameter as an array, its shape checked."""
     tensors = {name: getattr(module, name) for name in shapes}
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     if len(dtypes) > 1:

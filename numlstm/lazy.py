@@ -1,6 +1,6 @@
-"""Classes that an LSTM hands out but does not need to run: imported when they are first asked for.
+"""Classes that are imported on first use, to keep the import of numlstm fast.
 
-So a start is spared their modules, and annotations that name them can still be resolved: ``lazy.Stream``.
+Annotations can name them all the same: ``lazy.Stream``.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numlstm.sequences.pool import Pool as Pool
     from numlstm.sequences.stream import Stream as Stream
     from numlstm.tracing.trace import Trace as Trace
-else:  # a type checker that saw this would take any name
+else:  # a type checker that saw this would accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in MODULES:

@@ -1,7 +1,7 @@
-"""The parameters of an LSTM by name, for type checkers alone: nothing imports this at run time.
+"""The names of parameters, for type checkers only: nothing imports this at run time.
 
-`Module` finds a parameter by its name when it is asked for. A type checker must be told the names, or take any name
-and let a misspelt one pass. Those of the first four layers are here; of deeper ones there is ``named_parameters()``.
+`Module` looks parameters up by name. A type checker must know the names to report misspelt ones. Listed are those of
+the first four layers; use ``named_parameters()`` for deeper ones.
 """
 
 from typing import Generic, TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Parameter(Generic[T]):
-    """Read as an array; assigned whatever can be read as one."""
+    """Reads as an array; any array-like can be assigned."""
 
     def __get__(self, module: Module, kind: type[Module]) -> T: ...  # type: ignore[empty-body]
 
@@ -23,7 +23,7 @@ class Parameter(Generic[T]):
 
 
 class LSTMParameters(Module):
-    """Those of an `LSTM`."""
+    """The parameters of an `LSTM`."""
 
     weight_ih_l0: Parameter[Array]
     weight_hh_l0: Parameter[Array]
@@ -68,7 +68,7 @@ class LSTMParameters(Module):
 
 
 class CellParameters(Module):
-    """Those of an `LSTMCell`; without biases, None stands in their place."""
+    """The parameters of an `LSTMCell`; its biases are None if it has none."""
 
     weight_ih: Parameter[Array]
     weight_hh: Parameter[Array]

@@ -47,9 +47,7 @@ def forward(
     ------
     ValueError
         Features, or steps of a bidirectional LSTM, are split into chunks; sizes of chunks are unknown; or the LSTM is
-        in train mode with dropout. Also as `LSTM.forward` raises it.
-    TypeError, RuntimeError
-        As `LSTM.forward` raises them.
+        in train mode with dropout. Other errors are those of `LSTM.forward`.
 
     Examples
     --------

@@ -68,25 +68,19 @@ def run(  # noqa: PLR0913 (the options of a job)
     model : path
         As for `numlstm.load`.
     pattern : str
-        A file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read the files by these paths.
+        A file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read the same paths.
     out : path
         A folder for ``part-00000.parquet`` and so on, written by the workers, each whole or not at all. Intact parts
         of the same job are kept.
     scheduler : str
         The address of a Dask scheduler, or "local": one thread a core in this process, without a port.
-    group, order, features, per, whole
-        As for `forward_frame`.
-    name : str, optional
-        The LSTM to use if the model file holds several.
-    echo : callable
-        Prints a line.
+    group, order, features, per, whole, name, echo
+        As for `forward_frame`; `name` as for `numlstm.load`; a function that prints a line.
 
     Raises
     ------
-    OSError
-        A file cannot be read or written, or no scheduler answers.
-    RuntimeError
-        A part cannot be computed for another reason, or another run is at work in `out`.
+    OSError, RuntimeError
+        A file cannot be read or written, no scheduler answers, another run is at work in `out`, or a task fails.
     ValueError
         There is no input, or a damaged one (named with its row group); or `out` holds parts of another job. Also as
         `forward_frame` raises it.
@@ -97,8 +91,7 @@ def run(  # noqa: PLR0913 (the options of a job)
     wanted = inputs.wanted(lstm, paths[0], group, order, features)
     arranged: Json = {"group": group, "order": order, "per": per}
     job = _facts(model, name, arranged, features, whole)
-    if (out / MANIFEST).exists():
-        _check_same(out, _read_manifest(out) or job, job)  # before work that may be long
+    _check_manifest(out, job)
     with _computing(scheduler) as compute:
         given = compute([dask.delayed(inputs.inspected)(path, wanted) for path in paths])
         _check_readable(given)
@@ -109,9 +102,9 @@ def run(  # noqa: PLR0913 (the options of a job)
             found = _found(out, compute)
             _prepare(out, job, given, sources, found, echo)
             missing = [n for n, source in enumerate(sources) if found.get(n) != source]
+            targets = [(str(out.absolute() / parts.name(n)), sources[n]) for n in missing]
+            make = _whole_tasks if whole else _shuffled_tasks
             if missing:
-                make = _whole_tasks if whole else _shuffled_tasks
-                targets = [(str(out.absolute() / parts.name(n)), sources[n]) for n in missing]
                 compute(make(lstm, cut, wanted, arranged, missing, targets))
     echo(f"{out}: {counted(len(sources), 'part')}, a row for each {per}")
 
@@ -223,6 +216,12 @@ def _read_manifest(out: Path) -> Json | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     return None
+
+
+def _check_manifest(out: Path, job: Json) -> None:
+    """Raise before long work if the folder has another job's manifest; of a damaged one, `_prepare` decides."""
+    if (out / MANIFEST).exists():
+        _check_same(out, _read_manifest(out) or job, job)
 
 
 def _check_same(out: Path, before: Json, job: Json) -> None:
