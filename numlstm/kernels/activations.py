@@ -123,6 +123,7 @@ def activations(simd):
     @inline
     def to_c(i, f, g, o, c):
         """Gates before activation and the cell state, to the new c and what h is made of: |c| limited, and S(o)."""
+        # c = i g + f c, where f c, the forget gate's part, is c / (1 + e**-f)
         t = exp_minus_one(at_most(magnitude(g), flat()))
         new = div(with_sign(t, g), mul(one_and_exp_of_minus(i), add(t, two())))
         c, size = flushed(add(div(c, one_and_exp_of_minus(f)), new), flat())
