@@ -5,8 +5,12 @@ would be for the machine that builds, once for each small function, and through 
 functions share: a compiler of our own leaves those alone, and has less to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from enum import IntEnum
 from functools import cache
+from typing import Any
 
 from numba.core import codegen, types
 from numba.core.compiler_lock import global_compiler_lock
@@ -65,7 +69,7 @@ class Library(codegen.CPUCodeLibrary):
 class Codegen(codegen.AOTCPUCodegen):
     """Makes such libraries."""
 
-    _library_class = Library
+    _library_class = Library  # type: ignore[assignment]  # one for ahead-of-time code; this one replaces it
 
 
 class Context(CPUContext):
@@ -100,7 +104,7 @@ def _type_of_slots(slots, _):
     return types.IntEnumClass(IntEnum(slots.__name__, numbers), types.intp)
 
 
-_contexts = []
+_contexts: list[Context] = []
 
 
 def _first_context():
@@ -120,21 +124,21 @@ class Kernel(CPUDispatcher):
         return super().get_call_template([types.unliteral(kind) for kind in args], kws)
 
 
-def inline(function):
+def inline(function: Callable[..., Any]) -> Kernel:
     """Decorator: a function that disappears into those that call it."""
     return Kernel(function, targetoptions={**POLICY, "forceinline": True})
 
 
-def standalone(function):
+def standalone(function: Callable[..., Any]) -> Kernel:
     """Decorator: a function that stays one, if its name begins with ``STANDALONE``."""
     # said aloud: Numba inherits the option from a caller that is inlined
     return Kernel(function, targetoptions={**POLICY, "forceinline": False})
 
 
-def named(name):
+def named(name: str) -> Callable[[Callable[..., Any]], Kernel]:
     """A decorator for a kernel of its own symbol: ``name`` is found again in the machine code, never inlined away."""
 
-    def decorate(function):
+    def decorate(function: Callable[..., Any]) -> Kernel:
         function.__name__ = function.__qualname__ = STANDALONE + name
         return standalone(function)
 

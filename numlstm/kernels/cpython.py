@@ -13,7 +13,7 @@ one drops the GIL while the kernel runs; ``BUSY`` makes it return None in anothe
 from llvmlite import ir
 from numba import types
 
-from .compiler import inline, standalone
+from .compiler import Kernel, inline, standalone
 from .instructions import (
     INT64,
     PLAN,
@@ -91,7 +91,40 @@ def fits(plan, array, want):
     return True
 
 
-def python_entries(forward):
+@inline
+def declined(record, plan):
+    """A new reference to None: the executor must run the call."""
+    none = load_slot(plan, Header.NONE)
+    call_pointer(load_slot(record, Fastcall.INCREF), none)
+    return none
+
+
+@inline
+def result(record, plan, n):
+    """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
+    want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), load_slot(plan, Header.DTYPE)
+    call_pointer(load_slot(record, Fastcall.INCREF), dtype)
+    sizes, ndim = address_of(want, ArraySpec.SIZE_0), load_slot(want, ArraySpec.NDIM)
+    return new_array(load_slot(record, Fastcall.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, ndim, sizes)
+
+
+@inline
+def pair(record, plan, first, second):
+    """The tuple of two new objects, which it takes over; 0 and Python's error, where one is 0 too."""
+    made = 0
+    if first != 0 and second != 0:
+        made = call_pointer(load_slot(record, Fastcall.NEW_TUPLE), 2)
+    if made == 0:
+        call_pointer(load_slot(record, Fastcall.DECREF), first)
+        call_pointer(load_slot(record, Fastcall.DECREF), second)
+        return 0
+    items = made + load_slot(plan, Header.ITEMS_AT)
+    set_word(items, first)
+    set_word(items + 8, second)
+    return made
+
+
+def python_entries(forward: Kernel) -> tuple[Kernel, Kernel]:
     """``bind(plan, arrays)`` and ``fastcall(self, arguments, count)`` for a kernel."""
 
     def bind(plan, arrays):
@@ -104,13 +137,6 @@ def python_entries(forward):
             store_slot(plan, Header.INPUT + n, data)
 
     @inline
-    def declined(record, plan):
-        """A new reference to None: the executor must run the call."""
-        none = load_slot(plan, Header.NONE)
-        call_pointer(load_slot(record, Fastcall.INCREF), none)
-        return none
-
-    @inline
     def run(record, plan):
         """Run the kernel, without the GIL if the call is long."""
         save_thread = load_slot(record, Fastcall.SAVE_THREAD)
@@ -121,29 +147,6 @@ def python_entries(forward):
             forward(plan)
             publish(address_of(record, Fastcall.BUSY), 0)
             call_pointer(load_slot(record, Fastcall.RESTORE_THREAD), thread)
-
-    @inline
-    def result(record, plan, n):
-        """A new array for the result of that number, its numbers not set; or 0 and Python's error."""
-        want, dtype = record_at(record, Fastcall.RESULTS + n * ARRAY_SPEC), load_slot(plan, Header.DTYPE)
-        call_pointer(load_slot(record, Fastcall.INCREF), dtype)
-        sizes, ndim = address_of(want, ArraySpec.SIZE_0), load_slot(want, ArraySpec.NDIM)
-        return new_array(load_slot(record, Fastcall.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, ndim, sizes)
-
-    @inline
-    def pair(record, plan, first, second):
-        """The tuple of two new objects, which it takes over; 0 and Python's error, where one is 0 too."""
-        made = 0
-        if first != 0 and second != 0:
-            made = call_pointer(load_slot(record, Fastcall.NEW_TUPLE), 2)
-        if made == 0:
-            call_pointer(load_slot(record, Fastcall.DECREF), first)
-            call_pointer(load_slot(record, Fastcall.DECREF), second)
-            return 0
-        items = made + load_slot(plan, Header.ITEMS_AT)
-        set_word(items, first)
-        set_word(items + 8, second)
-        return made
 
     def fastcall(self, arguments, count):
         record = slots_at(word_at(self + SELF_DATA))

@@ -48,7 +48,8 @@ class Simd:
     """
 
     def __init__(self, number: np.typing.DTypeLike, lanes: int, fused: bool = True) -> None:
-        self.number, self.lanes, self.fused = np.dtype(number), lanes, fused
+        self.number: np.dtype[Any] = np.dtype(number)
+        self.lanes, self.fused = lanes, fused
         self.inline = inline
         self.scalar = from_dtype(self.number)
         self.register = Register(self.scalar, lanes)

@@ -15,7 +15,7 @@ expected, and returns the value before. A caller that sets a value of its own ca
 from llvmlite import ir
 from numba import types
 
-from .compiler import inline, standalone
+from .compiler import Kernel, inline, standalone
 from .cpython import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
 from .instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
 from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
@@ -33,17 +33,61 @@ def set_error(builder, function, error, text):
     builder.call(builder.inttoptr(function, kind), [error, text])
 
 
-def streamed(forward):
+@inline
+def enter(stream):
+    """Enter the stream; False if another thread is in it."""
+    return compare_and_set(address_of(stream, StreamSlots.BUSY), 0, 1) == 0
+
+
+@inline
+def leave(stream):
+    publish(address_of(stream, StreamSlots.BUSY), 0)
+
+
+@inline
+def axes_of(plan, array):
+    """The number of axes of an array of the right kind, else 0."""
+    if not of_its_kind(plan, array):
+        return 0
+    axes = word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
+    return axes if axes <= MOST_AXES else 0
+
+
+@inline
+def steps_of(stream, plan, array, axes):
+    """Steps of an array of so many axes; 0 if its shape or strides are wrong, or there are too many steps."""
+    want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
+    sizes, strides = (
+        word_at(array + load_slot(plan, Header.SIZES_AT)),
+        word_at(array + load_slot(plan, Header.STRIDES_AT)),
+    )
+    steps = 1
+    if load_slot(want, ArraySpec.NDIM) != axes:
+        return 0
+    for k in range(axes):
+        size, wanted = word_at(sizes + 8 * k), load_slot(want, ArraySpec.SIZE_0 + k)
+        if wanted == 0:
+            steps = size
+        elif size != wanted:
+            return 0
+        if size != 1 and word_at(strides + 8 * k) != load_slot(want, ArraySpec.STRIDE_0 + k):
+            return 0
+        store_slot(stream, StreamSlots.SIZE_0 + k, size)
+    store_slot(stream, StreamSlots.SIZE_0 + axes - 1, load_slot(stream, StreamSlots.OUTPUTS))
+    return steps if steps <= load_slot(stream, StreamSlots.MOST_STEPS) else 0
+
+
+@inline
+def result(stream, plan, axes):
+    """A new uninitialised array of the sizes that ``steps_of`` has stored; or 0 and Python's error."""
+    dtype = load_slot(plan, Header.DTYPE)
+    call_pointer(load_slot(stream, StreamSlots.INCREF), dtype)
+    sizes = address_of(stream, StreamSlots.SIZE_0)
+    return new_array(load_slot(stream, StreamSlots.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, axes, sizes)
+
+
+def streamed(forward: Kernel) -> tuple[Kernel, Kernel, Kernel]:
     """``step(stream)``, ``stream_call(self, input)`` and ``exchange(flag, expected, value)`` for a kernel."""
-
-    @inline
-    def enter(stream):
-        """Enter the stream; False if another thread is in it."""
-        return compare_and_set(address_of(stream, StreamSlots.BUSY), 0, 1) == 0
-
-    @inline
-    def leave(stream):
-        publish(address_of(stream, StreamSlots.BUSY), 0)
 
     def step(stream):
         if not enter(stream):
@@ -51,45 +95,6 @@ def streamed(forward):
         forward(record_at(stream, STREAM_SLOTS))
         leave(stream)
         return 0
-
-    @inline
-    def axes_of(plan, array):
-        """The number of axes of an array of the right kind, else 0."""
-        if not of_its_kind(plan, array):
-            return 0
-        axes = word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
-        return axes if axes <= MOST_AXES else 0
-
-    @inline
-    def steps_of(stream, plan, array, axes):
-        """Steps of an array of so many axes; 0 if its shape or strides are wrong, or there are too many steps."""
-        want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
-        sizes, strides = (
-            word_at(array + load_slot(plan, Header.SIZES_AT)),
-            word_at(array + load_slot(plan, Header.STRIDES_AT)),
-        )
-        steps = 1
-        if load_slot(want, ArraySpec.NDIM) != axes:
-            return 0
-        for k in range(axes):
-            size, wanted = word_at(sizes + 8 * k), load_slot(want, ArraySpec.SIZE_0 + k)
-            if wanted == 0:
-                steps = size
-            elif size != wanted:
-                return 0
-            if size != 1 and word_at(strides + 8 * k) != load_slot(want, ArraySpec.STRIDE_0 + k):
-                return 0
-            store_slot(stream, StreamSlots.SIZE_0 + k, size)
-        store_slot(stream, StreamSlots.SIZE_0 + axes - 1, load_slot(stream, StreamSlots.OUTPUTS))
-        return steps if steps <= load_slot(stream, StreamSlots.MOST_STEPS) else 0
-
-    @inline
-    def result(stream, plan, axes):
-        """A new uninitialised array of the sizes that ``steps_of`` has stored; or 0 and Python's error."""
-        dtype = load_slot(plan, Header.DTYPE)
-        call_pointer(load_slot(stream, StreamSlots.INCREF), dtype)
-        sizes = address_of(stream, StreamSlots.SIZE_0)
-        return new_array(load_slot(stream, StreamSlots.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, axes, sizes)
 
     @inline
     def run(stream, plan, steps):

@@ -11,6 +11,7 @@ given the addresses of the functions of Python and NumPy that it calls.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -27,7 +28,7 @@ from .levels import Level
 
 
 @global_compiler_lock
-def bare_module(dispatchers: dict) -> llvm.ModuleRef:
+def bare_module(dispatchers: dict[str, Any]) -> llvm.ModuleRef:
     """Kernels by name as one LLVM module of bare C functions: no Python, no GIL, no reference counts."""
     compiled = {name: next(iter(dispatcher.overloads.values())) for name, dispatcher in dispatchers.items()}
     target = next(iter(compiled.values())).target_context

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import zlib
+from typing import Any
 
 from .levels import Level
 
+__loader__: Any  # that of this module
 COMPILERS = {"build", "levels"}  # the rest of loading/ has no influence on the code
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # that of the kernels
 
