@@ -28,8 +28,8 @@ DTYPE = click.option("--dtype", type=click.Choice(grid.DTYPES), default="float32
 
 
 def _rounds(default: int) -> Callable[[Any], Any]:
-    told = f"Turns of each engine.  [default: {default}, quick 3]"
-    return click.option("--rounds", type=click.IntRange(min=1), help=told)
+    text = f"Turns of each engine.  [default: {default}, quick 3]"
+    return click.option("--rounds", type=click.IntRange(min=1), help=text)
 
 
 def _baselines(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str]:
@@ -52,7 +52,7 @@ BASELINES = click.option(
 
 
 def _output(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    """A file that can be written, as far as this can be told before the measurement."""
+    """Check the folder of a file before the measurement, not after it."""
     if value and not value.parent.is_dir():
         raise click.BadParameter(f"there is no folder {value.parent}")
     return value
