@@ -23,7 +23,7 @@ from numlstm.export.model_layout import (
 )
 from numlstm.kernels.compiler import inline, named
 from numlstm.kernels.instructions import INT64, PLAN, instruction, load_slot, record_at, slots_at, smaller, store_slot
-from numlstm.kernels.plan_layout import LINE, Cell, Header
+from numlstm.kernels.plan_layout import KEPT, LINE, Cell, Header
 from numlstm.kernels.plan_rules import CallSizes, Forced
 
 HEADER, CELL = int(Header.LENGTH), int(Cell.LENGTH)
@@ -79,7 +79,7 @@ def state_layout(rules):
         """Every slot of a plan but the addresses of input and output."""
         sizes = sizes_of(model)
         write(plan, sizes, call_of(sizes, rows, steps), free)
-        store_slot(plan, Header.H_0, room.h)
+        store_slot(plan, Header.H_0, KEPT)
         store_slot(plan, Header.H_N, room.h)
         store_slot(plan, Header.C_0, room.c)
         store_slot(plan, Header.C_N, room.c)
@@ -237,11 +237,20 @@ def runners(prefix, rules):
 def state_functions(prefix, rules):
     """(function, signature) by name."""
 
+    @inline
+    def share(state, slot):
+        """The address of h or c, through which the caller may write numbers that the kernel must flush."""
+        if address(state) == 0 or not usable(state):
+            return 0
+        store_slot(slots_at(load_slot(state, State.STEP_PLAN)), Header.H_0, load_slot(state, State.H))
+        store_slot(slots_at(load_slot(state, State.PLAN)), Header.H_0, load_slot(state, State.H))
+        return load_slot(state, slot)
+
     def h(state):
-        return slots_at(load_slot(state, State.H) if address(state) != 0 and usable(state) else 0)
+        return slots_at(share(state, State.H))
 
     def c(state):
-        return slots_at(load_slot(state, State.C) if address(state) != 0 and usable(state) else 0)
+        return slots_at(share(state, State.C))
 
     state_bytes, state_init, reset = state_setup(rules)
     step, forward = runners(prefix, rules)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, record_at, smaller, store_slot
-from .plan_layout import Cell, Header, UniformRun
+from .plan_layout import KEPT, Cell, Header, UniformRun
 
 CELL, UNIFORM_RUN = int(Cell.LENGTH), int(UniformRun.LENGTH)
 
@@ -46,10 +46,9 @@ def packed_runner(name: str, run_cell: Kernel, initial_states: Kernel) -> Kernel
 
     @named(name)
     def run_packed(plan, cell, first, rows, phase):
-        h_0, c_0, steps = load_slot(plan, Header.H_0), load_slot(plan, Header.C_0), load_slot(plan, Header.STEPS)
+        h_0, steps = load_slot(plan, Header.H_0), load_slot(plan, Header.STEPS)
         phase = initial_states(plan, phase, rows, cell, first)
-        store_slot(plan, Header.H_0, load_slot(plan, Header.H_N))
-        store_slot(plan, Header.C_0, load_slot(plan, Header.C_N))
+        store_slot(plan, Header.H_0, KEPT)
         own = record_at(plan, load_slot(plan, Header.PACKED))
         for slot in range(CELL):
             store_slot(own, slot, load_slot(cell, slot))
@@ -65,7 +64,6 @@ def packed_runner(name: str, run_cell: Kernel, initial_states: Kernel) -> Kernel
                 store_slot(plan, Header.STEPS, steps_of_run)
                 phase = run_cell(plan, own, first, rows_of_run, 0, steps_of_run, phase)
         store_slot(plan, Header.H_0, h_0)
-        store_slot(plan, Header.C_0, c_0)
         store_slot(plan, Header.STEPS, steps)
         return phase
 

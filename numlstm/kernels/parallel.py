@@ -20,9 +20,12 @@ def for_groups(body: Kernel) -> Kernel:
 
     @inline
     def loop(plan, row, end, phase):
-        for first in range(row, end, load_slot(plan, Header.GROUP)):
+        first = row
+        while first < end:  # a range would divide to count its steps
+            rows = smaller(load_slot(plan, Header.GROUP), end - first)
             bump_counter(plan, Header.GROUPS)
-            phase = body(plan, first, smaller(load_slot(plan, Header.GROUP), end - first), phase)
+            phase = body(plan, first, rows, phase)
+            first += rows
         return phase
 
     return loop
@@ -41,13 +44,24 @@ def for_cells(run: Kernel, stride: int = 1) -> Kernel:
     return loop
 
 
+@inline
+def turn_around(plan):
+    """Let the next call continue the serpentine order."""
+    store_slot(plan, Header.SERPENTINE, (load_slot(plan, Header.SERPENTINE) + load_slot(plan, Header.STEPS_TO)) & 1)
+
+
 def serial_forward(run: Kernel) -> Kernel:
     """``forward(plan)`` on one thread."""
     run_rows = for_groups(for_cells(run))
 
-    @named("forward_alone")
+    @inline
     def forward_alone(plan):
-        run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO), 0)
+        if load_slot(plan, Header.ROWS_TO) == 1 and load_slot(plan, Header.STEPS_TO) == 1:  # the rest as constants
+            for n in range(load_slot(plan, Header.CELLS_TO)):
+                run(plan, n, 0, 1, 0, 1, 0)
+        else:
+            run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO), 0)
+        turn_around(plan)
 
     forward_alone.compile(types.void(PLAN))
     return forward_alone
@@ -82,7 +96,7 @@ def parallel_forward(
             by_blocks(plan, row, end)
         else:
             spin_wait(plan)
-        store_slot(plan, Header.SERPENTINE, (load_slot(plan, Header.SERPENTINE) + load_slot(plan, Header.STEPS_TO)) & 1)
+        turn_around(plan)
 
     forward.compile(types.void(PLAN))
     return forward

@@ -21,6 +21,7 @@ def lanes_of_last(units: int, lanes: int) -> int:
     return half if lanes >= LEAST_HALVED and 0 < units % lanes <= half else lanes
 
 
+KEPT = 1  # of Header.H_0: no address
 SELF_DATA = 16  # where the array that ``fastcall`` is bound to keeps the address of its numbers
 
 
@@ -44,7 +45,7 @@ class Header(metaclass=Slots):
     MR = auto()  # rows of the tallest tile that may be used
     K_BLOCK_MIN = auto()  # terms from which the chains of several tiles of rows are summed together, run after run
     INPUT = auto()  # addresses; those up to PANELS are of the arrays of a call, in the order of ``bind``'s tuple
-    H_0 = auto()  # 0: zeros
+    H_0 = auto()  # 0: zeros; KEPT: both states are in H_N and C_N, as a kernel left them
     C_0 = auto()
     OUTPUT = auto()
     H_N = auto()

@@ -24,7 +24,7 @@ from .instructions import bump_counter, load_slot, record_at, smaller
 from .microkernel import Operands, cell_epilogue, recurrent_tile, step_by_k_blocks
 from .packed import packed_runner
 from .parallel import parallel_forward, serial_forward
-from .plan_layout import LEAST_HALVED, Cell, Header
+from .plan_layout import KEPT, LEAST_HALVED, Cell, Header
 from .projection import QUAD, chain_by_k_blocks, hidden_projection, input_projection
 from .simd import Simd
 from .tail_block import last_block
@@ -146,62 +146,142 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
             phase = put_states(plan, phase, rows, cell, h_n, y)
         return phase
 
-    return run_cell
+    return with_single_rows(run_cell, row_runner(simd, phases)) if spread is serial_for else run_cell
 
 
-def flush_copying(simd: Simd, flush: Kernel) -> Kernel:
-    """``flush_copy(target, source, count)``: copy states, without those that ``flush`` makes 0."""
-    lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
+def with_single_rows(run_cell: Kernel, run_row: Kernel) -> Kernel:
+    """``run_cell``, with ``run_row`` for a single row of a cell that is neither hoisted nor projected."""
+
+    @named("row")
+    def steps_of_row(plan, cell, row, from_step, to_step):
+        run_row(plan, cell, row, from_step, to_step)
+
+    @named("row_step")
+    def step_of_row(plan, cell):
+        run_row(plan, cell, 0, 0, 1)
 
     @inline
-    def flush_copy(target, source, count):
-        for k in range(0, count, lanes):
-            store_part(target, k, flush(load_part(source, k, count - k)), count - k)
+    def run(plan, cell, first, rows, from_step, to_step, phase):
+        if rows == 1 and load_slot(cell, Cell.HOIST) == 0 and load_slot(cell, Cell.PROJECTED) == 0:
+            if first == 0 and from_step == 0 and to_step == 1:
+                step_of_row(plan, cell)
+            else:
+                steps_of_row(plan, cell, first, from_step, to_step)
+            return phase
+        return run_cell(plan, cell, first, rows, from_step, to_step, phase)
 
-    return flush_copy
+    return run
+
+
+def row_runner(simd: Simd, phases: Phases) -> Kernel:
+    """``run_row(plan, cell, row, from_step, to_step)``: some steps of one row, where every instruction counts.
+
+    Inlined: it shrinks to what a call for one step needs.
+    """
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    set_states, run_step, put_states = phases.initial_states, phases.step, phases.final_states
+
+    @inline
+    def run_row(plan, cell, row, from_step, to_step):
+        units = load_slot(cell, Cell.UNITS)
+        x_step, y_step = load_slot(cell, Cell.SOURCE_STEP), load_slot(cell, Cell.TARGET_STEP)
+        x_at = load_slot(cell, Cell.SOURCE_AT) + row * load_slot(cell, Cell.SOURCE_ROW) + from_step * x_step
+        y_at = load_slot(cell, Cell.TARGET_AT) + row * load_slot(cell, Cell.TARGET_ROW) + from_step * y_step
+        x = moved(pointer_at(plan, load_slot(cell, Cell.SOURCE)), x_at)
+        y = moved(pointer_at(plan, load_slot(cell, Cell.TARGET)), y_at)
+        h_n = moved(pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT) + row * units)
+        c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + row * units)
+        h = h_n
+        if from_step > 0:
+            h = moved(y, -y_step)
+        elif load_slot(plan, Header.H_0) != KEPT:
+            set_states(plan, 0, 1, cell, row)
+        if units % lanes != 0:
+            bump_counter(plan, Header.PART)
+        for step in range(from_step, to_step):
+            run_step(plan, 0, (units + lanes - 1) // lanes, cell, 1, step, Operands(x, 0, h, 0, y, c, x, 0))
+            h = y
+            x, y = moved(x, x_step), moved(y, y_step)
+        if to_step == load_slot(plan, Header.STEPS):
+            put_states(plan, 0, 1, cell, h_n, h)
+
+    return run_row
 
 
 def initial_states(simd: Simd) -> Kernel:
     """``(plan, begin, end, cell, first)``: h_0 and c_0 of some rows, or zeros, to where h and c are kept: h_n and c_n.
 
-    The rows are [first + begin, first + end).
+    The rows are [first + begin, first + end). Numbers that are too small to compute with fast become 0.
     """
-    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
-    store_part, zeros = simd.store_part, simd.splat(0)
-    flush_copy_h, flush_copy_c = flush_copying(simd, simd.flush_h), flush_copying(simd, simd.flush_c)
+    set_h, set_c = setter(simd, simd.flush_h), setter(simd, simd.flush_c)
 
-    @inline
-    def clear(target, count):
-        for k in range(0, count, lanes):
-            store_part(target, k, zeros(), count - k)
-
-    @inline
+    @named("set_states")
     def set_states(plan, begin, end, cell, first):
         outputs, units = load_slot(cell, Cell.OUTPUTS), load_slot(cell, Cell.UNITS)
         h_at = load_slot(cell, Cell.H_AT) + (first + begin) * outputs
         c_at = load_slot(cell, Cell.C_AT) + (first + begin) * units
-        h, c = moved(pointer_at(plan, Header.H_N), h_at), moved(pointer_at(plan, Header.C_N), c_at)
-        if load_slot(plan, Header.H_0) != 0:
-            flush_copy_h(h, moved(pointer_at(plan, Header.H_0), h_at), (end - begin) * outputs)
-            flush_copy_c(c, moved(pointer_at(plan, Header.C_0), c_at), (end - begin) * units)
-        else:
-            clear(h, (end - begin) * outputs)
-            clear(c, (end - begin) * units)
+        if load_slot(plan, Header.H_0) != KEPT:
+            set_h(plan, Header.H_N, Header.H_0, h_at, (end - begin) * outputs)
+            set_c(plan, Header.C_N, Header.C_0, c_at, (end - begin) * units)
 
     return set_states
 
 
+def setter(simd: Simd, flush: Kernel) -> Kernel:
+    """``(plan, kept, given, at, count)``: one state, from the address in one header slot to that in another."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    load_part, store_part, zeros = simd.load_part, simd.store_part, simd.splat(0)
+
+    @inline
+    def set_state(plan, kept, given, at, count):
+        target, source = moved(pointer_at(plan, kept), at), moved(pointer_at(plan, given), at)
+        if load_slot(plan, given) == 0:
+            for k in range(0, count, lanes):
+                store_part(target, k, zeros(), count - k)
+        else:
+            for k in range(0, count, lanes):
+                store_part(target, k, flush(load_part(source, k, count - k)), count - k)
+
+    return set_state
+
+
 def final_states(simd: Simd) -> Kernel:
     """``(plan, begin, end, cell, h_n, y)``: the rows [begin, end) of the last output to h_n."""
-    moved, flush_copy = simd.moved, flush_copying(simd, simd.flush_h)
+    moved, copy = simd.moved, copier(simd)
 
     @inline
     def put_states(plan, begin, end, cell, h_n, y):
         outputs, stride = load_slot(cell, Cell.OUTPUTS), load_slot(cell, Cell.TARGET_ROW)
         for r in range(begin, end):
-            flush_copy(moved(h_n, r * outputs), moved(y, r * stride), outputs)
+            copy(moved(h_n, r * outputs), moved(y, r * stride), outputs)
 
     return put_states
+
+
+def copier(simd: Simd) -> Kernel:
+    """``copy(target, source, count)``: whole registers, then halves of them, down to 16 bytes.
+
+    The next step reads the target soon, and would wait long for a store with a mask.
+    """
+    load, store, moved, lanes = simd.load, simd.store, simd.moved, simd.lanes
+    load_part, store_part = simd.load_part, simd.store_part
+
+    @inline
+    def copy_part(target, source, count):
+        store_part(target, 0, load_part(source, 0, count), count)
+
+    copy_tail = copier(simd.half) if lanes * simd.number.itemsize > 16 else copy_part
+
+    @inline
+    def copy(target, source, count):
+        k, whole = 0, count & -lanes
+        while k < whole:
+            store(target, k, load(source, k))
+            k += lanes
+        if k < count:
+            copy_tail(moved(target, k), moved(source, k), count - k)
+
+    return copy
 
 
 def cell_step(simd: Simd, shapes: Shapes, chain: Kernel) -> Kernel:

@@ -18,7 +18,7 @@ from numba import types
 from .compiler import Kernel, inline, standalone
 from .cpython import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
 from .instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
-from .plan_layout import SELF_DATA, ArraySpec, Header, StreamSlots
+from .plan_layout import KEPT, SELF_DATA, ArraySpec, Header, StreamSlots
 from .work_queue import exchange as compare_and_set
 from .work_queue import publish
 
@@ -92,7 +92,9 @@ def streamed(forward: Kernel) -> tuple[Kernel, Kernel, Kernel]:
     def step(stream):
         if not enter(stream):
             return 1
-        forward(record_at(stream, STREAM_SLOTS))
+        plan = record_at(stream, STREAM_SLOTS)
+        forward(plan)
+        store_slot(plan, Header.H_0, KEPT)
         leave(stream)
         return 0
 
@@ -104,6 +106,7 @@ def streamed(forward: Kernel) -> tuple[Kernel, Kernel, Kernel]:
             thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
         while True:
             forward(plan)
+            store_slot(plan, Header.H_0, KEPT)
             steps -= 1
             if steps == 0:
                 break

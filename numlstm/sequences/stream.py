@@ -306,6 +306,7 @@ class Stream(Stateful):
 
         def work() -> None:
             write(states, *self._views(states))
+            self._record[StreamSlots.LENGTH + Header.H_0] = address(self._h)  # the next step reads them as new ones
             np.copyto(self._states, states)
 
         self._exclusive(work)

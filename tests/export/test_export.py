@@ -20,7 +20,7 @@ from numlstm.export import MODEL, export, library, link, targets
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import HEADER_BYTES, TEXTS, VERSION, Code, Model, State
 from numlstm.kernels import plan_rules
-from numlstm.kernels.plan_layout import Cell, Header
+from numlstm.kernels.plan_layout import KEPT, Cell, Header
 from numlstm.runtime import planner as planning
 from numlstm.runtime.packed_weights import Panels, aligned_empty
 
@@ -145,7 +145,7 @@ def test_plans_are_those_of_the_engine(loaded):
                 (slots[Header.BELOW] + plan.below * lstm.dtype.itemsize, end),
             ]
             assert all(last <= first for last, first in ends), (sizes, rows, length, ends)
-            assert (slots[Header.H_0], slots[Header.C_0]) == (slots[Header.H_N], slots[Header.C_N])
+            assert (slots[Header.H_0], slots[Header.C_0]) == (KEPT, slots[Header.C_N])
             assert slots[Header.PANELS] == at + HEADER_BYTES
     assert hoisted > 20
 
@@ -169,6 +169,34 @@ def test_the_bits_without_a_compiler(loaded):
         assert loaded.forward(state, 6, x.ctypes.data, got.ctypes.data) == Code.OK
         bits = f"i{lstm.dtype.itemsize}"
         assert (got.view(bits) == want.view(bits)).all()
+
+
+@pytest.mark.parametrize("hidden", [1, 12, 40])
+def test_states_that_the_caller_writes_are_flushed_as_in_python(loaded, hidden):
+    """The address of h or c may be kept: what is written there counts at any later step, and at any number of them."""
+    lstm = numlstm.LSTM(2, hidden, bias=False, dtype=loaded.number, seed=0)
+    size = loaded.number.itemsize
+    _, at, _kept = loaded.model(content_of(lstm, loaded.level))
+    _, state, _memory = loaded.state(at, 1, 3)
+    x, tiny = np.zeros((3, 1, 2), lstm.dtype), {4: (1e-33, 1e-39), 8: (1e-302, 1e-310)}[size]
+    got = np.empty((3, 1, hidden), lstm.dtype)
+    views = []
+    for address in (loaded.h(state), loaded.c(state)):
+        kind = ctypes.c_float if size == 4 else ctypes.c_double
+        views.append(np.frombuffer((kind * hidden).from_address(address), lstm.dtype))
+    for steps in (1, 3, 1):
+        views[0][:], views[1][:] = tiny
+        want, _ = lstm(x[:steps], tuple(np.full((1, 1, hidden), number, lstm.dtype) for number in tiny))
+        assert not want.any()
+        code = loaded.step if steps == 1 else lambda *given: loaded.forward(given[0], 3, *given[1:])
+        assert code(state, x.ctypes.data, got.ctypes.data) == Code.OK
+        assert (got[:steps].view(f"i{size}") == want.view(f"i{size}")).all()
+        assert not views[1].any()  # g is not as tiny as h was, but 0
+    # without the mark that h and c leave in the plans, the step would take the states as its own
+    plan = words(state, State.LENGTH)[State.STEP_PLAN]
+    ctypes.c_int64.from_address(int(plan) + 8 * Header.H_0).value = KEPT
+    views[0][:], views[1][:] = tiny
+    assert loaded.step(state, x.ctypes.data, got.ctypes.data) == Code.OK and views[1].any()
 
 
 def test_sizes_are_told(loaded):

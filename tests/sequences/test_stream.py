@@ -15,7 +15,7 @@ from judge import DTYPES, counted, equal, exact, flip_one_bit, same_bits
 
 import numlstm
 from numlstm.bench.costs import memory
-from numlstm.kernels.plan_layout import StreamSlots
+from numlstm.kernels.plan_layout import KEPT, Header, StreamSlots
 from numlstm.runtime import object_layout
 from numlstm.sequences import stream as streams
 
@@ -259,6 +259,26 @@ def test_large_calls_go_to_threads_and_have_the_same_bits():
             got = np.concatenate([stream(x[:30]), stream(x[30])[None], stream(x[31:])])
             assert stream._call is streams._declines
             assert same_bits(got, want) and equal(stream.state, states)
+
+
+@pytest.mark.parametrize("hidden", [3, 16])
+def test_tiny_states_that_are_set_are_flushed(hidden):
+    """A step takes its own states as they are, but not those that were set: they are read as a call reads them."""
+    lstm = numlstm.LSTM(2, hidden, bias=False, seed=0).eval()
+    stream = lstm.stream()
+    stream.input[:] = 0
+    states = tuple(np.full((1, 1, hidden), number, np.float32) for number in (1e-33, 1e-39))
+    want, (_, c) = lstm(np.zeros((1, 1, 2), np.float32), states)
+    assert not want.any() and not c.any()
+    for _ in range(2):
+        stream.step()
+        stream.state = states
+        stream.step()
+        assert same_bits(stream.output, want[0]) and not any(state.any() for state in stream.state)
+    stream.state = states
+    stream._record[StreamSlots.LENGTH + Header.H_0] = KEPT  # as if the step before had left them
+    stream.step()
+    assert stream.state[1].any()
 
 
 def test_nothing_is_left_of_a_loud_signal():
