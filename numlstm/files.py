@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -10,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm import formats, lazy
-from numlstm.base.typing import Array, Path
+from numlstm.base.typing import Array
 from numlstm.base.validation.arguments import FLOAT32, FLOAT64, check_flag
 from numlstm.formats import Found, Tensor
 from numlstm.formats.detected import UNSTATED
 from numlstm.lstm import LSTM
 
 
-def load(path: Path, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:
+def load(path: formats.Source, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:
     """Return the LSTM in a model file, in eval mode.
 
     A PyTorch state dict does not record ``batch_first``. Pass ``batch_first=True`` if the model was made with it: the
@@ -26,12 +25,14 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
 
     Parameters
     ----------
-    path : path
+    path : path, bytes or binary file
         A file of PyTorch (``.pt``, ``.pth``, ``.ckpt``, ``.bin``: state dicts, checkpoints, pickled modules,
-        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). The
-        format is detected from the content, not the name. Nothing in the file is executed.
+        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). A file
+        object is read from its position. The format is detected from the content, not the name. Nothing in the file is
+        executed.
     name : str, optional
-        The LSTM to load if the file holds several: a name from `list_lstms`.
+        The LSTM to load if the file holds several: a name from `list_lstms`, or its last parts if they are unique, as
+        ``"rnn"`` for ``encoder.rnn``.
     batch_first : bool, optional
         Whether input and output are (batch, steps, features), for a file that does not record it. It cannot override
         the file; to use another layout, assign ``lstm.batch_first``.
@@ -50,7 +51,7 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
         The file is damaged or of unknown format; it holds no LSTM, none of that name, or several and no name was
         given; the LSTM is not supported; or `batch_first` contradicts the file or is given for a cell.
     TypeError
-        `batch_first` is not a bool, or `name` not a str.
+        `batch_first` is not a bool, `name` not a str, or the file none of these.
     ImportError
         The extra for its format is not installed.
 
@@ -76,7 +77,7 @@ def load(path: Path, name: str | None = None, *, batch_first: bool | None = None
     return loaded.module
 
 
-def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
+def load_cell(path: formats.Source, name: str | None = None) -> lazy.LSTMCell:
     """Return the LSTMCell in a model file, in eval mode.
 
     Parameters
@@ -110,7 +111,8 @@ def load_cell(path: Path, name: str | None = None) -> lazy.LSTMCell:
     module, found, _ = read(path, name)
     if isinstance(module, LSTM):
         raise ValueError(
-            f"{os.fspath(path)}: {found.name or 'its content'} is an LSTM, not an LSTMCell\nnumlstm.load returns it."
+            f"{formats.name_of(path)}: {found.name or 'its content'} is an LSTM, not an LSTMCell\n"
+            "numlstm.load returns it."
         )
     return module
 
@@ -123,7 +125,7 @@ class Loaded(NamedTuple):
     contents: formats.Contents
 
 
-def read(path: Path, name: str | None, batch_first: bool | None = None) -> Loaded:
+def read(path: formats.Source, name: str | None, batch_first: bool | None = None) -> Loaded:
     """Load for a function that the user has called: warns at its caller. A cell may be given `batch_first`."""
     if name is not None and not isinstance(name, str):
         hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.list_lstms lists the names."
@@ -136,19 +138,19 @@ def read(path: Path, name: str | None, batch_first: bool | None = None) -> Loade
             found = ordered(found, batch_first)
         module, suspects = built(found)
     if found.warning:
-        warnings.warn(f"{os.fspath(path)}: {found.warning}", stacklevel=3)
+        warnings.warn(f"{formats.name_of(path)}: {found.warning}", stacklevel=3)
     if suspects:
         warnings.warn(
-            f"{os.fspath(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=3
+            f"{formats.name_of(path)}: NaN or infinity in {', '.join(suspects)}; results will hold it too", stacklevel=3
         )
     return Loaded(module, found, contents)
 
 
-def check_has_batch_first(path: Path, found: Found) -> None:
+def check_has_batch_first(path: formats.Source, found: Found) -> None:
     """Raise ValueError for a cell."""
     if found.kind == "LSTMCell":
         raise ValueError(
-            f"{os.fspath(path)}: {found.name or 'its content'} is an LSTMCell, which takes one step and has no "
+            f"{formats.name_of(path)}: {found.name or 'its content'} is an LSTMCell, which takes one step and has no "
             "batch_first"
         )
 
@@ -218,15 +220,20 @@ def pick(contents: formats.Contents, name: str | None) -> Found:
     listed = "\n".join(f"  {found}" for found in lstms)
     if name is None and len(lstms) > 1:
         raise ValueError(f"it holds {len(lstms)} LSTMs; pass the name of one of them:\n{listed}")
-    for found in lstms:
-        if name is None or found.name == name:
-            if found.problem:
-                raise ValueError(f"{found.name or 'its LSTM'} cannot be loaded: {found.problem}")
-            return found
-    raise ValueError(f"it holds no LSTM named {name!r}; it has:\n{listed}")
+    matches = [found for found in lstms if name is None or found.name == name]
+    if not matches and name:
+        matches = [found for found in lstms if found.name.endswith(tuple(f"{mark}{name}" for mark in "./"))]
+        if len(matches) > 1:
+            raise ValueError(f"it holds {len(matches)} LSTMs whose names end in {name!r}; it has:\n{listed}")
+    if not matches:
+        raise ValueError(f"it holds no LSTM named {name!r}; it has:\n{listed}")
+    found = matches[0]
+    if found.problem:
+        raise ValueError(f"{found.name or 'its LSTM'} cannot be loaded: {found.problem}")
+    return found
 
 
-def list_lstms(path: Path) -> list[Found]:
+def list_lstms(path: formats.Source) -> list[Found]:
     """List the LSTMs in a model file, without reading their numbers.
 
     Parameters
@@ -262,7 +269,7 @@ def list_lstms(path: Path) -> list[Found]:
         return list(contents.lstms)
 
 
-def load_tensors(path: Path) -> dict[str, Array]:
+def load_tensors(path: formats.Source) -> dict[str, Array]:
     """Return every tensor in a model file by name, such as the embedding before the LSTM and the linear head after it.
 
     Parameters

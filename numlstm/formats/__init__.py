@@ -7,38 +7,43 @@ anything in a file, or allocates memory on the word of a header alone.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
 from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.config import Config
+from numlstm.base.typing import Path
 from numlstm.formats.budget import ALWAYS, TIMES
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
-__all__ = ["WRITTEN", "Contents", "Found", "Tensor", "opened", "written"]
+__all__ = ["WRITTEN", "Contents", "Found", "Source", "Tensor", "name_of", "opened", "written"]
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK"
 PICKLE = b"\x80"
 TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # names that such an archive begins with
+Source = Path | bytes | bytearray | memoryview | BinaryIO
 WRITTEN = (".safetensors", ".npz", ".onnx")
 
 
 @contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
+def opened(source: Source) -> Iterator[Contents]:
     """Open a model file; its tensors can be read inside the context.
 
     Parameters
     ----------
-    path : path
-        A file of any of the formats, with any name.
+    source : path, bytes or binary file
+        A file of any of the formats, with any name. A file object is read from its position to its end.
 
     Raises
     ------
+    TypeError
+        It is none of these.
     OSError
         It cannot be opened, or is no regular file.
     ValueError
@@ -46,8 +51,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
     ImportError
         The format needs a package that is not installed; the message says which.
     """
-    shown = os.fspath(path)
-    with opening.regular(path, "a model file") as file:
+    shown = name_of(source)
+    with ExitStack() as stack:
+        path = source if isinstance(source, str | os.PathLike) else None
+        file = stack.enter_context(opening.regular(path, "a model file") if path is not None else _in_memory(source))
         try:
             yield _contents(file, path)
         except OSError as error:
@@ -67,9 +74,37 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Contents]:
             raise ValueError(f"{shown}: it is damaged; reading it ended with {said}") from error
 
 
-def _contents(file: BinaryIO, path: str | os.PathLike[str]) -> Contents:
-    size = opening.size(file)
-    if size > ALWAYS and size > TIMES * (held := opening.stored(file)) + ALWAYS:
+def name_of(source: Source) -> str:
+    """The name of a file for messages.
+
+    Examples
+    --------
+    >>> name_of("model.pt"), name_of(b"PK"), name_of(io.BytesIO())
+    ('model.pt', '<bytes>', '<BytesIO>')
+    """
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    name = getattr(source, "name", None)
+    return name if isinstance(name, str) else f"<{type(source).__name__}>"
+
+
+def _in_memory(source: Any) -> BinaryIO:
+    """A file of these bytes, or of what is left of a file object."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return io.BytesIO(source)
+    data = source.read() if hasattr(source, "read") else None
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(
+            f"a model file must be a path, bytes or a binary file, not {source!r}\n"
+            'Open it in binary mode: open(path, "rb").'
+        )
+    return io.BytesIO(data)
+
+
+def _contents(file: BinaryIO, path: Path | None) -> Contents:
+    size = opening.size(file) if path is not None else file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if path is not None and size > ALWAYS and size > TIMES * (held := opening.stored(file)) + ALWAYS:
         raise ValueError(f"it is a sparse file: the disk holds {held} of its {size} bytes\nNo model is that empty.")
     start = file.read(64)
     file.seek(0)
@@ -125,7 +160,7 @@ def _of_zip(file: BinaryIO, size: int) -> Contents:
     raise ValueError(f"it is a zip archive of {shown or 'nothing'}, which is no model that is known")
 
 
-def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters: dict[str, Any]) -> None:
+def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) -> None:
     """Write a model file in the format of the path's suffix, whole or not at all.
 
     Parameters
@@ -162,7 +197,7 @@ def written(path: str | os.PathLike[str], kind: Kind, config: Config, parameters
         file.write(data)
 
 
-def suffix_written(path: str | os.PathLike[str]) -> str:
+def suffix_written(path: Path) -> str:
     """The suffix of a path to be written, which selects the format; ValueError for any other suffix."""
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in WRITTEN:

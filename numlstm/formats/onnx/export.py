@@ -76,7 +76,7 @@ def _check_readable(data: bytes, config: Config) -> None:
     from numlstm.formats.onnx import reader
 
     try:
-        reader.read(io.BytesIO(data), "", len(data))
+        reader.read(io.BytesIO(data), None, len(data))
     except ValueError as error:
         raise ValueError(
             f"its {config.num_layers} layers make an ONNX file that cannot be loaded again: use .safetensors\n{error}"

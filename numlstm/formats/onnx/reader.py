@@ -7,7 +7,6 @@ lengths, constant states) are in a warning. Parameters that the graph computes f
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
-from numlstm.base.typing import Array
+from numlstm.base.typing import Array, Path
 from numlstm.base.wording import counted
 from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
@@ -57,13 +56,13 @@ def looks_like(start: bytes) -> bool:
     return len(start) > 2 and start[0] == IR_VERSION and 0 < start[1] < 128 and start[2] in NEXT
 
 
-def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
+def read(file: BinaryIO, path: Path | None, size: int) -> Contents:
     """Every tensor, and the LSTMs. See `numlstm.formats`."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError:
-        raise ImportError(f"{os.fspath(path)} is an ONNX model; reading it takes: {install('onnx')}") from None
+        raise ImportError(f"{path or 'the file'} is an ONNX model; reading it takes: {install('onnx')}") from None
     if size > LONGEST:
         raise ValueError(f"it has {size} bytes; {LONGEST} is the limit of an ONNX file without external data")
     data = file.read()
@@ -80,7 +79,7 @@ def read(file: BinaryIO, path: str | os.PathLike[str], size: int) -> Contents:
     return _contents(model, budget, path)
 
 
-def _contents(model: Any, budget: Budget, path: str | os.PathLike[str]) -> Contents:
+def _contents(model: Any, budget: Budget, path: Path | None) -> Contents:
     graph = Graph(model, budget)
     beside = Beside(path, budget)
     unique = Unique()

@@ -227,13 +227,14 @@ class Beside:
 
     Parameters
     ----------
-    model : path
+    model : path or None
+        None for a model that is no file.
     budget : Budget
         Grows by the size of the tensors' data in these files.
     """
 
-    def __init__(self, model: str | os.PathLike[str], budget: Budget) -> None:
-        self.folder = Path(model).parent
+    def __init__(self, model: str | os.PathLike[str] | None, budget: Budget) -> None:
+        self.folder = None if model is None else Path(model).parent
         self.budget = budget
         self.sizes: dict[str, int] = {}
         self.claimed: dict[str, int] = {}
@@ -242,6 +243,8 @@ class Beside:
         """Return the file of a tensor's numbers and their offset."""
         location = where.get("location", "")
         said = f"its tensor {shown!r} has its numbers in {location!r}"
+        if self.folder is None:
+            raise ValueError(f"{said}, beside the model: load it by its path")
         path = self.folder / location
         if location not in self.sizes:
             self.sizes[location] = _size(path, location, self.folder, said)
