@@ -1,4 +1,4 @@
-"""The same bits, always: whatever the batch, the tile, the hoist, the group, the cut, the memory layout or the level.
+"""The same bits for every batch, tile, hoisting, group, division into calls, memory layout and level.
 
 Every path is forced at small sizes through the planner's private settings, and the kernel's own counters
 prove that it ran. A kernel with the additions of one tile in another order makes the comparison fail.

@@ -1,4 +1,4 @@
-"""What holds for everything public: its names, type hints, pickles and copies, and what type checkers see of it."""
+"""Everything public: names, type hints, pickles, copies, and the view of type checkers."""
 
 import copy
 import dataclasses

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: whatever call fails, wherever it is interrupted, and when the power goes."""
+"""Files that appear whole or not at all: if any call fails, at any interruption, and at a power cut."""
 
 import errno
 import os

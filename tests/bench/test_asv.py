@@ -1,4 +1,4 @@
-"""The benchmarks for asv of call overhead and of growth with the sizes: they run, and notice what they are for."""
+"""The benchmarks for asv: they run, and notice growing overhead and growing cost."""
 
 import itertools
 import sys

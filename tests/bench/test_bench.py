@@ -1,4 +1,4 @@
-"""numlstm.bench: its arithmetic, its order of turns, its judgement of results, and that it notices what is wrong."""
+"""numlstm.bench: its arithmetic, the order of turns, the check of results, and the errors that it notices."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The command ``numlstm``: light to start, one line where something is wrong, and a measurement from end to end."""
+"""The command ``numlstm``: a light start, errors on one line, and a measurement from end to end."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""inspect, convert, run and check: results to the bit, files whole or not at all, one line where something is wrong."""
+"""inspect, convert, run and check: the same bits, files whole or not at all, errors on one line."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What only a GPU can show: ``python -m pytest -m gpu``. Skipped with the reason where there is none."""
+"""What only a GPU can show: ``python -m pytest -m gpu``. Skipped with the reason if there is none."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""numlstm.dask: the bits of one call, whatever the chunks, on threads and on the workers of a real cluster."""
+"""numlstm.dask: the bits of one call with any chunks, on threads and on the workers of a real cluster."""
 
 import os
 import pickle

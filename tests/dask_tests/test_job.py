@@ -1,4 +1,4 @@
-"""Jobs over Parquet files: stopped, damaged, killed and gone on with; inputs that are broken; nobody else let in."""
+"""Jobs over Parquet files: stopped, damaged, killed and resumed; broken inputs; no access for others."""
 
 import contextlib
 import json

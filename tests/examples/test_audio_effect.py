@@ -1,4 +1,4 @@
-"""examples/audio_effect.py: the compiled loop has the bits of one forward call, and a person hears an amplifier."""
+"""examples/audio_effect.py: the compiled loop has the bits of one forward call, and it sounds like an amplifier."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""examples/serve.py with real clients on this machine, who come, drop out, flood and send garbage as they like.
+"""examples/serve.py with real clients that connect, drop out, flood it and send garbage.
 
 Limits on time are limits against a hang.
 """

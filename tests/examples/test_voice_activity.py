@@ -1,4 +1,4 @@
-"""examples/voice_activity.py: the probabilities of onnxruntime running the original, and what a person sees of them."""
+"""examples/voice_activity.py: the probabilities of onnxruntime running the original, and its output."""
 
 import json
 import subprocess

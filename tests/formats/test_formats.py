@@ -1,4 +1,4 @@
-"""load, find, tensors and save, on the formats that need no framework: .safetensors and .npz; and what all share."""
+"""Loading and saving .safetensors and .npz, which need no framework; and what all formats share."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""HDF5 as data: what h5py writes is read as h5py reads it; what is damaged or hostile is an error, and soon."""
+"""HDF5 as data: what h5py writes is read as h5py reads it; damaged and hostile files raise an error, and soon."""
 
 import io
 import json

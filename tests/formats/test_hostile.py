@@ -1,4 +1,4 @@
-"""Reading takes time in proportion to a file, and memory of at most 20 times its size and 32 MB, whatever is in it.
+"""Reading takes time in proportion to a file, and memory of at most 20 times its size and 32 MB, for any content.
 
 tests/support/hostile.py makes the files. Work is counted, not timed; memory is measured in a child.
 """

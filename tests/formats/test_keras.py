@@ -1,4 +1,4 @@
-"""Keras files: what every layer in them computed in Keras, what is refused by name, and files that are no models."""
+"""Keras files: what each layer computed in Keras, what is refused by name, and files that are not models."""
 
 import io
 import json

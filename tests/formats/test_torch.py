@@ -1,4 +1,4 @@
-"""PyTorch's files without PyTorch: what torch 2.13 wrote and computed, and files that mean harm."""
+"""PyTorch's files without PyTorch: what torch 2.13 wrote and computed, and malicious files."""
 
 import io
 import pickle

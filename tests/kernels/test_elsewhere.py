@@ -1,4 +1,4 @@
-"""Python without what only Linux, or only POSIX, has: as on macOS and on Windows, as far as Linux can play them."""
+"""Python without what only Linux or POSIX has, as on macOS and Windows, as far as Linux can imitate them."""
 
 import json
 import stat

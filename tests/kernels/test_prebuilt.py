@@ -1,4 +1,4 @@
-"""Shipped kernels: used where they fit, without Numba and without llvmlite; told from those that do not."""
+"""Prebuilt kernels: used if they fit, without Numba and llvmlite, and refused if not."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A cold process: what it imports on its way to a first result, and what it does not."""
+"""A cold process: what it imports before its first result, and what it does not."""
 
 import copy
 import json

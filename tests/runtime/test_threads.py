@@ -1,4 +1,4 @@
-"""Threads that share a call: the same bits whatever the way and the number, and no call that waits for ever.
+"""Threads that share a call: the same bits for every partition and number of threads, and no call that hangs.
 
 Every way is forced at small sizes, and the kernels' counters prove that workers took part. Limits on time are
 limits against a hang.

@@ -1,6 +1,6 @@
-"""Packing and padding without PyTorch: what goes in comes out again, and what does not fit is refused.
+"""Packing and padding without PyTorch: round trips, and errors for what does not fit.
 
-The comparison with PyTorch, value by value, is in test_sequence_torch.py.
+The comparison with PyTorch, value by value, is in test_packing_torch.py.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Pools: what a step of some sessions computes, refuses and leaves alone; threads, interruptions, forks.
+"""Pools: what a step computes, refuses and leaves unchanged; threads, interruptions, forks.
 
 Bits are compared with calls of the LSTM on each sequence alone. Limits on time are limits against a hang.
 """

@@ -1,4 +1,4 @@
-"""A pool of sessions against a list of solo loops: whatever opens, steps, pauses, closes and comes back, equal bits.
+"""Random operations on a pool of sessions, compared bit by bit with an LSTM for each session.
 
 Each fault that is planted in the pool makes the same machine fail, and what it did is counted.
 """

@@ -1,4 +1,4 @@
-"""Sequences of several lengths in one batch: each row is, to the bit, what it is alone, and nothing beyond it is read.
+"""Sequences of several lengths in one batch: each row has the bits that it has alone; nothing beyond its end is read.
 
 Every path of the kernel is forced at small sizes, and its counters prove that it ran. Faults planted in the table of
 segments make the comparison fail.

@@ -1,4 +1,4 @@
-"""Streams: the bits of one forward call however steps are cut, and nothing changed by an error."""
+"""Streams: the bits of one forward call for any division into steps, and no change by an error."""
 
 import copy
 import ctypes

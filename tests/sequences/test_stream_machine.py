@@ -1,4 +1,4 @@
-"""Whatever is done with streams in whatever order: each row has the bits of an LSTM that runs that row alone.
+"""Random operations on streams: each row has the bits of an LSTM that runs that row alone.
 
 A random course of steps, chunks, resets, snapshots, forks, new weights and mistakes, beside a reference that keeps for
 every stream the states of each row by itself and the parameters that the stream is to have, and calls `lstm(x, state)`.

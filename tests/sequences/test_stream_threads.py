@@ -1,4 +1,4 @@
-"""Streams in real time and among threads: one user at a time, whole whatever interrupts, no allocation in a step."""
+"""Streams in real time and among threads: one user at a time, no torn state, no allocation in a step."""
 
 import ctypes
 import gc

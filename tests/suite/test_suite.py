@@ -1,4 +1,4 @@
-"""The suite itself: README's command and the one for the rest are, together, all tests; and no helper stands twice."""
+"""The suite itself: README's command and the one for the rest run every test once, and no helper is defined twice."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""What a test needs beyond the extra ``test``: skipped by name where missing, a failure under NUMLSTM_CI=1."""
+"""What a test needs beyond the extra ``test``: skipped by name if missing, a failure under NUMLSTM_CI=1."""
 
 import importlib
 import importlib.util

@@ -1,4 +1,4 @@
-"""An LSTM, and data for it, where a test asks for nothing in particular."""
+"""An LSTM and data for it, for tests without special needs."""
 
 import warnings
 from pathlib import Path

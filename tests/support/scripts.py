@@ -1,4 +1,4 @@
-"""Files in Python that are in no package: examples, benchmarks, tools."""
+"""Python files outside packages: examples, benchmarks, tools."""
 
 import importlib.util
 import sys
