@@ -1,4 +1,4 @@
-"""Promise 2, against PyTorch itself: an error of at most its own plus a rounding of 1.0, near zero at most twice its own.
+"""Promise 2, against PyTorch itself: at most its own error plus a rounding of 1.0; near zero at most twice its own.
 
 Both are compared with the reference in higher precision: float64 for float32, whose 2**-53 is nothing beside 2**-24
 and whose matrix products are fast; longdouble for float64. Longdouble has no fast products (about 0.25e9
