@@ -66,13 +66,14 @@ def check_no_overlap(out: Sequence[Array], input: Array, hx: States | None) -> N
 
     The arrays' numbers are not read. One overlap is allowed: h_n may be h_0 itself, and c_n may be c_0.
     """
-    results = dict(zip(NAMES, out, strict=True))
     held = (*out, *(hx or ()))
     same = 0 if hx is None else (out[1] is hx[0]) + (out[2] is hx[1])
     ids = set(map(id, held))
-    if len(ids) + same == len(held) and _own_their_memory(held):  # different arrays: no search needed
-        if id(input) not in ids and input.flags.owndata:
-            return
+    different = len(ids) + same == len(held) and _own_their_memory(held)
+    if different and id(input) not in ids and input.flags.owndata:
+        return
+    results = dict(zip(NAMES, out, strict=True))
+    if different:  # from each other: only the input is searched
         hx = None
     else:
         for one, other in combinations(NAMES, 2):
