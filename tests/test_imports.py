@@ -43,6 +43,7 @@ ORDER = (
     "reference",  # imports nothing of the rest
     "runtime",
     "kernels.loading",
+    "kernels.entries",
     "kernels",
     "base",
 )

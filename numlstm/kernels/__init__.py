@@ -1,4 +1,6 @@
 """The kernels of the engine, written in Python for Numba; ``loading`` makes C functions of them.
 
+``recurrence`` has the whole forward pass, ``microkernel`` a step of a tile, ``entries`` what is called from outside.
+
 In: NumPy, Numba, LLVM's types. Out: functions to compile. Nothing here imports anything of the engine.
 """

@@ -1,7 +1,7 @@
 """Built-in functions for calls whose shapes were seen before: machine code checks the arrays and makes the results.
 
-A small call takes microseconds, most of which Python would spend on checks and addresses. ``kernels/cpython.py`` has
-the machine code.
+A small call takes microseconds, most of which Python would spend on checks and addresses.
+``kernels/entries/fastcall.py`` has the machine code.
 """
 
 from __future__ import annotations

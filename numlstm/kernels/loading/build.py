@@ -19,10 +19,10 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..compiler import STANDALONE
-from ..cpython import python_entries
+from ..entries.fastcall import python_entries
+from ..entries.stream import streamed
 from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from ..recurrence import forward_kernel
-from ..stream_entry import streamed
 from ..tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
 from .levels import Level
 

@@ -36,11 +36,13 @@ def read(path: str) -> bytes:
 
 def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
     """The files that the machine code depends on, by name; none where there is only bytecode."""
-    kernels = [name for name in listed(folder) if name.endswith(ending) and name != f"__init__{ending}"]
+    initial = f"__init__{ending}"
+    kernels = [name for name in listed(folder) if name.endswith(ending) and name != initial]
     if not kernels:
         return []
-    loading = listed(os.path.join(folder, "loading"))
-    return sorted(kernels + [f"loading/{name}" for name in loading if name.removesuffix(ending) in COMPILERS])
+    entries = [name for name in listed(os.path.join(folder, "entries")) if name.endswith(ending) and name != initial]
+    compilers = [name for name in listed(os.path.join(folder, "loading")) if name.removesuffix(ending) in COMPILERS]
+    return sorted([*kernels, *(f"entries/{name}" for name in entries), *(f"loading/{name}" for name in compilers)])
 
 
 def name(level: Level, folder: str = FOLDER) -> str | None:

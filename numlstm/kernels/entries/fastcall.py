@@ -13,8 +13,8 @@ one drops the GIL while the kernel runs; ``BUSY`` makes it return None in anothe
 from llvmlite import ir
 from numba import types
 
-from .compiler import Kernel, inline, standalone
-from .instructions import (
+from ..compiler import Kernel, inline, standalone
+from ..instructions import (
     INT64,
     PLAN,
     address_of,
@@ -26,9 +26,9 @@ from .instructions import (
     store_slot,
     word_at,
 )
-from .plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
-from .work_queue import exchange as compare_and_set
-from .work_queue import publish
+from ..plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
+from ..work_queue import exchange as compare_and_set
+from ..work_queue import publish
 
 ARRAYS = 7
 ARRAY_SPEC = int(ArraySpec.LENGTH)

@@ -15,12 +15,12 @@ expected, and returns the value before. A caller that sets a value of its own ca
 from llvmlite import ir
 from numba import types
 
-from .compiler import Kernel, inline, standalone
-from .cpython import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
-from .instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
-from .plan_layout import KEPT, SELF_DATA, ArraySpec, Header, StreamSlots
-from .work_queue import exchange as compare_and_set
-from .work_queue import publish
+from ..compiler import Kernel, inline, standalone
+from ..instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
+from ..plan_layout import KEPT, SELF_DATA, ArraySpec, Header, StreamSlots
+from ..work_queue import exchange as compare_and_set
+from ..work_queue import publish
+from .fastcall import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
 
 STREAM_SLOTS = int(StreamSlots.LENGTH)
 MOST_AXES = 3
