@@ -22,7 +22,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from numlstm.base.config import Config
 from numlstm.kernels.plan_layout import lanes_of_last
-from numlstm.kernels.tile_shapes import REGISTERS_16
+from numlstm.kernels.tile import REGISTERS_16
 from numlstm.runtime.packed_weights import Panels
 
 INPUTS, UNITS = 2, 10

@@ -20,7 +20,7 @@ from numlstm.kernels.loading.build import bare_module, optimise, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.plan_rules import plan_rules
 from numlstm.kernels.recurrence import forward_kernel
-from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32
+from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32
 
 KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_slot=store_slot, record_at=record_at)
 

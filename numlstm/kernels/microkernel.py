@@ -16,8 +16,7 @@ from .instructions import bump_counter, greater, load_slot, smaller, store_slot
 from .plan_layout import Cell, Header
 from .projection import ROWS_AT_ONCE, far_rows_at_once
 from .simd import Simd
-from .tile import FROM_ZERO, Tile, tile_of
-from .tile_shapes import Shapes, for_tiles, next_size
+from .tile import FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 

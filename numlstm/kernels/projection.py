@@ -18,8 +18,7 @@ from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, smaller
 from .plan_layout import Cell, Header
 from .simd import Simd
-from .tile import FROM_BIAS, GO_ON, K_BLOCK, tile_of
-from .tile_shapes import Shapes, by_size, for_tiles, largest_size, next_size, whole_blocks
+from .tile import FROM_BIAS, GO_ON, K_BLOCK, Shapes, by_size, for_tiles, largest_size, next_size, tile_of, whole_blocks
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
 PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other

@@ -28,7 +28,7 @@ from .plan_layout import KEPT, LEAST_HALVED, Cell, Header
 from .projection import QUAD, chain_by_k_blocks, hidden_projection, input_projection
 from .simd import Simd
 from .tail_block import last_block
-from .tile_shapes import Shapes, by_size, for_tiles, next_size, whole_blocks
+from .tile import Shapes, by_size, for_tiles, next_size, whole_blocks
 from .work_queue import ForChunks, for_chunks, parallel_for, serial_for, waiting
 
 HEADER, CELL = int(Header.LENGTH), int(Cell.LENGTH)

@@ -16,8 +16,7 @@ from .compiler import Kernel, inline
 from .microkernel import Epilogue, cell_epilogue, counted, step_kernel
 from .projection import PAIRS
 from .simd import Simd
-from .tile import TileAndTail, tile_of
-from .tile_shapes import Shapes, by_size, for_tiles, largest_size
+from .tile import Shapes, TileAndTail, by_size, for_tiles, largest_size, tile_of
 
 
 def half_epilogue(simd: Simd) -> Epilogue:

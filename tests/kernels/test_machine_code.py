@@ -12,7 +12,7 @@ import pytest
 from numlstm.kernels.loading.build import assembly
 from numlstm.kernels.loading.levels import LEVELS
 from numlstm.kernels.plan_layout import FASTCALL, STREAM_ENTRY
-from numlstm.kernels.tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
+from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32, Shapes
 
 pytestmark = pytest.mark.slow
 

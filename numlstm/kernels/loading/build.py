@@ -23,7 +23,7 @@ from ..entries.fastcall import python_entries
 from ..entries.stream import streamed
 from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from ..recurrence import forward_kernel
-from ..tile_shapes import REGISTERS_16, REGISTERS_32, Shapes
+from ..tile import REGISTERS_16, REGISTERS_32, Shapes
 from .levels import Level
 
 
