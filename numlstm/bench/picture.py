@@ -87,7 +87,7 @@ def _title(report: Report) -> str:
     machine = report.machine
     cpu = f"{machine['cpu']} ({machine['cpu_model']})" if machine["cpu_model"] else machine["cpu"]
     versions = [f"{name} {machine['versions'][name]}" for name in SHOWN if name in machine["versions"]]
-    return f"{cpu}, {report.date[:10]}\n{', '.join(versions)}; medians of {report.rounds} interleaved rounds"
+    return f"{cpu}, {report.date[:10]}\n{', '.join(versions)}\nmedians of {report.rounds} interleaved rounds"
 
 
 def bars(axes: Any, results: Sequence[Result]) -> None:
