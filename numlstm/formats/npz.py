@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats import numlstm_config, other_names
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, TENSOR, Tensor, hold_numbers
@@ -32,7 +32,7 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     tensors, metadata = read_arrays(archive, budget)
     hold_numbers(budget, tensors.values())
-    return numlstm_config.contents("NumPy archive", tensors, metadata, *state_dict.find(tensors))
+    return numlstm_config.contents("NumPy archive", tensors, metadata, *other_names.find(tensors))
 
 
 def read_arrays(archive: zipfile.ZipFile, budget: Budget) -> tuple[dict[str, Tensor], dict[str, str]]:

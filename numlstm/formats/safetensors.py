@@ -14,7 +14,7 @@ from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
 from numlstm.base.typing import Array
-from numlstm.formats import numlstm_config, state_dict
+from numlstm.formats import numlstm_config, other_names
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, Tensor, decoded, width
@@ -75,7 +75,7 @@ def read(file: BinaryIO, size: int) -> Contents:
         else:
             numbers = partial(_numbers, file, begin + entry.begin, entry.end - entry.begin, dtype, entry.shape)
             tensors[name] = Tensor(entry.shape, dtype, numbers)
-    return numlstm_config.contents("safetensors", tensors, metadata, *state_dict.find(tensors | unread))
+    return numlstm_config.contents("safetensors", tensors, metadata, *other_names.find(tensors | unread))
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str], int]:

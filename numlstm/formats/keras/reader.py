@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from numlstm.base.config import Config
+from numlstm.formats import other_names
 from numlstm.formats.budget import PACKED, Budget
 from numlstm.formats.detected import SEVERAL_DTYPES, Contents, Found
 from numlstm.formats.keras import hdf5
@@ -80,10 +81,23 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
 
 
 def read_h5(file: BinaryIO) -> Contents:
-    """Every tensor of an HDF5 file, and the LSTMs by Keras' configuration or by the shapes of weights alone."""
+    """Every tensor of an HDF5 file, and the LSTMs.
+
+    They are found by Keras' configuration or, without one, by the places and shapes of its weights. If it has none of
+    Keras', they are found by the names of other libraries.
+    """
     size = file.seek(0, io.SEEK_END)
     budget = Budget(size)
     h5 = hdf5.read(file, size, budget)
+    contents = _of_h5(h5, budget)
+    if contents.lstms:
+        return contents
+    lstms, others = other_names.find(h5.tensors)
+    return contents._replace(lstms=lstms, others=(*contents.others, *others))
+
+
+def _of_h5(h5: hdf5.Hdf5, budget: Budget) -> Contents:
+    """Keras' LSTMs in an HDF5 file of any layout."""
     config = h5.attributes[""].get("model_config")
     if isinstance(config, str):
         return _of_names(h5, parsed(config, budget), "model_weights")
