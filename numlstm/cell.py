@@ -15,6 +15,7 @@ from numlstm.module import Module
 from numlstm.runtime.call import Call
 
 if TYPE_CHECKING:
+    from numlstm.autodiff import calls
     from numlstm.parameter_types import CellParameters
 else:
     CellParameters = Module
@@ -153,3 +154,38 @@ class LSTMCell(CellParameters):
         return h_1, c_1
 
     __call__ = forward
+
+    def vjp(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[States, calls.Backward]:
+        """Run one step as `forward` does, and return its backward pass too, for training.
+
+        Parameters
+        ----------
+        input, hx
+            As for `forward`. Copied, and never written to.
+
+        Returns
+        -------
+        (h_1, c_1) : tuple of ndarray
+            What `forward` returns, to the bit.
+        backward : callable
+            ``backward(d_output=None, d_hx=None, *, input_grad=True)`` as that of `LSTM.vjp`: ``d_hx`` are the
+            gradients by h_1 and c_1, ``d_output`` one by h_1 that is added to them.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, IndexError, AttributeError
+            As `forward` raises them.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> cell = LSTMCell(2, 3, seed=0)
+        >>> (h, c), backward = cell.vjp(np.ones((4, 2)))
+        >>> grads = backward(d_hx=(np.ones_like(h), np.zeros_like(c)))
+        >>> grads.input.shape, grads.hx, sorted(grads.parameters)
+        ((4, 2), None, ['bias_hh', 'bias_ih', 'weight_hh', 'weight_ih'])
+        """
+        from numlstm.autodiff import calls
+
+        model = self._model
+        return calls.cell_vjp(model.executor, model.panels, model.config, input, hx)

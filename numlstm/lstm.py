@@ -31,6 +31,7 @@ from numlstm.module import Model, Module, changing
 from numlstm.runtime.call import Call, Dropout
 
 if TYPE_CHECKING:
+    from numlstm.autodiff import calls
     from numlstm.parameter_types import LSTMParameters
 else:
     LSTMParameters = Module
@@ -465,6 +466,59 @@ class LSTM(LSTMParameters):
         if out is None:
             executor.install_fast_call(call, model.order, shape, (shapes.output, shapes.hidden, shapes.cell))
         return results[0], (results[1], results[2])
+
+    def vjp(
+        self, input: Any, hx: Any = None, *, lengths: Any = None, memory: str = "all"
+    ) -> tuple[Any, calls.Backward]:
+        """Run the LSTM as `forward` does, and return its backward pass too, for training.
+
+        Parameters
+        ----------
+        input, hx, lengths
+            As for `forward`. Copied, and never written to.
+        memory : "all"
+            What is kept for the backward pass: all that spares it work, some 24 bytes a step, row and hidden unit in
+            float32.
+
+        Returns
+        -------
+        result : (output, (h_n, c_n))
+            What `forward` returns, to the bit; in train mode with dropout, for the same state of the generator.
+        backward : callable
+            ``backward(d_output=None, d_hx=None, *, input_grad=True)`` gives ``.input``, ``.hx`` and ``.parameters``,
+            the gradients of a loss by what the call was given, from those by its results. See `Backward`.
+
+        Raises
+        ------
+        ValueError, RuntimeError, TypeError, IndexError
+            As `forward` raises them.
+        NotImplementedError
+            The LSTM is on CUDA.
+
+        Notes
+        -----
+        Gradients of input and states have the same bits in any batch and however a sequence is cut; those of
+        parameters are sums over all steps and rows, whose bits depend on the cut. A row with NaN or infinity spoils
+        its own gradients, and those of the parameters.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> lstm = LSTM(2, 3, seed=1)
+        >>> x = np.arange(8).reshape(4, 2)
+        >>> (output, _), backward = lstm.vjp(x)
+        >>> grads = backward(np.ones_like(output))
+        >>> grads.input.shape, sorted(grads.parameters)
+        ((4, 2), ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0'])
+        """
+        if memory != "all":
+            raise ValueError(f"memory must be 'all'\nIt is {memory!r}.")
+        self._cpu_only("vjp")
+        from numlstm.autodiff import calls
+
+        model = self._model  # for the whole call, whatever is assigned meanwhile
+        masks = partial(self._dropout, model.config)
+        return calls.lstm_vjp(model.executor, model.panels, model.config, masks, input, hx, lengths)
 
     def stream(self, batch_size: int = 1) -> lazy.Stream:
         """Return a stream: the LSTM with a state of its own that continues from call to call, step by step.

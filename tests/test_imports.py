@@ -44,6 +44,7 @@ ORDER = (
     "runtime",
     "kernels.loading",
     "kernels.entries",
+    "kernels.training",
     "kernels",
     "base",
 )

@@ -58,7 +58,7 @@ FLAT = {"float32": 20.0, "float64": 40.0}
 
 @cache
 def activations(simd):
-    """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``.
+    """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``, and what training needs besides.
 
     Whatever has these instructions gives the same bits: ``kernels.simd`` has them, and ``cuda.kernels.lane``.
     """
@@ -70,7 +70,7 @@ def activations(simd):
     name = simd.number.name
     one, two, minus_one = simd.splat(1), simd.splat(2), simd.splat(-1)
     full, minus_full, minus_over = simd.splat(FULL[name]), simd.splat(-FULL[name]), simd.splat(-OVER[name])
-    flat = simd.splat(FLAT[name] / 2)
+    flat, half_full = simd.splat(FLAT[name] / 2), simd.splat(FULL[name] / 2)
     minus_log2_e, minus_log2_e_rest = (simd.splat(-part) for part in LOG2_E[name])
     minus_twice_log2_e, minus_twice_log2_e_rest = (simd.splat(-2 * part) for part in LOG2_E[name])
 
@@ -121,6 +121,20 @@ def activations(simd):
         return fma(part, power, add(power, minus_one()))
 
     @inline
+    def exp_and_less_one(x):
+        """e**-2x, and t, for x >= 0; t has the bits of ``exp_minus_one``, for both round to -1 beyond its range."""
+        x = at_most(x, half_full())
+        power, part = power_parts(x, minus_twice_log2_e(), minus_twice_log2_e_rest())
+        return fma(part, power, power), fma(part, power, add(power, minus_one()))
+
+    @inline
+    def denominator_and_exp(x):
+        """``one_and_exp_of_minus``, and e**-x itself."""
+        x = unless_below(x, minus_full(), at_most(x, full()), minus_over())
+        power, part = power_parts(x, minus_log2_e(), minus_log2_e_rest())
+        return fma(part, power, add(one(), power)), fma(part, power, power)
+
+    @inline
     def to_c(i, f, g, o, c):
         """Gates before activation and the cell state, to the new c and what h is made of: |c| limited, and S(o)."""
         # c = i g + f c, where f c, the forget gate's part, is c / (1 + e**-f)
@@ -130,10 +144,21 @@ def activations(simd):
         return c, size, one_and_exp_of_minus(o)
 
     @inline
+    def to_c_and_powers(i, f, g, o, c):
+        """`to_c` in the same bits, and what a backward pass needs of the gates: e**-i, e**-f, +-e**-2|g|, e**-o."""
+        e_g, t = exp_and_less_one(magnitude(g))
+        under_i, e_i = denominator_and_exp(i)
+        under_f, e_f = denominator_and_exp(f)
+        under_o, e_o = denominator_and_exp(o)
+        new = div(with_sign(t, g), mul(under_i, add(t, two())))
+        c, size = flushed(add(div(c, under_f), new), flat())
+        return c, size, under_o, e_i, e_f, with_sign(e_g, g), e_o
+
+    @inline
     def to_h(c, size, denominator):
         """The new h."""
         t = exp_minus_one(size)
         # t is never positive, so that flushing and the sign of c cost two instructions and not four
         return flushed_with_sign(div(t, mul(denominator, add(t, two()))), c)
 
-    return SimpleNamespace(to_c=to_c, to_h=to_h)
+    return SimpleNamespace(to_c=to_c, to_h=to_h, to_c_and_powers=to_c_and_powers, exp_and_less_one=exp_and_less_one)

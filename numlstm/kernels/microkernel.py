@@ -13,7 +13,7 @@ from numba import types
 from .activations import activations
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, greater, load_slot, smaller, store_slot
-from .plan_layout import Cell, Header
+from .plan_layout import TAPE_REGISTERS, Cell, Header
 from .projection import ROWS_AT_ONCE, far_rows_at_once
 from .simd import Simd
 from .tile import FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
@@ -32,6 +32,7 @@ class Operands(NamedTuple):
     c: Any  # c, in place; its rows are UNITS apart
     gates: Any  # the hoisted X of the step: [block][row][gate][lane]
     gap: Any  # from a block of it to the next
+    kept: Any  # where a kernel that keeps does so: [row][block][i f g o c][lane]; rows are TAPE_ROW apart
 
 
 class Epilogue(NamedTuple):
@@ -40,34 +41,85 @@ class Epilogue(NamedTuple):
     ``count`` units are left from the tile's first one on; what lies beyond is not touched.
     """
 
-    start: Kernel  # (*gates, r, j, c, c_stride, h, h_stride, count): sets c
+    start: Kernel  # (*gates, r, j, c, c_stride, h, h_stride, count, kept, kept_stride): sets c
     end: Kernel  # (what start returns, r, j, ...): sets h
+    keeps: bool  # whether what a backward pass needs is kept
 
     def on(self, tile: Tile) -> Any:
-        """``(sums, c, c_stride, h, h_stride, count)``: both parts for all of a tile."""
+        """``(sums, c, c_stride, h, h_stride, count, kept, kept_stride)``: both parts for all of a tile."""
         P, at = tile.simd.pointer, types.int64
-        return tile.each(self.start, P, at, P, at, at, then=self.end)
+        return tile.each(self.start, P, at, P, at, at, P, at, then=self.end)
 
 
-def cell_epilogue(simd: Simd) -> Epilogue:
-    """The epilogue of whole registers, one for each gate."""
-    lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
+def gates_of(simd: Simd, keeps: bool, apart: int, store: Kernel) -> Kernel:
+    """``(i, f, g, o, c, kept, at, stride) -> new c, |c|, denominator of o`` of gates before activation.
+
+    An epilogue that ``keeps`` has e^-i, e^-f, +-e^-2|g|, e^-o and c go to ``kept[at]``, each ``apart`` numbers from
+    the one before, by ``store(kept, at, stride, register)``.
+    """
     part = activations(simd)
-    to_c, to_h = part.to_c, part.to_h
+    to_c, to_c_and_powers = part.to_c, part.to_c_and_powers
 
     @inline
-    def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count):
-        at, left = r * c_stride + j * lanes, count - j * lanes
-        new, size, denominator = to_c(i, f, g, o, load_part(c, at, left))
+    def gates(i, f, g, o, c, kept, at, stride):
+        return to_c(i, f, g, o, c)
+
+    @inline
+    def gates_kept(i, f, g, o, c, kept, at, stride):
+        new, size, denominator, e_i, e_f, e_g, e_o = to_c_and_powers(i, f, g, o, c)
+        store(kept, at, stride, e_i)
+        store(kept, at + apart, stride, e_f)
+        store(kept, at + 2 * apart, stride, e_g)
+        store(kept, at + 3 * apart, stride, e_o)
+        store(kept, at + 4 * apart, stride, new)
+        return new, size, denominator
+
+    return gates_kept if keeps else gates
+
+
+def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0) -> Epilogue:
+    """The epilogue of whole registers, one for each gate.
+
+    Registers that are kept stand ``apart`` numbers from each other, as many as they have lanes if that is 0.
+    """
+    lanes, load_part, store_part, store_whole = simd.lanes, simd.load_part, simd.store_part, simd.store
+    apart = apart or lanes
+
+    @inline
+    def store(kept, at, stride, register):
+        store_whole(kept, at, register)
+
+    gates, to_h = gates_of(simd, keeps, apart, store), activations(simd).to_h
+
+    @inline
+    def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
+        at, left, at_kept = r * c_stride + j * lanes, count - j * lanes, r * kept_stride + j * TAPE_REGISTERS * apart
+        new, size, denominator = gates(i, f, g, o, load_part(c, at, left), kept, at_kept, kept_stride)
         store_part(c, at, new, left)
         return new, size, denominator
 
     @inline
-    def end(parts, r, j, c, c_stride, h, h_stride, count):
+    def end(parts, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
         new, size, denominator = parts
         store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
 
-    return Epilogue(start, end)
+    return Epilogue(start, end, keeps)
+
+
+def kept_of(simd: Simd, keeps: bool) -> Kernel:
+    """``(cell, block, r, of)``: where a block of a row is kept, and the stride of rows; without it, anything."""
+    moved, width = simd.moved, TAPE_REGISTERS * simd.lanes
+
+    @inline
+    def nothing(cell, block, r, of):
+        return of.c, 0
+
+    @inline
+    def kept(cell, block, r, of):
+        stride = load_slot(cell, Cell.TAPE_ROW)
+        return moved(of.kept, r * stride + block * width), stride
+
+    return kept if keeps else nothing
 
 
 def y_stride_of(lanes: int) -> Kernel:
@@ -122,17 +174,18 @@ def recurrent_tile(simd: Simd, height: int, blocks: int, epilogue: Epilogue) -> 
     """
     tile = tile_of(simd, height, 4, blocks)
     far = tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if height == 1 else None
-    return step_kernel(f"recur_{height}x{blocks}", simd, tile, far, epilogue.on(tile), counted(height, blocks))
+    name, count = f"recur_{height}x{blocks}", counted(height, blocks)
+    return step_kernel(name, simd, tile, far, epilogue.on(tile), count, epilogue.keeps)
 
 
-def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel) -> Kernel:
+def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel, keeps: bool) -> Kernel:
     """``kernel(plan, r, cell, block, of)``: one step of the rows of a tile from r on, in its blocks from ``block`` on.
 
     ``tile`` has the instructions on the sums, ``far`` a ``dot`` that prefetches, or is None.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
-    y_stride_in = y_stride_of(lanes)
+    y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, keeps)
 
     @named(name)
     def kernel(plan, r, cell, block, of):
@@ -150,7 +203,8 @@ def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: 
         unit = block * lanes
         y_stride = y_stride_in(cell)
         c, y = moved(of.c, r * units + unit), moved(of.y, r * y_stride + unit)
-        finish(add(value, rest), c, units, y, y_stride, units - unit)
+        kept, kept_stride = kept_in(cell, block, r, of)
+        finish(add(value, rest), c, units, y, y_stride, units - unit, kept, kept_stride)
 
     return kernel
 
@@ -161,7 +215,7 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
     For a cell whose X is hoisted. The next block is ``onward`` by 1 or -1.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
-    far_rows, y_stride_in = far_rows_at_once(simd), y_stride_of(lanes)
+    far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.keeps)
     room = simd.scratch(far_rows * width)
     finish = for_tiles(shapes.mr, next_size, {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr})
 
@@ -179,15 +233,16 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
             h = moved(of.h, first * of.h_stride)
             chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
                   h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
+            kept, kept_stride = kept_in(cell, block, first, of)
             finish(plan, count, sums, moved(of.gates, block * of.gap + first * width),
                    moved(of.c, first * units + unit), units,
-                   moved(of.y, first * y_stride + unit), y_stride, units - unit)  # fmt: skip
+                   moved(of.y, first * y_stride + unit), y_stride, units - unit, kept, kept_stride)  # fmt: skip
 
     return step
 
 
 def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
-    """``(plan, r, sums, gates, c, c_stride, y, y_stride, count)``: the epilogue of the rows from r on.
+    """``(plan, r, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride)``: that of the rows from r on.
 
     ``sums`` (of R) and ``gates`` (X) are ``[row][gate][lane]``.
     """
@@ -195,9 +250,10 @@ def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
     load, add, finish, count_tile = tile.load, tile.add, epilogue.on(tile), counted(height)
 
     @named(f"epilogue_{height}")
-    def kernel(plan, r, sums, gates, c, c_stride, y, y_stride, count):
+    def kernel(plan, r, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride):
         count_tile(plan)
         value = add(load(gates, r * width, width, 0), load(sums, r * width, width, 0))
-        finish(value, moved(c, r * c_stride), c_stride, moved(y, r * y_stride), y_stride, count)
+        finish(value, moved(c, r * c_stride), c_stride, moved(y, r * y_stride), y_stride, count,
+               moved(kept, r * kept_stride), kept_stride)  # fmt: skip
 
     return kernel

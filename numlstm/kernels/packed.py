@@ -35,6 +35,7 @@ def set_cell(uniform_run, back, rows, cell, own):
     """Make ``own`` the record of the cell for one uniform run."""
     place_steps(uniform_run, back, cell, own, Cell.SOURCE_AT, Cell.SOURCE_STEP, Cell.SOURCE_ROW)
     place_steps(uniform_run, back, cell, own, Cell.TARGET_AT, Cell.TARGET_STEP, Cell.TARGET_ROW)
+    place_steps(uniform_run, back, cell, own, Cell.TAPE_CELL, Cell.TAPE_STEP, Cell.TAPE_ROW)
     hoist = 0
     if rows <= load_slot(cell, Cell.HOIST_ROWS):
         hoist = load_slot(cell, Cell.HOIST) // rows

@@ -9,9 +9,11 @@ from enum import IntEnum
 from itertools import count
 
 FORWARD, BIND, FASTCALL = "numlstm_forward", "numlstm_bind", "numlstm_fastcall"  # the entries of a kernel object
+BACKWARD = "numlstm_backward"  # that of the kernel object of training, beside FORWARD
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
+TAPE_REGISTERS = 5  # registers of a row and block that training keeps: of the gates i, f, g, o, and c
 LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
 
 
@@ -98,6 +100,8 @@ class Header(metaclass=Slots):
     # of a packed sequence
     PACKED = auto()  # slot of a ``Cell`` record, the kernel's own, with ``UniformRun`` records behind it; 0: not packed
     UNIFORM_RUN_COUNT = auto()
+    # for a kernel that keeps what a backward pass needs
+    TAPE = auto()  # address: [position][block][i f g o c][lane], a position being a row of a step
     LENGTH = auto()  # the header's own length
 
 
@@ -206,6 +210,9 @@ class Cell(metaclass=Slots):
     # of a packed sequence; SOURCE_STEP and TARGET_STEP are then 0 where steps stand behind one another without a gap
     HOIST_ROWS = auto()  # rows of a step up to which it is hoisted
     BACK = auto()  # 1: in reverse
+    TAPE_CELL = auto()  # offset in TAPE of the cell's first step, from a step to the next one, and from row to row
+    TAPE_STEP = auto()
+    TAPE_ROW = auto()
     LENGTH = auto()
 
 

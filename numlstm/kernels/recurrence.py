@@ -44,17 +44,25 @@ class Phases(NamedTuple):
     final_states: Any  # rows
 
 
-def forward_kernel(number: str, lanes: int, shapes: Shapes, fused: bool, pause: tuple[str | int, ...] | None) -> Kernel:
+def forward_kernel(
+    number: str,
+    lanes: int,
+    shapes: Shapes,
+    fused: bool,
+    pause: tuple[str | int, ...] | None,
+    keeps: bool = False,
+) -> Kernel:
     """The kernel ``forward(plan)`` for one number type and one kind of CPU.
 
-    Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence.
+    Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence. One that
+    ``keeps`` stores what a backward pass needs.
     """
     simd = Simd(number, lanes, fused)
     chain = chain_by_k_blocks(simd, shapes)
     phases = Phases(
         initial_states(simd),
         input_projection(simd, shapes, chain, lanes >= LEAST_HALVED),
-        cell_step(simd, shapes, chain),
+        cell_step(simd, shapes, chain, keeps),
         hidden_projection(simd, shapes),
         final_states(simd),
     )
@@ -136,7 +144,10 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
                 phase = project_input(plan, phase, blocks, cell, x, chunk, rows)
             x_gates, gap = moved(gates, done * rows * width), chunk * rows * width
             done += 1
-            of = Operands(x, load_slot(cell, Cell.SOURCE_ROW), h, h_stride, hidden if projected else y, c, x_gates, gap)
+            of_step = load_slot(cell, Cell.TAPE_CELL) + step * load_slot(cell, Cell.TAPE_STEP)
+            kept = moved(pointer_at(plan, Header.TAPE), of_step + first * load_slot(cell, Cell.TAPE_ROW))
+            of = Operands(x, load_slot(cell, Cell.SOURCE_ROW), h, h_stride, hidden if projected else y, c,
+                          x_gates, gap, kept)  # fmt: skip
             phase = recur(plan, phase, blocks, cell, rows, step, of)
             if projected:
                 bump_counter(plan, Header.PROJECTED)
@@ -191,6 +202,9 @@ def row_runner(simd: Simd, phases: Phases) -> Kernel:
         y = moved(pointer_at(plan, load_slot(cell, Cell.TARGET)), y_at)
         h_n = moved(pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT) + row * units)
         c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT) + row * units)
+        tape_step = load_slot(cell, Cell.TAPE_STEP)
+        tape_at = load_slot(cell, Cell.TAPE_CELL) + row * load_slot(cell, Cell.TAPE_ROW) + from_step * tape_step
+        kept = moved(pointer_at(plan, Header.TAPE), tape_at)
         h = h_n
         if from_step > 0:
             h = moved(y, -y_step)
@@ -199,9 +213,9 @@ def row_runner(simd: Simd, phases: Phases) -> Kernel:
         if units % lanes != 0:
             bump_counter(plan, Header.PART)
         for step in range(from_step, to_step):
-            run_step(plan, 0, (units + lanes - 1) // lanes, cell, 1, step, Operands(x, 0, h, 0, y, c, x, 0))
+            run_step(plan, 0, (units + lanes - 1) // lanes, cell, 1, step, Operands(x, 0, h, 0, y, c, x, 0, kept))
             h = y
-            x, y = moved(x, x_step), moved(y, y_step)
+            x, y, kept = moved(x, x_step), moved(y, y_step), moved(kept, tape_step)
         if to_step == load_slot(plan, Header.STEPS):
             put_states(plan, 0, 1, cell, h_n, h)
 
@@ -284,9 +298,9 @@ def copier(simd: Simd) -> Kernel:
     return copy
 
 
-def cell_step(simd: Simd, shapes: Shapes, chain: Kernel) -> Kernel:
+def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, keeps: bool) -> Kernel:
     """``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end)."""
-    epilogue, whole_of = cell_epilogue(simd), whole_blocks(simd.lanes)
+    epilogue, whole_of = cell_epilogue(simd, keeps), whole_blocks(simd.lanes)
     single = recurrent_tile(simd, 1, 1, epilogue)
     wide = by_size(shapes.nr, {n: recurrent_tile(simd, 1, n, epilogue) for n in shapes.nr if n > 1} | {1: single})
     tall = {n: recurrent_tile(simd, n, 1, epilogue) for n in shapes.mr if n > 1}

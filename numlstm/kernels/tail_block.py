@@ -13,67 +13,74 @@ from typing import Any
 
 from .activations import activations
 from .compiler import Kernel, inline
-from .microkernel import Epilogue, cell_epilogue, counted, step_kernel
+from .microkernel import Epilogue, cell_epilogue, counted, gates_of, step_kernel
+from .plan_layout import TAPE_REGISTERS
 from .projection import PAIRS
 from .simd import Simd
 from .tile import Shapes, TileAndTail, by_size, for_tiles, largest_size, tile_of
 
 
-def half_epilogue(simd: Simd) -> Epilogue:
+def half_epilogue(simd: Simd, keeps: bool) -> Epilogue:
     """``cell_epilogue`` of a block with half the lanes, whose gates come two in a register: i and f, g and o."""
-    start_halves, end = cell_epilogue(simd.half)
+    start_halves, end, _ = cell_epilogue(simd.half, keeps, simd.lanes)
     halves = simd.halves
 
     @inline
-    def start(i_and_f, g_and_o, r, j, c, c_stride, h, h_stride, count):
+    def start(i_and_f, g_and_o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
         i, f = halves(i_and_f)
         g, o = halves(g_and_o)
-        return start_halves(i, f, g, o, r, j, c, c_stride, h, h_stride, count)
+        return start_halves(i, f, g, o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride)
 
-    return Epilogue(start, end)
+    return Epilogue(start, end, keeps)
 
 
-def pair_epilogue(simd: Simd) -> Epilogue:
+def pair_epilogue(simd: Simd, keeps: bool) -> Epilogue:
     """``half_epilogue`` of the rows 2r and 2r + 1, whose halves fill a register of every gate."""
-    load_part, store_part = simd.half.load_part, simd.half.store_part
+    load_part, store_part, store_half = simd.half.load_part, simd.half.store_part, simd.half.store
     lower, upper, joined, halves = simd.lower, simd.upper, simd.joined, simd.halves
-    part = activations(simd)
-    to_c, to_h = part.to_c, part.to_h
 
     @inline
-    def start(i_and_f, g_and_o, next_i_and_f, next_g_and_o, r, j, c, c_stride, h, h_stride, count):
+    def store(kept, at, stride, register):
+        of_row, of_next = halves(register)
+        store_half(kept, at, of_row)
+        store_half(kept, at + stride, of_next)
+
+    gates, to_h = gates_of(simd, keeps, simd.lanes, store), activations(simd).to_h
+
+    @inline
+    def start(i_and_f, g_and_o, next_i_and_f, next_g_and_o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
         at = 2 * r * c_stride
         i, f = lower(i_and_f, next_i_and_f), upper(i_and_f, next_i_and_f)
         g, o = lower(g_and_o, next_g_and_o), upper(g_and_o, next_g_and_o)
         before = joined(load_part(c, at, count), load_part(c, at + c_stride, count))
-        new, size, denominator = to_c(i, f, g, o, before)
+        new, size, denominator = gates(i, f, g, o, before, kept, 2 * r * kept_stride, kept_stride)
         of_row, of_next = halves(new)
         store_part(c, at, of_row, count)
         store_part(c, at + c_stride, of_next, count)
         return new, size, denominator
 
     @inline
-    def end(parts, r, j, c, c_stride, h, h_stride, count):
+    def end(parts, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
         new, size, denominator = parts
         of_row, of_next = halves(to_h(new, size, denominator))
         store_part(h, 2 * r * h_stride, of_row, count)
         store_part(h, (2 * r + 1) * h_stride, of_next, count)
 
-    return Epilogue(start, end)
+    return Epilogue(start, end, keeps)
 
 
 def single_tail(simd: Simd, of_half: Epilogue) -> Kernel:
     """``step_kernel`` of one row in the tail block."""
     tile = tile_of(simd, 1, PAIRS)
-    return step_kernel("recur_1x1_half", simd, tile, None, of_half.on(tile), counted(1, half=True))
+    return step_kernel("recur_1x1_half", simd, tile, None, of_half.on(tile), counted(1, half=True), of_half.keeps)
 
 
 def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:
     """``step_kernel`` of several rows in the tail block, finished two by two."""
     tile = tile_of(simd, height, PAIRS)
     of_pairs = tile_of(simd, height // 2, 4)  # the same registers, four of each pair
-    finish = of_pair.on(of_pairs)
-    return step_kernel(f"recur_{height}x1_half", simd, tile, None, finish, counted(height, half=True))
+    finish, count = of_pair.on(of_pairs), counted(height, half=True)
+    return step_kernel(f"recur_{height}x1_half", simd, tile, None, finish, count, of_pair.keeps)
 
 
 def wide_tail(simd: Simd, epilogue: Epilogue, of_half: Epilogue, blocks: int) -> Kernel:
@@ -83,23 +90,23 @@ def wide_tail(simd: Simd, epilogue: Epilogue, of_half: Epilogue, blocks: int) ->
     """
     moved, others = simd.moved, (blocks - 1) * simd.lanes  # units
     tile, tail = tile_of(simd, 1, 4, blocks - 1), tile_of(simd, 1, PAIRS)
-    finish_whole, (start, end) = epilogue.on(tile), of_half
+    finish_whole, (start, end, keeps), at_tail = epilogue.on(tile), of_half, (blocks - 1) * TAPE_REGISTERS * simd.lanes
 
     @inline
-    def finish(sums, c, c_stride, h, h_stride, count):
+    def finish(sums, c, c_stride, h, h_stride, count, kept, kept_stride):
         of_whole, (i_and_f, g_and_o) = sums
-        c_tail, h_tail, left = moved(c, others), moved(h, others), count - others
-        parts = start(i_and_f, g_and_o, 0, 0, c_tail, 0, h_tail, 0, left)
-        finish_whole(of_whole, c, c_stride, h, h_stride, count)
-        end(parts, 0, 0, c_tail, 0, h_tail, 0, left)
+        c_tail, h_tail, left, kept_tail = moved(c, others), moved(h, others), count - others, moved(kept, at_tail)
+        parts = start(i_and_f, g_and_o, 0, 0, c_tail, 0, h_tail, 0, left, kept_tail, 0)
+        finish_whole(of_whole, c, c_stride, h, h_stride, count, kept, kept_stride)
+        end(parts, 0, 0, c_tail, 0, h_tail, 0, left, kept_tail, 0)
 
     both = TileAndTail(tile, tail)
-    return step_kernel(f"recur_1x{blocks}_half", simd, both, None, finish, counted(1, blocks, half=True))
+    return step_kernel(f"recur_1x{blocks}_half", simd, both, None, finish, counted(1, blocks, half=True), keeps)
 
 
 def last_block(simd: Simd, epilogue: Epilogue, shapes: Shapes) -> tuple[Any, Kernel]:
     """For kernels with tail blocks: (kernels for one row by its number of blocks, a loop over tiles of rows)."""
-    of_half, of_pair = half_epilogue(simd), pair_epilogue(simd)
+    of_half, of_pair = half_epilogue(simd, epilogue.keeps), pair_epilogue(simd, epilogue.keeps)
     single = single_tail(simd, of_half)
     wide = {n: wide_tail(simd, epilogue, of_half, n) for n in shapes.nr if n > 1}
     tall = {n: tall_tail(simd, of_pair, n) for n in shapes.row_pairs if n > 1}

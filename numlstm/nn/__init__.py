@@ -9,15 +9,20 @@ In: arrays, gradients. Out: results, gradients. Nothing here knows LSTMs or kern
 Examples
 --------
 >>> import numpy as np
->>> head = Linear(2, 1, dtype=np.float64, seed=0)
->>> x, y = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([[1.0], [2.0], [3.0]])
->>> for _ in range(200):
-...     prediction, backward = head.vjp(x)
-...     value, d_prediction = mse_loss(prediction, y)
-...     for name, gradient in backward(d_prediction).parameters.items():
-...         setattr(head, name, getattr(head, name) - 0.5 * gradient)
->>> round(value, 6), head([[2.0, 2.0]]).round(3).tolist()
-(0.0, [[6.0]])
+>>> import numlstm
+>>> from numlstm import optim
+>>> lstm, head = numlstm.LSTM(1, 8, seed=0), Linear(8, 1, seed=0)
+>>> optimiser = optim.Adam([lstm, head], lr=0.05)
+>>> wave = np.sin(np.arange(40.0)).reshape(40, 1, 1)
+>>> for _ in range(100):
+...     (output, _), lstm_backward = lstm.vjp(wave[:-1])
+...     prediction, head_backward = head.vjp(output)
+...     value, d_prediction = mse_loss(prediction, wave[1:])
+...     of_head = head_backward(d_prediction)
+...     of_lstm = lstm_backward(of_head.input)
+...     optimiser.step([of_lstm.parameters, of_head.parameters])
+>>> value < 0.01
+True
 """
 
 from numlstm.nn.layers import Embedding, Linear

@@ -47,7 +47,17 @@ class Executor:
         float32 or float64.
     """
 
-    __slots__ = ("__weakref__", "_kernel", "config", "dispatch_table", "dtype", "idle", "inline_cache", "plans")
+    __slots__ = (
+        "__weakref__",
+        "_kernel",
+        "config",
+        "dispatch_table",
+        "dtype",
+        "idle",
+        "inline_cache",
+        "plans",
+        "training",
+    )
 
     def __init__(self, config: Config, dtype: np.dtype[Any]) -> None:
         self.config, self.dtype = config, dtype
@@ -58,6 +68,7 @@ class Executor:
         self.dispatch_table: tuple[dict[Shape, FastCall | None], ...] = {}, {}, {}
         self.inline_cache: list[FastCall | None] = [None, None, None]
         self._kernel: Kernel | None = None
+        self.training: Any = None  # what `autodiff.passes` keeps
         planner.dependents.add(self)
 
     @property

@@ -18,12 +18,14 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..compiler import STANDALONE
+from ..compiler import STANDALONE, Kernel
 from ..entries.fastcall import python_entries
 from ..entries.stream import streamed
-from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from ..recurrence import forward_kernel
 from ..tile import REGISTERS_16, REGISTERS_32, Shapes
+from ..training.backward import backward_kernel
+from .fingerprint import TRAINING, of_training
 from .levels import Level
 
 
@@ -79,22 +81,27 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
     module.verify()
 
 
+def engine_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
+    """The forward kernel by itself, and what Python and a stream call."""
+    forward = forward_kernel(number, level.lanes(number), shapes, level.fused, level.pause)
+    bind, fastcall = python_entries(forward)
+    step, stream_call, exchange = streamed(forward)
+    return {FORWARD: forward, BIND: bind, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: stream_call, EXCHANGE: exchange}
+
+
+def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
+    """The forward kernel that keeps what its gradients need, and the backward kernel."""
+    lanes = level.lanes(number)
+    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, keeps=True)
+    return {FORWARD: forward, BACKWARD: backward_kernel(number, lanes, shapes, level.fused)}
+
+
 @global_compiler_lock
 def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     """The optimised module of the forward kernel for a number type and level, and its target machine."""
-    lanes = level.lanes(number)
     shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
-    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
-    bind, fastcall = python_entries(forward)
-    step, stream_call, exchange = streamed(forward)
-    entries = {
-        FORWARD: forward,
-        BIND: bind,
-        FASTCALL: fastcall,
-        STEP: step,
-        STREAM_ENTRY: stream_call,
-        EXCHANGE: exchange,
-    }
+    make = training_entries if of_training(number) else engine_entries
+    entries = make(number.removesuffix(TRAINING), level, shapes)
     module = bare_module(entries)
     machine = target_machine(level)
     optimise(module, machine, tuple(entries))

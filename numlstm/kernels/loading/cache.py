@@ -52,10 +52,10 @@ def fingerprint(number: str, level: Level) -> str:
     OSError
         If neither sources nor bytecode can be read, as in some bundled applications.
     """
-    digest = hashlib.sha256(f"{number} {level!r}".encode())
+    digest, training = hashlib.sha256(f"{number} {level!r}".encode()), kernel_sources.of_training(number)
     for package in ("numba", "llvmlite"):
         digest.update(metadata.version(package).encode())
-    names = kernel_sources.deciding() or kernel_sources.deciding(ending=".pyc")
+    names = kernel_sources.deciding(training=training) or kernel_sources.deciding(ending=".pyc", training=training)
     if not names:
         raise FileNotFoundError(
             f"the kernels' sources are not in {kernel_sources.FOLDER}, and other versions have other kernels"

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
 from .levels import Level
 
 Forward = Callable[[int], None]
@@ -14,6 +14,7 @@ Step = Callable[[int], int]
 Exchange = Callable[[int, int, int], int]
 Bound = Callable[[object], Any]
 ENTRIES = FORWARD, BIND, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE
+TRAINING_ENTRIES = FORWARD, BACKWARD
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
@@ -37,6 +38,26 @@ class Kernel(NamedTuple):
     origin: str
     seconds: float
     keep: object  # what owns the code's memory
+
+
+class TrainingKernel(NamedTuple):
+    """A loaded kernel for training: ``forward`` also keeps what ``backward`` needs; both take the address of a plan."""
+
+    forward: Forward
+    backward: Forward
+    level: Level
+    origin: str
+    seconds: float
+    keep: object
+
+
+def callable_training(
+    address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object
+) -> TrainingKernel:
+    """The C functions at the addresses of ``TRAINING_ENTRIES``."""
+    forward, backward = (ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[name]) for name in TRAINING_ENTRIES)
+    forward.code = keep  # type: ignore[attr-defined]  # as that of the other kernel
+    return TrainingKernel(forward, backward, level, origin, time.perf_counter() - begun, keep)
 
 
 def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object) -> Kernel:

@@ -12,6 +12,8 @@ __loader__: Any  # that of this module
 COMPILERS = {"build", "levels"}  # the rest of loading/ has no influence on the code
 FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # that of the kernels
 
+TRAINING = "-training"  # ends the name of a kernel whose sources are in training/ too
+
 
 def listed(folder: str) -> list[str]:
     """The names in a folder of this package, also in a zip archive that Python imports from."""
@@ -34,24 +36,31 @@ def read(path: str) -> bytes:
     return content
 
 
-def deciding(folder: str = FOLDER, ending: str = ".py") -> list[str]:
+def of_training(name: str) -> bool:
+    """Whether a kernel of this name is that of training: "float32-training", not "float32"."""
+    return name.endswith(TRAINING)
+
+
+def deciding(folder: str = FOLDER, ending: str = ".py", *, training: bool = False) -> list[str]:
     """The files that the machine code depends on, by name; none where there is only bytecode."""
     initial = f"__init__{ending}"
     kernels = [name for name in listed(folder) if name.endswith(ending) and name != initial]
     if not kernels:
         return []
-    entries = [name for name in listed(os.path.join(folder, "entries")) if name.endswith(ending) and name != initial]
     compilers = [name for name in listed(os.path.join(folder, "loading")) if name.removesuffix(ending) in COMPILERS]
-    return sorted([*kernels, *(f"entries/{name}" for name in entries), *(f"loading/{name}" for name in compilers)])
+    kernels += [f"loading/{name}" for name in compilers]
+    for below in ("entries", "training") if training else ("entries",):
+        kernels += [f"{below}/{n}" for n in listed(os.path.join(folder, below)) if n.endswith(ending) and n != initial]
+    return sorted(kernels)
 
 
-def name(level: Level, folder: str = FOLDER) -> str | None:
+def name(level: Level, folder: str = FOLDER, *, training: bool = False) -> str | None:
     """A name for the content of the sources and a level; None where there are no sources.
 
     A checksum is enough to notice an edited kernel. A cryptographic hash would add 3 ms and 4 MB to a start, and
     whoever could forge the name could edit the kernels as well.
     """
-    names = deciding(folder)
+    names = deciding(folder, training=training)
     if not names:
         return None
     sum, length = zlib.crc32(repr(level).encode()), 0

@@ -10,7 +10,8 @@ from numlstm.base.log import lengthy, log
 from numlstm.base.requirements import install
 
 from . import cache
-from .entry_points import Kernel
+from .entry_points import Kernel, TrainingKernel
+from .fingerprint import of_training
 from .levels import Level
 
 BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB were measured
@@ -19,7 +20,7 @@ BUILD_SPACE = 3 << 29  # bytes of address space that compiling takes: 1.2 GB wer
 lock = fork_safe(threading.Lock())
 
 
-def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
+def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel | TrainingKernel:
     """The kernel of a number type and level; ``reason`` says why no shipped one is used.
 
     Raises
@@ -32,7 +33,7 @@ def kernel(number: str, level: Level, reason: str, begun: float) -> Kernel:
     log().info("numlstm: no shipped %s kernels are used: %s", number, reason)
     try:
         code, origin = object_code(number, level)
-        return link(code, level, origin, begun)
+        return link(code, level, origin, begun, of_training(number))
     except (ImportError, OSError, MemoryError) as error:  # OSError: llvmlite's library does not load
         raise ImportError(
             f"numlstm has no {number} kernels for this CPU, whose level is {level.name}, and cannot make them.\n"

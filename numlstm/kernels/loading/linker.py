@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .entry_points import ENTRIES, Kernel, callable_kernel
+from .entry_points import ENTRIES, TRAINING_ENTRIES, Kernel, TrainingKernel, callable_kernel, callable_training
 from .levels import Level
 
 
-def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
+def link(code: bytes, level: Level, origin: str, begun: float, training: bool = False) -> Kernel | TrainingKernel:
     """Load an object by LLVM's linker."""
     import llvmlite.binding as llvm
 
@@ -18,7 +18,7 @@ def link(code: bytes, level: Level, origin: str, begun: float) -> Kernel:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, use_lmm=True)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    address = {name: engine.get_function_address(name) for name in ENTRIES}
+    address = {name: engine.get_function_address(name) for name in (TRAINING_ENTRIES if training else ENTRIES)}
     if not all(address.values()):
         raise RuntimeError(f"the kernel object lacks one of its entries {', '.join(address)}")
-    return callable_kernel(address, level, origin, begun, engine)
+    return (callable_training if training else callable_kernel)(address, level, origin, begun, engine)

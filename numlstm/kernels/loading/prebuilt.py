@@ -13,7 +13,7 @@ import sys
 import zlib
 
 from . import fingerprint
-from .entry_points import ENTRIES, Kernel, callable_kernel
+from .entry_points import ENTRIES, TRAINING_ENTRIES, Kernel, TrainingKernel, callable_kernel, callable_training
 from .levels import Level
 
 FOLDER = os.path.join(fingerprint.FOLDER, "shipped")
@@ -57,7 +57,7 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
     if not alike:
         raise Unfit(f"none came with this installation for {level.name}")
     try:
-        source = fingerprint.name(level)
+        source = fingerprint.name(level, training=fingerprint.of_training(number))
         fits = {check: path for (of, check), path in alike.items() if source in (None, of)}
         for check, path in fits.items():
             if checksum(content := fingerprint.read(path)) == check:
@@ -70,15 +70,17 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
     raise Unfit(f"{', '.join(fits.values())} is damaged")
 
 
-def load(number: str, level: Level, begun: float) -> Kernel:
+def load(number: str, level: Level, begun: float) -> Kernel | TrainingKernel:
     """The kernel from its shipped library. Raises `Unfit` if there is none."""
     path, content = find(number, level)
+    entries = TRAINING_ENTRIES if fingerprint.of_training(number) else ENTRIES
     try:
         library = ctypes.CDLL(path) if os.path.isfile(path) else _from_archive(os.path.basename(path), content)
-        address = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in ENTRIES}
+        address = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0 for name in entries}
     except (OSError, AttributeError) as error:
         raise Unfit(f"the system does not load one: {error}") from None
-    return callable_kernel(address, level, f"shipped: {path}", begun, library)
+    make = callable_training if fingerprint.of_training(number) else callable_kernel
+    return make(address, level, f"shipped: {path}", begun, library)
 
 
 def _from_archive(name: str, content: bytes) -> ctypes.CDLL:

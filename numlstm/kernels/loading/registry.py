@@ -10,17 +10,19 @@ import os
 import threading
 import time
 from functools import cache
+from typing import cast
 
 from numlstm.base.fork_locks import fork_safe, let_forks_pass
 
 from . import prebuilt
-from .entry_points import Kernel
+from .entry_points import Kernel, TrainingKernel
+from .fingerprint import TRAINING
 from .levels import Level, this_machine
 
 if not os.path.isdir(prebuilt.FOLDER):  # jit imports it, and a fork must not come amid an import
     import logging  # noqa: F401
 _lock = fork_safe(threading.Lock())
-_loaded: dict[str, Kernel] = {}
+_loaded: dict[str, Kernel | TrainingKernel] = {}
 
 
 @cache
@@ -42,6 +44,16 @@ def kernel(number: str) -> Kernel:
     ImportError
         There is none, and Numba or llvmlite cannot be imported or may not have the memory to make one.
     """
+    return cast(Kernel, _load(number))
+
+
+def training_kernel(number: str) -> TrainingKernel:
+    """The kernel of training, likewise."""
+    return cast(TrainingKernel, _load(number + TRAINING))
+
+
+def _load(number: str) -> Kernel | TrainingKernel:
+    """The kernel of that name."""
     loaded = _loaded.get(number)
     if loaded is None:
         begun, reason = time.perf_counter(), ""

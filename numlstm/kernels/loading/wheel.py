@@ -16,7 +16,7 @@ from . import fingerprint, prebuilt
 from .levels import LEVELS, Level, this_machine
 
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
-NUMBERS = "float32", "float64"
+NUMBERS = "float32", "float64", "float32-training", "float64-training"
 LINKERS = "ld", "ld.lld"
 # needs no C library and has no undefined names: it loads under any C library, and its bytes are reproducible
 OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
@@ -64,7 +64,7 @@ def build(number: str, level: Level, folder: Path) -> Path:
 
 def place(number: str, level: Level, library: bytes, folder: Path) -> Path:
     """Write a library into a folder under the name that `prebuilt` looks for."""
-    source = fingerprint.name(level)
+    source = fingerprint.name(level, training=fingerprint.of_training(number))
     if source is None:
         raise RuntimeError("kernels are not built without their sources")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,341 @@
+"""For the sizes of a call: the plans of the pass that keeps and of the pass back, and what memory they take.
+
+Sequences are positions: the rows of all steps, one step after the other. Every buffer is a part of a flat array of
+numbers: ``kept`` lives as long as the call's gradients may be asked for, ``scratch`` for a pass.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numlstm.base.config import Config
+from numlstm.base.typing import Array
+from numlstm.kernels.plan_layout import LINE, TAPE_REGISTERS, Cell, Header
+from numlstm.kernels.training.backward_layout import RUN, Back, BackCell, StepBack
+from numlstm.runtime.packed_weights import Panels
+from numlstm.runtime.planner import make_plan
+
+CHUNK_BYTES = 256 << 10  # of the gradients of gates in a chunk: what stays in a second-level cache
+CHUNK_MOST = 256  # positions of a chunk, of steps of fewer rows
+QUAD = 4  # registers of a panel of the pass back
+
+
+class Room:
+    """Parts of a flat array, each beginning on a cache line."""
+
+    def __init__(self, itemsize: int) -> None:
+        self.line = LINE // itemsize
+        self.size = 0
+
+    def take(self, count: int) -> int:
+        """The offset of a new part of so many numbers."""
+        at = self.size
+        self.size = -(-(at + count) // self.line) * self.line
+        return at
+
+
+class Slots:
+    """The slots of a plan; those that hold addresses hold offsets until a call says from where."""
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+        self.relative: dict[str, list[int]] = {}
+
+    def put(self, base: str, slot: int, offset: int) -> None:
+        """A slot for the address of the number at an offset in what the call has by the name of ``base``."""
+        self.values[slot] = offset
+        self.relative.setdefault(base, []).append(slot)
+
+    def finish(self, itemsize: int) -> None:
+        """Count offsets in bytes from here on."""
+        self.places = {base: np.array(slots) for base, slots in self.relative.items()}
+        for places in self.places.values():
+            self.values[places] *= itemsize
+
+    def at(self, **bases: int) -> Array:
+        """A plan to run, with parts at these addresses; None are those whose address is 0."""
+        values = self.values.copy()
+        for base, places in self.places.items():
+            if bases[base]:
+                values[places] += bases[base]
+            else:
+                values[places] = 0
+        return values
+
+
+class TrainingPlan(NamedTuple):
+    """What the passes over positions of some sizes need."""
+
+    steps: int
+    rows: int
+    positions: int
+    forward: Slots
+    backward: Slots
+    kept: int  # numbers that live on; the input comes first
+    hidden: tuple[int, ...]  # where in them the sequence is that each layer puts out
+    dropped: tuple[int, ...]  # and what the next one reads, where dropout makes that another one
+    initial: tuple[int, int]  # h_0 and c_0
+    forward_scratch: int
+    backward_scratch: int
+    transposed: int
+    between: tuple[int, int]  # where in the scratch the gradients of what a layer reads are, in turns
+    tables: list[Array]  # what the slots have addresses of
+
+
+def step_table(sizes: Array, reverse: bool, chunk_rows: int) -> Array:
+    """The ``StepBack`` records of one direction, from how many rows take each step."""
+    steps = len(sizes)
+    begins = np.cumsum(sizes) - sizes
+    order = np.arange(steps) if reverse else np.arange(steps)[::-1]
+    earlier = order + (1 if reverse else -1)
+    there = (earlier >= 0) & (earlier < steps)
+    before = np.where(there, earlier, 0)
+    table = np.empty((steps, StepBack.LENGTH), np.int64)
+    table[:, StepBack.ROWS], table[:, StepBack.BEGIN] = sizes[order], begins[order]
+    table[:, StepBack.BEFORE] = begins[before]
+    table[:, StepBack.ROWS_BEFORE] = np.where(there, np.minimum(sizes[before], sizes[order]), 0)
+    table[:, StepBack.ENDS] = run_ends(sizes[order], chunk_rows)
+    return table
+
+
+def run_ends(rows: Array, chunk_rows: int) -> Array:
+    """1 where a run ends, 2 where a chunk does: a run is as many whole steps as have at most RUN rows.
+
+    >>> run_ends(np.array([30, 30, 30, 30, 30]), 130).tolist()
+    [0, 1, 0, 2, 2]
+    """
+    ends = np.zeros(len(rows), np.int64)
+    if len(rows) and rows[0] == rows[-1]:  # of one size, for packed ones only fall or only rise
+        of_run = max(1, RUN // int(rows[0]))
+        ends[of_run - 1 :: of_run] = 1
+        runs = max(1, chunk_rows // (of_run * int(rows[0])))
+        ends[runs * of_run - 1 :: runs * of_run] = 2
+    else:
+        of_run = of_chunk = 0
+        for n, count in enumerate(rows.tolist()):
+            if n and of_run + count > RUN:
+                ends[n - 1], of_chunk, of_run = 1, of_chunk + of_run, 0
+                if of_chunk + RUN > chunk_rows:
+                    ends[n - 1], of_chunk = 2, 0
+            of_run += count
+    ends[-1:] = 2
+    return ends
+
+
+def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool) -> TrainingPlan:
+    """The plan for a batch of one length, or for as many rows a step as ``sizes`` says.
+
+    Parameters
+    ----------
+    panels : Panels
+    steps, rows : int
+        Of the longest sequence, and of the first step.
+    sizes : array of int64, (steps,), or None
+    drops : bool
+        Whether what a layer reads is not what the one below has put out.
+    """
+    config, itemsize = panels.config, panels.dtype.itemsize
+    every = np.full(steps, rows) if sizes is None else sizes
+    positions, features = int(every.sum()), config.num_directions * config.output_size
+    blocks, cells = -(-config.hidden_size // panels.lanes), config.num_layers * config.num_directions
+    kept = Room(itemsize)
+    kept.take(positions * config.input_size)
+    hidden = tuple(kept.take(positions * features) for _ in range(config.num_layers))
+    dropped = tuple(kept.take(positions * features) for _ in range(config.num_layers - 1)) if drops else hidden[:-1]
+    initial = kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size)
+    of_cell = positions * blocks * TAPE_REGISTERS * panels.lanes
+    gates = [kept.take(of_cell) for _ in range(cells)]
+    forward, forward_scratch = _forward_slots(panels, steps, rows, sizes, positions, hidden, dropped, gates)
+    backward = _BackwardPlan(panels, rows, every, positions, hidden, dropped, initial, gates)
+    return TrainingPlan(
+        steps, rows, positions, forward, backward.slots, kept.size, hidden, dropped, initial, forward_scratch,
+        backward.scratch.size, backward.transposed.size, backward.between, backward.tables,
+    )  # fmt: skip
+
+
+def _forward_slots(
+    panels: Panels,
+    steps: int,
+    rows: int,
+    sizes: Array | None,
+    positions: int,
+    hidden: tuple[int, ...],
+    dropped: tuple[int, ...],
+    gates: list[int],
+) -> tuple[Slots, int]:
+    """The engine's own plan for these sizes, but that every layer writes a sequence of its own, and keeps."""
+    config, itemsize, scratch = panels.config, panels.dtype.itemsize, Room(panels.dtype.itemsize)
+    features = config.num_directions * config.output_size
+    row = -(-config.hidden_size // panels.lanes) * TAPE_REGISTERS * panels.lanes
+    strides, output_strides = (
+        (0 if sizes is not None else rows * width * itemsize, width * itemsize, itemsize)
+        for width in (config.input_size, features)
+    )
+    plan = make_plan(panels, (steps, rows, config.input_size), strides, output_strides, sizes=sizes)
+    slots = Slots(plan.slots.copy())
+    for n, (layer, direction, _) in enumerate(config.cells()):
+        cell = Header.LENGTH + n * Cell.LENGTH
+        if layer > 0:  # both are read and written through BELOW, which is where the kept numbers begin
+            slots.values[cell + Cell.SOURCE] = Header.BELOW
+            slots.values[cell + Cell.SOURCE_AT] += dropped[layer - 1]
+        slots.values[cell + Cell.TARGET] = Header.BELOW
+        slots.values[cell + Cell.TARGET_AT] += hidden[layer]
+        slots.values[cell + Cell.TAPE_ROW] = row
+        slots.values[cell + Cell.TAPE_CELL] = gates[n]
+        if sizes is None:
+            last = (steps - 1) * rows * row if direction else 0
+            slots.values[cell + Cell.TAPE_CELL] += last
+            slots.values[cell + Cell.TAPE_STEP] = -rows * row if direction else rows * row
+    for slot in (Header.INPUT, Header.BELOW, Header.TAPE):
+        slots.put("kept", slot, 0)
+    for slot, base in (
+        (Header.H_0, "h_0"),
+        (Header.C_0, "c_0"),
+        (Header.H_N, "h_n"),
+        (Header.C_N, "c_n"),
+        (Header.PANELS, "panels"),
+    ):
+        slots.put(base, slot, 0)
+    slots.put("scratch", Header.GATES, scratch.take(plan.gates))
+    slots.put("scratch", Header.HIDDEN, scratch.take(plan.hidden))
+    slots.finish(itemsize)
+    return slots, scratch.size
+
+
+class _BackwardPlan:
+    """Slots of a pass back, and the parts of its scratch."""
+
+    def __init__(
+        self,
+        panels: Panels,
+        rows: int,
+        sizes: Array,
+        positions: int,
+        hidden: tuple[int, ...],
+        dropped: tuple[int, ...],
+        initial: tuple[int, int],
+        gates: list[int],
+    ) -> None:
+        config, itemsize = panels.config, panels.dtype.itemsize
+        self.panels, self.config, self.rows = panels, config, rows
+        self.scratch, self.transposed = Room(itemsize), Room(itemsize)
+        cells, features = config.num_layers * config.num_directions, config.num_directions * config.output_size
+        self.slots = Slots(np.zeros(Back.LENGTH + cells * BackCell.LENGTH, np.int64))
+        wanted = min(CHUNK_MOST, max(RUN, CHUNK_BYTES // (4 * config.hidden_size * itemsize)))
+        self.tables = [step_table(sizes, bool(direction), wanted) for direction in range(config.num_directions)]
+        chunk = max(_largest_chunk(table) for table in self.tables)
+        self._header(len(sizes), chunk)
+        if config.num_layers > 1:
+            self.between = self.scratch.take(positions * features), self.scratch.take(positions * features)
+        else:
+            self.between = 0, 0
+        gradients = 0
+        for n, (layer, direction, _) in enumerate(config.cells()):
+            cell = Back.LENGTH + n * BackCell.LENGTH
+            self._sizes(cell, n, layer)
+            put, inputs = self.slots.put, config.layer_input_size(layer)
+            put("kept", cell + BackCell.X, 0 if layer == 0 else dropped[layer - 1])
+            put("kept", cell + BackCell.H, hidden[layer] + direction * config.output_size)
+            put("kept", cell + BackCell.H_0, initial[0] + n * rows * config.output_size)
+            put("kept", cell + BackCell.C_0, initial[1] + n * rows * config.hidden_size)
+            put("d_h", cell + BackCell.D_H, n * rows * config.output_size)
+            put("d_c", cell + BackCell.D_C, n * rows * config.hidden_size)
+            at = direction * config.output_size
+            if layer == config.num_layers - 1:
+                put("d_output", cell + BackCell.D_OUTPUT, at)
+            else:
+                put("scratch", cell + BackCell.D_OUTPUT, self.between[layer % 2] + at)
+            if layer == 0:
+                put("d_input", cell + BackCell.D_INPUT, 0)
+            else:
+                put("scratch", cell + BackCell.D_INPUT, self.between[(layer - 1) % 2])
+            values = self.slots.values
+            values[cell + BackCell.TAPE_AT] = gates[n]
+            values[cell + BackCell.STEP_TABLE] = self.tables[direction].ctypes.data
+            values[cell + BackCell.X_ROW] = values[cell + BackCell.D_INPUT_ROW] = inputs
+            values[cell + BackCell.H_ROW] = values[cell + BackCell.D_OUTPUT_ROW] = features
+            values[cell + BackCell.D_INPUT_ADDED] = direction
+            shapes = config.cell_shapes(layer)
+            of_name = {"weight_ih": BackCell.D_WEIGHT_IH, "weight_hh": BackCell.D_WEIGHT_HH}
+            of_name |= {"bias_ih": BackCell.D_BIAS, "weight_hr": BackCell.D_WEIGHT_HR}
+            for name, shape in shapes.items():
+                if name in of_name:
+                    put("gradients", cell + of_name[name], gradients)
+                gradients += int(np.prod(shape))
+        self.slots.finish(itemsize)
+
+    def _header(self, steps: int, chunk: int) -> None:
+        config, lanes = self.config, self.panels.lanes
+        values, put, take = self.slots.values, self.slots.put, self.scratch.take
+
+        def filled(count: int) -> int:
+            return -(-count // lanes) * lanes
+
+        inputs, outputs, units = (
+            max(config.layer_input_size(layer) for layer in range(config.num_layers)),
+            config.output_size,
+            config.hidden_size,
+        )
+        values[Back.CELLS_TO], values[Back.DIRECTIONS] = (
+            config.num_layers * config.num_directions,
+            config.num_directions,
+        )
+        values[Back.STEPS], values[Back.ROWS] = steps, self.rows
+        values[Back.BIAS], values[Back.CHUNK_ROWS] = config.bias, chunk
+        # an odd number of cache lines, so that the same number of many positions is not in the same set of a cache
+        line = LINE // self.panels.dtype.itemsize
+        da_row = -(-4 * units // (QUAD * lanes)) * QUAD * lanes
+        da_row = (-(-da_row // line) | 1) * line
+        values[Back.DA_ROW] = da_row
+        put("panels", Back.PANELS, 0)
+        put("transposed", Back.TRANSPOSED, 0)
+        put("kept", Back.TAPE, 0)
+        projected = config.proj_size > 0
+        for slot, count in (
+            (Back.DA, chunk * da_row),
+            (Back.SOURCES, chunk * filled(inputs + outputs)),
+            (Back.SUMS, 4 * units * filled(inputs + outputs)),
+            (Back.BIAS_SUMS, da_row),
+            (Back.DX_SUMS, chunk * filled(inputs)),
+            (Back.DH, self.rows * filled(outputs)),
+            (Back.DT, projected * chunk * filled(outputs)),
+            (Back.DM, projected * self.rows * filled(units)),
+            (Back.M, projected * chunk * filled(units)),
+            (Back.M_SUMS, projected * outputs * filled(units)),
+            (Back.RUNS, (steps + chunk + 2) * 8 // self.panels.dtype.itemsize),
+        ):
+            put("scratch", slot, take(count))
+
+    def _sizes(self, cell: int, n: int, layer: int) -> None:
+        config, lanes, values = self.config, self.panels.lanes, self.slots.values
+        inputs, outputs, units = config.layer_input_size(layer), config.output_size, config.hidden_size
+        layout, take = self.panels.layout(n), self.transposed.take
+        for slot, value in (
+            (BackCell.INPUTS, inputs),
+            (BackCell.OUTPUTS, outputs),
+            (BackCell.UNITS, units),
+            (BackCell.PROJECTED, config.proj_size > 0),
+            (BackCell.PANEL, layout.panel),
+            (BackCell.HR_PANEL, layout.hr_panel),
+            (BackCell.IH_TRANSPOSED, take(4 * units * -(-inputs // lanes) * lanes)),
+            (BackCell.HH_TRANSPOSED, take(4 * units * -(-outputs // lanes) * lanes)),
+            (BackCell.HR_TRANSPOSED, take(config.proj_size * -(-units // lanes) * lanes)),
+        ):
+            values[cell + slot] = value
+
+
+def _largest_chunk(table: Array) -> int:
+    """Positions of the largest chunk of a step table."""
+    ends = np.cumsum(table[:, StepBack.ROWS])[table[:, StepBack.ENDS] == 2]
+    return int(np.diff(ends, prepend=0).max())
+
+
+def gradient_places(config: Config) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Where the gradient of each parameter stands in the array of all of them, and its shape."""
+    places, at = {}, 0
+    for name, shape in config.parameter_shapes().items():
+        places[name] = at, shape
+        at += int(np.prod(shape))
+    return places
