@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import empty, ndarray
 
+from numlstm.autodiff.gradients import Gradients
 from numlstm.base.typing import States, StatesLike
 from numlstm.base.validation.arguments import cell_config, check_cpu, parameter_dtype
 from numlstm.base.validation.arrays import own_shape, real_array
@@ -15,7 +17,6 @@ from numlstm.module import Module
 from numlstm.runtime.call import Call
 
 if TYPE_CHECKING:
-    from numlstm.autodiff import calls
     from numlstm.parameter_types import CellParameters
 else:
     CellParameters = Module
@@ -155,7 +156,7 @@ class LSTMCell(CellParameters):
 
     __call__ = forward
 
-    def vjp(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[States, calls.Backward]:
+    def vjp(self, input: np.typing.ArrayLike, hx: Any = None) -> tuple[States, Callable[..., Gradients]]:
         """Run one step as `forward` does, and return its backward pass too, for training.
 
         Parameters

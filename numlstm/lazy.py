@@ -6,6 +6,7 @@ Annotations can name them all the same: ``lazy.Stream``.
 from typing import TYPE_CHECKING, Any
 
 MODULES = {
+    "Backward": "autodiff.calls",
     "LSTMCell": "cell",
     "PackedSequence": "sequences.packing",
     "Pool": "sequences.pool",
@@ -15,6 +16,7 @@ MODULES = {
 
 # ruff: noqa: PLC0414
 if TYPE_CHECKING:
+    from numlstm.autodiff.calls import Backward as Backward
     from numlstm.cell import LSTMCell as LSTMCell
     from numlstm.sequences.packing import PackedSequence as PackedSequence
     from numlstm.sequences.pool import Pool as Pool

@@ -31,7 +31,6 @@ from numlstm.module import Model, Module, changing
 from numlstm.runtime.call import Call, Dropout
 
 if TYPE_CHECKING:
-    from numlstm.autodiff import calls
     from numlstm.parameter_types import LSTMParameters
 else:
     LSTMParameters = Module
@@ -467,9 +466,7 @@ class LSTM(LSTMParameters):
             executor.install_fast_call(call, model.order, shape, (shapes.output, shapes.hidden, shapes.cell))
         return results[0], (results[1], results[2])
 
-    def vjp(
-        self, input: Any, hx: Any = None, *, lengths: Any = None, memory: str = "all"
-    ) -> tuple[Any, calls.Backward]:
+    def vjp(self, input: Any, hx: Any = None, *, lengths: Any = None, memory: str = "all") -> tuple[Any, lazy.Backward]:
         """Run the LSTM as `forward` does, and return its backward pass too, for training.
 
         Parameters

@@ -24,6 +24,7 @@ from numlstm.base.validation.shapes import (
     packed_call,
     two_states,
 )
+from numlstm.runtime.conversion import convert
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
 from numlstm.sequences.packed_layout import places, sizes_of
@@ -90,11 +91,23 @@ class Backward:
         """Gradients of h_n and c_n that may be written to, rows as the positions have them."""
         call, dtype = self._call, self._panels.dtype
         if d_hx is None:
-            return self._layout.states_in(np.zeros(call.hidden, dtype), np.zeros(call.cell, dtype), call)
+            config, rows = self._panels.config, call.batch
+            cells = config.num_layers * config.num_directions
+            return np.zeros((cells, rows, config.output_size), dtype), np.zeros(
+                (cells, rows, config.hidden_size), dtype
+            )
         d_h, d_c = two_states(d_hx)
         d_h = checked_gradient("the gradient of h_n", d_h, call.hidden, dtype)
         d_c = checked_gradient("the gradient of c_n", d_c, call.cell, dtype)
         return self._layout.states_in(d_h, d_c, call)
+
+
+def copy_numbers(into: Array, given: Array) -> None:
+    """Copy an array of any real dtype; what is too large becomes infinite in silence, as in PyTorch."""
+    if given.dtype == into.dtype:
+        into[...] = given
+    else:
+        convert(into, given)
 
 
 class Layout:
@@ -118,8 +131,7 @@ class Layout:
         """What writes the input into an array of positions."""
 
         def fill(positions: Array) -> None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                positions.reshape(*self._steps_and_rows(), -1)[...] = self._laid_out(given)
+            copy_numbers(positions.reshape(*self._steps_and_rows(), -1), self._laid_out(given))
 
         return fill
 
@@ -186,8 +198,7 @@ class PackedLayout(Layout):
 
     def fill(self, given: Array) -> Callable[[Array], None]:
         def fill(positions: Array) -> None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                positions[...] = given
+            copy_numbers(positions, given)
 
         return fill
 
@@ -279,7 +290,8 @@ def lstm_vjp(
         call = packed_call(config, given.shape, int(sizes[0]), hx)
         layout = PackedLayout(call, sizes, order, back)
     else:
-        given = own_shape(real_array("input", input))
+        is_own = type(input) is np.ndarray and input.dtype == panels.dtype
+        given = own_shape(input if is_own else real_array("input", input))
         call = lstm_call(config, given.shape, hx)
         if lengths is None:
             layout = Layout(call, given.shape)

@@ -38,10 +38,10 @@ def checked_gradient(name: str, value: object, shape: Shape, dtype: np.dtype[Any
     TypeError
         It does not hold real numbers.
     """
-    array = real_array(name, value)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have the shape of its result, {shape}\nIts shape is {array.shape}.")
-    array = as_dtype(array, dtype)
+    given = value if type(value) is np.ndarray and value.dtype == dtype else real_array(name, value)
+    if given.shape != shape:
+        raise ValueError(f"{name} must have the shape of its result, {shape}\nIts shape is {given.shape}.")
+    array = as_dtype(given, dtype) if given.dtype != dtype else given
     check_numbers(name, array)
     return array
 
@@ -49,8 +49,7 @@ def checked_gradient(name: str, value: object, shape: Shape, dtype: np.dtype[Any
 def check_numbers(name: str, array: Array) -> None:
     """Raise ValueError if there is NaN in the array, and say where."""
     flat = array.reshape(-1)
-    with np.errstate(all="ignore"):
-        square = np.dot(flat, flat)  # NaN as soon as one is there, at the speed of memory
+    square = np.dot(flat, flat)  # NaN as soon as one is there, at the speed of memory
     if array.dtype.kind == "f" and np.isnan(square) and (wrong := np.argwhere(np.isnan(array))).size:
         at = tuple(int(k) for k in wrong[0])
         raise ValueError(f"{name} holds NaN\nThere are {len(wrong)} in {array.size} numbers, the first at {at}.")

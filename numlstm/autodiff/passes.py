@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class Trainer:
         self.idle: list[Array] = []
         self.transposed: list[Transposed] = []
         self.places = gradient_places(panels.config)
-        self.gradients = sum(int(np.prod(shape)) for _, shape in self.places.values())
+        self.gradients = sum(prod(shape) for _, shape in self.places.values())
 
     def plan(self, panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool) -> TrainingPlan:
         """The plan for these sizes; that of a packed sequence is made for this call alone."""
@@ -57,14 +58,13 @@ class Trainer:
 
     def lease(self, count: int) -> Array:
         """A buffer with room for so many numbers: the smallest that is idle and fits. Its user gives it back."""
-        while fitting := [buffer for buffer in self.idle.copy() if count <= buffer.size <= 4 * count + 4096]:
-            smallest = min(fitting, key=len)
-            for n, buffer in enumerate(self.idle):
-                if buffer is smallest:
-                    with suppress(IndexError):
-                        if self.idle.pop(n) is smallest:
-                            return smallest
-                    break
+        sizes = [buffer.size for buffer in self.idle.copy()]
+        for size in sorted(sizes):
+            if count <= size <= 4 * count + 4096:
+                with suppress(IndexError):  # another thread has taken it
+                    buffer = self.idle.pop(sizes.index(size))
+                    if buffer.size >= count:
+                        return buffer
         return aligned_zeros(count, self.dtype)
 
     def give_back(self, buffer: Array) -> None:
@@ -103,7 +103,7 @@ class Tape:
 
     def part(self, at: int, *shape: int) -> Array:
         """Some of the numbers kept, in a shape."""
-        return self.buffer[at : at + int(np.prod(shape))].reshape(shape)
+        return self.buffer[at : at + prod(shape)].reshape(shape)
 
     def sequence(self, at: int) -> Array:
         """One of the sequences kept."""
@@ -148,7 +148,8 @@ def forward(
         for at, size in zip(plan.initial, (config.output_size, config.hidden_size), strict=True)
     )
     if hx is None:
-        h_0[...], c_0[...] = 0, 0
+        h_0.fill(0)
+        c_0.fill(0)
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             h_0[...], c_0[...] = hx
@@ -157,10 +158,8 @@ def forward(
             state[np.abs(state) < smallest] = 0
     h_n, c_n = np.empty_like(h_0), np.empty_like(c_0)
     scratch = owner.lease(plan.forward_scratch)
-    slots = plan.forward.at(
-        kept=address(tape.buffer), scratch=address(scratch), panels=address(panels.data),
-        h_0=address(h_0), c_0=address(c_0), h_n=address(h_n), c_n=address(c_n),
-    )  # fmt: skip
+    bases = tape.buffer, scratch, panels.data, h_n, c_n
+    slots = plan.forward.at(*map(address, bases))
     if dropout is None:
         owner.run_forward(address(slots))
     else:
@@ -199,11 +198,8 @@ def backward(
     weights = _transposed(owner, panels, plan.transposed)
     d_input = np.empty((plan.positions, config.input_size), panels.dtype) if input_grad else None
     flat = np.empty(owner.gradients, panels.dtype)
-    slots = plan.backward.at(
-        kept=address(tape.buffer), scratch=address(scratch), panels=address(panels.data),
-        transposed=address(weights.numbers), d_h=address(d_h), d_c=address(d_c), gradients=address(flat),
-        d_output=0 if d_output is None else address(d_output), d_input=0 if d_input is None else address(d_input),
-    )  # fmt: skip
+    bases = tape.buffer, scratch, panels.data, weights.numbers, d_h, d_c, flat, d_output, d_input
+    slots = plan.backward.at(*(0 if base is None else address(base) for base in bases))
     slots[Back.TRANSPOSE] = weights.of is not panels
     if not tape.masks:
         owner.run_backward(address(slots))
@@ -224,7 +220,7 @@ def backward(
         if name.startswith("bias_hh"):
             named[name] = named[name.replace("_hh", "_ih")].copy()
         else:
-            named[name] = flat[at : at + int(np.prod(shape))].reshape(shape)
+            named[name] = flat[at : at + prod(shape)].reshape(shape)
     return d_input, named
 
 

@@ -6,6 +6,7 @@ numbers: ``kept`` lives as long as the call's gradients may be asked for, ``scra
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -39,28 +40,25 @@ class Room:
 class Slots:
     """The slots of a plan; those that hold addresses hold offsets until a call says from where."""
 
-    def __init__(self, values: Array) -> None:
-        self.values = values
-        self.relative: dict[str, list[int]] = {}
+    def __init__(self, values: Array, *bases: str) -> None:
+        self.values, self.bases = values, bases
+        self.base_of = np.zeros(len(values), np.intp)  # 0: none
+        self.places: list[Array] = []
 
     def put(self, base: str, slot: int, offset: int) -> None:
         """A slot for the address of the number at an offset in what the call has by the name of ``base``."""
-        self.values[slot] = offset
-        self.relative.setdefault(base, []).append(slot)
+        self.values[slot], self.base_of[slot] = offset, self.bases.index(base) + 1
 
     def finish(self, itemsize: int) -> None:
         """Count offsets in bytes from here on."""
-        self.places = {base: np.array(slots) for base, slots in self.relative.items()}
-        for places in self.places.values():
-            self.values[places] *= itemsize
+        self.values[self.base_of > 0] *= itemsize
+        self.places = [np.flatnonzero(self.base_of == n + 1) for n in range(len(self.bases))]
 
-    def at(self, **bases: int) -> Array:
-        """A plan to run, with parts at these addresses; None are those whose address is 0."""
-        values = self.values.copy()
-        for base, places in self.places.items():
-            if bases[base]:
-                values[places] += bases[base]
-            else:
+    def at(self, *addresses: int) -> Array:
+        """A plan to run, with the bases at these addresses; an address of 0 is that of all numbers of its base."""
+        values: Array = self.values + np.array((0, *addresses))[self.base_of]
+        for places, address in zip(self.places, addresses, strict=True):
+            if address == 0:
                 values[places] = 0
         return values
 
@@ -76,7 +74,7 @@ class TrainingPlan(NamedTuple):
     kept: int  # numbers that live on; the input comes first
     hidden: tuple[int, ...]  # where in them the sequence is that each layer puts out
     dropped: tuple[int, ...]  # and what the next one reads, where dropout makes that another one
-    initial: tuple[int, int]  # h_0 and c_0
+    initial: tuple[int, int]  # h_0 and c_0, one behind the other
     forward_scratch: int
     backward_scratch: int
     transposed: int
@@ -147,7 +145,7 @@ def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | Non
     initial = kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size)
     of_cell = positions * blocks * TAPE_REGISTERS * panels.lanes
     gates = [kept.take(of_cell) for _ in range(cells)]
-    forward, forward_scratch = _forward_slots(panels, steps, rows, sizes, positions, hidden, dropped, gates)
+    forward, forward_scratch = _forward_slots(panels, steps, rows, sizes, positions, hidden, dropped, initial, gates)
     backward = _BackwardPlan(panels, rows, every, positions, hidden, dropped, initial, gates)
     return TrainingPlan(
         steps, rows, positions, forward, backward.slots, kept.size, hidden, dropped, initial, forward_scratch,
@@ -163,6 +161,7 @@ def _forward_slots(
     positions: int,
     hidden: tuple[int, ...],
     dropped: tuple[int, ...],
+    initial: tuple[int, int],
     gates: list[int],
 ) -> tuple[Slots, int]:
     """The engine's own plan for these sizes, but that every layer writes a sequence of its own, and keeps."""
@@ -174,7 +173,7 @@ def _forward_slots(
         for width in (config.input_size, features)
     )
     plan = make_plan(panels, (steps, rows, config.input_size), strides, output_strides, sizes=sizes)
-    slots = Slots(plan.slots.copy())
+    slots = Slots(plan.slots.copy(), "kept", "scratch", "panels", "h_n", "c_n")
     for n, (layer, direction, _) in enumerate(config.cells()):
         cell = Header.LENGTH + n * Cell.LENGTH
         if layer > 0:  # both are read and written through BELOW, which is where the kept numbers begin
@@ -190,14 +189,14 @@ def _forward_slots(
             slots.values[cell + Cell.TAPE_STEP] = -rows * row if direction else rows * row
     for slot in (Header.INPUT, Header.BELOW, Header.TAPE):
         slots.put("kept", slot, 0)
-    for slot, base in (
-        (Header.H_0, "h_0"),
-        (Header.C_0, "c_0"),
-        (Header.H_N, "h_n"),
-        (Header.C_N, "c_n"),
-        (Header.PANELS, "panels"),
+    for slot, base, offset in (
+        (Header.H_0, "kept", initial[0]),
+        (Header.C_0, "kept", initial[1]),
+        (Header.H_N, "h_n", 0),
+        (Header.C_N, "c_n", 0),
+        (Header.PANELS, "panels", 0),
     ):
-        slots.put(base, slot, 0)
+        slots.put(base, slot, offset)
     slots.put("scratch", Header.GATES, scratch.take(plan.gates))
     slots.put("scratch", Header.HIDDEN, scratch.take(plan.hidden))
     slots.finish(itemsize)
@@ -222,7 +221,10 @@ class _BackwardPlan:
         self.panels, self.config, self.rows = panels, config, rows
         self.scratch, self.transposed = Room(itemsize), Room(itemsize)
         cells, features = config.num_layers * config.num_directions, config.num_directions * config.output_size
-        self.slots = Slots(np.zeros(Back.LENGTH + cells * BackCell.LENGTH, np.int64))
+        self.slots = Slots(
+            np.zeros(Back.LENGTH + cells * BackCell.LENGTH, np.int64),
+            "kept", "scratch", "panels", "transposed", "d_h", "d_c", "gradients", "d_output", "d_input",
+        )  # fmt: skip
         wanted = min(CHUNK_MOST, max(RUN, CHUNK_BYTES // (4 * config.hidden_size * itemsize)))
         self.tables = [step_table(sizes, bool(direction), wanted) for direction in range(config.num_directions)]
         chunk = max(_largest_chunk(table) for table in self.tables)
@@ -263,7 +265,7 @@ class _BackwardPlan:
             for name, shape in shapes.items():
                 if name in of_name:
                     put("gradients", cell + of_name[name], gradients)
-                gradients += int(np.prod(shape))
+                gradients += prod(shape)
         self.slots.finish(itemsize)
 
     def _header(self, steps: int, chunk: int) -> None:
@@ -337,5 +339,5 @@ def gradient_places(config: Config) -> dict[str, tuple[int, tuple[int, ...]]]:
     places, at = {}, 0
     for name, shape in config.parameter_shapes().items():
         places[name] = at, shape
-        at += int(np.prod(shape))
+        at += prod(shape)
     return places
