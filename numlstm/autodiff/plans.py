@@ -259,14 +259,18 @@ class _BackwardPlan:
             values[cell + BackCell.X_ROW] = values[cell + BackCell.D_INPUT_ROW] = inputs
             values[cell + BackCell.H_ROW] = values[cell + BackCell.D_OUTPUT_ROW] = features
             values[cell + BackCell.D_INPUT_ADDED] = direction
-            shapes = config.cell_shapes(layer)
-            of_name = {"weight_ih": BackCell.D_WEIGHT_IH, "weight_hh": BackCell.D_WEIGHT_HH}
-            of_name |= {"bias_ih": BackCell.D_BIAS, "weight_hr": BackCell.D_WEIGHT_HR}
-            for name, shape in shapes.items():
-                if name in of_name:
-                    put("gradients", cell + of_name[name], gradients)
-                gradients += prod(shape)
+            gradients = self._gradients(cell, layer, gradients)
         self.slots.finish(itemsize)
+
+    def _gradients(self, cell: int, layer: int, at: int) -> int:
+        """Where the gradients of a cell's parameters go, from ``at`` on; where those of the next one do."""
+        of_name = {"weight_ih": BackCell.D_WEIGHT_IH, "weight_hh": BackCell.D_WEIGHT_HH}
+        of_name |= {"bias_ih": BackCell.D_BIAS, "weight_hr": BackCell.D_WEIGHT_HR}
+        for name, shape in self.config.cell_shapes(layer).items():
+            if name in of_name:
+                self.slots.put("gradients", cell + of_name[name], at)
+            at += prod(shape)
+        return at
 
     def _header(self, steps: int, chunk: int) -> None:
         config, lanes = self.config, self.panels.lanes

@@ -18,11 +18,11 @@ Derivatives pass straight through what the forward pass flushes; da and dh are f
 
 from numba import types
 
-from ..compiler import inline, named
+from ..compiler import Kernel, inline, named
 from ..instructions import PLAN, load_slot, record_at, slots_at, smaller, store_slot
 from ..plan_layout import TAPE_REGISTERS
 from ..simd import Simd
-from ..tile import K_BLOCK, tile_of
+from ..tile import K_BLOCK, Shapes, tile_of
 from .backward_layout import RUN, Back, BackCell, StepBack
 from .derivatives import cell_derivatives
 from .products import QUAD, gradient_sums, panel_product
@@ -31,16 +31,8 @@ from .transposing import panel_columns, weights_transposed
 CELLS, CELL, STEP = int(Back.LENGTH), int(BackCell.LENGTH), int(StepBack.LENGTH)
 
 
-def backward_kernel(number, lanes, shapes, fused):
-    """The kernel ``backward(plan)`` for one number type and one kind of CPU."""
-    simd = Simd(number, lanes, fused)
-    pointer_at, moved = simd.pointer_at, simd.moved
-    load, store, load_part, store_part, add = simd.load, simd.store, simd.load_part, simd.store_part, simd.add
-    flush_h, zeros = simd.flush_h, simd.splat(0)
-    derive, product, accumulate = cell_derivatives(simd), panel_product(simd, shapes), gradient_sums(simd)
-    transpose, (put, take) = weights_transposed(simd), panel_columns(simd)
-    four = tile_of(simd, 1, QUAD)
-    four_zero, four_load, four_store, four_add = four.zero, four.load, four.store, four.add
+def sizes_for(lanes: int) -> tuple[Kernel, Kernel]:
+    """``registers_of(count)`` and ``filled(count)``: whole registers for so many numbers, and how many they hold."""
 
     @inline
     def registers_of(count):
@@ -50,10 +42,15 @@ def backward_kernel(number, lanes, shapes, fused):
     def filled(count):
         return (count + lanes - 1) // lanes * lanes
 
-    @inline
-    def clear(target, count):
-        for k in range(0, count, lanes):
-            store_part(target, k, zeros(), count - k)
+    return registers_of, filled
+
+
+def gates_kernel(simd: Simd) -> Kernel:
+    """``gates_back(plan, cell, position, before, row, chunk_row, dm, d_output)``: da of one row of a step."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    load, store, load_part, store_part, add = simd.load, simd.store, simd.load_part, simd.store_part, simd.add
+    flush_h, derive = simd.flush_h, cell_derivatives(simd)
+    registers_of, _ = sizes_for(lanes)
 
     @named("gates_back")
     def gates_back(plan, cell, position, before, row, chunk_row, dm, d_output):
@@ -90,6 +87,15 @@ def backward_kernel(number, lanes, shapes, fused):
                 width = QUAD * lanes if blocks - quad >= QUAD else (blocks - quad) * lanes
                 target = moved(pointer_at(plan, Back.M), quad * load_slot(plan, Back.CHUNK_ROWS) * lanes)
                 store(target, chunk_row * width + (block - quad) * lanes, flush_h(m))
+
+    return gates_back
+
+
+def step_kernel(simd: Simd, product: Kernel) -> Kernel:
+    """``step_back(plan, cell, step, chunk_row)``: da of all rows of a step, and dh of the step before it."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    load, store, load_part, add = simd.load, simd.store, simd.load_part, simd.add
+    gates_back, (put, _), (registers_of, filled) = gates_kernel(simd), panel_columns(simd), sizes_for(lanes)
 
     @named("total_back")
     def total_back(plan, cell, row, chunk_row, d_output):
@@ -148,6 +154,16 @@ def backward_kernel(number, lanes, shapes, fused):
                 registers_of(outputs), moved(pointer_at(plan, Back.DA), chunk_row * da_row), da_row, rows,
                 dh, filled(outputs))  # fmt: skip
 
+    return step_back
+
+
+def chunk_kernel(simd: Simd, product: Kernel) -> Kernel:
+    """``chunk_back(plan, cell, runs, count, step, steps)``: gradients of weights, and dx, of the steps of a chunk."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    load, load_part, store_part, add, flush_h = simd.load, simd.load_part, simd.store_part, simd.add, simd.flush_h
+    accumulate, (registers_of, filled), four = gradient_sums(simd), sizes_for(lanes), tile_of(simd, 1, QUAD)
+    four_zero, four_load, four_store, four_add = four.zero, four.load, four.store, four.add
+
     @named("bias_sums")
     def bias_sums(plan, runs, count, gates):
         """To BIAS_SUMS is added, run after run, the sum of da over a run's positions."""
@@ -197,12 +213,35 @@ def backward_kernel(number, lanes, shapes, fused):
                         store_part(dx, k, value, inputs - k)
                 chunk_row += load_slot(of_step, StepBack.ROWS)
 
+    return chunk_back
+
+
+def rows_kernel(simd: Simd) -> Kernel:
+    """``copy_rows(source, source_row, target, target_row, rows, count)``."""
+    lanes, load_part, store_part = simd.lanes, simd.load_part, simd.store_part
+
     @named("copy_rows")
     def copy_rows(source, source_row, target, target_row, rows, count):
         for r in range(rows):
             for k in range(0, count, lanes):
                 value = load_part(source, r * source_row + k, count - k)
                 store_part(target, r * target_row + k, value, count - k)
+
+    return copy_rows
+
+
+def cell_kernel(simd: Simd, shapes: Shapes) -> Kernel:
+    """``cell_back(plan, cell)``: the whole pass of one layer in one direction."""
+    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    store_part, zeros, copy_rows = simd.store_part, simd.splat(0), rows_kernel(simd)
+    (_, take), (registers_of, filled) = panel_columns(simd), sizes_for(lanes)
+    product = panel_product(simd, shapes)
+    step_back, chunk_back = step_kernel(simd, product), chunk_kernel(simd, product)
+
+    @inline
+    def clear(target, count):
+        for k in range(0, count, lanes):
+            store_part(target, k, zeros(), count - k)
 
     @named("gradients_out")
     def gradients_out(plan, cell):
@@ -258,6 +297,14 @@ def backward_kernel(number, lanes, shapes, fused):
                 chunk_row, count, first = 0, 0, n + 1
         copy_rows(pointer_at(plan, Back.DH), filled(outputs), d_h, outputs, batch, outputs)
         gradients_out(plan, cell)
+
+    return cell_back
+
+
+def backward_kernel(number: str, lanes: int, shapes: Shapes, fused: bool) -> Kernel:
+    """The kernel ``backward(plan)`` for one number type and one kind of CPU."""
+    simd = Simd(number, lanes, fused)
+    transpose, cell_back = weights_transposed(simd), cell_kernel(simd, shapes)
 
     @named("backward")
     def backward(plan):
