@@ -17,6 +17,7 @@ from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.config import Config
 from numlstm.base.typing import Path
+from numlstm.formats import unread
 from numlstm.formats.budget import ALWAYS, TIMES
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
@@ -53,6 +54,8 @@ def opened(source: Source) -> Iterator[Contents]:
     """
     shown = name_of(source)
     with ExitStack() as stack:
+        if isinstance(source, str | os.PathLike) and (said := unread.what_folder(source)):
+            raise OSError(f"{shown} is {said}")
         path = source if isinstance(source, str | os.PathLike) else None
         file = stack.enter_context(opening.regular(path, "a model file") if path is not None else _in_memory(source))
         try:
@@ -129,6 +132,9 @@ def _contents(file: BinaryIO, path: Path | None) -> Contents:
             "it is a tar archive, the format of the first releases of PyTorch\n"
             "If you trust its source, load it with PyTorch and save its state dict again: torch.save."
         )
+    if said := unread.what_it_is(start, file, size):
+        raise ValueError(f"it is {said}")
+    file.seek(0)
     from numlstm.formats.onnx import reader as onnx
 
     if onnx.looks_like(start):

@@ -8,6 +8,7 @@ lengths, constant states) are in a warning. Parameters that the graph computes f
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import sha256
@@ -27,7 +28,7 @@ from numlstm.formats.onnx.cells import completed
 from numlstm.formats.onnx.chain import Layer, batch_first, chains, reversals
 from numlstm.formats.onnx.fold import Constants, NotConstant
 from numlstm.formats.onnx.gates import gates_ifgo
-from numlstm.formats.onnx.graph import Graph, Node, Value
+from numlstm.formats.onnx.graph import Graph, Node, Scope, Value
 from numlstm.formats.onnx.tensors import CONSTANT, LONGEST, Beside, charge_messages, tensor_of
 from numlstm.formats.tensor import FLOATS, Tensor, widest
 
@@ -44,6 +45,13 @@ DIRECTIONS = ("forward", "reverse", "bidirectional")
 USUAL = ("sigmoid", "tanh", "tanh")
 OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
 LARGEST = float(np.finfo(np.float32).max)  # such a clip has no effect
+CELL = {"Sigmoid": "Sigmoid", "Tanh": "Tanh", "MatMul": "product", "Gemm": "product"}  # what a cell is written out in
+WRITTEN_OUT = (
+    "a step at a time; numlstm reads LSTM nodes. tf2onnx writes such a graph for a layer behind Masking, or with "
+    "activations of its own: load the Keras file itself, or convert the model without Masking",
+    "step after step; numlstm reads LSTM nodes. Load the file that it was exported from, or export the model with its "
+    "LSTM as a layer (Keras: unroll=False; PyTorch: nn.LSTM, not nn.LSTMCell in a loop)",
+)  # in a Loop or Scan; in any other graph
 LENGTHS = 8  # in a message
 ALIKE = 4  # nodes in a note
 FOUND, NAMED = 4_000, 300  # bytes of memory for the description of an LSTM node, and of another one
@@ -214,6 +222,8 @@ class Finder:
                 layers.append(self._layer(node, prefix))
             except Refused as refused:
                 problems[node] = Found(self._name(node, prefix), "LSTM", None, "", _where(node), problem=str(refused))
+        if not order:
+            others += self._written_out()
         found = {order[node]: each for node, each in problems.items()}
         alike: dict[Any, list[Node]] = {}  # the same LSTM in the other branch of an If
         stacks: dict[Any, list[Layer]] = {}
@@ -227,6 +237,22 @@ class Finder:
         if numlstm_config.KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
             lstms = [_as_saved(lstms[0], metadata[numlstm_config.KEY])]
         return lstms, others
+
+    def _written_out(self) -> list[str]:
+        """Sentences on graphs with the operators of a cell, as for a Keras layer behind Masking, or unrolled."""
+        counts: dict[Scope, Counter[str]] = {}
+        for node in self.graph.nodes:
+            if node.op in CELL and not node.domain:
+                counts.setdefault(node.scope, Counter())[CELL[node.op]] += 1
+        said = []
+        for scope, found in counts.items():
+            if found["product"] and found["Sigmoid"] >= 3 and found["Tanh"] >= 2:
+                owner = self.graph.owners.get(scope)
+                some = f"{found['Sigmoid']} Sigmoid and {found['Tanh']} Tanh nodes after matrix products"
+                said.append(
+                    f"{owner or 'its graph'} has {some}, which may be an LSTM written out, {WRITTEN_OUT[owner is None]}"
+                )
+        return said[:ALIKE]
 
     def _prefix(self, node: Node) -> str | None:
         """The prefix of a node's parameters, as in `Layer`; each value is visited once for all nodes."""
