@@ -10,78 +10,116 @@ another thread nor the collector. A short call holds the GIL to its end, so that
 one drops the GIL while the kernel runs; ``BUSY`` makes it return None in another thread meanwhile.
 """
 
-from llvmlite import ir
 from numba import types
 
 from ..compiler import Kernel, inline, standalone
-from ..instructions import (
-    INT64,
-    PLAN,
-    address_of,
-    instruction,
-    load_slot,
-    record_at,
-    set_word,
-    slots_at,
-    store_slot,
-    word_at,
-)
-from ..plan_layout import SELF_DATA, ArraySpec, Fastcall, Header
+from ..instructions import PLAN, address_of, load_slot, record_at, set_word, slots_at, store_slot, word_at
+from ..plan_layout import BIND, FASTCALL, SELF_DATA, ArraySpec, Fastcall, Header
 from ..work_queue import exchange as compare_and_set
 from ..work_queue import publish
+from .objects import ARRAY_SPEC, ask_pointer, axes_of, call_pointer, data_of, new_array, of_its_kind, spec
 
 ARRAYS = 7
-ARRAY_SPEC = int(ArraySpec.LENGTH)
-FASTCALL = int(Fastcall.LENGTH)
-INT32 = ir.IntType(32)
+RECORD = int(Fastcall.LENGTH)
 
 
-def _function(builder, address, *kinds):
-    return builder.inttoptr(address, ir.FunctionType(INT64, kinds).as_pointer())
+def fastcall_entries(forward: Kernel) -> dict[str, Kernel]:
+    """``bind(plan, arrays)`` and ``fastcall(self, arguments, count)`` of a kernel, by C name."""
+    return {BIND: bind_entry(), FASTCALL: fastcall_entry(forward)}
 
 
-@instruction(types.int64, types.int64, types.int64)
-def call_pointer(builder, function, argument):
-    """Call the C function at an address with one word."""
-    return builder.call(_function(builder, function, INT64), [argument])
+def bind_entry() -> Kernel:
+    """``bind(plan, arrays)``."""
+
+    def bind(plan, arrays):
+        items, none = arrays + load_slot(plan, Header.ITEMS_AT), load_slot(plan, Header.NONE)
+        for n in range(ARRAYS):
+            array = word_at(items + 8 * n)
+            data = 0
+            if array != none:
+                data = data_of(plan, array)
+            store_slot(plan, Header.INPUT + n, data)
+
+    entry = standalone(bind)
+    entry.compile(types.void(PLAN, types.int64))
+    return entry
 
 
-@instruction(types.int64, types.int64)
-def ask_pointer(builder, function):
-    """Call the C function at an address without arguments; its result is a word."""
-    return builder.call(_function(builder, function), [])
+def fastcall_entry(forward: Kernel) -> Kernel:
+    """``fastcall(self, arguments, count)``."""
+    run = long_or_short(forward)
+
+    def fastcall(self, arguments, count):
+        record = slots_at(word_at(self + SELF_DATA))
+        plan = record_at(record, RECORD)
+        if count != 3:
+            return declined(record, plan)
+        x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
+        if not fits(plan, x, spec(plan, 0)):
+            return declined(record, plan)
+        with_states = hx != load_slot(plan, Header.NONE)
+        if with_states and not is_pair(record, plan, hx):
+            return declined(record, plan)
+        y, h_n, c_n, results = new_results(record, plan)
+        if results == 0:
+            return 0
+        # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
+        # one of the new states, which the collector knows of by their tuple.
+        right = fits(plan, x, spec(plan, 0)) and states_fit(plan, h_n, c_n)
+        h_0, c_0 = 0, 0
+        if with_states:
+            items = hx + load_slot(plan, Header.ITEMS_AT)
+            h, c = word_at(items), word_at(items + 8)
+            right = right and states_fit(plan, h, c)
+            if right:
+                h_0, c_0 = data_of(plan, h), data_of(plan, c)
+        if right and load_slot(record, Fastcall.SAVE_THREAD) != 0:
+            right = compare_and_set(address_of(record, Fastcall.BUSY), 0, 1) == 0
+        if not right:
+            call_pointer(load_slot(record, Fastcall.DECREF), results)
+            return declined(record, plan)
+        store_slot(plan, Header.INPUT, data_of(plan, x))
+        store_slot(plan, Header.H_0, h_0)
+        store_slot(plan, Header.C_0, c_0)
+        store_slot(plan, Header.OUTPUT, data_of(plan, y))
+        store_slot(plan, Header.H_N, data_of(plan, h_n))
+        store_slot(plan, Header.C_N, data_of(plan, c_n))
+        store_slot(plan, Header.PANELS, data_of(plan, panels))
+        run(record, plan)
+        return results
+
+    entry = standalone(fastcall)
+    entry.compile(types.int64(types.int64, types.int64, types.int64))
+    return entry
 
 
-@instruction(types.int64, types.int64, types.int64, types.int64, types.int64, types.int64)
-def new_array(builder, function, kind, dtype, ndim, sizes):
-    """A new C-contiguous array, by ``PyArray_NewFromDescr``, which takes a reference to the dtype."""
-    null, none = INT64(0), INT32(0)
-    function = _function(builder, function, INT64, INT64, INT32, INT64, INT64, INT64, INT32, INT64)
-    return builder.call(function, [kind, dtype, builder.trunc(ndim, INT32), sizes, null, null, none, null])
+def long_or_short(forward: Kernel) -> Kernel:
+    """``run(record, plan)``: run the kernel, without the GIL if the call is long."""
 
+    @inline
+    def run(record, plan):
+        save_thread = load_slot(record, Fastcall.SAVE_THREAD)
+        if save_thread == 0:
+            forward(plan)
+        else:
+            thread = ask_pointer(save_thread)
+            forward(plan)
+            publish(address_of(record, Fastcall.BUSY), 0)
+            call_pointer(load_slot(record, Fastcall.RESTORE_THREAD), thread)
 
-@inline
-def of_its_kind(plan, array):
-    """Whether the object is an array of the expected type, dtype and alignment."""
-    if word_at(array + load_slot(plan, Header.TYPE_AT)) != load_slot(plan, Header.TYPE):
-        return False
-    if word_at(array + load_slot(plan, Header.DTYPE_AT)) != load_slot(plan, Header.DTYPE):
-        return False
-    return word_at(array + load_slot(plan, Header.DATA_AT)) & load_slot(plan, Header.MISALIGNED) == 0
+    return run
 
 
 @inline
 def fits(plan, array, want):
-    """Whether the object is such an array with the expected sizes and strides."""
+    """Whether the object is an array of the expected kind, sizes and strides."""
     if not of_its_kind(plan, array):
         return False
     ndim = load_slot(want, ArraySpec.NDIM)
-    if word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF != ndim:
+    if axes_of(plan, array) != ndim:
         return False
-    sizes, strides = (
-        word_at(array + load_slot(plan, Header.SIZES_AT)),
-        word_at(array + load_slot(plan, Header.STRIDES_AT)),
-    )
+    sizes = word_at(array + load_slot(plan, Header.SIZES_AT))
+    strides = word_at(array + load_slot(plan, Header.STRIDES_AT))
     for k in range(ndim):
         size = load_slot(want, ArraySpec.SIZE_0 + k)
         if word_at(sizes + 8 * k) != size:
@@ -124,86 +162,27 @@ def pair(record, plan, first, second):
     return made
 
 
-def python_entries(forward: Kernel) -> tuple[Kernel, Kernel]:
-    """``bind(plan, arrays)`` and ``fastcall(self, arguments, count)`` for a kernel."""
+@inline
+def states_fit(plan, h, c):
+    """Whether h and c are arrays with the expected sizes and strides."""
+    return fits(plan, h, spec(plan, 1)) and fits(plan, c, spec(plan, 2))
 
-    def bind(plan, arrays):
-        items, none = arrays + load_slot(plan, Header.ITEMS_AT), load_slot(plan, Header.NONE)
-        for n in range(ARRAYS):
-            array = word_at(items + 8 * n)
-            data = 0
-            if array != none:
-                data = word_at(array + load_slot(plan, Header.DATA_AT))
-            store_slot(plan, Header.INPUT + n, data)
 
-    @inline
-    def run(record, plan):
-        """Run the kernel, without the GIL if the call is long."""
-        save_thread = load_slot(record, Fastcall.SAVE_THREAD)
-        if save_thread == 0:
-            forward(plan)
-        else:
-            thread = ask_pointer(save_thread)
-            forward(plan)
-            publish(address_of(record, Fastcall.BUSY), 0)
-            call_pointer(load_slot(record, Fastcall.RESTORE_THREAD), thread)
+@inline
+def is_pair(record, plan, value):
+    """Whether the object is a tuple of two."""
+    if word_at(value + load_slot(plan, Header.TYPE_AT)) != load_slot(record, Fastcall.TUPLE):
+        return False
+    return word_at(value + load_slot(record, Fastcall.COUNT_AT)) == 2
 
-    def fastcall(self, arguments, count):
-        record = slots_at(word_at(self + SELF_DATA))
-        plan = record_at(record, FASTCALL)
-        if count != 3:
-            return declined(record, plan)
-        x, hx, panels = word_at(arguments), word_at(arguments + 8), word_at(arguments + 16)
-        specs, items, data = (
-            load_slot(plan, Header.ARRAY_SPECS),
-            load_slot(plan, Header.ITEMS_AT),
-            load_slot(plan, Header.DATA_AT),
-        )
-        if not fits(plan, x, record_at(plan, specs)):
-            return declined(record, plan)
-        with_states = hx != load_slot(plan, Header.NONE)
-        if with_states:
-            if word_at(hx + load_slot(plan, Header.TYPE_AT)) != load_slot(record, Fastcall.TUPLE):
-                return declined(record, plan)
-            if word_at(hx + load_slot(record, Fastcall.COUNT_AT)) != 2:
-                return declined(record, plan)
-        y = result(record, plan, 0)
-        h_n, c_n = 0, 0
-        if y != 0:
-            h_n = result(record, plan, 1)
-        if h_n != 0:
-            c_n = result(record, plan, 2)
-        results = pair(record, plan, y, pair(record, plan, h_n, c_n))
-        if results == 0:
-            return 0
-        # All checked only now: a new tuple may set off the collector, and with it code that changes an array, be it
-        # one of the new states, which the collector knows of by their tuple.
-        right = fits(plan, x, record_at(plan, specs))
-        right = right and fits(plan, h_n, record_at(plan, specs + ARRAY_SPEC))
-        right = right and fits(plan, c_n, record_at(plan, specs + 2 * ARRAY_SPEC))
-        h_0, c_0 = 0, 0
-        if with_states:
-            h, c = word_at(hx + items), word_at(hx + items + 8)
-            right = right and fits(plan, h, record_at(plan, specs + ARRAY_SPEC))
-            right = right and fits(plan, c, record_at(plan, specs + 2 * ARRAY_SPEC))
-            if right:
-                h_0, c_0 = word_at(h + data), word_at(c + data)
-        if right and load_slot(record, Fastcall.SAVE_THREAD) != 0:
-            right = compare_and_set(address_of(record, Fastcall.BUSY), 0, 1) == 0
-        if not right:
-            call_pointer(load_slot(record, Fastcall.DECREF), results)
-            return declined(record, plan)
-        store_slot(plan, Header.INPUT, word_at(x + data))
-        store_slot(plan, Header.H_0, h_0)
-        store_slot(plan, Header.C_0, c_0)
-        store_slot(plan, Header.OUTPUT, word_at(y + data))
-        store_slot(plan, Header.H_N, word_at(h_n + data))
-        store_slot(plan, Header.C_N, word_at(c_n + data))
-        store_slot(plan, Header.PANELS, word_at(panels + data))
-        run(record, plan)
-        return results
 
-    bind, fastcall = standalone(bind), standalone(fastcall)
-    bind.compile(types.void(PLAN, types.int64))
-    fastcall.compile(types.int64(types.int64, types.int64, types.int64))
-    return bind, fastcall
+@inline
+def new_results(record, plan):
+    """New arrays output, h_n and c_n, and the tuple (output, (h_n, c_n)), which is 0 where Python has an error."""
+    y = result(record, plan, 0)
+    h_n, c_n = 0, 0
+    if y != 0:
+        h_n = result(record, plan, 1)
+    if h_n != 0:
+        c_n = result(record, plan, 2)
+    return y, h_n, c_n, pair(record, plan, y, pair(record, plan, h_n, c_n))

@@ -3,7 +3,7 @@
 A stream is an array of ``StreamSlots`` slots with a plan behind them, whose states before and after a step are the same
 memory. ``step(stream)`` is for C and Numba. It returns 0, or 1 if another thread is in it; then it does nothing.
 
-``stream_call`` is the C function of two built-in functions bound to the array. Without an argument (``METH_NOARGS``) it
+``stream`` is the C function of two built-in functions bound to the array. Without an argument (``METH_NOARGS``) it
 runs one step and returns None. With an input (``METH_O``) it runs all its steps and returns a new array, or None if the
 input has another kind, shape or too many steps; the plan's three ``ArraySpec`` records are for inputs of one, two and
 three axes. If another thread is in the stream, it raises the exception in the slots.
@@ -12,25 +12,110 @@ three axes. If another thread is in the stream, it raises the exception in the s
 expected, and returns the value before. A caller that sets a value of its own can always reset it, and never another's.
 """
 
-from llvmlite import ir
 from numba import types
 
 from ..compiler import Kernel, inline, standalone
-from ..instructions import INT64, PLAN, address_of, instruction, load_slot, record_at, slots_at, store_slot, word_at
-from ..plan_layout import KEPT, SELF_DATA, ArraySpec, Header, StreamSlots
+from ..instructions import PLAN, address_of, load_slot, record_at, slots_at, store_slot, word_at
+from ..plan_layout import EXCHANGE, KEPT, SELF_DATA, STEP, STREAM_ENTRY, ArraySpec, Header, StreamSlots
 from ..work_queue import exchange as compare_and_set
 from ..work_queue import publish
-from .fastcall import ARRAY_SPEC, ask_pointer, call_pointer, new_array, of_its_kind
+from .objects import ask_pointer, axes_of, call_pointer, data_of, new_array, of_its_kind, set_error, spec
 
-STREAM_SLOTS = int(StreamSlots.LENGTH)
+RECORD = int(StreamSlots.LENGTH)
 MOST_AXES = 3
 
 
-@instruction(types.void, types.int64, types.int64, types.int64)
-def set_error(builder, function, error, text):
-    """Set Python's error, by ``PyErr_SetString``."""
-    kind = ir.FunctionType(ir.VoidType(), [INT64, INT64]).as_pointer()
-    builder.call(builder.inttoptr(function, kind), [error, text])
+def stream_entries(forward: Kernel) -> dict[str, Kernel]:
+    """``step(stream)``, ``stream(self, input)`` and ``exchange(flag, expected, value)``, by C name."""
+    return {STEP: step_entry(forward), STREAM_ENTRY: stream_entry(forward), EXCHANGE: exchange_entry()}
+
+
+def step_entry(forward: Kernel) -> Kernel:
+    """``step(stream)``."""
+
+    def step(stream):
+        if not enter(stream):
+            return 1
+        plan = record_at(stream, RECORD)
+        forward(plan)
+        store_slot(plan, Header.H_0, KEPT)
+        leave(stream)
+        return 0
+
+    entry = standalone(step)
+    entry.compile(types.int64(PLAN))
+    return entry
+
+
+def stream_entry(forward: Kernel) -> Kernel:
+    """``stream(self, input)``."""
+    run = steps_in_turn(forward)
+
+    def stream_call(self, x):
+        stream = slots_at(word_at(self + SELF_DATA))
+        plan = record_at(stream, RECORD)
+        made, axes, steps = load_slot(plan, Header.NONE), 0, 0
+        if x != 0 and of_its_kind(plan, x):
+            axes = axes_of(plan, x)
+            if 0 < axes <= MOST_AXES:
+                steps = steps_of(stream, plan, x, axes)
+        if steps > 0:
+            made = result(stream, plan, axes)
+        else:
+            call_pointer(load_slot(stream, StreamSlots.INCREF), made)
+        if made == 0 or (x != 0 and steps == 0):
+            return made
+        if not enter(stream):
+            call_pointer(load_slot(stream, StreamSlots.DECREF), made)
+            raise_busy(stream)
+            return 0
+        if x != 0:
+            store_slot(plan, Header.INPUT, data_of(plan, x))
+            store_slot(plan, Header.OUTPUT, data_of(plan, made))
+            run(stream, plan, steps)
+            store_slot(plan, Header.INPUT, load_slot(stream, StreamSlots.INPUT))
+            store_slot(plan, Header.OUTPUT, load_slot(stream, StreamSlots.OUTPUT))
+        else:
+            run(stream, plan, 1)
+        leave(stream)
+        return made
+
+    entry = standalone(stream_call)
+    entry.compile(types.int64(types.int64, types.int64))
+    return entry
+
+
+def exchange_entry() -> Kernel:
+    """``exchange(flag, expected, value)``."""
+
+    def exchange(flag, expected, value):
+        return compare_and_set(flag, expected, value)
+
+    entry = standalone(exchange)
+    entry.compile(types.int64(types.int64, types.int64, types.int64))
+    return entry
+
+
+def steps_in_turn(forward: Kernel) -> Kernel:
+    """``run(stream, plan, steps)``: some steps from ``INPUT`` to ``OUTPUT`` on, without the GIL if they are many."""
+
+    @inline
+    def run(stream, plan, steps):
+        drops_gil, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
+        if drops_gil:
+            thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
+        while True:
+            forward(plan)
+            store_slot(plan, Header.H_0, KEPT)
+            steps -= 1
+            if steps == 0:
+                break
+            store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
+            store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
+        if drops_gil:
+            call_pointer(load_slot(stream, StreamSlots.RESTORE_THREAD), thread)
+
+    return run
 
 
 @inline
@@ -45,23 +130,18 @@ def leave(stream):
 
 
 @inline
-def axes_of(plan, array):
-    """The number of axes of an array of the right kind, else 0."""
-    if not of_its_kind(plan, array):
-        return 0
-    axes = word_at(array + load_slot(plan, Header.NDIM_AT)) & 0xFFFFFFFF
-    return axes if axes <= MOST_AXES else 0
+def raise_busy(stream):
+    """Set the error that says that another thread is in the stream."""
+    error, text = load_slot(stream, StreamSlots.ERROR), load_slot(stream, StreamSlots.TEXT)
+    set_error(load_slot(stream, StreamSlots.RAISE), error, text)
 
 
 @inline
 def steps_of(stream, plan, array, axes):
     """Steps of an array of so many axes; 0 if its shape or strides are wrong, or there are too many steps."""
-    want = record_at(plan, load_slot(plan, Header.ARRAY_SPECS) + (axes - 1) * ARRAY_SPEC)
-    sizes, strides = (
-        word_at(array + load_slot(plan, Header.SIZES_AT)),
-        word_at(array + load_slot(plan, Header.STRIDES_AT)),
-    )
-    steps = 1
+    want, steps = spec(plan, axes - 1), 1
+    sizes = word_at(array + load_slot(plan, Header.SIZES_AT))
+    strides = word_at(array + load_slot(plan, Header.STRIDES_AT))
     if load_slot(want, ArraySpec.NDIM) != axes:
         return 0
     for k in range(axes):
@@ -84,76 +164,3 @@ def result(stream, plan, axes):
     call_pointer(load_slot(stream, StreamSlots.INCREF), dtype)
     sizes = address_of(stream, StreamSlots.SIZE_0)
     return new_array(load_slot(stream, StreamSlots.NEW_ARRAY), load_slot(plan, Header.TYPE), dtype, axes, sizes)
-
-
-def streamed(forward: Kernel) -> tuple[Kernel, Kernel, Kernel]:
-    """``step(stream)``, ``stream_call(self, input)`` and ``exchange(flag, expected, value)`` for a kernel."""
-
-    def step(stream):
-        if not enter(stream):
-            return 1
-        plan = record_at(stream, STREAM_SLOTS)
-        forward(plan)
-        store_slot(plan, Header.H_0, KEPT)
-        leave(stream)
-        return 0
-
-    @inline
-    def run(stream, plan, steps):
-        """Run so many steps, from ``INPUT`` to ``OUTPUT``."""
-        drops_gil, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
-        if drops_gil:
-            thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
-        while True:
-            forward(plan)
-            store_slot(plan, Header.H_0, KEPT)
-            steps -= 1
-            if steps == 0:
-                break
-            store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
-            store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
-        if drops_gil:
-            call_pointer(load_slot(stream, StreamSlots.RESTORE_THREAD), thread)
-
-    def stream_call(self, x):
-        stream = slots_at(word_at(self + SELF_DATA))
-        plan = record_at(stream, STREAM_SLOTS)
-        made, axes, steps = load_slot(plan, Header.NONE), 0, 0
-        if x != 0:
-            axes = axes_of(plan, x)
-            if axes > 0:
-                steps = steps_of(stream, plan, x, axes)
-        if steps > 0:
-            made = result(stream, plan, axes)
-        else:
-            call_pointer(load_slot(stream, StreamSlots.INCREF), made)
-        if made == 0 or (x != 0 and steps == 0):
-            return made
-        if not enter(stream):
-            call_pointer(load_slot(stream, StreamSlots.DECREF), made)
-            set_error(
-                load_slot(stream, StreamSlots.RAISE),
-                load_slot(stream, StreamSlots.ERROR),
-                load_slot(stream, StreamSlots.TEXT),
-            )
-            return 0
-        if x != 0:
-            data = load_slot(plan, Header.DATA_AT)
-            store_slot(plan, Header.INPUT, word_at(x + data))
-            store_slot(plan, Header.OUTPUT, word_at(made + data))
-            run(stream, plan, steps)
-            store_slot(plan, Header.INPUT, load_slot(stream, StreamSlots.INPUT))
-            store_slot(plan, Header.OUTPUT, load_slot(stream, StreamSlots.OUTPUT))
-        else:
-            run(stream, plan, 1)
-        leave(stream)
-        return made
-
-    def exchange(flag, expected, value):
-        return compare_and_set(flag, expected, value)
-
-    step, stream_call, exchange = standalone(step), standalone(stream_call), standalone(exchange)
-    step.compile(types.int64(PLAN))
-    stream_call.compile(types.int64(types.int64, types.int64))
-    exchange.compile(types.int64(types.int64, types.int64, types.int64))
-    return step, stream_call, exchange

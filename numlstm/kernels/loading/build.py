@@ -1,8 +1,8 @@
 """From a Numba kernel to an object file for a level. Imported only when one must be built.
 
 Numba types and lowers the kernels. LLVM is driven here, so that the result depends on the level and not on the machine
-that builds. The object's entries are ``void numlstm_forward(int64_t *plan)``, ``int64_t numlstm_call(int64_t *plan,
-int64_t boxes)`` and ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``. A
+that builds. The object's entries are ``void numlstm_forward(int64_t *plan)``, ``void numlstm_bind(int64_t *plan,
+PyObject *arrays)`` and ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``. A
 stream's are ``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)``
 and ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``. Nothing in it is undefined: it is
 given the addresses of the functions of Python and NumPy that it calls.
@@ -19,9 +19,9 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
 from ..compiler import STANDALONE, Kernel
-from ..entries.fastcall import python_entries
-from ..entries.stream import streamed
-from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..entries.fastcall import fastcall_entries
+from ..entries.stream import stream_entries
+from ..plan_layout import BACKWARD, FORWARD
 from ..recurrence import forward_kernel
 from ..tile import REGISTERS_16, REGISTERS_32, Shapes
 from ..training.backward import backward_kernel
@@ -84,9 +84,7 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
 def engine_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
     """The forward kernel by itself, and what Python and a stream call."""
     forward = forward_kernel(number, level.lanes(number), shapes, level.fused, level.pause)
-    bind, fastcall = python_entries(forward)
-    step, stream_call, exchange = streamed(forward)
-    return {FORWARD: forward, BIND: bind, FASTCALL: fastcall, STEP: step, STREAM_ENTRY: stream_call, EXCHANGE: exchange}
+    return {FORWARD: forward, **fastcall_entries(forward), **stream_entries(forward)}
 
 
 def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
