@@ -21,6 +21,8 @@ GATES_MOST = 4 << 20  # bytes of the hoisted projection of a chunk
 FEW_ROWS = 24  # fewer use a panel too briefly: their projection is hoisted
 HIDDEN_MOST = 6 << 20  # bytes of h before W_hr, of all threads together
 
+HEADER, RECORD = int(Header.LENGTH), int(Cell.LENGTH)
+
 Int = int  # an int of Python's or of a kernel's
 
 
@@ -76,9 +78,10 @@ def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
     value)``; and ``record_at(plan, slot)``, the part of a plan from a slot on.
     """
     layout = layout_rules(operations, lanes)
-    buffers = buffer_rules(operations, layout, lanes, itemsize)
-    writer = plan_writer(operations, layout, buffers, lanes, itemsize)
-    return SimpleNamespace(itemsize=itemsize, **vars(layout), **vars(buffers), **vars(writer))
+    hoisting = hoisting_rules(operations, layout, lanes, itemsize)
+    buffers = buffer_rules(operations, layout, hoisting, lanes)
+    writer = plan_writer(operations, layout, hoisting, lanes, itemsize)
+    return SimpleNamespace(itemsize=itemsize, **vars(layout), **vars(hoisting), **vars(buffers), **vars(writer))
 
 
 def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
@@ -112,8 +115,8 @@ def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
     return SimpleNamespace(blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout)
 
 
-def buffer_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> SimpleNamespace:
-    """How rows are grouped, what is hoisted, and the buffers for it."""
+def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> SimpleNamespace:
+    """How rows are grouped, and what is hoisted."""
     inline, smaller, greater = operations.inline, operations.smaller, operations.greater
     blocks_of, outputs_of, inputs_of = layout.blocks_of, layout.outputs_of, layout.inputs_of
     width = 4 * lanes
@@ -169,6 +172,15 @@ def buffer_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> Sim
             steps = steps_hoisted(sizes, call, forced, layer, rows)
         return steps, rows
 
+    return SimpleNamespace(group_of=group_of, hoisted=hoisted)
+
+
+def buffer_rules(operations: Any, layout: Any, hoisting: Any, lanes: int) -> SimpleNamespace:
+    """The sizes of the buffers of a call."""
+    inline, smaller, greater = operations.inline, operations.smaller, operations.greater
+    blocks_of, group_of, hoisted = layout.blocks_of, hoisting.group_of, hoisting.hoisted
+    width = 4 * lanes
+
     @inline
     def gates_numbers(sizes: Sizes, call: CallSizes, forced: Forced) -> Int:
         """Numbers of the buffer of hoisted projections."""
@@ -185,21 +197,17 @@ def buffer_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> Sim
             return 0
         return smaller(group_of(sizes, call, forced), call.rows) * blocks_of(sizes.units) * lanes
 
-    return SimpleNamespace(
-        group_of=group_of, hoisted=hoisted, gates_numbers=gates_numbers, hidden_numbers=hidden_numbers
-    )
+    return SimpleNamespace(gates_numbers=gates_numbers, hidden_numbers=hidden_numbers)
 
 
-def plan_writer(operations: Any, layout: Any, buffers: Any, lanes: int, itemsize: int) -> SimpleNamespace:
+def plan_writer(operations: Any, layout: Any, hoisting: Any, lanes: int, itemsize: int) -> SimpleNamespace:
     """``write_plan``, and ``plan_slots`` for its size."""
-    inline, store_slot, record_at = operations.inline, operations.store_slot, operations.record_at
-    outputs_of, inputs_of, cell_layout = layout.outputs_of, layout.inputs_of, layout.cell_layout
-    group_of, hoisted = buffers.group_of, buffers.hoisted
-    term_bytes, header, record = 4 * lanes * itemsize, int(Header.LENGTH), int(Cell.LENGTH)
+    inline, store_slot, group_of = operations.inline, operations.store_slot, hoisting.group_of
+    term_bytes, write_cell = 4 * lanes * itemsize, cell_writer(operations, layout, hoisting, itemsize)
 
     @inline
     def plan_slots(sizes: Sizes) -> Int:
-        return header + record * sizes.layers * sizes.directions
+        return HEADER + RECORD * sizes.layers * sizes.directions
 
     @inline
     def write_header(plan: Any, sizes: Sizes, call: CallSizes, forced: Forced) -> None:
@@ -212,6 +220,23 @@ def plan_writer(operations: Any, layout: Any, buffers: Any, lanes: int, itemsize
         store_slot(plan, Header.MR, forced.mr)
         k_block_min = forced.k_block_min if forced.k_block_min > 0 else CACHE_L1 // term_bytes
         store_slot(plan, Header.K_BLOCK_MIN, k_block_min)
+
+    @inline
+    def write_plan(plan: Any, sizes: Sizes, call: CallSizes, forced: Forced) -> None:
+        """Every slot that sizes decide; addresses are left open."""
+        write_header(plan, sizes, call, forced)
+        panel = 0
+        for n in range(sizes.layers * sizes.directions):
+            panel = write_cell(plan, n, panel, sizes, call, forced)
+
+    return SimpleNamespace(plan_slots=plan_slots, write_plan=write_plan)
+
+
+def cell_writer(operations: Any, layout: Any, hoisting: Any, itemsize: int) -> Any:
+    """``write_cell(plan, n, panel, sizes, call, forced)``."""
+    inline, store_slot, record_at = operations.inline, operations.store_slot, operations.record_at
+    outputs_of, inputs_of, cell_layout = layout.outputs_of, layout.inputs_of, layout.cell_layout
+    hoisted = hoisting.hoisted
 
     @inline
     def write_place(cell: Any, slot: Any, buffer: Int, at: Int, step: Int, row: Int, steps_back: Int) -> None:
@@ -228,7 +253,7 @@ def plan_writer(operations: Any, layout: Any, buffers: Any, lanes: int, itemsize
         """The record of cell ``n``, whose panels begin at ``panel``; where those of the next cell do."""
         layer, outputs = n // sizes.directions, outputs_of(sizes)
         direction = n - layer * sizes.directions
-        cell = record_at(plan, header + n * record)
+        cell = record_at(plan, HEADER + n * RECORD)
         back = call.steps - 1 if direction > 0 and not call.packed else -1
         # the last layer writes the output; below it, layers take turns so that one more sequence is enough
         to_output = (sizes.layers - 1 - layer) % 2 == 0
@@ -245,33 +270,25 @@ def plan_writer(operations: Any, layout: Any, buffers: Any, lanes: int, itemsize
             write_place(cell, Cell.TARGET, Header.OUTPUT, at, call.target_step, call.target_row, back)
         else:
             write_place(cell, Cell.TARGET, Header.BELOW, at, below_step, below_row, back)
-        layout = cell_layout(sizes, layer, panel)
+        placed = cell_layout(sizes, layer, panel)
         steps, rows = hoisted(sizes, call, forced, layer)
-        beyond_l2 = (layout.bias - panel) * itemsize > CACHE_L2
+        beyond_l2 = (placed.bias - panel) * itemsize > CACHE_L2
         store_slot(cell, Cell.INPUTS, inputs_of(sizes, layer))
         store_slot(cell, Cell.OUTPUTS, outputs)
         store_slot(cell, Cell.UNITS, sizes.units)
         store_slot(cell, Cell.PROJECTED, sizes.projected > 0)
         store_slot(cell, Cell.PANEL, panel)
-        store_slot(cell, Cell.BIAS, layout.bias)
-        store_slot(cell, Cell.HR_PANEL, layout.hr_panel)
+        store_slot(cell, Cell.BIAS, placed.bias)
+        store_slot(cell, Cell.HR_PANEL, placed.hr_panel)
         store_slot(cell, Cell.H_AT, n * call.state_rows * outputs)
         store_slot(cell, Cell.C_AT, n * call.state_rows * sizes.units)
         store_slot(cell, Cell.BEYOND_L2, beyond_l2 if forced.beyond_l2 < 0 else forced.beyond_l2 > 0)
         store_slot(cell, Cell.HOIST, steps * rows if call.packed else steps)
         store_slot(cell, Cell.HOIST_ROWS, rows)
         store_slot(cell, Cell.BACK, direction)
-        return layout.end
+        return placed.end
 
-    @inline
-    def write_plan(plan: Any, sizes: Sizes, call: CallSizes, forced: Forced) -> None:
-        """Every slot that sizes decide; addresses are left open."""
-        write_header(plan, sizes, call, forced)
-        panel = 0
-        for n in range(sizes.layers * sizes.directions):
-            panel = write_cell(plan, n, panel, sizes, call, forced)
-
-    return SimpleNamespace(plan_slots=plan_slots, write_plan=write_plan)
+    return write_cell
 
 
 def _same(function: Callable[..., Any]) -> Callable[..., Any]:
