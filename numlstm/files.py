@@ -27,9 +27,9 @@ def load(path: formats.Source, name: str | None = None, *, batch_first: bool | N
     ----------
     path : path, bytes or binary file
         A file of PyTorch (``.pt``, ``.pth``, ``.ckpt``, ``.bin``: state dicts, checkpoints, pickled modules,
-        TorchScript), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz`` or ``.onnx`` (extra ``onnx``). A file
-        object is read from its position. The format is detected from the content, not the name. Nothing in the file is
-        executed.
+        TorchScript; ``.pt2``), of Keras (``.keras``, ``.h5``), ``.safetensors``, ``.npz``, ``.onnx`` (extra ``onnx``),
+        pickles of arrays by name, or JSON of guitar amplifiers (``.json``, ``.nam``). A file object is read from its
+        position. The format is detected from the content, not the name. Nothing in the file is executed.
     name : str, optional
         The LSTM to load if the file holds several: a name from `list_lstms`, or its last parts if they are unique, as
         ``"rnn"`` for ``encoder.rnn``.

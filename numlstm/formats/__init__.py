@@ -29,6 +29,7 @@ ZIP = b"PK"
 PICKLE = b"\x80"
 TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # names that such an archive begins with
 Source = Path | bytes | bytearray | memoryview | BinaryIO
+INNER = ("policy.pth", "serialized_state_dict.pt")  # of Stable-Baselines3, and of torch.export before 2.8
 WRITTEN = (".safetensors", ".npz", ".onnx")
 
 
@@ -59,7 +60,7 @@ def opened(source: Source) -> Iterator[Contents]:
         path = source if isinstance(source, str | os.PathLike) else None
         file = stack.enter_context(opening.regular(path, "a model file") if path is not None else _in_memory(source))
         try:
-            yield _contents(file, path)
+            yield _contents(file, path, stack)
         except OSError as error:
             if error.filename is None and error.strerror:  # a read error, which does not name the file
                 raise OSError(error.errno, error.strerror, shown) from error
@@ -104,7 +105,7 @@ def _in_memory(source: Any) -> BinaryIO:
     return io.BytesIO(data)
 
 
-def _contents(file: BinaryIO, path: Path | None) -> Contents:
+def _contents(file: BinaryIO, path: Path | None, stack: ExitStack) -> Contents:
     size = opening.size(file) if path is not None else file.seek(0, os.SEEK_END)
     file.seek(0)
     if path is not None and size > ALWAYS and size > TIMES * (held := opening.stored(file)) + ALWAYS:
@@ -113,7 +114,7 @@ def _contents(file: BinaryIO, path: Path | None) -> Contents:
     file.seek(0)
     if not start:
         raise ValueError("it is empty")
-    from numlstm.formats import safetensors
+    from numlstm.formats import json_models, safetensors, unread
 
     if safetensors.looks_like(start):  # first: it begins with a length, which may equal any other format's signature
         return safetensors.read(file, size)
@@ -124,14 +125,16 @@ def _contents(file: BinaryIO, path: Path | None) -> Contents:
 
         return keras.read_h5(file)
     if start.startswith(PICKLE):
-        from numlstm.formats.torch import legacy as torch_legacy
+        from numlstm.formats.torch import legacy
 
-        return torch_legacy.read(file, size)
+        return legacy.read(file, size)
     if start.partition(b"\0")[0] in TORCH_TAR:
         raise ValueError(
             "it is a tar archive, the format of the first releases of PyTorch\n"
             "If you trust its source, load it with PyTorch and save its state dict again: torch.save."
         )
+    if json_models.looks_like(start):
+        return json_models.read(file, size, path, stack, _shard)
     if said := unread.what_it_is(start, file, size):
         raise ValueError(f"it is {said}")
     file.seek(0)
@@ -141,27 +144,48 @@ def _contents(file: BinaryIO, path: Path | None) -> Contents:
         return onnx.read(file, path, size)
     raise ValueError(
         f"it begins with {start[:8]!r}, which is no format that is known: .safetensors, .npz, PyTorch's .pt, .onnx, "
-        "Keras' .keras and .h5"
+        "Keras' .keras and .h5, or JSON"
     )
 
 
+def _shard(file: BinaryIO, size: int) -> Contents:
+    """One of the files that an index refers to."""
+    from numlstm.formats import safetensors
+
+    start = file.read(9)
+    file.seek(0)
+    if safetensors.looks_like(start):
+        return safetensors.read(file, size)
+    if start.startswith(ZIP):
+        return _of_zip(file, size)
+    raise ValueError("the index refers to a file that is neither .safetensors nor PyTorch's")
+
+
 def _of_zip(file: BinaryIO, size: int) -> Contents:
-    """Three formats are zip archives; the names of the entries tell them apart."""
+    """Several formats are zip archives; the names of the entries tell them apart."""
     from numlstm.formats import npz, zips
     from numlstm.formats.budget import Budget
+    from numlstm.formats.keras import reader as keras
+    from numlstm.formats.torch import archive as torch_zip
+    from numlstm.formats.torch import exported
 
-    archive = zips.open_zip(file, size)
+    archive, budget = zips.open_zip(file, size), Budget(size)
     names = archive.namelist()
     if npz.looks_like(names):
-        return npz.read(archive, Budget(size))
-    from numlstm.formats.torch import archive as torch_zip
-
+        return npz.read(archive, budget)
+    if exported.looks_like(names):
+        return exported.read(archive, budget)
     if torch_zip.looks_like(names):
-        return torch_zip.read(archive, Budget(size))
-    from numlstm.formats.keras import reader as keras
-
+        return torch_zip.read(archive, budget)
     if keras.looks_like(names):
-        return keras.read_zip(archive, Budget(size))
+        return keras.read_zip(archive, budget)
+    for name in INNER:
+        if name in names:  # what is in it is charged to the outer file
+            budget.hold(archive.getinfo(name).file_size, f"its entry {name!r}")
+            data = zips.entry_bytes(archive, name)
+            inner = zips.open_zip(io.BytesIO(data), len(data))
+            if torch_zip.looks_like(inner.namelist()):
+                return torch_zip.read(inner, budget)
     shown = ", ".join(repr(name) for name in sorted(names)[:4]) + (", …" if len(names) > 4 else "")
     raise ValueError(f"it is a zip archive of {shown or 'nothing'}, which is no model that is known")
 

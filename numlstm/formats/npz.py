@@ -13,7 +13,7 @@ import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.formats import numlstm_config, other_names
-from numlstm.formats.budget import Budget
+from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, TENSOR, Tensor, hold_numbers
 from numlstm.formats.zips import DAMAGED
@@ -23,6 +23,10 @@ HEADER = 1 << 16  # bytes in which an array's header must end
 TEXT = 1 << 16  # bytes of the longest text that is read
 
 
+class Objects(ValueError):
+    """An array holds Python objects."""
+
+
 def looks_like(names: list[str]) -> bool:
     """Whether a zip archive with these entries is one."""
     return bool(names) and all(name.endswith(SUFFIX) for name in names)
@@ -30,18 +34,29 @@ def looks_like(names: list[str]) -> bool:
 
 def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
-    tensors, metadata = read_arrays(archive, budget)
+    unread: dict[str, Tensor] = {}
+    tensors, metadata = read_arrays(archive, budget, unread)
     hold_numbers(budget, tensors.values())
-    return numlstm_config.contents("NumPy archive", tensors, metadata, *other_names.find(tensors))
+    lstms, others = other_names.find(tensors | unread)
+    others += tuple(f"its array {shown(name)!r} holds {what.dtype}" for name, what in list(unread.items())[:1])
+    return numlstm_config.contents("NumPy archive", tensors, metadata, lstms, others)
 
 
-def read_arrays(archive: zipfile.ZipFile, budget: Budget) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every array of numbers, and every text, by name."""
+def read_arrays(
+    archive: zipfile.ZipFile, budget: Budget, unread: dict[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Every array of numbers, and every text, by name. Arrays of objects are refused, or put into `unread`."""
     tensors, metadata = {}, {}
     for entry in archive.infolist():
         budget.hold(TENSOR, "its arrays")
         name = entry.filename.removesuffix(SUFFIX)
-        shape, dtype = _header(archive, entry, budget)
+        try:
+            shape, dtype = _header(archive, entry, budget)
+        except Objects:
+            if unread is None:
+                raise
+            unread[name] = Tensor.unreadable("Python objects, which are pickles")
+            continue
         if dtype.kind == "U" and shape == () and entry.file_size <= TEXT:
             budget.hold(4 * entry.file_size, "its arrays")
             metadata[name] = str(_array(archive, entry.filename)[()])
@@ -57,7 +72,8 @@ def _header(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: Budget) ->
             start = io.BytesIO(file.read(HEADER))
         shape, _, dtype = header(start, entry.file_size)
     except (ValueError, *DAMAGED) as error:
-        raise ValueError(f"its entry {entry.filename!r} is no sound .npy file: {error}") from None
+        kind = Objects if isinstance(error, Objects) else ValueError
+        raise kind(f"its entry {entry.filename!r} is no sound .npy file: {error}") from None
     # parsing takes time in proportion to the header, which deflate may have made of far fewer bytes
     budget.step(start.tell(), "the headers of its arrays are longer")
     return shape, dtype
@@ -87,7 +103,7 @@ def header(file: BinaryIO, size: int) -> tuple[tuple[int, ...], bool, np.dtype[A
     if len(shape) > AXES:
         raise ValueError(f"it states {len(shape)} axes; {AXES} are the most")
     if dtype.hasobject:
-        raise ValueError(
+        raise Objects(
             "it is an array of Python objects, which are pickles, and no pickle is run\n"
             "Save arrays of numbers: np.asarray(value, np.float32)."
         )

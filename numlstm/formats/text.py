@@ -1,14 +1,39 @@
-"""Numbers in decimal notation, read as strictly as other programs read them.
+"""Numbers in decimal notation, and JSON.
 
-Python's int() and float() also accept ``1_0``, digits of other scripts and surrounding spaces. Another reader of the
-same file would see a different number there, or none.
+Numbers are read as strictly as other programs read them. Python's int() and float() also accept ``1_0``, digits of
+other scripts and surrounding spaces; another reader of the same file would see a different number there, or none.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
+
+from numlstm.formats.budget import Budget
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,200}")  # no format has a longer integer
+
+MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of memory for the values that each opens or separates
+
+
+def parsed_json(text: str, budget: Budget, what: str) -> Any:
+    """Parse JSON, once its memory was charged by the marks that open and separate its values.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or takes more memory than the file's size justifies; `what` is the text in words.
+    """
+    for mark, cost in MARKS.items():
+        budget.hold(text.count(mark) * cost, what)
+    budget.hold((1 if text.isascii() else 4) * len(text), what)
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{what} is nested deeper than any model") from None
+    except ValueError as error:
+        raise ValueError(f"{what} is no JSON: {error}") from None
 
 
 def whole(text: str) -> int:

@@ -28,6 +28,7 @@ RUNS = {  # of each form: ten seconds or so
     "keras2-h5": 4_000,
     "zip": 5_000,
     "series": 5_000,
+    "json": 4_000,
 }
 
 

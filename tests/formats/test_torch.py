@@ -1,6 +1,7 @@
 """PyTorch's files without PyTorch: what torch 2.13 wrote and computed, and malicious files."""
 
 import io
+import json
 import pickle
 import pickletools
 import struct
@@ -30,7 +31,8 @@ REPARAMETRIZED = {
     "spectral_norm.pt": "computed from spectral_norm's orig, u, v",
     "spectral_norm_old.pt": "computed from spectral_norm's orig, u, v",
 }
-WITH_FLAGS = ("module.pt", "module_legacy.pt", "scripted.pt", "traced.pt")  # files that say batch_first themselves
+# files that say batch_first and dropout themselves
+WITH_FLAGS = ("module.pt", "module_legacy.pt", "scripted.pt", "traced.pt", "exported.pt2")
 
 
 @pytest.fixture(scope="module")
@@ -482,9 +484,94 @@ def test_a_part_that_is_none_is_refused(part, says, tmp_path):
         numlstm.load_tensors(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("units", [4, 80])  # arrays of more than 64 KB are read from where they are
+def test_pickles_of_state_dicts_and_arrays(protocol, units):
+    torch = need("torch")
+    lstm = rnn = torch.nn.LSTM(3, units)
+    state = rnn.state_dict()
+    arrays = {name: value.numpy() for name, value in state.items()}
+    for thing in (
+        state,
+        arrays,
+        {"params": {name: np.asfortranarray(array) for name, array in arrays.items()}},
+        {name: array.astype(">f4") for name, array in arrays.items()},
+    ):
+        net = numlstm.load(pickle.dumps(thing, protocol))
+        for name, value in lstm.named_parameters():
+            assert same_bits(net.state_dict()[name], value.detach().numpy())
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder."])
+def test_a_state_dict_of_paddle_has_each_cell_once(prefix):
+    """paddle.save pickles arrays of NumPy; the parameters of an LSTM are there by two names."""
+    net = numlstm.LSTM(3, 2, num_layers=2, seed=0)
+    state = {f"{prefix}{name}": value for name, value in net.state_dict().items()}
+    cells = {name.replace("weight", f"{name[-1]}.cell.weight")[:-3]: value for name, value in net.state_dict().items()}
+    state |= {f"{prefix}{name}": value for name, value in cells.items() if "weight" in name}
+    state["StructuredToParameterName@@"] = dict.fromkeys(state, "lstm_0.w_0")
+    (found,) = numlstm.list_lstms(pickle.dumps(state, 4))
+    assert str(found).endswith("LSTM(3, 2, num_layers=2), float32")
+    assert all(
+        same_bits(*pair)
+        for pair in zip(numlstm.load(pickle.dumps(state, 4)).parameters(), net.parameters(), strict=True)
+    )
+
+
+ARRAY = "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR"
+
+
+@pytest.mark.parametrize(
+    "state, says",
+    [
+        ("(K\x01(K\x02K\x03tDK\x00C\x04abcdt", "holds 4 bytes, not 24"),
+        ("(K\x01K\x02DK\x00C\x04abcdt", "array of NumPy of shape no numbers"),
+        ("(K\x01(J\xff\xff\xff\xfftDK\x00C\x04abcdt", "array of NumPy of shape"),
+        ("(K\x01(K\x01tDK\x00U\x04abcdt", "weight_ih_l0 holds an array of NumPy without numbers"),
+        ("(K\x01K\x02t", "array of NumPy without a shape and numbers"),
+        ("K\x01", "array of NumPy without a shape and numbers"),
+    ],
+)
+def test_an_array_that_its_bytes_do_not_hold_is_refused(tmp_path, state, says):
+    dtype = "cnumpy\ndtype\n(U\x02f4K\x00K\x01tR"
+    body = f"}}X\x0c\x00\x00\x00weight_ih_l0{ARRAY}{state.replace('D', dtype)}bs."
+    (tmp_path / "m.pt").write_bytes(archive(b"\x80\x02" + body.encode("latin-1")))
+    with pytest.raises(ValueError, match=says):
+        numlstm.load(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("damage", ["use_pickle", "sizes", "missing", "config", "graph"])
+def test_a_damaged_export_is_refused_or_read_without_its_graph(tmp_path, damage):
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(FOLDER / "exported.pt2") as old, zipfile.ZipFile(path, "w") as new:
+        for entry in old.infolist():
+            content = old.read(entry)
+            if entry.filename.endswith("weights_config.json"):
+                config = json.loads(content)
+                first = config["config"]["lstm.weight_ih_l0"]
+                if damage == "use_pickle":
+                    first["use_pickle"] = True
+                elif damage == "sizes":
+                    first["tensor_meta"]["sizes"][0] = {"as_int": 1 << 40}
+                elif damage == "missing":
+                    first["path_name"] = "other"
+                elif damage == "config":
+                    config["config"] = 1
+                content = json.dumps(config).encode()
+            if entry.filename.endswith("models/model.json") and damage == "graph":
+                content = b"{}"
+            new.writestr(entry.filename, content)
+    if damage == "graph":
+        assert numlstm.list_lstms(path)[0].batch_first is None
+    else:
+        says = "lstm.weight_ih_l0 holds|reaches to number|are missing|has no config|larger|repeats"
+        with pytest.raises(ValueError, match=says):
+            numlstm.load(path)
+
+
 def test_a_plain_pickle_is_told_what_to_do(tmp_path):
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({"weight_ih_l0": [1.0]}))
-    with pytest.raises(ValueError, match=r"a Python pickle, but not one of PyTorch\n.*torch\.save"):
+    with pytest.raises(ValueError, match=r"a Python pickle, but not one of PyTorch, and no state dict\n.*torch\.save"):
         numlstm.load(tmp_path / "m.pkl")
 
 

@@ -26,7 +26,17 @@ import fuzz
 with atheris.instrument_imports(include=["numlstm.formats", "numlstm.commands.sequence_files", "numlstm.base.opening"]):
     import numlstm
     from numlstm.commands import sequence_files
-    from numlstm.formats import npz, numlstm_config, safetensors, state_dict, zips
+    from numlstm.formats import (
+        json_models,
+        npz,
+        numlstm_config,
+        other_names,
+        reparametrized,
+        safetensors,
+        state_dict,
+        zips,
+    )
+    from numlstm.formats import text as formats_text
     from numlstm.formats.keras import hdf5
     from numlstm.formats.keras import layers as keras_config
     from numlstm.formats.keras import reader as keras
@@ -45,6 +55,7 @@ LONGEST = 16384  # bytes of an input
 READERS = (
     *(hdf5, keras, keras_config, keras_weights, npz, numlstm_config, onnx, chain, graph, tensors),
     *(safetensors, state_dict, torch_legacy, tree, torch_zip, unpickle, zips),
+    *(json_models, other_names, reparametrized, formats_text),
 )  # all are instrumented
 
 
@@ -84,6 +95,7 @@ FORMS = {  # how a mutated part becomes a file
     "keras2-h5": bytes,
     "zip": bytes,
     "series": bytes,
+    "json": bytes,
 }
 
 

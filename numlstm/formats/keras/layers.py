@@ -6,7 +6,6 @@ Keras 2 and 3 nest the same few things: a model (Sequential, Functional or the u
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from typing import Any
 
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.state_dict import MOST
+from numlstm.formats.text import parsed_json
 
 DEPTH = 32  # models in models and wrappers in wrappers
 NAME = 1024  # characters in the path of a layer
@@ -33,7 +33,6 @@ HARD_SIGMOID = (
     "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name and Keras 3 clip(x / 6 + 0.5, 0, 1), and neither is "
     "sigmoid"
 )
-MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of memory for the values that each opens or separates
 ENTRY, CALL = 700, 250  # bytes of memory for a layer in a model, and for each reference to one
 LAYER, CELL, SENTENCE = 1_000, 500, 300  # bytes of memory for a recurrent layer, a cell, a sentence on one
 BETWEEN = 16  # no-ops between two layers that are joined
@@ -157,31 +156,19 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
 
     Examples
     --------
+    >>> import json
     >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "hard_sigmoid"}}
     >>> (layer,) = parsed(json.dumps({"class_name": "Sequential", "config": {"layers": [lstm]}})).layers
     >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(",")[0])
     lstm 4 its recurrent_activation is 'hard_sigmoid'
     """
     budget = budget or Budget(len(text))
-    charge_json(text, budget)
-    try:
-        config = json.loads(text)
-    except RecursionError:
-        raise ValueError("its configuration is nested deeper than any model") from None
-    except ValueError as error:
-        raise ValueError(f"its configuration is no JSON: {error}") from None
+    config = parsed_json(text, budget, "its configuration")
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("its configuration is not that of a Keras model: it has no class_name")
     network = Network(budget)
     _layer(network, config, _Around(masking=_masking(config)))
     return network
-
-
-def charge_json(text: str, budget: Budget) -> None:
-    """Charge the memory of parsed JSON, by the marks that open and separate its values."""
-    for mark, cost in MARKS.items():
-        budget.hold(text.count(mark) * cost, "its configuration")
-    budget.hold((1 if text.isascii() else 4) * len(text), "its configuration")
 
 
 def _layer(network: Network, spec: Json, around: _Around) -> None:

@@ -21,7 +21,7 @@ from numlstm.formats.keras import hdf5
 from numlstm.formats.keras.layers import Layer, Network, parsed
 from numlstm.formats.keras.weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
 from numlstm.formats.state_dict import MOST, too_many_layers
-from numlstm.formats.tensor import widest
+from numlstm.formats.tensor import Tensor, widest
 from numlstm.formats.zips import entry_bytes
 
 PART = 4_000  # bytes of memory for a layer's descriptions
@@ -36,7 +36,7 @@ HARD_BEFORE = (2, 3)  # the first version of Keras whose LSTM uses sigmoid by de
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Cells that become layers of one LSTM; parameters by layer and direction."""
 
     layer: Layer
@@ -112,7 +112,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
     """The layout of ``model.weights.h5``."""
     weights = placed(file)
     known = {cell.place for cells in network.cells.values() for cell in cells}
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for layer in network.layers:
         of, problem = {}, _moved(file, layer)
         for cell in (*layer.forward, *layer.backward):
@@ -124,7 +124,7 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
                 of[id(cell)] = weights[place]
             elif not problem:
                 problem = f"its weights are not in the file: there is no {cell.place}/vars/0"
-        parts += _parts(layer, of, where, problem)
+        parts += parts_of(layer, of, where, problem)
     free = {place: found for place, found in weights.items() if place not in known}
     rest, others = undescribed(file, free, {}, ASSUMED)
     return _contents(file, parts, rest, [*network.others, *others], where, network.budget)
@@ -152,10 +152,10 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
         else:
             said = f"the file has weights of {len(have)} recurrent cells for {outermost!r}; it has {len(cells)} cells"
             wrong |= dict.fromkeys(map(id, cells), said)
-    parts: list[_Part] = []
+    parts: list[Part] = []
     for layer in network.layers:
         cells = [*layer.forward, *layer.backward]
-        parts += _parts(layer, known, root, next((wrong[id(cell)] for cell in cells if id(cell) in wrong), ""))
+        parts += parts_of(layer, known, root, next((wrong[id(cell)] for cell in cells if id(cell) in wrong), ""))
     rest, others = undescribed(file, {}, weights, _older(file, root) or ASSUMED)
     return _contents(file, parts, rest, [*network.others, *others], root, network.budget)
 
@@ -171,28 +171,32 @@ def _older(file: hdf5.Hdf5, root: str) -> str:
 
 def _contents(
     file: hdf5.Hdf5,
-    parts: list[_Part],
+    parts: list[Part],
     rest: Iterable[tuple[Layer, dict[int, Weights]]],
     others: list[str],
     where: str,
     budget: Budget,
 ) -> Contents:
     for layer, of in rest:
-        parts += _parts(layer, of, where, "")
+        parts += parts_of(layer, of, where, "")
+    return contents(FORMAT, file.tensors, parts, others, budget)
+
+
+def contents(format: str, tensors: dict[str, Tensor], parts: list[Part], others: list[str], budget: Budget) -> Contents:
+    """Join consecutive parts to LSTMs."""
     if len(parts) > MOST:
         raise ValueError(f"it has {len(parts)} LSTM layers and cells; {MOST} is the limit of a file")
     budget.hold(PART * len(parts), "the descriptions of its layers")
-    lstms = [_found(chain) for chain in _chains(parts)]
-    return Contents(FORMAT, file.tensors, tuple(lstms), tuple(others))
+    return Contents(format, tensors, tuple(_found(chain) for chain in _chains(parts)), tuple(others))
 
 
-def _parts(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> list[_Part]:
+def parts_of(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> list[Part]:
     """The layer as one LSTM, or as several if the sizes of its cells do not fit into one."""
     problem = layer.problem or problem
     groups = [of[id(cell)].group for cell in (*layer.forward, *layer.backward) if id(cell) in of]
     place = (f"{where}, " if where == WEIGHTS else "") + ", ".join(groups)
     if problem:
-        return [_Part(layer, place, problem=problem)]
+        return [Part(layer, place, problem=problem)]
     directions: list[list[Parameters]] = []
     for cells in filter(None, (layer.forward, layer.backward)):
         features: int | None = None
@@ -200,7 +204,7 @@ def _parts(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> li
         for cell in cells:
             found = parameters(cell, of[id(cell)], features)
             if isinstance(found, str):
-                return [_Part(layer, place, problem=found)]
+                return [Part(layer, place, problem=found)]
             directions[-1].append(found)
             features = cell.units
     stack = tuple(zip(*directions, strict=False))
@@ -211,11 +215,11 @@ def _parts(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> li
         and len(inputs) == 1
         and (len(directions) == 1 or len(layer.forward) == len(layer.backward) == 1)
     ):
-        return [_Part(layer, place, stack)]
+        return [Part(layer, place, stack)]
     return _apart(layer, directions, of, where)
 
 
-def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weights], where: str) -> list[_Part]:
+def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weights], where: str) -> list[Part]:
     """Each cell as an LSTM of its own."""
     parts = []
     for direction, (cells, found) in enumerate(zip((layer.forward, layer.backward), directions, strict=False)):
@@ -230,14 +234,14 @@ def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weigh
             order = "reverse" if direction else layer.direction
             one = replace(layer, name=name, notes=notes, direction=order, follows="", sequences=False)
             place = of[id(cell)].group
-            parts.append(_Part(one, f"{where}, {place}" if where == WEIGHTS else place, ((own,),)))
+            parts.append(Part(one, f"{where}, {place}" if where == WEIGHTS else place, ((own,),)))
     return parts
 
 
-def _chains(parts: list[_Part]) -> Iterable[list[_Part]]:
+def _chains(parts: list[Part]) -> Iterable[list[Part]]:
     """The parts that become one LSTM: consecutive ones with nothing between that agree in what its layers share."""
-    chains: dict[str, list[_Part]] = {}  # by the name of the last
-    whole: list[list[_Part]] = []
+    chains: dict[str, list[Part]] = {}  # by the name of the last
+    whole: list[list[Part]] = []
     for part in parts:
         chain = chains.pop(part.layer.follows, None) if part.layer.follows else None
         if chain is not None and _joins(chain[-1], part):
@@ -251,7 +255,7 @@ def _chains(parts: list[_Part]) -> Iterable[list[_Part]]:
     return whole
 
 
-def _joins(before: _Part, after: _Part) -> bool:
+def _joins(before: Part, after: Part) -> bool:
     return (
         not (before.problem or after.problem)
         and before.layer.sequences
@@ -261,7 +265,7 @@ def _joins(before: _Part, after: _Part) -> bool:
     )
 
 
-def _found(chain: list[_Part]) -> Found:
+def _found(chain: list[Part]) -> Found:
     first = chain[0]
     name = "+".join(part.layer.name for part in chain)
     notes = tuple(dict.fromkeys(note for part in chain for note in part.layer.notes))

@@ -18,6 +18,7 @@ import numpy as np
 from numlstm.base import opening
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
+from numlstm.formats.beside import size_below
 from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import Tensor, decoded, widened, width
 from numlstm.formats.text import whole
@@ -247,7 +248,7 @@ class Beside:
             raise ValueError(f"{said}, beside the model: load it by its path")
         path = self.folder / location
         if location not in self.sizes:
-            self.sizes[location] = _size(path, location, self.folder, said)
+            self.sizes[location] = size_below(self.folder, location, said)
         size = self.sizes[location]
         try:
             offset, length = whole(where.get("offset", "0")), whole(where.get("length", str(nbytes)))
@@ -267,21 +268,6 @@ class Beside:
                 f"{SHARED} times is the limit"
             )
         self.budget.grow(min(self.claimed[location], size) - min(before, size))
-
-
-def _size(path: Path, location: str, folder: Path, said: str) -> int:
-    """The size of a file, which must be below the folder."""
-    parts = location.replace("\\", "/").split("/")
-    if not parts[0] or ".." in parts or ":" in parts[0] or "\0" in location:
-        raise ValueError(f"{said}, which is no path below the model's folder; no other file is opened")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{said}, a link out of the model's folder; put the file itself there")
-    try:
-        with opening.regular(path, "a file of numbers") as file:
-            return opening.size(file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"{said}, which cannot be read ({reason}); it belongs beside the model") from None
 
 
 def _outside(path: Path, offset: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Array:

@@ -51,7 +51,7 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
         raise ValueError(f"it holds {len(tops)} pickles, {tops[0]}{PICKLE} and {tops[1]}{PICKLE}; a model has one")
     top = tops[0]
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
-    order = _order(archive, f"{top}/byteorder", sizes)
+    order = byte_order(archive, f"{top}/byteorder", sizes)
 
     def numbers(storage: Storage, dtype: str) -> Array:
         return flat(entry_bytes(archive, f"{top}/data/{storage.key}"), dtype, order)
@@ -64,8 +64,8 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
 
     size = sizes[f"{top}{PICKLE}"]
     budget.hold(2 * size, "its pickle")  # unpacked, and its copy in BytesIO
-    with io.BytesIO(entry_bytes(archive, f"{top}{PICKLE}")) as pickled:
-        root = Machine(Bounded(pickled, size, budget)).load()
+    pickled = io.BytesIO(entry_bytes(archive, f"{top}{PICKLE}"))
+    root = Machine(Bounded(pickled, size, budget)).load()
     code = f"{top}/code/"
     scripted = any(name.startswith(code) for name in names)
 
@@ -90,7 +90,7 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     return contents
 
 
-def _order(archive: zipfile.ZipFile, name: str, sizes: Mapping[str, int]) -> Order:
+def byte_order(archive: zipfile.ZipFile, name: str, sizes: Mapping[str, int]) -> Order:
     """The byte order that the archive states; little endian if it states none."""
     if name not in sizes:
         return "<"

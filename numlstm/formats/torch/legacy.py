@@ -6,6 +6,8 @@ the storages in their order. Source: ``_legacy_save`` in torch/serialization.py 
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any, BinaryIO
@@ -16,10 +18,11 @@ from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Order, width
 from numlstm.formats.torch import tree
-from numlstm.formats.torch.unpickle import Bounded, Machine, Storage, flat, storage
+from numlstm.formats.torch.unpickle import WHAT, Bounded, Inline, Machine, Raw, Storage, flat, storage
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
+PADDLE = re.compile(r"(?:(?P<lstm>.*)\.)?\d+\.cell(?:_[fb]w)?", re.S)  # a cell that Paddle has twice, also in its LSTM
 COUNT = 8  # bytes of the count before the numbers of a storage
 
 
@@ -27,6 +30,9 @@ def read(file: BinaryIO, size: int) -> Contents:
     """Every tensor, and the LSTMs among them. See `numlstm.formats`."""
     budget = Budget(size)
     source = Bounded(file, size, budget)
+    first = Machine(source, of_bytes=partial(_stored_in, budget)).load()
+    if first != MAGIC or type(first) is not int:
+        return _plain_pickle(first, budget)
     order = _preamble(source)
     widths: dict[str, int] = {}  # bytes of a number of each storage
     root = Machine(source, partial(_of_identity, widths)).load()
@@ -48,15 +54,55 @@ def read(file: BinaryIO, size: int) -> Contents:
     return tree.contents("PyTorch (before 1.6)", root, numbers, stored, budget)
 
 
+def _plain_pickle(root: Any, budget: Budget) -> Contents:
+    """A pickle that torch.save has not written: of a state dict, of arrays by name, or Paddle's."""
+
+    def missing(of: Storage, dtype: str = "") -> Any:
+        raise ValueError(f"its storage {of.key!r} is not in the pickle")
+
+    contents = tree.contents("Python pickle", root, missing, missing, budget)
+    names = {found.name for found in contents.lstms}
+    matches = ((found, PADDLE.fullmatch(found.name)) for found in contents.lstms)
+    lstms = tuple(found for found, match in matches if match is None or (match["lstm"] or "") not in names)
+    contents = contents._replace(lstms=lstms)
+    if contents.lstms or contents.others:
+        return contents
+    raise ValueError(
+        "it is a Python pickle, but not one of PyTorch, and no state dict\n"
+        "Only the program that wrote a pickle knows its layout: save the state dict with torch.save, or the arrays "
+        "with numpy.savez."
+    )
+
+
+def _stored_in(budget: Budget, raw: Any) -> Any:
+    """The storage in the bytes of a file of PyTorch that holds it alone."""
+    if isinstance(raw, bytes):
+        raw = Raw(io.BytesIO(raw), 0, len(raw), False)
+    if not isinstance(raw, Raw):
+        raise ValueError("its pickle has a storage that is no bytes")
+    outer, back = raw.file, raw.file.tell()
+    if raw.is_text:
+        budget.hold(3 * raw.count, WHAT)  # as text, as bytes, and those again
+        data = raw.read()
+        raw = Raw(io.BytesIO(data), 0, len(data), False)
+    file = raw.file
+    file.seek(raw.at)
+    source = Bounded(file, raw.at + raw.count, budget)
+    if Machine(source).load() != MAGIC:
+        raise ValueError("its pickle has a storage that is no file of PyTorch")
+    widths: dict[str, int] = {}
+    order = _preamble(source)
+    found = Machine(source, partial(_of_identity, widths)).load()
+    keys = Machine(source).load()
+    if not isinstance(found, Storage) or keys != [found.key]:
+        raise ValueError("its pickle has a storage that is no file of one storage")
+    begin, nbytes = _places(file, raw.at + raw.count, keys, widths, order)[found.key]
+    outer.seek(back)
+    return Inline(found.dtype, f"at {begin} of {id(file)}", found.count, 0, Raw(file, begin, nbytes, False), order)
+
+
 def _preamble(source: Bounded) -> Order:
-    """Read the first three pickles: the byte order."""
-    first = Machine(source).load()
-    if first != MAGIC or type(first) is not int:
-        raise ValueError(
-            "it is a Python pickle, but not one of PyTorch\n"
-            "Only the program that wrote a pickle knows its layout: save the state dict with torch.save, or the arrays "
-            "with numpy.savez."
-        )
+    """Read the second and third pickle: the version and the byte order."""
     if Machine(source).load() != VERSION:
         raise ValueError("it is a PyTorch file of an unknown version of the format")
     system = Machine(source).load()

@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents, Found
 from numlstm.formats.tensor import TENSOR, Tensor, hold_numbers, widened, width
-from numlstm.formats.torch.unpickle import WHAT, Object, Storage, View
+from numlstm.formats.torch.unpickle import WHAT, Inline, NumpyArray, Object, Storage, View
 
 Flags = dict[str, Any]
 CLASS = "torch.nn.modules.rnn."
@@ -66,7 +67,13 @@ class Container:
 
 
 def contents(
-    format: str, root: object, read: Read, stored: Stored, budget: Budget, scripted: Scripted = lambda name: {}
+    format: str,
+    root: object,
+    read: Read,
+    stored: Stored,
+    budget: Budget,
+    scripted: Scripted = lambda name: {},
+    flags: Mapping[str, Flags] = MappingProxyType({}),
 ) -> Contents:
     """Return the tensors and LSTMs in the object of a pickle.
 
@@ -84,19 +91,24 @@ def contents(
         Of the file, after reading the pickle.
     scripted : callable
         Returns the flags of an LSTM by the name of its class in TorchScript.
+    flags : mapping of str to dict
+        The flags of an LSTM by its name in the outermost container.
 
     Raises
     ------
     ValueError
         A tensor reaches beyond its storage, or a storage is larger than its data in the file.
     """
-    containers = list(_walk({"tensor": root} if isinstance(root, View) else root, scripted, budget))
+    containers = list(_walk({"tensor": root} if _is_tensor(root) else root, scripted, budget))
+    for container in containers:
+        if not container.path:
+            container.flags.update(flags)
     _name_apart(containers)
     tensors: dict[str, Tensor] = {}
     lstms: list[Found] = []
     others: list[str] = []
     views = [view for container in containers for view in container.views.values()]
-    cached = _Cache(read, views)
+    cached = _Cache(lambda of, dtype: of.read(dtype) if isinstance(of, Inline) else read(of, dtype), views)
     _check_sizes(views, stored)
     for container in containers:
         repeated = {name: what for name, view in container.views.items() if (what := _repeats(view))}
@@ -131,7 +143,7 @@ def _walk(root: object, scripted: Scripted, budget: Budget) -> Iterator[Containe
             inner = [((link, key), item) for key, item in _module(container, value, seen, scripted, budget)]
         else:
             for key, item in _items(value):
-                if isinstance(item, View):
+                if _is_tensor(item):
                     budget.hold(TENSOR, WHAT)
                     container.views[_free(key, container.views)] = item
                 elif _is_odd(key, item):
@@ -150,8 +162,15 @@ def _walk(root: object, scripted: Scripted, budget: Budget) -> Iterator[Containe
         waiting += reversed(inner)
 
 
+def _is_tensor(item: object) -> TypeGuard[View]:
+    """Whether an object is a tensor with numbers."""
+    return isinstance(item, View) and not (isinstance(item, NumpyArray) and not item.has_numbers)
+
+
 def _is_odd(key: str, item: object) -> bool:
     """Whether an object is a tensor: one of PyTorch's functions makes it, or it has a parameter's name."""
+    if isinstance(item, NumpyArray):
+        return True
     if not isinstance(item, Object) or _is_module(item):
         return False
     return item.name.startswith(REBUILT) or state_dict.NAME.fullmatch(key) is not None
@@ -232,7 +251,7 @@ def _module(
         if any(state_dict.NAME.fullmatch(key) for part in parts for key in part):
             container.classes[name] = MANGLED.sub("", module.name)
         for key, item in state.items():
-            if isinstance(item, View):
+            if _is_tensor(item):
                 budget.hold(TENSOR, WHAT)
                 container.views[_free(f"{prefix}{key}", container.views)] = item
             else:
@@ -240,7 +259,7 @@ def _module(
         below = []
         for key, item in ((key, item) for part in parts for key, item in part.items()):
             full = f"{prefix}{key}"
-            if isinstance(item, View):
+            if _is_tensor(item):
                 budget.hold(TENSOR, WHAT)
                 container.views[full] = item
             elif _is_module(item):
@@ -276,8 +295,10 @@ def _attributes(
     return state, parts
 
 
-def _what(item: Object) -> str:
+def _what(item: Object | NumpyArray) -> str:
     """What an object is that takes a tensor's place."""
+    if isinstance(item, NumpyArray):
+        return "an array of NumPy without numbers"
     kinds = {"qtensor": "quantised integers", "sparse": "a sparse tensor", "meta": "a tensor without numbers (meta)"}
     for part, kind in kinds.items():
         if part in item.name:
@@ -361,7 +382,8 @@ def _check_sizes(views: Iterable[View], stored: Stored) -> None:
         storage = view.storage
         if id(storage) not in seen:
             seen.add(id(storage))
-            have = stored(storage) if storage.start + storage.count else 0
+            have = stored(storage) if storage.start + storage.count and not isinstance(storage, Inline) else 0
+            have = storage.nbytes if isinstance(storage, Inline) else have
             asked = (storage.start + storage.count) * (width(storage.dtype) if storage.dtype else 1)
             if have < asked:
                 raise ValueError(f"its storage {storage.key!r} holds {have} bytes, not {asked}")

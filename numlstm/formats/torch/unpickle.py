@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
@@ -81,6 +83,39 @@ class Storage:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Raw:
+    """Bytes of the pickle that were skipped; as text, each character is one of them."""
+
+    file: BinaryIO
+    at: int
+    count: int
+    is_text: bool
+
+    def read(self) -> bytes:
+        """Return the bytes."""
+        self.file.seek(self.at)
+        data = self.file.read(self.count)
+        return data.decode("utf-8", "replace").encode("latin-1", "replace") if self.is_text else data
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Inline(Storage):
+    """Numbers within the pickle itself."""
+
+    raw: bytes | Raw = b""
+    order: Order = "<"
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in the pickle, in bytes; of text at least the size of the numbers."""
+        return self.raw.count if isinstance(self.raw, Raw) else len(self.raw)
+
+    def read(self, dtype: str) -> Array:
+        """Return the numbers, flat, in native byte order; bfloat16 as its bits."""
+        return flat(self.raw.read() if isinstance(self.raw, Raw) else self.raw, dtype, self.order)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class View:
     """A tensor: a storage with an offset, a shape and strides, all counted in numbers."""
 
@@ -89,6 +124,75 @@ class View:
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+
+
+class NumpyArray(View):
+    """An array of NumPy's. It has no numbers until its state is set, or if they are of a type that is not read."""
+
+    __slots__ = ()
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it has numbers."""
+        return bool(self.dtype)
+
+    def fill(self, state: Any) -> None:
+        """Take the state of a pickled array: (version, shape, dtype, whether in Fortran order, bytes)."""
+        try:
+            _, shape, dtype, is_fortran, raw = state
+        except (TypeError, ValueError):
+            raise ValueError("its pickle has an array of NumPy without a shape and numbers") from None
+        view = _of_numpy(raw, dtype, shape, is_fortran is True)
+        if view is not None:
+            for name in ("storage", "dtype", "shape", "strides"):
+                object.__setattr__(self, name, getattr(view, name))
+
+
+@dataclass(eq=False, slots=True)
+class NumpyType:
+    """A dtype of NumPy's."""
+
+    name: str
+    order: Order = "<"
+
+
+def _of_numpy(raw: Any, dtype: Any, shape: Any, is_fortran: bool) -> View | None:
+    """The view of an array's bytes; None for one of objects or text."""
+    kinds = {"f": "float", "i": "int", "u": "uint", "b": "bool", "c": "complex"}
+    match = re.fullmatch(r"[<>|=]?([fiubc])([0-9]{1,2})", dtype.name) if isinstance(dtype, NumpyType) else None
+    name = kinds[match[1]] + ("" if match[1] == "b" else str(8 * int(match[2]))) if match else ""
+    if name not in DTYPES or not isinstance(raw, bytes | Raw):
+        return None
+    numbers = shape if isinstance(shape, tuple | list) and len(shape) <= AXES else ("none",)
+    if any(type(length) is not int or not 0 <= length < 1 << 62 for length in numbers):
+        raise ValueError(f"its pickle has an array of NumPy of shape {_short(shape)}")
+    sides, stride, strides = tuple(shape), 1, []
+    for length in sides if is_fortran else sides[::-1]:
+        strides.append(stride)
+        stride *= length
+    key = f"at {raw.at}" if isinstance(raw, Raw) else f"bytes {id(raw)}"
+    storage = Inline(name, key, prod(sides), 0, raw, dtype.order)
+    return View(storage, name, 0, sides, tuple(strides if is_fortran else strides[::-1]))
+
+
+def _numpy_array(*given: Any) -> Any:
+    return NumpyArray(Inline("", "", 0), "", 0, (0,), (1,))
+
+
+def _numpy_type(*given: Any) -> Any:
+    return NumpyType(given[0]) if isinstance(given[0], str) else Object("numpy.dtype", given)
+
+
+def _numpy_frombuffer(*given: Any) -> Any:
+    raw, dtype, shape, order = given
+    return _of_numpy(raw, dtype, shape, order == "F") or Object("array of NumPy without numbers")
+
+
+def _encoded(*given: Any) -> Any:
+    """Bytes that protocol 2 holds as text."""
+    if isinstance(given[0], Raw):
+        return Raw(given[0].file, given[0].at, given[0].count, True)
+    return given[0].encode("latin-1")
 
 
 STORAGES = {
@@ -223,6 +327,12 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch.jit._pickle.build_boollist": _first,
     "torch.jit._pickle.build_tensorlist": _first,
     "torch.jit._pickle.restore_type_tag": _first,
+    "numpy.core.multiarray._reconstruct": _numpy_array,
+    "numpy._core.multiarray._reconstruct": _numpy_array,
+    "numpy.core.numeric._frombuffer": _numpy_frombuffer,
+    "numpy._core.numeric._frombuffer": _numpy_frombuffer,
+    "numpy.dtype": _numpy_type,
+    "_codecs.encode": _encoded,
     "torch.Size": _sequence,
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": lambda *given: {},
@@ -286,10 +396,12 @@ class Bounded:
             raise ValueError("its pickle was cut short while it was read")
         return data
 
-    def skip(self, count: int) -> None:
-        """Skip so many bytes."""
+    def skip(self, count: int) -> int:
+        """Skip so many bytes, and return where they begin."""
         self._take(count)
+        at = self.file.tell()
         self.file.seek(count, os.SEEK_CUR)
+        return at
 
     def _take(self, count: int) -> None:
         if not 0 <= count <= self.left:
@@ -343,13 +455,17 @@ class Machine(Base):  # type: ignore[misc]
     source : Bounded
     of_identity : callable
         Returns the object of a persistent id.
+    of_bytes : callable, optional
+        Returns the storage in the bytes of a file of PyTorch, which a plain pickle has for each tensor.
     """
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(Base.dispatch)
 
-    def __init__(self, source: Bounded, of_identity: Callable[[Any], Any] = storage) -> None:
+    def __init__(
+        self, source: Bounded, of_identity: Callable[[Any], Any] = storage, of_bytes: Callable[[Any], Any] | None = None
+    ) -> None:
         super().__init__(source, encoding="utf-8", errors="replace")
-        self.source, self.of_identity, self.budget = source, of_identity, source.budget
+        self.source, self.of_identity, self.of_bytes, self.budget = source, of_identity, of_bytes, source.budget
 
     def load(self) -> Any:
         """Return the object of the pickle."""
@@ -391,6 +507,8 @@ class Machine(Base):  # type: ignore[misc]
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if isinstance(function, Name):
+            if function.name == "torch.storage._load_from_bytes" and self.of_bytes and isinstance(arguments, tuple):
+                return self.of_bytes(arguments[0] if arguments else None)
             known = KNOWN.get(function.name)
             if known is _mapping:
                 self.budget.hold(FIRST + ITEM * len(_sequence(*arguments[:1])), WHAT)
@@ -412,6 +530,10 @@ class Machine(Base):  # type: ignore[misc]
         target = self.stack[-1]
         if isinstance(target, Object):
             target.state = state
+        elif isinstance(target, NumpyArray):
+            target.fill(state)
+        elif isinstance(target, NumpyType):
+            target.order = ">" if isinstance(state, tuple) and state[1:2] == (">",) else "<"
         elif not isinstance(target, dict | list | tuple | View | Name):
             raise ValueError("its pickle sets the state of something that has none")
 
@@ -476,17 +598,16 @@ class Machine(Base):  # type: ignore[misc]
         self.append(int.from_bytes(self.read(count), "little", signed=True))
 
     def _bytes(self, width: int) -> None:
-        self.append(self._kept(int.from_bytes(self.read(width), "little"), "bytes"))
+        self.append(self._kept(int.from_bytes(self.read(width), "little")))
 
     def _text(self, width: int) -> None:
-        kept = self._kept(int.from_bytes(self.read(width), "little"), "text")
+        kept = self._kept(int.from_bytes(self.read(width), "little"))
         self.append(kept.decode("utf-8", "replace") if isinstance(kept, bytes) else kept)
 
-    def _kept(self, count: int, what: str) -> bytes | Object:
-        """So many bytes, or a record of them if they are many."""
+    def _kept(self, count: int) -> bytes | Raw:
+        """So many bytes, or their place if they are many."""
         if count > TEXT:
-            self.source.skip(count)
-            return Object(what, (count,))
+            return Raw(self.source.file, self.source.skip(count), count, False)
         self.budget.hold(4 * count, WHAT)  # every character takes 4 bytes if one of them is beyond 16 bits
         return self.read(count)
 
