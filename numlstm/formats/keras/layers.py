@@ -159,7 +159,7 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
     >>> import json
     >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "hard_sigmoid"}}
     >>> (layer,) = parsed(json.dumps({"class_name": "Sequential", "config": {"layers": [lstm]}})).layers
-    >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(",")[0])
+    >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(";")[0])
     lstm 4 its recurrent_activation is 'hard_sigmoid'
     """
     budget = budget or Budget(len(text))
