@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numlstm
 from numlstm.export import MODEL, export
+from numlstm.export.targets import find
 
 SIZES = (8, 12, 16, 20, 24, 32, 40, 64)
 HERE = Path(__file__).parent
@@ -51,9 +52,9 @@ def measured(command: Path, folder: Path, rounds: int) -> Times:
 def main() -> None:
     """Export, compile, measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--level", default="x86-64-v3")
+    parser.add_argument("--level", default=find("host").level().name)
     parser.add_argument("--rtneural", type=Path, help="a checkout of RTNeural")
-    parser.add_argument("--march", help="g++'s -march for RTNeural; by default the level")
+    parser.add_argument("--march", help="g++'s -march for RTNeural; by default the level, or native")
     parser.add_argument("--rounds", type=int, default=400)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -61,7 +62,7 @@ def main() -> None:
         for units in SIZES:
             export(numlstm.LSTM(1, units, seed=0), folder / str(units), level=options.level, echo=lambda line: None)
         backends = ("XSIMD", "EIGEN") if options.rtneural else ("",)
-        march = options.march or options.level
+        march = options.march or (options.level if options.level.startswith("x86") else "native")
         programs = [program(folder, options.level, options.rtneural, backend, march) for backend in backends]
         runs = [measured(command, folder, options.rounds) for command in programs]
     print(
