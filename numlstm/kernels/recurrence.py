@@ -331,7 +331,9 @@ def row_after_row(shapes: Shapes, wide: Any, wide_tail: Any) -> Kernel:
         for r in range(rows):
             done = begin
             while done < end:
-                n = blocks_of(end - done, most)
+                n = end - done
+                if n > most:
+                    n = blocks_of(n, most)
                 block = begin + end - done - n if odd else done
                 if block + n > whole:
                     wide_tail(n, plan, r, cell, block, of)
