@@ -3,14 +3,14 @@
 pip install -e .
 python examples/audio_effect.py amplified.wav                       # a riff of plucked strings, amplified
 python examples/audio_effect.py amplified.wav --input guitar.wav    # a recording of your own
-python examples/audio_effect.py amplified.wav --input guitar.wav --model amp.json
+python examples/audio_effect.py amplified.wav --input guitar.wav --model examples/amplifier.json
 
 Amplifiers are modelled by an LSTM with one input and some 40 units, a Linear head, and often the input added to its
 output (A. Wright, E.-P. Damskägg, V. Välimäki: Real-time black-box modelling with recurrent neural networks, DAFx-19).
-``--model`` gives one that somebody has trained: a .json file of GuitarML's Proteus or Automated-GuitarAmpModelling,
-or any file that numlstm.load reads, with a head of one output beside the LSTM. Without one the amplifier is
-built here, for no trained weights come with this example. `built` says how; it is an amplifier in the textbook's
-sense, and has the sound of none that you can buy.
+``--model`` gives one that somebody has trained: a .json file of GuitarML's Proteus or of AIDA-X, a .nam file, or any
+other file that numlstm.load reads, with a head of one output beside the LSTM. Without one the amplifier is built
+here, for no trained weights come with this example; amplifier.json, which make_amplifier.py writes, holds the same one.
+`built` says how. It is an amplifier in the textbook's sense, and has the sound of none that you can buy.
 
 The loop runs without Python and without the GIL, and what it allocates is nothing: it could as well be the callback
 of a sound card.
@@ -139,31 +139,29 @@ def _high_pass(x: Array, corner: float, rate: int) -> Array:
 
 
 def loaded(path: str | Path) -> Amplifier:
-    """A trained amplifier: .json as GuitarML writes it, or an LSTM and its head in a file that numlstm reads."""
-    path = Path(path)
-    skip = 1.0
-    if path.suffix.lower() == ".json":
-        document = json.loads(path.read_text("utf-8"))
-        try:
-            about, tensors = document["model_data"], {k: np.array(v, "f4") for k, v in document["state_dict"].items()}
-            if about["unit_type"] != "LSTM":
-                raise ValueError(f"{path}: its units are {about['unit_type']}, not LSTM")
-            lstm = numlstm.LSTM(about["input_size"], about["hidden_size"], about["num_layers"], about["bias_fl"])
-            skip = float(about["skip"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no model as GuitarML writes it: {error!r}") from None
-        lstm.eval().load_state_dict({k.removeprefix("rec."): v for k, v in tensors.items() if k.startswith("rec.")})
-    else:
-        lstm, tensors = numlstm.load(path).float(), numlstm.load_tensors(path)
+    """A trained amplifier: an LSTM and its head in any file that numlstm reads."""
+    lstm, tensors = numlstm.load(path).float(), numlstm.load_tensors(path)
+    lstm.batch_first = False  # `amplified` has the samples first, whatever the file's trainer had
     if lstm.input_size != 1 or lstm.bidirectional:
         raise ValueError(f"{path}: its LSTM is {lstm}; one input and one direction are expected")
     outputs = lstm.proj_size or lstm.hidden_size
-    weights = {name: array for name, array in tensors.items() if array.shape == (1, outputs)}
+    shapes = ((1, outputs), (outputs, 1))  # of PyTorch and of Keras
+    weights = {name: array for name, array in tensors.items() if array.shape in shapes}
     if len(weights) != 1:
         raise ValueError(f"{path}: one head of shape (1, {outputs}) is expected, not {sorted(weights) or 'none'}")
     ((name, weight),) = weights.items()
-    bias = tensors.get(name.removesuffix("weight") + "bias", np.zeros(1))
-    return Amplifier(lstm, np.asarray(weight, np.float32)[0], float(bias[0]), skip)
+    bias = tensors.get(name.removesuffix("weight").removesuffix("kernel") + "bias", np.zeros(1))
+    return Amplifier(lstm, np.asarray(weight, np.float32).ravel(), float(bias[0]), skip_of(path))
+
+
+def skip_of(path: str | Path) -> float:
+    """How much of the input is added to the output: 1, unless a .json or .nam file says otherwise."""
+    if Path(path).suffix.lower() == ".nam":
+        return 0.0
+    if Path(path).suffix.lower() != ".json":
+        return 1.0
+    document = json.loads(Path(path).read_text("utf-8"))
+    return float(document["model_data"].get("skip", 1) if "model_data" in document else document.get("in_skip", 0))
 
 
 # ------------------------------------------------------------ sound

@@ -124,12 +124,44 @@ def test_trained_models_of_others(example, tmp_path):
     assert example.loaded(tmp_path / "dry.json").skip == 0
 
 
+def test_heads_of_keras_and_of_neural_amp_modeler(example, tmp_path):
+    net = numlstm.LSTM(1, 3, seed=1).eval()
+    ahead, back, *biases = net.state_dict().values()
+    head = np.array([0.5, -1, 0.25], np.float32)
+    layers = [[ahead.T, back.T, sum(biases)], [head[:, None], np.array([0.25])]]
+    entries = [{"type": kind, "activation": "", "weights": [a.tolist() for a in given]}
+               for kind, given in zip(("lstm", "dense"), layers, strict=True)]  # fmt: skip
+    (tmp_path / "aida.json").write_text(json.dumps({"in_shape": [None, None, 1], "in_skip": 1, "layers": entries}))
+    flat = np.concatenate([np.hstack([ahead, back]).ravel(), sum(biases), np.zeros(6), head, [0.25]])
+    config = {"input_size": 1, "hidden_size": 3, "num_layers": 1}
+    model = {"architecture": "LSTM", "config": config, "weights": flat.tolist()}
+    (tmp_path / "amp.nam").write_text(json.dumps(model))
+    x = np.random.default_rng(0).uniform(-1, 1, (400, 1)).astype(np.float32)
+    h = net(np.concatenate([np.zeros((example.WARM_UP, 1), np.float32), x]))[0][example.WARM_UP :]
+    for name, skip in (("aida.json", 1), ("amp.nam", 0)):
+        sound = example.amplified(example.loaded(tmp_path / name), x)
+        np.testing.assert_allclose(sound, h @ head[:, None] + 0.25 + skip * x, atol=1e-5)
+
+
+def test_the_file_beside_is_the_built_amplifier(example, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    make = script(EXAMPLES / "make_amplifier.py")
+    amplifier, built = example.loaded(make.PATH), example.built(example.RATE)
+    assert repr(amplifier.lstm) == "LSTM(1, 40)" and amplifier.skip == 0
+    x = example.riff()[:2000]
+    np.testing.assert_allclose(example.amplified(amplifier, x), example.amplified(built, x), atol=1e-5)
+    make.main(tmp_path / "made.json")
+    made = numlstm.load_tensors(tmp_path / "made.json")
+    for name, array in numlstm.load_tensors(make.PATH).items():
+        np.testing.assert_allclose(made[name], array, rtol=0.05, atol=0.05)  # least squares differ a little by CPU
+
+
 @pytest.mark.parametrize(
     ("name", "write", "says"),
     [
-        ("a.json", lambda path: guitarml(path, unit_type="GRU"), "its units are GRU, not LSTM"),
-        ("b.json", lambda path: path.write_text("{}"), "no model as GuitarML writes it"),
-        ("c.json", lambda path: path.write_text("hello"), "Expecting value"),
+        ("a.json", lambda path: guitarml(path, hidden_size=9), "does not fit its tensors"),
+        ("b.json", lambda path: path.write_text("{}"), "no model that is known"),
+        ("c.json", lambda path: path.write_text("hello"), "no format that is known"),
         ("d.npz", lambda path: numlstm.LSTM(1, 4).save(path), "one head of shape .1, 4. is expected, not none"),
         ("e.npz", lambda path: numlstm.LSTM(2, 4).save(path), "one input and one direction are expected"),
         ("f.wav", lambda path: path.write_bytes(b"RIFF"), "f.wav"),
