@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,7 @@ Json = dict[str, Any]
 LONGEST = 1 << 29  # bytes; weights of half a gigabyte are in no JSON
 SHARDS = 1000
 SIZES = ("input_size", "hidden_size", "num_layers")
+AROUND = ("in_skip", "in_gain", "out_gain")  # of AIDA-X: the input is added to the output; decibels
 KERNELS = ("kernel", "recurrent_kernel", "bias")
 Open = Callable[[BinaryIO, int], Contents]
 
@@ -88,15 +90,22 @@ def read(
 
 
 def _array(value: Any, name: str) -> Array:
-    """Nested lists of numbers as an array in float32."""
-    try:
-        array = np.array(value)
-    except ValueError:
-        raise ValueError(f"its {shown(name)!r} is a list of lists of several lengths") from None
-    if array.dtype.kind not in "fiu" or array.ndim > AXES:
+    """Nested lists of numbers as an array in float32, in which the programs that read these files compute."""
+    shape: list[int] = []
+    level = [value]
+    while level and all(type(part) is list for part in level) and len(shape) < AXES:
+        lengths = set(map(len, level))
+        if len(lengths) > 1:
+            raise ValueError(f"its {shown(name)!r} is a list of lists of several lengths")
+        shape += lengths
+        level = list(chain.from_iterable(level))
+    if not set(map(type, level)) <= {int, float}:  # NumPy would make numbers of texts, and of None
         raise ValueError(f"its {shown(name)!r} holds something other than numbers")
     with np.errstate(over="ignore"):
-        return array.astype(np.float32)
+        try:
+            return np.array(level, np.float64).astype(np.float32).reshape(shape)
+        except OverflowError:
+            raise ValueError(f"its {shown(name)!r} holds an integer beyond all floating-point numbers") from None
 
 
 def _tensors(values: Mapping[str, Any], budget: Budget) -> dict[str, Tensor]:
@@ -110,14 +119,21 @@ def _tensors(values: Mapping[str, Any], budget: Budget) -> dict[str, Tensor]:
 
 
 def _state_dict(model: Json, budget: Budget) -> Contents:
-    """GuitarML's: the state dict of a recurrent layer ``rec`` and a Linear layer ``lin``."""
+    """GuitarML's: the state dict of a recurrent layer ``rec``, whose steps come first, and a Linear layer ``lin``."""
     tensors = _tensors(model["state_dict"], budget)
-    lstms, others = state_dict.find(tensors, place="state_dict")
     data = model.get("model_data")
-    if isinstance(data, dict) and data.get("skip") in (1, True):
-        note = "the model adds its input to the output of its head (skip)"
-        lstms = tuple(found._replace(notes=(*found.notes, note)) for found in lstms)
-    return Contents("GuitarML's JSON", tensors, lstms, others)
+    if not isinstance(data, dict):
+        return Contents("JSON of a state dict", tensors, *state_dict.find(tensors, place="state_dict"))
+    lstms, others = state_dict.find(tensors, {"rec": {"batch_first": False}}, "state_dict")
+    stated = {name: data[name] for name in SIZES if name in data}
+    note = "the model adds its input to the output of its head (skip)"
+    checked = []
+    for found in lstms:
+        if found.config is not None and not stated.items() <= found.config._asdict().items():
+            problem = f"its model_data has {shown(str(stated))}, which does not fit its tensors: {found.sizes()}"
+            found = found._replace(config=None, parameters={}, problem=problem)
+        checked.append(found._replace(notes=(*found.notes, note)) if data.get("skip") in (1, True) else found)
+    return Contents("GuitarML's JSON", tensors, tuple(checked), others)
 
 
 def _layers(model: Json, budget: Budget) -> Contents:
@@ -141,9 +157,10 @@ def _layers(model: Json, budget: Budget) -> Contents:
         weights = {key.rpartition(".")[2]: (key, tensor) for key, tensor in own.items()}
         parts += _rtneural_lstm(spec, name, before, Weights(name, weights))
         before = name
-    if model.get("in_skip") in (1, True):
-        others.append("the model adds its input to its output (in_skip)")
-    return keras.contents("RTNeural's JSON", tensors, parts, others, budget)
+    contents = keras.contents("RTNeural's JSON", tensors, parts, others, budget)
+    given = [f"{name} {model[name]!r}" for name in AROUND if model.get(name)]
+    notes = [f"the model has {shown(each)} around its layers" for each in given]
+    return contents._replace(lstms=tuple(each._replace(notes=(*each.notes, *notes)) for each in contents.lstms))
 
 
 def _rtneural_lstm(spec: Json, name: str, before: str, weights: Weights) -> list[keras.Part]:

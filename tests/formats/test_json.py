@@ -102,6 +102,53 @@ def test_dense_json_is_charged_before_it_is_parsed(tmp_path):
         numlstm.load(tmp_path / "m.json")
 
 
+@pytest.mark.parametrize("element", ['"1.5"', "null", "true", "{}", "[]", "1" + "0" * 400])
+def test_only_numbers_are_numbers(tmp_path, element):
+    (tmp_path / "m.json").write_text('{"state_dict": {"r.bias_hh_l0": [1.5, ' + element + "]}}")
+    with pytest.raises(ValueError, match=r"holds something other than numbers|an integer beyond all"):
+        numlstm.load(tmp_path / "m.json")
+
+
+def test_one_long_text_among_many_is_not_multiplied(tmp_path):
+    """NumPy would take 4 GB for an array of these."""
+    (tmp_path / "m.json").write_text(json.dumps({"state_dict": {"r.bias_hh_l0": ["a" * 10_000, *["b"] * 100_000]}}))
+    with pytest.raises(ValueError, match="holds something other than numbers"):
+        numlstm.load(tmp_path / "m.json")
+
+
+def test_infinity_is_loaded_with_a_warning(tmp_path):
+    made = changed("guitarml.json", lambda m: m["state_dict"]["rec.bias_hh_l0"].__setitem__(0, 1e300))
+    (tmp_path / "m.json").write_text(json.dumps(made))
+    with pytest.warns(UserWarning, match="NaN or infinity in bias_hh_l0"):
+        numlstm.load(tmp_path / "m.json")
+
+
+def test_the_order_of_axes_is_that_of_the_writer(tmp_path):
+    assert numlstm.list_lstms(FOLDER / "guitarml.json")[0].batch_first is False
+    with pytest.raises(ValueError, match="the file states batch_first=False"):
+        numlstm.load(FOLDER / "guitarml.json", batch_first=True)
+    plain = changed("guitarml.json", lambda m: m.pop("model_data"))
+    (tmp_path / "m.json").write_text(json.dumps(plain))
+    assert numlstm.list_lstms(tmp_path / "m.json")[0].batch_first is None
+
+
+def test_stated_sizes_must_be_those_of_the_tensors(tmp_path):
+    made = changed("guitarml.json", lambda m: m["model_data"].update(hidden_size=4))
+    (tmp_path / "m.json").write_text(json.dumps(made))
+    with pytest.raises(ValueError, match=r"'hidden_size': 4.*, which does not fit its tensors: LSTM\(2, 3\)"):
+        numlstm.load(tmp_path / "m.json")
+
+
+def test_what_aida_x_does_around_its_layers_is_noted(tmp_path):
+    made = changed("rtneural.json", lambda m: m.update(in_skip=1, in_gain=0, out_gain=-6.5))
+    (tmp_path / "m.json").write_text(json.dumps(made))
+    notes = numlstm.list_lstms(tmp_path / "m.json")[0].notes
+    assert [note for note in notes if "around" in note] == [
+        "the model has in_skip 1 around its layers",
+        "the model has out_gain -6.5 around its layers",
+    ]
+
+
 # ---------------------------------------------------------------- an index
 
 
