@@ -223,7 +223,7 @@ def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_pat
     folder = tmp_path / "kernels"
     shutil.copytree(fingerprint.FOLDER, folder, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     own = levels.LEVELS["x86-64-v3"]
-    before = fingerprint.name(own, str(folder))
+    before, of_training = (fingerprint.name(own, str(folder), training=training) for training in (False, True))
     assert before == fingerprint.name(own) and before != fingerprint.name(levels.LEVELS["x86-64-v4"])
     names = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py"))
     compilers = {f"loading/{name}" for name in fingerprint.COMPILERS}
@@ -233,6 +233,8 @@ def test_the_sources_name_follows_what_decides_the_code_and_nothing_else(tmp_pat
         text = path.read_bytes()
         path.write_bytes(text.replace(b"the", b"teh", 1) if b"the" in text else text + b"#")
         decides = name in compilers or not (name.startswith("loading/") or name.endswith("__init__"))
+        assert (fingerprint.name(own, str(folder), training=True) != of_training) == decides, name
+        decides = decides and not name.startswith("training/")
         assert (fingerprint.name(own, str(folder)) != before) == decides, name
         path.write_bytes(text)
     for more in (folder / "more.py", folder / "entries" / "more.py"):
