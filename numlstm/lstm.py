@@ -511,6 +511,7 @@ class LSTM(LSTMParameters):
         if memory != "all":
             raise ValueError(f"memory must be 'all'\nIt is {memory!r}.")
         self._cpu_only("vjp")
+        self._forward_only("vjp")
         from numlstm.autodiff import calls
 
         model = self._model  # for the whole call, whatever is assigned meanwhile

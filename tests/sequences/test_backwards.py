@@ -130,6 +130,8 @@ def test_what_has_not_seen_the_last_step_is_refused(direction, tmp_path):
             make()
     with pytest.raises(NotImplementedError, match="trace is built for LSTMs that run forward"):
         net.trace(given(net))
+    with pytest.raises(NotImplementedError, match="vjp is built for LSTMs that run forward"):
+        net.vjp(given(net))
     with pytest.raises(NotImplementedError, match="export is built for LSTMs that run forward"):
         export(net, tmp_path)
 
