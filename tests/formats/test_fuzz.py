@@ -22,6 +22,8 @@ COUNT = 2000  # mutants of each format, at least
 FUZZ = Path(__file__).parents[1] / "support" / "fuzz.py"
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 SOURCES = {
+    "npz-flax": "names/flax.npz",
+    "npz-haiku": "names/haiku.npz",
     "torch-zip": "torch/checkpoint.pt",
     "torchscript": "torch/scripted.pt",
     "torch-module": "torch/module.pt",

@@ -108,6 +108,8 @@ def _zip_mutant(valid: bytes, rng: random.Random) -> bytes:
 READERS = {
     "safetensors": ("safetensors", "read"),
     "npz": ("npz", "read"),
+    "npz-flax": ("npz", "read"),
+    "npz-haiku": ("npz", "read"),
     "torch-zip": ("torch.archive", "read"),
     "torchscript": ("torch.archive", "read"),
     "torch-module": ("torch.archive", "read"),
