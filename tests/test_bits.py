@@ -17,11 +17,11 @@ from needs import leave_out
 from samples import data, make
 
 import numlstm
-from numlstm.kernels import projection, recurrence, tile
+from numlstm.kernels import microkernel, projection, recurrence, tile
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
-from numlstm.kernels.simd import Simd
+from numlstm.kernels.simd import SideBySide, Simd
 from numlstm.kernels.tile import FROM_ZERO, Tile
 from numlstm.runtime import planner
 from numlstm.runtime.call import Call
@@ -30,15 +30,17 @@ pytestmark = pytest.mark.cpu_level
 
 # (hidden_size, proj_size): below, at and beyond one register, and in tails of every kind
 SIZES = [(1, 0), (3, 2), (13, 0), (37, 5), (64, 0), (130, 70)]
+NEVER = 1 << 30  # terms, more than any chain has
 FORCED = {
     "hoisted, long chunks": {"hoist": True},
     "hoisted, chunks of 2": {"hoist": True, "hoist_steps": 2},
-    "not hoisted": {"hoist": False},
+    "not hoisted": {"hoist": False, "k_block_min": NEVER},
     "rows one by one": {"mr": 1},
-    "tiles of at most 2": {"mr": 2, "hoist": True},
-    "tiles of at most 3": {"mr": 3},
-    "tiles of at most 4": {"mr": 4, "hoist": False},
+    "tiles of at most 2": {"mr": 2, "hoist": True, "k_block_min": NEVER},
+    "tiles of at most 3": {"mr": 3, "k_block_min": NEVER},
+    "tiles of at most 4": {"mr": 4, "hoist": False, "k_block_min": NEVER},
     "run after run": {"hoist": True, "k_block_min": 1},
+    "run after run, not hoisted": {"hoist": False, "k_block_min": 1},
     "run after run, chunks of 2": {"hoist": True, "hoist_steps": 2, "k_block_min": 1},
     "run after run, tiles of at most 2": {"hoist": True, "mr": 2, "k_block_min": 1},
     "groups of 1 row": {"group": 1},
@@ -46,6 +48,11 @@ FORCED = {
     "weights asked for ahead": {"beyond_l2": True, "mr": 1},
     "weights not asked for ahead": {"beyond_l2": False},
 }
+
+
+def shapes():
+    """Those of this level."""
+    return build.REGISTERS_32 if registry.level().registers >= 32 else build.REGISTERS_16
 
 
 @pytest.fixture(autouse=True)
@@ -148,12 +155,12 @@ def test_every_path_is_taken_and_counted():
     assert one_by_one[Header.MULTI_BLOCK] > 0 and one_by_one[Header.TILES] == 0
     for most in (2, 3, 4):
         count = counts[f"tiles of at most {most}"]
-        known = build.REGISTERS_32 if registry.level().registers >= 32 else build.REGISTERS_16
-        assert count[Header.TALL] == max(rows for rows in known.mr if rows <= most)
+        assert count[Header.TALL] == max(rows for rows in shapes().mr if rows <= most)
         assert count[Header.TILES] > 0 and count[Header.MULTI_BLOCK] == 0
     for name in ("run after run", "run after run, chunks of 2", "run after run, tiles of at most 2"):
         assert counts[name][Header.K_BLOCKS] > counts[name][Header.HOISTED] > 0, name
     assert counts["not hoisted"][Header.K_BLOCKS] == counts["rows one by one"][Header.K_BLOCKS] == 0
+    assert (counts["run after run, not hoisted"][Header.K_BLOCKS] > 0) == shapes().side_by_side
     assert counts["groups of 1 row"][Header.GROUPS] == 11
     assert counts["groups of 5 rows"][Header.GROUPS] == 3
     for name, count in counts.items():
@@ -191,8 +198,10 @@ def test_more_rows_than_take_turns_at_once():
     lstm = make(37, 0, "float32", num_layers=2)
     for far in (False, True):
         x, hx = data(lstm, 3, 4 * projection.ROWS_AT_ONCE + 5)
-        want, count = run(lstm, x, hx, hoist=False)
+        want, count = run(lstm, x, hx, hoist=False, k_block_min=NEVER)
         assert count[Header.K_BLOCKS] == 0
+        got, count = run(lstm, x, hx, hoist=False, k_block_min=1, beyond_l2=far)
+        assert (count[Header.K_BLOCKS] > 0) == shapes().side_by_side and equal(got, want)
         got, count = run(lstm, x, hx, hoist=True, k_block_min=1, beyond_l2=far)
         assert count[Header.K_BLOCKS] > 0 and equal(got, want)
 
@@ -247,6 +256,21 @@ def test_a_planted_mixture_of_two_rows_is_noticed(monkeypatch, names):
         leave_out("registers of this level are not halved")
     put_in_place(monkeypatch, Crossed)
     assert "rows one by one" in every_path(make(registry.lanes("float32") + 1, 0, "float32"))
+
+
+@pytest.mark.slow
+def test_a_planted_mixture_of_rows_side_by_side_is_noticed(monkeypatch):
+    """The chains of several rows, each of which goes on with the value of another."""
+
+    class Crossed(SideBySide):
+        def fence(self, builder, values):
+            return super().fence(builder, values)[::-1]
+
+    if not shapes().side_by_side:
+        leave_out("at this level each tile has an epilogue of its own")
+    monkeypatch.setattr(microkernel, "SideBySide", Crossed)
+    put_in_place(monkeypatch, Simd)
+    assert "not hoisted" in every_path(make(13, 0, "float32"))
 
 
 @pytest.fixture

@@ -56,11 +56,32 @@ OVER = {"float32": 88.8, "float64": 709.9}
 FLAT = {"float32": 20.0, "float64": 40.0}
 
 
+def horner(simd, coefficients):
+    """``(r) -> polynomial`` by one FMA a coefficient, highest power first."""
+    inline, fma, lowest = simd.inline, simd.fma, simd.splat(coefficients[0])
+    if len(coefficients) == 1:
+
+        @inline
+        def polynomial(r):
+            return lowest()
+
+    else:
+        rest = horner(simd, coefficients[1:])
+
+        @inline
+        def polynomial(r):
+            return fma(rest(r), r, lowest())
+
+    return polynomial
+
+
 @cache
 def activations(simd):
     """``to_c`` and ``to_h``, the two parts of a cell for the registers of ``simd``, and what training needs besides.
 
-    Whatever has these instructions gives the same bits: ``kernels.simd`` has them, and ``cuda.kernels.lane``.
+    For a ``to_c`` in two passes: ``one_and_exp_of_minus`` of i, f and o, and ``c_of_denominators``. Whatever has these
+    instructions gives the same bits: ``kernels.simd`` has them for a register and for several side by side, and
+    ``cuda.kernels.lane`` for a thread.
     """
     inline = simd.inline
     add, mul, div, fma, neg = simd.add, simd.mul, simd.div, simd.fma, simd.neg
@@ -74,25 +95,7 @@ def activations(simd):
     minus_log2_e, minus_log2_e_rest = (simd.splat(-part) for part in LOG2_E[name])
     minus_twice_log2_e, minus_twice_log2_e_rest = (simd.splat(-2 * part) for part in LOG2_E[name])
 
-    def horner(coefficients):
-        """``(r) -> polynomial`` by one FMA a coefficient, highest power first."""
-        lowest = simd.splat(coefficients[0])
-        if len(coefficients) == 1:
-
-            @inline
-            def polynomial(r):
-                return lowest()
-
-        else:
-            rest = horner(coefficients[1:])
-
-            @inline
-            def polynomial(r):
-                return fma(rest(r), r, lowest())
-
-        return polynomial
-
-    polynomial = horner(POLYNOMIAL[name])
+    polynomial = horner(simd, POLYNOMIAL[name])
 
     @inline
     def power_parts(x, scale, scale_rest):
@@ -135,12 +138,27 @@ def activations(simd):
         return fma(part, power, add(one(), power)), fma(part, power, power)
 
     @inline
+    def itself(denominator):
+        return denominator
+
+    def new_c(denominator):
+        """``(i, f, g, c) -> (the new c, |c| limited)``; ``denominator`` makes sigmoid's of i and of f."""
+
+        @inline
+        def c_of(i, f, g, c):
+            # c = i g + f c, where f c, the forget gate's part, is c / (1 + e**-f)
+            t = exp_minus_one(at_most(magnitude(g), flat()))
+            new = div(with_sign(t, g), mul(denominator(i), add(t, two())))
+            return flushed(add(div(c, denominator(f)), new), flat())
+
+        return c_of
+
+    c_of, c_of_denominators = new_c(one_and_exp_of_minus), new_c(itself)
+
+    @inline
     def to_c(i, f, g, o, c):
         """Gates before activation and the cell state, to the new c and what h is made of: |c| limited, and S(o)."""
-        # c = i g + f c, where f c, the forget gate's part, is c / (1 + e**-f)
-        t = exp_minus_one(at_most(magnitude(g), flat()))
-        new = div(with_sign(t, g), mul(one_and_exp_of_minus(i), add(t, two())))
-        c, size = flushed(add(div(c, one_and_exp_of_minus(f)), new), flat())
+        c, size = c_of(i, f, g, c)
         return c, size, one_and_exp_of_minus(o)
 
     @inline
@@ -161,4 +179,11 @@ def activations(simd):
         # t is never positive, so that flushing and the sign of c cost two instructions and not four
         return flushed_with_sign(div(t, mul(denominator, add(t, two()))), c)
 
-    return SimpleNamespace(to_c=to_c, to_h=to_h, to_c_and_powers=to_c_and_powers, exp_and_less_one=exp_and_less_one)
+    return SimpleNamespace(
+        to_c=to_c,
+        to_h=to_h,
+        one_and_exp_of_minus=one_and_exp_of_minus,
+        c_of_denominators=c_of_denominators,
+        to_c_and_powers=to_c_and_powers,
+        exp_and_less_one=exp_and_less_one,
+    )

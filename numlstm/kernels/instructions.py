@@ -28,7 +28,8 @@ def fixed_intrinsic(definition: Any, names: list[str]) -> Any:
 def instruction(result: types.Type, *arguments: types.Type) -> Callable[[Any], Any]:
     """Make ``emit(builder, *values)`` a function for kernels, of a fixed signature.
 
-    A result that is a tuple type is given back by ``emit`` as a list of LLVM values.
+    A result that is a tuple type is given back by ``emit`` as a list of LLVM values. ``emit``, ``result`` and
+    ``arguments`` stay with the function, for instructions that are made of others.
     """
 
     def decorate(emit):
@@ -42,7 +43,9 @@ def instruction(result: types.Type, *arguments: types.Type) -> Callable[[Any], A
             return result(*arguments), codegen
 
         definition.__name__ = emit.__name__
-        return fixed_intrinsic(definition, list(inspect.signature(emit).parameters)[1:])
+        made = fixed_intrinsic(definition, list(inspect.signature(emit).parameters)[1:])
+        made.emit, made.result, made.arguments = emit, result, arguments
+        return made
 
     return decorate
 

@@ -15,8 +15,8 @@ from .compiler import Kernel, inline, named
 from .instructions import bump_counter, greater, load_slot, smaller, store_slot
 from .plan_layout import TAPE_REGISTERS, Cell, Header
 from .projection import ROWS_AT_ONCE, far_rows_at_once
-from .simd import Simd
-from .tile import FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
+from .simd import SideBySide, Simd
+from .tile import FROM_BIAS, FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
 
@@ -212,30 +212,43 @@ def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: 
 def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kernel) -> Kernel:
     """``(plan, cell, block, onward, rows, of)``: one step of all rows in a block, by ``chain``.
 
-    For a cell whose X is hoisted. The next block is ``onward`` by 1 or -1.
+    Where X is not hoisted, it is summed here, before R. The next block is ``onward`` by 1 or -1.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.keeps)
     room = simd.scratch(far_rows * width)
-    finish = for_tiles(shapes.mr, next_size, {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr})
+    if shapes.side_by_side and not epilogue.keeps:
+        finish = rows_side_by_side(simd, shapes.mr[0])
+    else:
+        ends = {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr}
+        finish = for_tiles(shapes.mr, next_size, ends)
 
     @named("step_by_k_blocks")
     def step(plan, cell, block, onward, rows, of):
         inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
-        units = load_slot(cell, Cell.UNITS)
-        terms, unit, sums = inputs + outputs, block * lanes, room()
-        panel = moved(pointer_at(plan, Header.PANELS), load_slot(cell, Cell.PANEL) + (block * terms + inputs) * width)
-        following = moved(panel, onward * terms * width)
+        units, hoisted = load_slot(cell, Cell.UNITS), load_slot(cell, Cell.HOIST) > 0
+        terms, unit, sums, panels = inputs + outputs, block * lanes, room(), pointer_at(plan, Header.PANELS)
+        x_panel = moved(panels, load_slot(cell, Cell.PANEL) + block * terms * width)
+        bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
+        panel, following = moved(x_panel, inputs * width), moved(x_panel, onward * terms * width)
         y_stride = y_stride_in(cell)
         most = far_rows if load_slot(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
+        if hoisted:
+            following = moved(following, inputs * width)
+        else:
+            most //= 2  # the other half of the room is for X
         for first in range(0, rows, most):
             count = smaller(most, rows - first)
+            gates = moved(of.gates, block * of.gap + first * width)
+            if not hoisted:
+                gates = moved(sums, most * width)
+                chain(plan, FROM_BIAS, bias, gates, width, x_panel, panel, inputs,
+                      moved(of.x, first * of.x_stride), of.x_stride, count, count == rows, False)  # fmt: skip
             h = moved(of.h, first * of.h_stride)
             chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
                   h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
             kept, kept_stride = kept_in(cell, block, first, of)
-            finish(plan, count, sums, moved(of.gates, block * of.gap + first * width),
-                   moved(of.c, first * units + unit), units,
+            finish(plan, count, sums, gates, moved(of.c, first * units + unit), units,
                    moved(of.y, first * y_stride + unit), y_stride, units - unit, kept, kept_stride)  # fmt: skip
 
     return step
@@ -255,5 +268,52 @@ def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
         value = add(load(gates, r * width, width, 0), load(sums, r * width, width, 0))
         finish(value, moved(c, r * c_stride), c_stride, moved(y, r * y_stride), y_stride, count,
                moved(kept, r * kept_stride), kept_stride)  # fmt: skip
+
+    return kernel
+
+
+def rows_side_by_side(simd: Simd, tallest: int) -> Kernel:
+    """``(plan, rows, sums, gates, c, c_stride, y, y_stride, count, ...)``: the epilogue of all rows; changes ``sums``.
+
+    Nothing is kept for a backward pass: the last two arguments are unused.
+    Loop order: three sigmoids of two rows at a time; then c, and last h, of four. Where fewer rows are left, the last
+    one is computed again, to the same bits.
+    """
+    lanes, width = simd.lanes, 4 * simd.lanes
+    six, four = SideBySide(simd, 6), SideBySide(simd, 4)
+    denominator, part = activations(six).one_and_exp_of_minus, activations(four)
+    c_of, to_h = part.c_of_denominators, part.to_h
+    load_six, store_six, add_six = six.load, six.store, six.add
+    load, store, add, load_part, store_part = four.load, four.store, four.add, four.load_part, four.store_part
+    i, f, g, o = (gate * lanes for gate in range(4))
+
+    @inline
+    def four_rows(r, last, stride, at):
+        """Where the rows from r on stand."""
+        return (r * stride + at, smaller(r + 1, last) * stride + at,
+                smaller(r + 2, last) * stride + at, smaller(r + 3, last) * stride + at)  # fmt: skip
+
+    @named("epilogue_of_rows")
+    def kernel(plan, rows, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride):
+        bump_counter(plan, Header.TILES)
+        height = smaller(rows, smaller(tallest, load_slot(plan, Header.MR)))
+        store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
+        last = rows - 1
+        for r in range(0, rows, 2):
+            a, b = r * width, smaller(r + 1, last) * width
+            places = a + i, a + f, a + o, b + i, b + f, b + o
+            store_six(sums, places, denominator(add_six(load_six(gates, places), load_six(sums, places))))
+        for r in range(0, rows, 4):
+            of_i, of_f = four_rows(r, last, width, i), four_rows(r, last, width, f)
+            of_g, of_c = four_rows(r, last, width, g), four_rows(r, last, c_stride, 0)
+            gate = add(load(gates, of_g), load(sums, of_g))
+            new, size = c_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
+            store_part(c, of_c, new, count)
+            store(sums, of_i, new)
+            store(sums, of_g, size)
+        for r in range(0, rows, 4):
+            new, size = load(sums, four_rows(r, last, width, i)), load(sums, four_rows(r, last, width, g))
+            h = to_h(new, size, load(sums, four_rows(r, last, width, o)))
+            store_part(y, four_rows(r, last, y_stride, 0), h, count)
 
     return kernel

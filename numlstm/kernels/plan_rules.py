@@ -218,7 +218,10 @@ def plan_writer(operations: Any, layout: Any, hoisting: Any, lanes: int, itemsiz
         store_slot(plan, Header.ROWS, call.rows)
         store_slot(plan, Header.GROUP, group_of(sizes, call, forced))
         store_slot(plan, Header.MR, forced.mr)
-        k_block_min = forced.k_block_min if forced.k_block_min > 0 else CACHE_L1 // term_bytes
+        # the epilogue of rows side by side pays with AVX2 for every chain, and the turns where L1 holds no panel
+        k_block_min = 1 if lanes * itemsize == 32 else CACHE_L1 // term_bytes
+        if forced.k_block_min > 0:
+            k_block_min = forced.k_block_min
         store_slot(plan, Header.K_BLOCK_MIN, k_block_min)
 
     @inline

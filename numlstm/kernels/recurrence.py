@@ -349,12 +349,12 @@ def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_bl
 
     Panels beyond L2 are prefetched, which only ``by_k_blocks`` does, so that it also serves a single tile of rows then.
     """
-    tallest = shapes.mr[0]
+    tallest, sums_x = shapes.mr[0], shapes.side_by_side
 
     @inline
     def block_step(plan, cell, rows, odd, whole, begin, end, of):
         in_turns = (
-            load_slot(cell, Cell.HOIST) > 0
+            (sums_x or load_slot(cell, Cell.HOIST) > 0)
             and (rows > tallest or load_slot(cell, Cell.BEYOND_L2) > 0)
             and load_slot(cell, Cell.OUTPUTS) >= load_slot(plan, Header.K_BLOCK_MIN)
         )

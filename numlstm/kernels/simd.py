@@ -7,6 +7,7 @@ instructions on it for one number type and register width. Pointers are to numbe
 
 from __future__ import annotations
 
+import inspect
 from functools import cached_property
 from typing import Any
 
@@ -194,6 +195,7 @@ class Simd:
                 store_masked(pointer, at, value, count)
 
         self.load, self.store, self.load_part, self.store_part = load, store, load_part, store_part
+        self.load_masked, self.store_masked = load_masked, store_masked
 
     def scratch(self, count: int) -> Any:
         """An instruction that gives room for ``count`` numbers on the stack."""
@@ -354,3 +356,84 @@ class Simd:
 
         self.flush_c, self.flush_h = flush_c, flush_h
         self.flushed, self.flushed_with_sign = flushed, flushed_with_sign
+
+
+# what ``activations`` needs beside ``fma`` and ``splat``
+OPERATIONS = ("add", "mul", "div", "neg", "at_most", "unless_below", "round_power", "magnitude", "with_sign", "flushed",
+              "flushed_with_sign")  # fmt: skip
+
+
+class SideBySide:
+    """The instructions of ``simd`` that ``activations`` needs, each on ``count`` registers.
+
+    An operand or a result is a tuple of registers; in memory each has an index of its own. LLVM saves registers: of
+    several long chains it emits one after the other, and a core that looks ahead by less than a chain waits for
+    latencies. A fence behind every FMA keeps them side by side, and is no instruction.
+    """
+
+    add: Any  # as all of ``OPERATIONS``
+
+    def __init__(self, simd: Simd, count: int) -> None:
+        self.simd, self.count, self.number, self.inline = simd, count, simd.number, inline
+        self.type = types.UniTuple(simd.register, count)
+        for name in OPERATIONS:
+            setattr(self, name, self.of_each(getattr(simd, name)))
+        self.fma = self.of_each(simd.fma, fenced=True)
+        self.load, self.store = self.of_each(simd.load), self.of_each(simd.store)
+        load_masked, store_masked = self.of_each(simd.load_masked), self.of_each(simd.store_masked)
+        load, store, lanes = self.load, self.store, simd.lanes
+
+        @inline
+        def load_part(pointer, places, count):
+            """``load`` of the first ``count`` lanes of every register."""
+            if count >= lanes:
+                return load(pointer, places)
+            return load_masked(pointer, places, count)
+
+        @inline
+        def store_part(pointer, places, values, count):
+            if count >= lanes:
+                store(pointer, places, values)
+            else:
+                store_masked(pointer, places, values, count)
+
+        self.load_part, self.store_part = load_part, store_part
+
+    def splat(self, value: float) -> Any:
+        return self.of_each(self.simd.splat(value))
+
+    def fence(self, builder: ir.IRBuilder, values: list[ir.Value]) -> list[ir.Value]:
+        """The values as they are; no operation on one of them is moved before the last of them."""
+        kinds = [self.simd.vector] * self.count
+        signature = ir.FunctionType(ir.LiteralStructType(kinds), kinds)
+        tied = ["=x"] * self.count + [str(n) for n in range(self.count)]
+        fenced = builder.asm(signature, "", ",".join(tied), values, False)
+        return [builder.extract_value(fenced, n) for n in range(self.count)]
+
+    def of_each(self, single: Any, fenced: bool = False) -> Any:
+        """The instruction ``single`` on every register; a pointer and a count of lanes are the same for all of them."""
+        many = {self.simd.register: self.type, types.int64: types.UniTuple(types.int64, self.count)}
+        pair = types.UniTuple(self.simd.register, 2)
+        result = types.UniTuple(self.type, 2) if single.result == pair else many.get(single.result, single.result)
+        names = list(inspect.signature(single.emit).parameters)
+        arguments = [kind if name == "count" else many.get(kind, kind)
+                     for name, kind in zip(names[1:], single.arguments, strict=True)]  # fmt: skip
+
+        def emit(builder, *values):
+            def own(n):
+                return [builder.extract_value(value, n) if isinstance(kind, types.UniTuple) else value
+                        for value, kind in zip(values, arguments, strict=True)]  # fmt: skip
+
+            results = [single.emit(builder, *own(n)) for n in range(self.count)]
+            if single.result == pair:
+                return [cgutils.pack_array(builder, part) for part in zip(*results, strict=True)]
+            return self.fence(builder, results) if fenced else results
+
+        return instruction(result, *arguments)(with_parameters(emit, names))
+
+
+def with_parameters(emit: Any, names: list[str]) -> Any:
+    """``emit`` with parameters of these names."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    emit.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return emit

@@ -36,15 +36,18 @@ class Shapes:
     ``nr``: how many blocks of one row run side by side, most first, 1 last.
     ``row_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1
     last.
+    ``side_by_side``: whether several tiles have one epilogue, with the chains of several rows side by side. 16
+    registers take few rows in a tile, whose epilogue then waits for latencies.
     """
 
     mr: tuple[int, ...]
     nr: tuple[int, ...]
     row_pairs: tuple[int, ...]
+    side_by_side: bool = False
 
 
 # 16 registers: 3 rows x 4 gates + 3 splats + 1 weight; one row x 3 blocks x 4 gates, weights from memory
-REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1))
+REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1), side_by_side=True)
 # 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
 REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 2, 1))
 

@@ -12,6 +12,7 @@ import pytest
 from numlstm.kernels.loading.build import assembly
 from numlstm.kernels.loading.levels import LEVELS
 from numlstm.kernels.plan_layout import FASTCALL, STREAM_ENTRY
+from numlstm.kernels.simd import SideBySide
 from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32, Shapes
 
 pytestmark = pytest.mark.slow
@@ -92,17 +93,39 @@ def test_main_loops_stay_in_registers(number, level):
     check(text(number, level), SHAPES[level])
 
 
-EPILOGUE = {"x86-64-v3": 100, "x86-64-v4": 88}  # instructions for a register of units, beside three divisions
+# A function, its divisions, and its other instructions for float32. For six rows, or with rows side by side in three
+# passes: the sigmoids of two rows, c of four and h of four. For a register of units that is 88, and 100 with AVX2.
+EPILOGUE = {"x86-64-v3": ("epilogue_of_rows", 12, 300), "x86-64-v4": ("epilogue_6", 18, 528)}
 
 
 @pytest.mark.parametrize("level", SHAPES)
 def test_the_epilogue_grows_by_no_instruction(level):
     """They take as long as 24 terms of a tile's sums, and at small sizes a good part of the time."""
-    tallest = SHAPES[level].mr[0]
-    count, divisions = arithmetic(text("float32", level), f"epilogue_{tallest}")
-    assert divisions == 3 * tallest and count <= EPILOGUE[level] * tallest
-    longer, _ = arithmetic(text("float64", level), f"epilogue_{tallest}")  # of a polynomial with six terms more
-    assert longer > EPILOGUE[level] * tallest
+    name, divisions, most = EPILOGUE[level]
+    count, found = arithmetic(text("float32", level), name)
+    assert found == divisions and count <= most
+    longer, _ = arithmetic(text("float64", level), name)  # of a polynomial with six terms more
+    assert longer > most
+
+
+def side_by_side(loop, chains):
+    """Whether the multiply-adds of a loop come in rounds, one for each of so many chains."""
+    results = [x.split()[-1] for x in multiply_adds(loop)]
+    rounds = [results[n : n + chains] for n in range(0, len(results), chains)]
+    return all(len(set(results)) == chains for results in rounds)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_the_chains_of_several_rows_run_side_by_side(number):
+    code = text(number, "x86-64-v3")
+    assert all(side_by_side(loop, n) for loop, n in zip(main_loops(code, "epilogue_of_rows"), (6, 4, 4), strict=True))
+
+
+def test_the_check_notices_chains_one_after_the_other(monkeypatch):
+    """As LLVM emits them without the fence."""
+    monkeypatch.setattr(SideBySide, "fence", lambda self, builder, values: values)
+    loops = main_loops(assembly("float32", LEVELS["x86-64-v3"]), "epilogue_of_rows")
+    assert not any(side_by_side(loop, n) for loop, n in zip(loops, (6, 4, 4), strict=True))
 
 
 def test_the_check_notices_a_tile_that_does_not_fit():
