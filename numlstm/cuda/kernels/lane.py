@@ -94,17 +94,13 @@ class Lane:
         self.zero = self.number.type(0)
         basic = simulated(number) if SIMULATED else compiled(number)
         vars(self).update(vars(basic))
-        self._special()
-        part = activations(self)
-        to_c, to_h = part.to_c, part.to_h
-
-        @inline
-        def cell(i, f, g, o, c):
-            """Gates before activation and c, to the new (h, c)."""
-            c, size, denominator = to_c(i, f, g, o, c)
-            return to_h(c, size, denominator), c
-
-        self.cell = cell
+        self.integer = {4: np.int32, 8: np.int64}[self.number.itemsize]
+        bits = self.number.itemsize * 8
+        self.size_mask, self.sign_mask = self.integer(2 ** (bits - 1) - 1), self.integer(-(2 ** (bits - 1)))
+        self._arithmetic()
+        self._bits()
+        self._flushes()
+        self._epilogue()
 
     def splat(self, value):
         """A function that gives a constant of the number type."""
@@ -116,19 +112,7 @@ class Lane:
 
         return splat
 
-    def _special(self):
-        add, fma, to_bits, to_number = self.add, self.fma, self.to_bits, self.to_number
-        real, bits = self.number.type, self.number.itemsize * 8
-        integer = {32: np.int32, 64: np.int64}[bits]
-        fraction = integer(np.finfo(self.number).nmant)
-        # as in kernels.simd: the low bits become the rounded integer plus the exponent's bias
-        magic = real(1.5 * 2.0 ** int(fraction) + np.finfo(self.number).maxexp - 1)
-        minus_magic, zero = -magic, real(0)
-        size_mask, sign_mask = integer(2 ** (bits - 1) - 1), integer(-(2 ** (bits - 1)))
-        faintest = real(FAINTEST[self.number.name])
-        minus_faintest, audible = -faintest, faintest.view(integer)
-        normal = np.finfo(self.number).tiny.view(integer)
-
+    def _arithmetic(self):
         @inline
         def neg(a):
             return -a
@@ -143,6 +127,16 @@ class Lane:
             """``value``, and ``otherwise`` where x < limit (not where x is NaN)."""
             return otherwise if x < limit else value
 
+        self.neg, self.at_most, self.unless_below = neg, at_most, unless_below
+
+    def _bits(self):
+        add, fma, to_bits, to_number = self.add, self.fma, self.to_bits, self.to_number
+        integer, size_mask, sign_mask = self.integer, self.size_mask, self.sign_mask
+        fraction = integer(np.finfo(self.number).nmant)
+        # as in kernels.simd: the low bits become the rounded integer plus the exponent's bias
+        magic = self.number.type(1.5 * 2.0 ** int(fraction) + np.finfo(self.number).maxexp - 1)
+        minus_magic = -magic
+
         @inline
         def round_power(x, scale):
             """(n, 2**n) for n = x * scale rounded to an integer."""
@@ -156,6 +150,15 @@ class Lane:
         @inline
         def with_sign(x, of):
             return to_number(integer((to_bits(x) & size_mask) | (to_bits(of) & sign_mask)))
+
+        self.round_power, self.magnitude, self.with_sign = round_power, magnitude, with_sign
+
+    def _flushes(self):
+        to_bits, at_most, magnitude, with_sign = self.to_bits, self.at_most, self.magnitude, self.with_sign
+        size_mask, zero = self.size_mask, self.zero
+        faintest = self.number.type(FAINTEST[self.number.name])
+        minus_faintest, audible = -faintest, faintest.view(self.integer)
+        normal = np.finfo(self.number).tiny.view(self.integer)
 
         @inline
         def flush_c(x):
@@ -178,7 +181,29 @@ class Lane:
             """``with_sign`` of the x that ``flush_h`` gives, for an x that is not positive."""
             return zero if x > minus_faintest else with_sign(x, of)
 
-        self.neg, self.at_most, self.unless_below, self.round_power = neg, at_most, unless_below, round_power
-        self.magnitude, self.with_sign = magnitude, with_sign
         self.flush_c, self.flush_h = flush_c, flush_h
         self.flushed, self.flushed_with_sign = flushed, flushed_with_sign
+
+    def _epilogue(self):
+        add, part = self.add, activations(self)
+        to_c, to_h = part.to_c, part.to_h
+
+        @inline
+        def cell(i, f, g, o, c):
+            """Gates before activation and c, to the new (h, c)."""
+            c, size, denominator = to_c(i, f, g, o, c)
+            return to_h(c, size, denominator), c
+
+        @inline
+        def epilogue(sums, r, gates, at, units, c_n, c_at):
+            """The new h of a unit in row r of a tile; its c is set. R is in ``sums``, X in ``gates`` from ``at``."""
+            hidden, c_n[c_at] = cell(
+                add(gates[at], sums[0, r]),
+                add(gates[at + units], sums[1, r]),
+                add(gates[at + 2 * units], sums[2, r]),
+                add(gates[at + 3 * units], sums[3, r]),
+                c_n[c_at],
+            )
+            return hidden
+
+        self.cell, self.epilogue = cell, epilogue

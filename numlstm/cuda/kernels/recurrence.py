@@ -18,7 +18,7 @@ from ..device import cuda
 def stream_kernel(lane, rows):
     """The kernel for tiles of ``rows`` batch rows; it takes 2 * units * rows numbers of shared memory."""
     scalar, zero = lane.scalar, lane.zero
-    fma, add, cell = lane.fma, lane.add, lane.cell
+    fma, add, epilogue = lane.fma, lane.add, lane.epilogue
 
     def stream(steps, batch, units, table, begin, sign, gates, gates_at, weights, weights_at,
                target, target_at, target_step, target_start, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
@@ -58,14 +58,7 @@ def stream_kernel(lane, rows):
                     if row < live:
                         at = gates_at + (start + row) * width + unit
                         c_place = c_at + row * units + unit
-                        hidden, c = cell(
-                            add(gates[at], value[0, r]),
-                            add(gates[at + units], value[1, r]),
-                            add(gates[at + 2 * units], value[2, r]),
-                            add(gates[at + 3 * units], value[3, r]),
-                            c_n[c_place],
-                        )
-                        c_n[c_place] = c
+                        hidden = epilogue(value, r, gates, at, units, c_n, c_place)
                         at = target_at + step * target_step + start * target_start + row * target_row
                         target[at + unit] = hidden
                     else:  # that of a row without this step stays

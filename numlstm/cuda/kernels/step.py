@@ -12,7 +12,7 @@ from ..device import cuda
 def step_kernel(lane, rows):
     """The kernel for tiles of ``rows`` batch rows and as many units as a block has threads."""
     scalar, zero = lane.scalar, lane.zero
-    fma, add, cell = lane.fma, lane.add, lane.cell
+    fma, add, epilogue = lane.fma, lane.add, lane.epilogue
 
     def step(batch, units, terms, gates, gates_at, weights, weights_at, h, h_at, h_row, c_n, c_at,
              target, target_at, target_row):  # fmt: skip
@@ -39,15 +39,7 @@ def step_kernel(lane, rows):
                 if row < batch:
                     at = gates_at + row * width + unit
                     c_place = c_at + row * units + unit
-                    hidden, c = cell(
-                        add(gates[at], value[0, r]),
-                        add(gates[at + units], value[1, r]),
-                        add(gates[at + 2 * units], value[2, r]),
-                        add(gates[at + 3 * units], value[3, r]),
-                        c_n[c_place],
-                    )
-                    c_n[c_place] = c
-                    target[target_at + row * target_row + unit] = hidden
+                    target[target_at + row * target_row + unit] = epilogue(value, r, gates, at, units, c_n, c_place)
 
     return step
 
