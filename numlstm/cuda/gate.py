@@ -24,7 +24,7 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 CASES = (
     *(("project", dtype, 0) for dtype in ("float32", "float64")),
     *(("project_hidden", dtype, 0) for dtype in ("float32", "float64")),
-    *((kernel, dtype, 0) for kernel in ("settle", "pack", "unpack", "arrange") for dtype in ("float32", "float64")),
+    *((kernel, dtype, 0) for kernel in ("flush_copy", "pack", "unpack", "arrange") for dtype in ("float32", "float64")),
     *(
         (kernel, dtype, rows)
         for kernel in ("stream", "step")
@@ -37,7 +37,7 @@ CASES = (
 ARGUMENTS = {  # of each kernel: i an integer, a an array of numbers, t a table of integers
     "project": "iiii aiiii aii aiii",
     "project_hidden": "iiii aiiii aii aiii",
-    "settle": "iii aiiii ai",
+    "flush_copy": "iii aiiii ai",
     "pack": "iii ti a aiiii",
     "unpack": "iii ti a aiiii",
     "arrange": "iii ti a a",

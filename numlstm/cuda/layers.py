@@ -30,7 +30,7 @@ class Layers:
         shapes = config.state_shapes(rows.batch)
         for state, shape in enumerate(shapes):
             source = states[state] if states is not None else Strided(space.zero(), 0, shape, (0, 0, 0))
-            self._settle(1 - state, source._replace(shape=shape), results[state], 0)
+            self._flush_copy(1 - state, source._replace(shape=shape), results[state], 0)
             if rows.order is not None:
                 kept[state] = space.room(f"{'hc'[state]} by rows", prod(shape))
                 self._arrange(rows.order_at, results[state], kept[state], shape)
@@ -106,7 +106,7 @@ class Layers:
                     self._project("project_hidden", live, live, units, outputs, (made[0], 0, 0, units, 1), place.hr, 0,
                                   (now[0], now[1], 0, y.row))  # fmt: skip
                 before = now
-            self._settle(1, Strided(y.flat, before[1], (1, live, outputs), (0, y.row, 1)), h_n, h_at)
+            self._flush_copy(1, Strided(y.flat, before[1], (1, live, outputs), (0, y.row, 1)), h_n, h_at)
 
     # ------------------------------------------------------------ kernels
 
@@ -117,10 +117,10 @@ class Layers:
         """One thread for each of ``count`` numbers."""
         self._launch(name, variant, (-(-count // planner.THREADS),), planner.THREADS, 0, count, *arguments)
 
-    def _settle(self, of_h, source, target, target_at):
+    def _flush_copy(self, of_h, source, target, target_at):
         """Copy states, flushing what would slow the arithmetic down."""
         _, rows, features = source.shape
-        self._launch_over(prod(source.shape), "settle", of_h,
+        self._launch_over(prod(source.shape), "flush_copy", of_h,
                           rows, features, source.flat, source.at, *source.strides, target, target_at)  # fmt: skip
 
     def _arrange(self, index_at, source, target, shape):

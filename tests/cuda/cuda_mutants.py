@@ -20,7 +20,7 @@ FACTORIES = [
     (recurrence, "stream_kernel", ["stream", "stream, lengths"]),
     (recurrence, "register_kernel", ["register", "register of few units", "register, lengths"]),
     (step, "step_kernel", ["step"]),
-    (step, "settle_kernel", ["step"]),
+    (step, "flush_copy_kernel", ["step"]),
     (padding, "padding_kernel", ["step, lengths"]),
     (padding, "arrange_kernel", ["step, lengths"]),
 ]

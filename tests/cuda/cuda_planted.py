@@ -46,7 +46,7 @@ def main():
     """Compile each."""
     said = {}
     for function in (in_float64, approximate, contracted, in_local_memory, too_much_shared):
-        said[function.__name__] = gate.check("settle", "float32", 0, "sm_80", function).findings
+        said[function.__name__] = gate.check("flush_copy", "float32", 0, "sm_80", function).findings
     # registers: one more multiprocessor's worth than there is
     facts = {"registers": 160, "stack": 0, "spills": 8, "shared": 48 * 1024 + 1}
     said["figures"] = gate.findings("float32", "", facts, 512)

@@ -71,7 +71,7 @@ def test_bits_are_those_of_the_cpu(case, dtype):
     steps = max(case.lengths) if case.lengths else case.steps
     assert launches[case.kernel] == cells * (steps if case.kernel == "step" else 1), launches
     of_lengths = {"arrange", "pack", "unpack"} if case.there else {"arrange"} if case.lengths else set()
-    assert set(launches) <= {"settle", "project", "project_hidden", case.kernel} | of_lengths, launches
+    assert set(launches) <= {"flush_copy", "project", "project_hidden", case.kernel} | of_lengths, launches
     assert launches["project_hidden"] == (cells * steps if net.proj_size else 0)
     assert launches["pack"] == launches["unpack"] == case.there and launches["arrange"] == (4 if case.lengths else 0)
 

@@ -75,7 +75,7 @@ def test_the_compilers_leave_nothing_to_be_desired():
         ]
 
 
-NAMES = ("project", "project_hidden", "settle", "pack", "unpack", "arrange", "stream", "step", "register")
+NAMES = ("project", "project_hidden", "flush_copy", "pack", "unpack", "arrange", "stream", "step", "register")
 
 
 def versions_of_the_page():

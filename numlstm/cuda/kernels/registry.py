@@ -9,7 +9,7 @@ from .lane import Lane
 from .padding import arrange_kernel, padding_kernel
 from .projection import project_kernel
 from .recurrence import register_kernel, stream_kernel
-from .step import settle_kernel, step_kernel
+from .step import flush_copy_kernel, step_kernel
 
 HIGH, WIDE = 4, {4: 4, 8: 2}  # sums of a thread that projects: rows, and columns by the bytes of a number
 launches = Counter()  # of each kernel, for tests
@@ -24,14 +24,14 @@ def lane(dtype):
 def source(name, dtype, rows):
     """(Python function, threads of a block at most) of a kernel; for "register", ``rows`` are the units.
 
-    For "settle" they are 1 for h and 0 for c.
+    For "flush_copy" they are 1 for h and 0 for c.
     """
     of = lane(dtype)
     if name in ("project", "project_hidden"):
         wide, flushed = WIDE[of.number.itemsize], name == "project_hidden"
         function = project_kernel(of, planner.ACROSS, planner.DOWN, HIGH, wide, flushed)
-    elif name == "settle":
-        function = settle_kernel(of, rows == 1)
+    elif name == "flush_copy":
+        function = flush_copy_kernel(of, rows == 1)
     elif name in ("pack", "unpack"):
         function = padding_kernel(of, name == "unpack")
     elif name == "arrange":

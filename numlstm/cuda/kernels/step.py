@@ -44,11 +44,11 @@ def step_kernel(lane, rows):
     return step
 
 
-def settle_kernel(lane, of_h=False):
+def flush_copy_kernel(lane, of_h=False):
     """The kernel that copies states of any strides, one thread a number, without those that are made 0."""
     flush = lane.flush_h if of_h else lane.flush_c
 
-    def settle(count, rows, features, source, at, cell_stride, row_stride, feature_stride, target, target_at):
+    def flush_copy(count, rows, features, source, at, cell_stride, row_stride, feature_stride, target, target_at):
         place = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
         if place < count:
             feature, row = place % features, place // features % rows
@@ -56,4 +56,4 @@ def settle_kernel(lane, of_h=False):
             number = source[at + cell * cell_stride + row * row_stride + feature * feature_stride]
             target[target_at + place] = flush(number)
 
-    return settle
+    return flush_copy
