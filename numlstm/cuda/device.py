@@ -5,11 +5,14 @@ Numba's simulator is used if ``NUMBA_ENABLE_CUDASIM=1`` was set before the first
 """
 
 import functools
+from typing import Any
 
+import numba
+import numba.cuda
 import numpy as np
-from numba import config, cuda
 
-SIMULATED = bool(config.ENABLE_CUDASIM)
+cuda: Any = numba.cuda
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]  # Numba sets it by name
 
 
 def inline(function):

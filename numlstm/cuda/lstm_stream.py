@@ -8,7 +8,7 @@ from math import prod
 
 import numpy as np
 
-from numlstm.base.validation.arrays import own_shape, to_host
+from numlstm.base.validation.arrays import on_device, own_shape, to_host
 from numlstm.base.validation.sessions import (
     BUSY,
     PICKLED,
@@ -24,7 +24,7 @@ from numlstm.base.validation.sessions import (
 from numlstm.sequences.state import Stateful
 
 from . import device
-from .arrays import caller_stream, of_kind, on_device, shaped, strided, whole
+from .arrays import caller_stream, of_kind, shaped, strided, whole
 from .runner import Runner
 from .streams import chosen
 from .weights import Weights
@@ -222,7 +222,7 @@ class Stream(Stateful):
 
     # ------------------------------------------------------------ the state
 
-    @Stateful.state.setter
+    @Stateful.state.setter  # type: ignore[attr-defined]  # mypy takes a property of the base for its overloads
     def state(self, states):
         """As of ``numlstm.Stream``. Reading waits for the device; assign a pair on the host or on the device."""
         if isinstance(states, tuple | list):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base.config import Config
-from numlstm.base.validation.arrays import device_shape, real_array
+from numlstm.base.validation.arrays import device_shape, on_device, real_array
 from numlstm.base.validation.out import NAMES, check_no_overlap, check_three, out_arrays
 from numlstm.base.validation.packed import checked_lengths, checked_parts
 from numlstm.base.validation.shapes import CallShapes, check_no_lengths, lstm_call, lstm_states, packed_call
@@ -16,7 +16,7 @@ from numlstm.sequences.packed_layout import gathered, places
 from numlstm.sequences.packing import PackedSequence
 
 from . import device
-from .arrays import caller_stream, contiguous, of_kind, on_device, place, shaped, strided, whole
+from .arrays import caller_stream, contiguous, of_kind, place, shaped, strided, whole
 from .layers import Layers
 from .rows import Rows
 from .streams import chosen

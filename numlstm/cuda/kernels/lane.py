@@ -93,7 +93,8 @@ class Lane:
         self.scalar = numba.from_dtype(self.number)
         self.zero = self.number.type(0)
         basic = simulated(number) if SIMULATED else compiled(number)
-        vars(self).update(vars(basic))
+        self.add, self.mul, self.div, self.fma = basic.add, basic.mul, basic.div, basic.fma
+        self.to_bits, self.to_number = basic.to_bits, basic.to_number
         self.integer = {4: np.int32, 8: np.int64}[self.number.itemsize]
         bits = self.number.itemsize * 8
         self.size_mask, self.sign_mask = self.integer(2 ** (bits - 1) - 1), self.integer(-(2 ** (bits - 1)))

@@ -12,7 +12,7 @@ from .recurrence import register_kernel, stream_kernel
 from .step import flush_copy_kernel, step_kernel
 
 HIGH, WIDE = 4, {4: 4, 8: 2}  # sums of a thread that projects: rows, and columns by the bytes of a number
-launches = Counter()  # of each kernel, for tests
+launches: Counter[str] = Counter()  # of each kernel, for tests
 
 
 @functools.cache
