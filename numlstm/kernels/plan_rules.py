@@ -143,11 +143,11 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> S
         inputs, outputs = inputs_of(sizes, layer), outputs_of(sizes)
         row_bytes = blocks_of(sizes.units) * width * itemsize
         term_bytes, gates_most = width * itemsize, GATES_MOST // call.apart
-        by_runs = smaller(inputs, outputs) * term_bytes >= CACHE_L1
+        by_k_blocks = smaller(inputs, outputs) * term_bytes >= CACHE_L1
         if call.steps == 1:  # X is used at once: storing it costs more, unless panels are larger still
-            by_runs = by_runs and (inputs + outputs) * term_bytes > CACHE_L2 // 4
+            by_k_blocks = by_k_blocks and (inputs + outputs) * term_bytes > CACHE_L2 // 4
         fits = gates_most // greater(row_bytes * rows, 1)
-        pays = (rows < FEW_ROWS and (inputs + outputs) * row_bytes > CACHE_L1) or by_runs
+        pays = (rows < FEW_ROWS and (inputs + outputs) * row_bytes > CACHE_L1) or by_k_blocks
         wanted = pays and call.steps * rows >= 3 and inputs >= 8 and fits >= 1
         if forced.hoist >= 0:
             wanted = forced.hoist > 0

@@ -28,7 +28,7 @@ QUAD = 4  # blocks of W_hr that are interleaved
 
 
 def far_rows_at_once(simd: Simd) -> int:
-    """The same for recurrent weights that no second cache holds, which are then read less often.
+    """The same for weights beyond L2, which are then read less often.
 
     Not with smaller registers: a library for Windows would need a function that probes a stack frame of over 4 KB.
     """

@@ -1,8 +1,8 @@
 """A product of matrices in the fixed order of additions: the input projection, and W_hr of a projected state.
 
 ``target[m][n]`` is the sum over k of ``source[m][k] weights[k][n]``, from the bias or from 0. A block of threads has
-a tile of rows and columns, a thread ``HIGH`` x ``WIDE`` sums of it. A tile of terms in shared memory is one run of
-K_BLOCK terms, so that the sub-totals of the specification cost nothing.
+a tile of rows and columns, a thread ``HIGH`` x ``WIDE`` sums of it. A tile of terms in shared memory is one
+K-block, so that the sub-totals of the specification cost nothing.
 """
 
 from numlstm.kernels.tile import K_BLOCK
@@ -36,7 +36,7 @@ def project_kernel(lane, across, down, high, wide, flushed):
             if not flushed and n < width:
                 start = weights[bias_at + n]
             for i in range(high):
-                part[i, j] = start  # the first run goes on from it
+                part[i, j] = start  # the first K-block goes on from it
         for first in range(0, terms, K_BLOCK):
             count_here = min(K_BLOCK, terms - first)
             for place in range(thread, K_BLOCK * rows, threads):

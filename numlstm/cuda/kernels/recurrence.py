@@ -22,14 +22,14 @@ def stream_kernel(lane, rows):
 
     def stream(steps, batch, units, table, begin, sign, gates, gates_at, weights, weights_at,
                target, target_at, target_step, target_start, target_row, h_n, h_at, c_n, c_at):  # fmt: skip
-        h = cuda.shared.array(0, scalar)  # two buffers [unit][row], read and written in turn
+        h = cuda.shared.array(0, scalar)  # two buffers [unit][row], read and written in turns
         value = cuda.local.array((4, rows), scalar)
         part = cuda.local.array((4, rows), scalar)
         thread, threads = cuda.threadIdx.x, cuda.blockDim.x
         first = cuda.blockIdx.x * rows
         size, width = units * rows, 4 * units
         count = min(steps, table[first] - begin)  # the tile's first row is its longest
-        turn = begin if sign > 0 else begin + count - 1
+        first_step = begin if sign > 0 else begin + count - 1
         for place in range(thread, size, threads):
             row = first + place % rows
             if row < batch:
@@ -37,22 +37,22 @@ def stream_kernel(lane, rows):
         cuda.syncthreads()
         now, then = 0, size
         for done in range(count):
-            step = turn + sign * done
+            step = first_step + sign * done
             start = table[batch + step]
             live = table[batch + step + 1] - start
             for unit in range(thread, units, threads):
-                for run in range(0, units, K_BLOCK):
+                for k_block in range(0, units, K_BLOCK):
                     for gate in range(4):
                         for r in range(rows):
                             part[gate, r] = zero
-                    for k in range(run, min(run + K_BLOCK, units)):
+                    for k in range(k_block, min(k_block + K_BLOCK, units)):
                         for gate in range(4):
                             weight = weights[weights_at + k * width + gate * units + unit]
                             for r in range(rows):
                                 part[gate, r] = fma(weight, h[now + k * rows + r], part[gate, r])
                     for gate in range(4):
                         for r in range(rows):
-                            value[gate, r] = part[gate, r] if run == 0 else add(value[gate, r], part[gate, r])
+                            value[gate, r] = part[gate, r] if k_block == 0 else add(value[gate, r], part[gate, r])
                 for r in range(rows):
                     row = first + r
                     if row < live:
@@ -87,7 +87,7 @@ def register_kernel(lane, units):
         weight = cuda.local.array(units, scalar)
         thread, row = cuda.threadIdx.x, cuda.blockIdx.x
         count = min(steps, table[row] - begin)
-        turn = begin if sign > 0 else begin + count - 1
+        first_step = begin if sign > 0 else begin + count - 1
         for k in range(units):
             weight[k] = weights[weights_at + k * width + thread]
         c = zero
@@ -96,16 +96,16 @@ def register_kernel(lane, units):
             c = c_n[c_at + row * units + thread]
         cuda.syncthreads()
         for done in range(count):
-            step = turn + sign * done
+            step = first_step + sign * done
             start = table[batch + step]
             value = zero
             for k in range(head):
                 value = fma(weight[k], h[k], value)
-            for run in range(K_BLOCK, units, K_BLOCK):
+            for k_block in range(K_BLOCK, units, K_BLOCK):
                 part = zero
                 for k in range(K_BLOCK):
-                    if run + k < units:
-                        part = fma(weight[run + k], h[run + k], part)
+                    if k_block + k < units:
+                        part = fma(weight[k_block + k], h[k_block + k], part)
                 value = add(value, part)
             sums[thread] = add(gates[gates_at + (start + row) * width + thread], value)
             cuda.syncthreads()
