@@ -6,6 +6,7 @@ weights of a term, rows; in ``step_by_k_blocks``, some K-blocks of every tile of
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from numba import types
@@ -106,6 +107,7 @@ def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0) -> Epilogue:
     return Epilogue(start, end, keeps)
 
 
+@cache
 def kept_of(simd: Simd, keeps: bool) -> Kernel:
     """``(cell, block, r, of)``: where a block of a row is kept, and the stride of rows; without it, anything."""
     moved, width = simd.moved, TAPE_REGISTERS * simd.lanes
@@ -122,6 +124,7 @@ def kept_of(simd: Simd, keeps: bool) -> Kernel:
     return kept if keeps else nothing
 
 
+@cache
 def y_stride_of(lanes: int) -> Kernel:
     """``(cell) -> numbers from a row of the new h to the next``.
 
@@ -137,6 +140,7 @@ def y_stride_of(lanes: int) -> Kernel:
     return y_stride
 
 
+@cache
 def counted(height: int, blocks: int = 1, half: bool = False) -> Kernel:
     """``(plan)``: count a tile in the plan."""
     slot = int(Header.TILES if height > 1 else Header.MULTI_BLOCK if blocks > 1 else Header.SINGLE_BLOCK)
