@@ -164,6 +164,8 @@ class Constants:
         self._outer = set(graph.owners.values())  # nodes with graphs in them, which may read anything
         self._zero: dict[Value, bool] = {}
         self._extremes: dict[Value, tuple[int, int]] = {}
+        self._origins: dict[Value, list[Value] | None] = {}
+        self._shapes: dict[Value, tuple[int | None, ...] | None] = {}
 
     def fold(self, value: Value, given: Mapping[Value, Array] | None = None) -> Folded:
         """Compute a value.
@@ -244,6 +246,11 @@ class Constants:
 
     def origins(self, value: Value) -> list[Value] | None:
         """The tensors of the file whose numbers a value is made of; None if others take part, such as the input."""
+        if value not in self._origins:
+            self._origins[value] = self._origins_of(value)
+        return self._origins[value]
+
+    def _origins_of(self, value: Value) -> list[Value] | None:
         found = []
         for count, each in enumerate(self.graph.walk([value], self._numbers_before)):
             node = self.graph.maker(each)
@@ -265,6 +272,11 @@ class Constants:
 
     def shape(self, value: Value) -> tuple[int | None, ...] | None:
         """The shape of a value, as far as the file states or implies it; None for an axis of any length."""
+        if value not in self._shapes:
+            self._shapes[value] = self._shape_of(value)
+        return self._shapes[value]
+
+    def _shape_of(self, value: Value) -> tuple[int | None, ...] | None:
         if value in self.tensors:
             return self.tensors[value].shape
         stated = self.graph.shape(value)
