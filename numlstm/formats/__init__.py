@@ -14,10 +14,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
 from numlstm.base import opening
-from numlstm.base.atomic import replacing
 from numlstm.base.config import Config
 from numlstm.base.typing import Path
-from numlstm.formats import unread
 from numlstm.formats.budget import ALWAYS, TIMES
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
@@ -55,8 +53,11 @@ def opened(source: Source) -> Iterator[Contents]:
     """
     shown = name_of(source)
     with ExitStack() as stack:
-        if isinstance(source, str | os.PathLike) and (said := unread.what_folder(source)):
-            raise OSError(f"{shown} is {said}")
+        if isinstance(source, str | os.PathLike) and os.path.isdir(source):
+            from numlstm.formats import unread
+
+            if said := unread.what_folder(source):
+                raise OSError(f"{shown} is {said}")
         path = source if isinstance(source, str | os.PathLike) else None
         file = stack.enter_context(opening.regular(path, "a model file") if path is not None else _in_memory(source))
         try:
@@ -114,7 +115,7 @@ def _contents(file: BinaryIO, path: Path | None, stack: ExitStack) -> Contents:
     file.seek(0)
     if not start:
         raise ValueError("it is empty")
-    from numlstm.formats import json_models, safetensors, unread
+    from numlstm.formats import safetensors
 
     if safetensors.looks_like(start):  # first: it begins with a length, which may equal any other format's signature
         return safetensors.read(file, size)
@@ -133,6 +134,8 @@ def _contents(file: BinaryIO, path: Path | None, stack: ExitStack) -> Contents:
             "it is a tar archive, the format of the first releases of PyTorch\n"
             "If you trust its source, load it with PyTorch and save its state dict again: torch.save."
         )
+    from numlstm.formats import json_models, unread
+
     if json_models.looks_like(start):
         return json_models.read(file, size, path, stack, _shard)
     if said := unread.what_it_is(start, file, size):
@@ -208,6 +211,7 @@ def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) 
         Another suffix.
     """
     suffix = suffix_written(path)
+    from numlstm.base.atomic import replacing
     from numlstm.formats import numlstm_config
 
     metadata = numlstm_config.metadata(kind, config)

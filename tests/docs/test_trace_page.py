@@ -44,9 +44,9 @@ def figures(trace):
     slow = life > 1 / 0.032
     closed, _ = trace.saturation("l0", "i")
     said = (
-        f"half of the {life.size} units have a half-life of less than a step, {np.median(life):.2f} in the median",
-        f"{slow.sum()} units keep what they hold for more than a second, and the longest has a half-life of "
-        f"{life.max():.0f} steps, {life.max() * 0.032:.0f} s",
+        f"half of the {life.size} units have a half-life of less than a step (the median is {np.median(life):.2f};",
+        f"{slow.sum()} units remember for more than a second. The longest has a half-life of {life.max():.0f} steps, "
+        f"{life.max() * 0.032:.0f} s",
         f"open at {opened[slow].mean():.0%} of the steps and their input gates closed at {closed[slow].mean():.0%}",
     )
     return [sentence.replace("%", " %") for sentence in said]

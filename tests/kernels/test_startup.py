@@ -34,7 +34,9 @@ LEFT_ALONE = {
     "numlstm.sequences.ragged", "numlstm.sequences.state", "numlstm.sequences.stream", "numlstm.tracing.trace",
 }  # fmt: skip
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
-FORMATS = {"budget", "detected", "tensor", "safetensors", "state_dict", "numlstm_config"}
+FORMATS = {
+    "budget", "detected", "numlstm_config", "other_names", "reparametrized", "safetensors", "state_dict", "tensor",
+}  # fmt: skip
 FIRST = """
 import json, sys
 import numpy
