@@ -26,7 +26,7 @@ from ..tile import K_BLOCK, Shapes, tile_of
 from .backward_layout import RUN, Back, BackCell, StepBack
 from .derivatives import cell_derivatives
 from .products import QUAD, gradient_sums, panel_product
-from .transposing import panel_columns, weights_transposed
+from .transposing import cell_sizes, panel_columns, weights_transposed
 
 CELLS, CELL, STEP = int(Back.LENGTH), int(BackCell.LENGTH), int(StepBack.LENGTH)
 
@@ -181,11 +181,7 @@ def chunk_kernel(simd: Simd, product: Kernel) -> Kernel:
     @named("chunk_back")
     def chunk_back(plan, cell, runs, count, step, steps):
         """After the last of the ``steps`` steps of a chunk, which begin with ``step``."""
-        inputs, outputs, units = (
-            load_slot(cell, BackCell.INPUTS),
-            load_slot(cell, BackCell.OUTPUTS),
-            load_slot(cell, BackCell.UNITS),
-        )
+        inputs, outputs, units = cell_sizes(cell)
         rows, da, da_row = load_slot(runs, count), pointer_at(plan, Back.DA), load_slot(plan, Back.DA_ROW)
         apart = load_slot(plan, Back.CHUNK_ROWS)
         accumulate(pointer_at(plan, Back.SOURCES), apart, registers_of(inputs + outputs), runs, count,
@@ -246,11 +242,7 @@ def cell_kernel(simd: Simd, shapes: Shapes) -> Kernel:
     @named("gradients_out")
     def gradients_out(plan, cell):
         """From sums to gradients as the parameters are laid out."""
-        inputs, outputs, units = (
-            load_slot(cell, BackCell.INPUTS),
-            load_slot(cell, BackCell.OUTPUTS),
-            load_slot(cell, BackCell.UNITS),
-        )
+        inputs, outputs, units = cell_sizes(cell)
         sums, gates, registers = pointer_at(plan, Back.SUMS), 4 * units, registers_of(inputs + outputs)
         of_x, of_h = pointer_at(cell, BackCell.D_WEIGHT_IH), pointer_at(cell, BackCell.D_WEIGHT_HH)
         for gate in range(gates):
@@ -266,11 +258,7 @@ def cell_kernel(simd: Simd, shapes: Shapes) -> Kernel:
 
     @named("cell_back")
     def cell_back(plan, cell):
-        inputs, outputs, units = (
-            load_slot(cell, BackCell.INPUTS),
-            load_slot(cell, BackCell.OUTPUTS),
-            load_slot(cell, BackCell.UNITS),
-        )
+        inputs, outputs, units = cell_sizes(cell)
         batch, d_h = load_slot(plan, Back.ROWS), pointer_at(cell, BackCell.D_H)
         clear(pointer_at(plan, Back.SUMS), registers_of(inputs + outputs) * lanes * 4 * units)
         if load_slot(plan, Back.BIAS) > 0:

@@ -16,6 +16,12 @@ from .backward_layout import Back, BackCell
 from .products import QUAD
 
 
+@inline
+def cell_sizes(cell):
+    """Inputs, outputs and units of a cell."""
+    return load_slot(cell, BackCell.INPUTS), load_slot(cell, BackCell.OUTPUTS), load_slot(cell, BackCell.UNITS)
+
+
 def square_transpose(simd):
     """An instruction on as many registers as each has lanes: rows become lanes."""
     lanes, square = simd.lanes, tile_of(simd, simd.lanes, 1).type
@@ -96,11 +102,7 @@ def weights_transposed(simd):
 
     @inline
     def transpose_cell(plan, cell):
-        inputs, outputs, units = (
-            load_slot(cell, BackCell.INPUTS),
-            load_slot(cell, BackCell.OUTPUTS),
-            load_slot(cell, BackCell.UNITS),
-        )
+        inputs, outputs, units = cell_sizes(cell)
         panels, target = pointer_at(plan, Back.PANELS), pointer_at(plan, Back.TRANSPOSED)
         panel, terms = moved(panels, load_slot(cell, BackCell.PANEL)), inputs + outputs
         transpose_gates(panel, terms, 0, inputs, units, moved(target, load_slot(cell, BackCell.IH_TRANSPOSED)))
