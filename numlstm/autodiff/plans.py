@@ -122,6 +122,29 @@ def run_ends(rows: Array, chunk_rows: int) -> Array:
     return ends
 
 
+class KeptLayout(NamedTuple):
+    """Where the parts of what a forward pass keeps begin; the input is at 0."""
+
+    hidden: tuple[int, ...]
+    dropped: tuple[int, ...]
+    initial: tuple[int, int]
+    gates: list[int]  # of each cell
+    size: int
+
+
+def kept_layout(config: Config, lanes: int, itemsize: int, positions: int, rows: int, drops: bool) -> KeptLayout:
+    """Lay out what a forward pass keeps. Positions and rows may be symbols that stand for ints."""
+    features, cells = config.num_directions * config.output_size, config.num_layers * config.num_directions
+    kept = Room(itemsize)
+    kept.take(positions * config.input_size)
+    hidden = tuple(kept.take(positions * features) for _ in range(config.num_layers))
+    dropped = tuple(kept.take(positions * features) for _ in range(config.num_layers - 1)) if drops else hidden[:-1]
+    initial = kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size)
+    of_cell = positions * -(-config.hidden_size // lanes) * TAPE_REGISTERS * lanes
+    gates = [kept.take(of_cell) for _ in range(cells)]
+    return KeptLayout(hidden, dropped, initial, gates, kept.size)
+
+
 def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool) -> TrainingPlan:
     """The plan for a batch of one length, or for as many rows a step as ``sizes`` says.
 
@@ -134,21 +157,15 @@ def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | Non
     drops : bool
         Whether what a layer reads is not what the one below has put out.
     """
-    config, itemsize = panels.config, panels.dtype.itemsize
     every = np.full(steps, rows) if sizes is None else sizes
-    positions, features = int(every.sum()), config.num_directions * config.output_size
-    blocks, cells = -(-config.hidden_size // panels.lanes), config.num_layers * config.num_directions
-    kept = Room(itemsize)
-    kept.take(positions * config.input_size)
-    hidden = tuple(kept.take(positions * features) for _ in range(config.num_layers))
-    dropped = tuple(kept.take(positions * features) for _ in range(config.num_layers - 1)) if drops else hidden[:-1]
-    initial = kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size)
-    of_cell = positions * blocks * TAPE_REGISTERS * panels.lanes
-    gates = [kept.take(of_cell) for _ in range(cells)]
+    positions = int(every.sum())
+    hidden, dropped, initial, gates, size = kept_layout(
+        panels.config, panels.lanes, panels.dtype.itemsize, positions, rows, drops
+    )
     forward, forward_scratch = _forward_slots(panels, steps, rows, sizes, positions, hidden, dropped, initial, gates)
     backward = _BackwardPlan(panels, rows, every, positions, hidden, dropped, initial, gates)
     return TrainingPlan(
-        steps, rows, positions, forward, backward.slots, kept.size, hidden, dropped, initial, forward_scratch,
+        steps, rows, positions, forward, backward.slots, size, hidden, dropped, initial, forward_scratch,
         backward.scratch.size, backward.transposed.size, backward.between, backward.tables,
     )  # fmt: skip
 
