@@ -20,6 +20,7 @@ from numlstm.runtime.threads import get_num_threads, num_threads, set_num_thread
 if TYPE_CHECKING:
     from numlstm.cell import LSTMCell
     from numlstm.interop import from_torch
+    from numlstm.models.loading import load_model
     from numlstm.sequences.packing import (
         PackedSequence,
         pack_padded_sequence,
@@ -49,6 +50,7 @@ __all__ = [
     "list_lstms",
     "load",
     "load_cell",
+    "load_model",
     "load_tensors",
     "num_threads",
     "pack_padded_sequence",
@@ -69,6 +71,7 @@ _LATER = {
     **lazy.MODULES,
     "Session": "sequences.pool",
     "from_torch": "interop",
+    "load_model": "models.loading",
     "plot_trace": "tracing.plot",
     "step_function": "sequences.stream",
 } | dict.fromkeys(

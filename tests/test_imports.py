@@ -26,6 +26,7 @@ ORDER = (
     "bench",
     "dask",
     "export",
+    "models",
     "interop",
     "files",
     "optim",

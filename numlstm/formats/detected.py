@@ -98,9 +98,13 @@ class Contents(NamedTuple):
         In the order of the file.
     others : tuple of str
         What resembles an LSTM but is none, a sentence each; shown if there is no LSTM.
+    model : object
+        What the file says about the whole model, as its format has it; None if it holds weights alone. Which module of
+        `numlstm.models` reads it is in `numlstm.models.loading`.
     """
 
     format: str
     tensors: Mapping[str, Tensor]
     lstms: tuple[Found, ...]
     others: tuple[str, ...] = ()
+    model: Any = None

@@ -10,6 +10,7 @@ from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 
 KEY = "numlstm.config"
+MODEL = "numlstm.model"  # the layers of a whole model: `numlstm.nn.saved`
 LETTERS = 4096  # far more than it has; parsed JSON may take many times its text
 FLAGS = ("batch_first", "dropout", "direction")  # what tensors do not say
 
@@ -40,7 +41,7 @@ def contents(
     """The contents of a file, with the flags of its metadata if numlstm saved it."""
     if KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
         lstms = (_stated(lstms[0], metadata[KEY]),)
-    return Contents(format, tensors, lstms, others)
+    return Contents(format, tensors, lstms, others, metadata.get(MODEL))
 
 
 def _stated(found: Found, text: str) -> Found:

@@ -1,10 +1,10 @@
-"""What stands around an LSTM in training: a linear head, an embedding, and losses.
+"""What stands around an LSTM: layers, functions, the model that they make together, and losses to train it.
 
 A layer's ``vjp`` gives its result and a function from the result's gradient to its own gradients, as that of an LSTM
-does. A loss gives its value and its gradient at once. There is no engine that traces what is called in between: hand
-each gradient on yourself, from the loss down.
+does. A loss gives its value and its gradient at once. `Sequential` passes both through all of its layers; there is no
+engine that traces what is called otherwise: hand each gradient on yourself, from the loss down.
 
-In: arrays, gradients. Out: results, gradients. Nothing here knows LSTMs or kernels.
+In: arrays, gradients. Out: results, gradients.
 
 Examples
 --------
@@ -25,14 +25,26 @@ Examples
 True
 """
 
-from numlstm.nn.layers import Embedding, Linear
+from numlstm.nn.functions import last_state, layer_norm, log_softmax, relu, sigmoid, softmax, tanh
+from numlstm.nn.layers import Dropout, Embedding, LayerNorm, Linear
 from numlstm.nn.losses import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
+from numlstm.nn.sequential import Sequential
 
 __all__ = [
+    "Dropout",
     "Embedding",
+    "LayerNorm",
     "Linear",
+    "Sequential",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "l1_loss",
+    "last_state",
+    "layer_norm",
+    "log_softmax",
     "mse_loss",
+    "relu",
+    "sigmoid",
+    "softmax",
+    "tanh",
 ]

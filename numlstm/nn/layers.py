@@ -1,28 +1,41 @@
-"""Layers around an LSTM: a linear head and an embedding."""
+"""Layers around an LSTM: a linear head, an embedding, layer normalisation and dropout."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from numlstm.autodiff.gradients import Gradients, checked_gradient
 from numlstm.base.typing import Array, Shape
-from numlstm.base.validation.arguments import check_flag, parameter_dtype, positive_count
+from numlstm.base.validation.arguments import check_flag, dropout_probability, parameter_dtype, positive_count
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array, real_array
 from numlstm.module import IncompatibleKeys
+from numlstm.nn.functions import EPSILON, normalised, normalised_gradient
 
 
 class Layer:
-    """Parameters by name: what `Linear` and `Embedding` share, and what an optimiser asks of a module."""
+    """Parameters by name: what layers with parameters share, and what an optimiser asks of a module."""
+
+    _hold: Callable[..., None]  # takes the sizes from the shape of the weight, and the flags
 
     def __init__(self, dtype: Any, seed: Any, drawn: Callable[[np.random.Generator], dict[str, Array]]) -> None:
         self._dtype = parameter_dtype(dtype)
         arrays = drawn(np.random.default_rng(seed))
         self._parameters = {name: self._own(as_dtype(array, self._dtype)) for name, array in arrays.items()}
+
+    @classmethod
+    def _from_parameters(cls, parameters: Mapping[str, Array], **flags: Any) -> Self:
+        """A loaded layer with these parameters by name, which give its sizes and its dtype; nothing is drawn."""
+        layer = cls.__new__(cls)
+        layer._dtype = parameter_dtype(parameters["weight"].dtype)
+        layer._parameters = {name: cls._own(as_dtype(array, layer._dtype)) for name, array in parameters.items()}
+        layer._hold(parameters["weight"].shape, **flags)
+        return layer
 
     @staticmethod
     def _own(array: Array) -> Array:
@@ -111,8 +124,9 @@ class Linear(Layer):
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, dtype: Any = None, *, seed: Any = None
     ) -> None:
-        self.in_features = positive_count("in_features", in_features, "the size of an input's last axis")
-        self.out_features = positive_count("out_features", out_features, "the size of an output's last axis")
+        in_features = positive_count("in_features", in_features, "the size of an input's last axis")
+        out_features = positive_count("out_features", out_features, "the size of an output's last axis")
+        self._hold((out_features, in_features))
         check_flag("bias", bias)
         bound = self.in_features**-0.5
         shapes: dict[str, Shape] = {"weight": (self.out_features, self.in_features)}
@@ -121,6 +135,9 @@ class Linear(Layer):
         super().__init__(
             dtype, seed, lambda rng: {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
         )
+
+    def _hold(self, shape: Shape) -> None:
+        self.out_features, self.in_features = shape
 
     def __repr__(self) -> str:
         has_bias = self.bias is not None
@@ -228,8 +245,20 @@ class Embedding(Layer):
         *,
         seed: Any = None,
     ) -> None:
-        self.num_embeddings = positive_count("num_embeddings", num_embeddings, "how many vectors there are")
-        self.embedding_dim = positive_count("embedding_dim", embedding_dim, "the size of a vector")
+        num_embeddings = positive_count("num_embeddings", num_embeddings, "how many vectors there are")
+        embedding_dim = positive_count("embedding_dim", embedding_dim, "the size of a vector")
+        self._hold((num_embeddings, embedding_dim), padding_idx=padding_idx)
+
+        def drawn(rng: np.random.Generator) -> dict[str, Array]:
+            weight = rng.standard_normal((self.num_embeddings, self.embedding_dim))
+            if self.padding_idx is not None:
+                weight[self.padding_idx] = 0
+            return {"weight": weight}
+
+        super().__init__(dtype, seed, drawn)
+
+    def _hold(self, shape: Shape, *, padding_idx: int | None = None) -> None:
+        self.num_embeddings, self.embedding_dim = shape
         if padding_idx is not None:
             if not -self.num_embeddings <= padding_idx < self.num_embeddings:
                 raise ValueError(
@@ -237,14 +266,6 @@ class Embedding(Layer):
                 )
             padding_idx %= self.num_embeddings
         self.padding_idx = padding_idx
-
-        def drawn(rng: np.random.Generator) -> dict[str, Array]:
-            weight = rng.standard_normal((self.num_embeddings, self.embedding_dim))
-            if padding_idx is not None:
-                weight[padding_idx] = 0
-            return {"weight": weight}
-
-        super().__init__(dtype, seed, drawn)
 
     def __repr__(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
@@ -292,6 +313,151 @@ class Embedding(Layer):
             if self.padding_idx is not None:
                 gradient[self.padding_idx] = 0
             return Gradients(None, None, {"weight": gradient})
+
+        return output, backward
+
+
+class LayerNorm(Layer):
+    """``layer_norm(x) * weight + bias``, as ``torch.nn.LayerNorm`` over the last axis.
+
+    Parameters
+    ----------
+    normalized_shape : int
+        Size of the last axis.
+    eps : float
+        Added to the variance.
+    bias : bool
+        Whether there is a bias.
+    dtype : dtype, optional
+        float32 (the default) or float64.
+
+    Attributes
+    ----------
+    weight : ndarray, (normalized_shape,)
+        Ones at first.
+    bias : ndarray, (normalized_shape,), or None
+        Zeros at first.
+
+    Examples
+    --------
+    >>> norm = LayerNorm(4)
+    >>> norm, norm([1.0, 1.0, 3.0, 3.0]).round(3).tolist()
+    (LayerNorm(4), [-1.0, -1.0, 1.0, 1.0])
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = EPSILON, bias: bool = True, dtype: Any = None) -> None:
+        size = positive_count("normalized_shape", normalized_shape, "the size of an input's last axis")
+        check_flag("bias", bias)
+        self._hold((size,), eps=eps)
+        drawn = {"weight": np.ones(size)} | ({"bias": np.zeros(size)} if bias else {})
+        super().__init__(dtype, None, lambda rng: drawn)
+
+    def _hold(self, shape: Shape, *, eps: float = EPSILON) -> None:
+        (self.normalized_shape,) = shape
+        self.eps = float(eps)
+
+    def __repr__(self) -> str:
+        eps = "" if self.eps == EPSILON else f", eps={self.eps!r}"
+        bias = "" if self.bias is not None else ", bias=False"
+        return f"LayerNorm({self.normalized_shape}{eps}{bias})"
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias, read-only, or None."""
+        return self._parameters.get("bias")
+
+    def __call__(self, input: ArrayLike) -> Array:
+        """Apply the layer to an array of any shape that ends in normalized_shape."""
+        return self._scaled(normalised(self._checked(input), self.eps)[0])
+
+    def _scaled(self, y: Array) -> Array:
+        return y * self.weight if self.bias is None else y * self.weight + self.bias
+
+    def _checked(self, input: ArrayLike) -> Array:
+        array = real_array("input", input)
+        if array.ndim == 0 or array.shape[-1] != self.normalized_shape:
+            raise ValueError(
+                f"the last axis of the input must be normalized_shape={self.normalized_shape}\n"
+                f"Its shape is {array.shape}."
+            )
+        return as_dtype(array, self._dtype)
+
+    def vjp(self, input: ArrayLike) -> tuple[Array, Callable[..., Gradients]]:
+        """Apply the layer, and return its backward pass too, as `Linear.vjp` does."""
+        y, scale = normalised(self._checked(input), self.eps)
+        weight, has_bias, shape = self.weight, self.bias is not None, y.shape
+
+        def backward(d_output: ArrayLike, *, input_grad: bool = True) -> Gradients:
+            d = checked_gradient("d_output", d_output, shape, weight.dtype)
+            parameters = {"weight": (d * y).reshape(-1, len(weight)).sum(axis=0)}
+            if has_bias:
+                parameters["bias"] = d.reshape(-1, len(weight)).sum(axis=0)
+            of_input = normalised_gradient(y, scale, d * weight) if input_grad else None
+            return Gradients(of_input, None, parameters)
+
+        return self._scaled(y), backward
+
+
+class Dropout:
+    """Zero some numbers in train mode, as ``torch.nn.Dropout``; in eval mode the input itself.
+
+    Parameters
+    ----------
+    p : float
+        Probability of zeroing a number. The others are divided by 1 - p.
+    seed : int, optional
+        What `numpy.random.default_rng` takes.
+
+    Attributes
+    ----------
+    training : bool
+        True at first. A model that is put into eval mode sets it to False.
+
+    Examples
+    --------
+    >>> drop = Dropout(0.5, seed=0)
+    >>> sorted(set(drop(np.ones(100)).tolist()))
+    [0.0, 2.0]
+    >>> drop.training = False
+    >>> drop([1.0, 2.0])
+    array([1., 2.])
+    """
+
+    def __init__(self, p: float = 0.5, *, seed: Any = None) -> None:
+        self.p = dropout_probability(p)
+        self.training = True
+        self._seed = seed
+
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng(self._seed)
+
+    def __repr__(self) -> str:
+        return f"Dropout(p={self.p})"
+
+    def __call__(self, input: ArrayLike) -> Array:
+        """Drop numbers of the input in train mode."""
+        array = input if type(input) is np.ndarray else real_array("input", input)
+        if not self.training or self.p == 0:
+            return array
+        return array * self._mask(array)
+
+    def _mask(self, array: Array) -> Array:
+        """What the input is multiplied with."""
+        keep = self._rng.random(array.shape) >= self.p
+        dtype = array.dtype if array.dtype.kind == "f" else np.dtype(np.float32)
+        mask: Array = np.multiply(keep, 1 / (1 - self.p) if self.p < 1 else 0, dtype=dtype)
+        return mask
+
+    def vjp(self, input: ArrayLike) -> tuple[Array, Callable[..., Gradients]]:
+        """Drop numbers, and return the backward pass too: it drops those of the gradient."""
+        array = real_array("input", input)
+        mask = self._mask(array) if self.training and self.p > 0 else None
+        output = array if mask is None else array * mask
+
+        def backward(d_output: ArrayLike, *, input_grad: bool = True) -> Gradients:
+            d = checked_gradient("d_output", d_output, output.shape, output.dtype)
+            return Gradients(d if mask is None else d * mask, None, {})
 
         return output, backward
 
