@@ -144,7 +144,7 @@ class Module:
             model = self._model
             if model.executor is None or model.executor.dtype != panels.dtype:
                 model = model.replace(executor=Executor(model.config, panels.dtype))
-            self._model = model.replace(panels=panels)
+            object.__setattr__(self, "_model", model.replace(panels=panels))  # known to be an attribute
 
     def _own(self, name: str) -> str:
         """The name in this module of a parameter of the panels."""

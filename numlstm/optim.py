@@ -17,17 +17,22 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
+from math import prod
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.base.validation.arrays import as_dtype, real_array
+from numlstm.module import Module
+from numlstm.runtime.packed_weights import Panels, places
 
 __all__ = ["SGD", "Adam", "AdamW", "Optimizer", "clip_grad_norm_"]
 
 Named = Mapping[str, Array]
+PART = 1 << 14  # numbers that are updated at a time: what an update reads and writes then stays in the L2 cache
 
 
 class TrainableModule(Protocol):
@@ -44,6 +49,110 @@ class TrainableModule(Protocol):
         """Take parameters by name."""
 
 
+class Parameters:
+    """A module's parameters and what an optimiser remembers of them: an array each, in the order of the state dict.
+
+    An update takes a few operations for all of them, and goes over large ones in parts that stay in a cache. The first
+    number of each array is none of a parameter (see ``Panels.numbers``).
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.shapes = {name: array.shape for name, array in module.state_dict().items()}
+        ends = list(accumulate((prod(shape) for shape in self.shapes.values()), initial=1))
+        self.spans = dict(zip(self.shapes, pairwise(ends), strict=True))
+        self.size = ends[-1]
+        self.remembered: dict[str, Array] = {}
+        self.steps = [0] * len(self.shapes)  # that each parameter has taken; 0: nothing is remembered
+        self._of: Panels | None = None  # the panels that the module was given last, and their numbers
+        self._numbers = np.empty(0)
+
+    def numbers(self) -> Array:
+        """The parameters as they are now. To be changed in place, and then assigned."""
+        if not isinstance(self.module, Module):
+            arrays = self.module.state_dict().values()
+            return np.concatenate([np.zeros(1, self.module.dtype), *(array.reshape(-1) for array in arrays)])
+        known, self._of = self.module._panels is self._of, None
+        return self._numbers if known else self.module._panels.numbers()
+
+    def assign(self, numbers: Array) -> None:
+        """Give the module these parameters."""
+        if isinstance(self.module, Module):
+            self.module._panels = self._of = self.module._panels.with_numbers(numbers)
+            self._numbers = numbers
+        else:
+            self.module.load_state_dict(places(numbers, self.shapes), strict=False)
+
+    def gradient(self, given: Named) -> Array:
+        """One array of all gradients, with zeros for those that are not given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            One of them cannot be right.
+        """
+        dtype = self.module.dtype
+        parts = [np.zeros(1, dtype)]
+        for name, shape in self.shapes.items():
+            array = given.get(name)
+            if array is not None:
+                _check_gradient(name, array, shape, dtype)
+            parts.append(np.zeros(prod(shape), dtype) if array is None else array.reshape(-1))
+        flat = np.concatenate(parts)
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite(np.dot(flat, flat))  # at the speed of memory
+        if not finite and (wrong := [name for name, array in places(flat, self.shapes).items() if not _finite(array)]):
+            raise ValueError(
+                f"the gradient of {wrong[0]} holds NaN or infinity, and would leave nothing of the parameter\n"
+                "Nothing was changed. A smaller learning rate or clip_grad_norm_ before the step keeps gradients small."
+            )
+        return flat
+
+    def parts(self, given: Named) -> Iterator[tuple[slice, int]]:
+        """Where the given parameters are, cut into parts, and how many steps those of each part have taken."""
+        runs: list[list[int]] = []
+        for (name, (start, end)), done in zip(self.spans.items(), self.steps, strict=True):
+            if given.get(name) is None:
+                continue
+            if runs and runs[-1][1] == start and runs[-1][2] == done:
+                runs[-1][1] = end
+            else:
+                runs.append([start, end, done])
+        for begin, stop, done in runs:
+            for start in range(begin, stop, PART):
+                yield slice(start, min(start + PART, stop)), done
+
+    def count(self, given: Named) -> None:
+        """Count a step of the given parameters."""
+        self.steps = [
+            steps + (given.get(name) is not None) for name, steps in zip(self.shapes, self.steps, strict=True)
+        ]
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Have room for what is remembered by these names, in the module's dtype."""
+        for name in names:
+            array = self.remembered.get(name)
+            if array is None:
+                self.remembered[name] = np.zeros(self.size, self.module.dtype)
+            elif array.dtype != self.module.dtype:
+                self.remembered[name] = as_dtype(array, self.module.dtype)
+
+
+def _finite(array: Array) -> bool:
+    return bool(np.isfinite(array).all())
+
+
+def _check_gradient(name: str, gradient: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if not isinstance(gradient, np.ndarray) or gradient.dtype != dtype:
+        kind = gradient.dtype if isinstance(gradient, np.ndarray) else type(gradient).__name__
+        raise TypeError(
+            f"the gradient of {name} must be an array of {dtype}, as its module is\nIt is {kind}. "
+            "A module that was converted needs another pass."
+        )
+    if gradient.shape != shape:
+        raise ValueError(f"the gradient of {name} must have the shape {shape}\nIts shape is {gradient.shape}.")
+
+
 class Optimizer:
     """What the optimisers share. A state dict is that of ``torch.optim``, in arrays, and is taken from there too.
 
@@ -53,9 +162,10 @@ class Optimizer:
     ----------
     param_groups : list of one dict
         The options, which may be changed between steps: ``optimiser.param_groups[0]["lr"] = 1e-4``.
-    state : dict
-        By the number of a parameter, what the optimiser remembers of it.
     """
+
+    _checked_options: ClassVar[dict[str, str]] = {}
+    _counts_steps: ClassVar[bool] = False  # whether the state of a parameter says how many
 
     def __init__(self, modules: TrainableModule | Iterable[TrainableModule], **options: Any) -> None:
         self._single = hasattr(modules, "load_state_dict")
@@ -70,9 +180,9 @@ class Optimizer:
             raise ValueError("optimizer got an empty parameter list\nPass a module, or a list of at least one.")
         if len({id(module) for module in self._modules}) < len(self._modules):
             raise ValueError("a module is in the list twice\nGive each once: it has a single dictionary of gradients.")
-        self._names = [(n, name) for n, module in enumerate(self._modules) for name in module.state_dict()]
-        self.param_groups: list[dict[str, Any]] = [{**options, "params": list(range(len(self._names)))}]
-        self.state: dict[int, dict[str, Any]] = {}
+        self._held = [Parameters(module) for module in self._modules]
+        count = sum(len(held.shapes) for held in self._held)
+        self.param_groups: list[dict[str, Any]] = [{**options, "params": list(range(count))}]
         self._check_options(self.param_groups[0])
 
     def __repr__(self) -> str:
@@ -86,10 +196,27 @@ class Optimizer:
             if not options[name] >= 0:
                 raise ValueError(f"Invalid {what}: {options[name]}\nIt must be a number of at least 0.")
 
-    _checked_options: ClassVar[dict[str, str]] = {}
+    @property
+    def state(self) -> dict[int, dict[str, Array]]:
+        """By the number of a parameter, what is remembered of it: views of the optimiser's own arrays."""
+        found, number = {}, 0
+        for held in self._held:
+            views = {key: places(array, held.shapes) for key, array in held.remembered.items()}
+            for n, name in enumerate(held.shapes):
+                if held.steps[n]:
+                    count = {"step": np.array(held.steps[n], np.float32)} if self._counts_steps else {}
+                    found[number + n] = {**count, **{key: view[name] for key, view in views.items()}}
+            number += len(held.shapes)
+        return found
 
-    def _updated(self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Any]) -> Array:
-        """The new parameter; `state` is a copy, whose arrays are replaced and never written to."""
+    def _remembered(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of what is remembered with these options."""
+        raise NotImplementedError
+
+    def _update(
+        self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Array], done: int
+    ) -> None:
+        """Change a part of the parameters and what is remembered of it, in place, after so many steps."""
         raise NotImplementedError
 
     def step(self, grads: Named | Sequence[Named]) -> None:
@@ -116,64 +243,47 @@ class Optimizer:
         On an error nothing is changed.
         """
         given = self._checked(grads)
-        options, state = self.param_groups[0], dict(self.state)
-        held = [module.state_dict() for module in self._modules]
-        changed: list[dict[str, Array]] = [{} for _ in held]
+        gradients = [held.gradient(named) for held, named in zip(self._held, given, strict=True)]
+        options = self.param_groups[0]
+        keys = self._remembered(options)
         with np.errstate(under="ignore"):
-            for number, (n, name) in enumerate(self._names):
-                gradient = given[n].get(name)
-                if gradient is None:
+            for held, named, gradient in zip(self._held, given, gradients, strict=True):
+                if not named:
                     continue
-                self._check(f"the gradient of {name}", gradient, held[n][name])
-                state[number] = dict(state.get(number, {}))
-                changed[n][name] = self._updated(options, held[n][name], gradient, state[number])
-        for module, arrays in zip(self._modules, changed, strict=True):
-            module.load_state_dict(arrays, strict=False)
-        self.state = {number: of_parameter for number, of_parameter in state.items() if of_parameter}
+                held.remember(keys)
+                numbers = held.numbers()
+                for part, done in held.parts(named):
+                    state = {key: held.remembered[key][part] for key in keys}
+                    self._update(options, numbers[part], gradient[part], state, done)
+                if keys:
+                    held.count(named)
+                held.assign(numbers)
 
     def _checked(self, grads: Named | Sequence[Named]) -> list[Named]:
         """A dictionary a module."""
         each = [grads] if isinstance(grads, Mapping) else list(grads)
         if isinstance(grads, Mapping) and not self._single:
             raise ValueError("step is given a list of dictionaries, one for each module\nIt was given a single one.")
-        if len(each) != len(self._modules):
+        if len(each) != len(self._held):
             raise ValueError(
-                f"step is given a dictionary of gradients for each of {len(self._modules)} modules\n"
+                f"step is given a dictionary of gradients for each of {len(self._held)} modules\n"
                 f"It was given {len(each)}."
             )
-        for n, (module, gradients) in enumerate(zip(self._modules, each, strict=True)):
+        for held, gradients in zip(self._held, each, strict=True):
             if not isinstance(gradients, Mapping):
                 raise TypeError(
                     f"gradients are a dictionary of arrays by name, not a {type(gradients).__name__}\n"
                     "Pass .parameters of what a backward pass gives."
                 )
-            names = [name for of, name in self._names if of == n]
-            if unknown := [name for name in gradients if name not in names]:
-                raise KeyError(f"{module!r} has no parameter {unknown[0]!r}; its parameters are {', '.join(names)}")
+            if unknown := [name for name in gradients if name not in held.shapes]:
+                raise KeyError(
+                    f"{held.module!r} has no parameter {unknown[0]!r}; its parameters are {', '.join(held.shapes)}"
+                )
         return each
-
-    @staticmethod
-    def _check(what: str, gradient: Any, parameter: Array) -> None:
-        if not isinstance(gradient, np.ndarray) or gradient.dtype != parameter.dtype:
-            kind = gradient.dtype if isinstance(gradient, np.ndarray) else type(gradient).__name__
-            raise TypeError(
-                f"{what} must be an array of {parameter.dtype}, as its module is\nIt is {kind}. "
-                "A module that was converted needs another pass."
-            )
-        if gradient.shape != parameter.shape:
-            raise ValueError(f"{what} must have the shape {parameter.shape}\nIts shape is {gradient.shape}.")
-        if not np.isfinite(gradient).all():
-            raise ValueError(
-                f"{what} holds NaN or infinity, and would leave nothing of the parameter\n"
-                "Nothing was changed. A smaller learning rate or clip_grad_norm_ before the step keeps gradients small."
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and options as ``torch.optim`` lays them out: copies."""
-        state = {
-            number: {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in of.items()}
-            for number, of in self.state.items()
-        }
+        state = {number: {key: np.array(array) for key, array in of.items()} for number, of in self.state.items()}
         groups = [{**group, "params": list(group["params"])} for group in self.param_groups]
         return {"state": state, "param_groups": groups}
 
@@ -190,38 +300,38 @@ class Optimizer:
         ValueError
             It is for another number of groups or of parameters, or a shape is wrong. Nothing is changed.
         """
-        groups = state_dict["param_groups"]
+        groups, count = state_dict["param_groups"], len(self.param_groups[0]["params"])
         if len(groups) != 1:
             raise ValueError(
                 f"loaded state dict has a different number of parameter groups\nIt has {len(groups)}; here there is 1."
             )
-        if len(groups[0]["params"]) != len(self._names):
+        if len(groups[0]["params"]) != count:
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group\n"
-                f"It has {len(groups[0]['params'])} parameters; here there are {len(self._names)}."
+                f"It has {len(groups[0]['params'])} parameters; here there are {count}."
             )
-        options = {**self.param_groups[0], **groups[0], "params": list(range(len(self._names)))}
+        options = {**self.param_groups[0], **groups[0], "params": list(range(count))}
         self._check_options(options)
+        loaded = [Parameters(held.module) for held in self._held]
+        numbered = [(held, n, name) for held in loaded for n, name in enumerate(held.shapes)]
         number_of = {key: n for n, key in enumerate(groups[0]["params"])}
-        held = [module.state_dict() for module in self._modules]
-        state: dict[int, dict[str, Any]] = {}
         for key, of_parameter in state_dict["state"].items():
-            number = number_of[key]
-            n, name = self._names[number]
-            state[number] = {}
+            held, n, name = numbered[number_of[key]]
             for what, value in of_parameter.items():
                 if value is None:
                     continue
+                held.steps[n] = max(held.steps[n], 1)
                 array = real_array(f"{what} of {name}", value)
                 if what == "step":
-                    state[number][what] = np.array(array, np.float32)
+                    held.steps[n] = int(array)
                     continue
-                if array.shape != held[n][name].shape:
+                if array.shape != held.shapes[name]:
                     raise ValueError(
-                        f"{what} of {name} must have the shape {held[n][name].shape}\nIts shape is {array.shape}."
+                        f"{what} of {name} must have the shape {held.shapes[name]}\nIts shape is {array.shape}."
                     )
-                state[number][what] = np.array(as_dtype(array, held[n][name].dtype))
-        self.param_groups, self.state = [options], state
+                held.remember([what])
+                places(held.remembered[what], held.shapes)[name][...] = as_dtype(array, held.module.dtype)
+        self.param_groups, self._held = [options], loaded
 
 
 class SGD(Optimizer):
@@ -282,22 +392,26 @@ class SGD(Optimizer):
             fused=None,
         )
 
-    def _updated(self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Any]) -> Array:
+    def _remembered(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("momentum_buffer",) if options["momentum"] else ()
+
+    def _update(
+        self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Array], done: int
+    ) -> None:
         number = parameter.dtype.type
         if options["maximize"]:
             gradient = -gradient
         if options["weight_decay"]:
             gradient = gradient + parameter * number(options["weight_decay"])
         if options["momentum"]:
-            if "momentum_buffer" in state:
-                kept = state["momentum_buffer"] * number(options["momentum"])
-                state["momentum_buffer"] = kept + gradient * number(1 - options["dampening"])
-            else:
-                state["momentum_buffer"] = np.array(gradient)
             mean = state["momentum_buffer"]
+            if done:
+                mean *= number(options["momentum"])
+                mean += gradient * number(1 - options["dampening"])
+            else:
+                mean[...] = gradient
             gradient = gradient + mean * number(options["momentum"]) if options["nesterov"] else mean
-        new: Array = parameter - gradient * number(options["lr"])
-        return new
+        parameter -= gradient * number(options["lr"])
 
 
 class Adam(Optimizer):
@@ -329,6 +443,7 @@ class Adam(Optimizer):
     """
 
     _checked_options: ClassVar[dict[str, str]] = {"eps": "epsilon value"}
+    _counts_steps = True
     _decoupled = False
 
     def __init__(
@@ -363,25 +478,28 @@ class Adam(Optimizer):
             if not 0 <= beta < 1:
                 raise ValueError(f"Invalid beta parameter at index {n}: {beta}\nIt must be at least 0 and below 1.")
 
-    def _updated(self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Any]) -> Array:
-        number, (beta1, beta2) = parameter.dtype.type, options["betas"]
+    def _remembered(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return "exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if options["amsgrad"] else [])
+
+    def _update(
+        self, options: Mapping[str, Any], parameter: Array, gradient: Array, state: dict[str, Array], done: int
+    ) -> None:
+        number, (beta1, beta2), step = parameter.dtype.type, options["betas"], done + 1
         if options["maximize"]:
             gradient = -gradient
-        if not state:
-            state |= {"step": np.zeros((), np.float32)}
-            state |= {"exp_avg": np.zeros_like(parameter), "exp_avg_sq": np.zeros_like(parameter)}
-        state["step"] = step = state["step"] + np.float32(1)
         if options["weight_decay"] and self._decoupled:
-            parameter = parameter * number(1 - options["lr"] * options["weight_decay"])
+            parameter *= number(1 - options["lr"] * options["weight_decay"])
         elif options["weight_decay"]:
             gradient = gradient + parameter * number(options["weight_decay"])
-        state["exp_avg"] = state["exp_avg"] + (gradient - state["exp_avg"]) * number(1 - beta1)
-        state["exp_avg_sq"] = square = state["exp_avg_sq"] * number(beta2) + gradient * gradient * number(1 - beta2)
+        mean, square = state["exp_avg"], state["exp_avg_sq"]
+        mean += (gradient - mean) * number(1 - beta1)
+        square *= number(beta2)
+        square += gradient * gradient * number(1 - beta2)
         if options["amsgrad"]:
-            square = state["max_exp_avg_sq"] = np.maximum(state.get("max_exp_avg_sq", square), square)
-        root = np.sqrt(square) / number((1 - beta2 ** float(step)) ** 0.5) + number(options["eps"])
-        new: Array = parameter - state["exp_avg"] / root * number(options["lr"] / (1 - beta1 ** float(step)))
-        return new
+            largest = state["max_exp_avg_sq"]
+            square = np.maximum(largest, square, out=largest)
+        root = np.sqrt(square) / number((1 - beta2**step) ** 0.5) + number(options["eps"])
+        parameter -= mean / root * number(options["lr"] / (1 - beta1**step))
 
 
 class AdamW(Adam):

@@ -7,6 +7,7 @@ from needs import need
 
 import numlstm
 from numlstm import nn, optim
+from numlstm.runtime import packed_weights
 
 GOLDEN = make_training.load()
 
@@ -14,10 +15,8 @@ GOLDEN = make_training.load()
 class Held:
     """A module of the parameters that it is given."""
 
-    dtype = np.dtype(np.float64)
-
-    def __init__(self, arrays):
-        self.arrays = dict(arrays)
+    def __init__(self, arrays, dtype=np.float64):
+        self.arrays, self.dtype = dict(arrays), np.dtype(dtype)
 
     def state_dict(self):
         return {name: array.copy() for name, array in self.arrays.items()}
@@ -133,6 +132,43 @@ def test_an_lstm_takes_steps_and_frozen_parameters_stay():
     optimiser.param_groups[0]["lr"] = 0.5
     optimiser.step({"weight_hh_l0": np.ones((12, 3), np.float32)})
     assert (lstm.weight_hh_l0 == after["weight_hh_l0"] - 0.5).all()
+
+
+@pytest.mark.cpu_level
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("indexed", [True, False])
+def test_an_update_in_the_panels_has_the_bits_of_one_through_state_dicts(indexed, dtype, monkeypatch):
+    monkeypatch.setattr(packed_weights, "INDEXED", packed_weights.INDEXED if indexed else 0)
+    random = np.random.default_rng(7)
+    for sizes in ({"num_layers": 2, "bidirectional": True, "proj_size": 3}, {"bias": False}):
+        for kind, options in TRAINED.items():
+            lstm = numlstm.LSTM(5, 37, dtype=dtype, seed=0, **sizes)
+            plain = Held(lstm.state_dict(), dtype)
+            ours, theirs = (getattr(optim, kind)(module, **options) for module in (lstm, plain))
+            for n in range(4):
+                grads = {
+                    name: random.standard_normal(array.shape).astype(dtype)
+                    for name, array in plain.arrays.items()
+                    if n != 1 or "hh" not in name  # some stay
+                }
+                if n == 2:  # assigned in between
+                    plain.arrays["weight_hh_l0"] = grads["weight_hh_l0"]
+                    lstm.weight_hh_l0 = grads["weight_hh_l0"]
+                ours.step(grads)
+                theirs.step(grads)
+                for name, array in lstm.state_dict().items():
+                    assert array.tobytes() == plain.arrays[name].tobytes(), (kind, n, name)
+                packed = packed_weights.Panels.pack(lstm._panels.config, lstm.dtype, plain.arrays.items())
+                assert lstm._panels.data.tobytes() == packed.data.tobytes()
+
+
+def test_a_call_under_way_keeps_its_weights_when_they_are_updated():
+    lstm, x = numlstm.LSTM(2, 3, seed=0), np.ones((4, 2), np.float32)
+    (output, _), backward = lstm.vjp(x)
+    grads = backward(np.ones_like(output))
+    optim.SGD(lstm, lr=1).step(grads.parameters)
+    assert (backward(np.ones_like(output)).input == grads.input).all()
+    assert (lstm(x)[0] != output).any()
 
 
 HEAD = nn.Linear(2, 1, seed=0)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from numlstm.kernels.loading import registry
 from numlstm.kernels.plan_layout import LINE, lanes_of_last
 from numlstm.kernels.plan_rules import CellLayout, Sizes, python_rules
 from numlstm.runtime.object_layout import address
+
+INDEXED = 1 << 18  # numbers of panels that are packed by an index; of more it would be a load on memory and caches
 
 
 def aligned_empty(count: int, dtype: np.dtype[Any]) -> Array:
@@ -53,6 +56,15 @@ def model_sizes(config: Config) -> Sizes:
     return Sizes(config.input_size, config.hidden_size, config.num_layers, directions, config.proj_size)
 
 
+class Index(NamedTuple):
+    """How panels are made of `Panels.numbers`."""
+
+    order: Array  # for each slot which number: 0, the zero, in lanes beyond the last unit, and b_ih in those of a bias
+    bias_slots: Array  # where b_hh is added
+    second: Array  # and which number that is
+    biases: list[tuple[str, slice]]  # where each bias is
+
+
 class Panels:
     """All weights of an LSTM, packed for one number type and register width. Immutable.
 
@@ -65,7 +77,7 @@ class Panels:
         Numbers in a register; by default those of this process's kernels.
     """
 
-    __slots__ = ("_biases", "_layouts", "config", "data", "dtype", "lanes")
+    __slots__ = ("_biases", "_index", "_layouts", "config", "data", "dtype", "lanes")
 
     def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, lanes: int = 0) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
@@ -81,6 +93,7 @@ class Panels:
             self.data = aligned_empty(size, self.dtype)
             self.data[:] = data
         self._biases: dict[str, Array] = {}
+        self._index: Index | None = None
 
     @classmethod
     def pack(
@@ -97,6 +110,51 @@ class Panels:
         panels._biases = dict(self._biases)
         panels._fill(parameters.items())
         return panels
+
+    def numbers(self) -> Array:
+        """A zero, and behind it all parameters, one after the other in the order of ``config.parameter_shapes()``."""
+        return np.concatenate(
+            [np.zeros(1, self.dtype), *(self.parameter(name).reshape(-1) for name in self.config.parameter_shapes())]
+        )
+
+    def with_numbers(self, numbers: Array) -> Panels:
+        """New panels of other parameters, given as `numbers` gives them: the fast way to replace all of them."""
+        if self.data.size > INDEXED:
+            panels = self._of_these_sizes(aligned_zeros(self.data.size, self.dtype))
+            panels._fill(places(numbers, self.config.parameter_shapes()).items())
+            return panels
+        if self._index is None:
+            self._index = self._made_index()
+        panels, index = self._of_these_sizes(aligned_empty(self.data.size, self.dtype)), self._index
+        panels._index = index
+        numbers.take(index.order, out=panels.data, mode="clip")
+        panels.data[index.bias_slots] += numbers[index.second]
+        panels._biases = {name: numbers[part].copy() for name, part in index.biases}
+        return panels
+
+    def _of_these_sizes(self, data: Array) -> Panels:
+        """Panels over other data."""
+        panels = object.__new__(Panels)
+        panels.config, panels.dtype, panels.lanes, panels._layouts = self.config, data.dtype, self.lanes, self._layouts
+        panels.data, panels._biases, panels._index = data, {}, None
+        return panels
+
+    def _made_index(self) -> Index:
+        """Made by packing the positions of `numbers` themselves."""
+        shapes, found = self.config.parameter_shapes(), []
+        counted = np.arange(1 + sum(map(prod, shapes.values())), dtype=np.intp)
+        named = places(counted, shapes)
+        for of_second in (False, True):
+            panels = self._of_these_sizes(aligned_zeros(self.data.size, counted.dtype))
+            panels._fill(
+                (name, array if name.startswith("bias_hh") == of_second else np.zeros_like(array))
+                for name, array in named.items()
+            )
+            found.append(panels.data)
+        order, second = found
+        slots = np.flatnonzero(second)
+        biases = [(name, slice(int(at[0]), int(at[-1]) + 1)) for name, at in named.items() if name.startswith("bias")]
+        return Index(order, slots, second[slots], biases)
 
     def parameter(self, name: str) -> Array:
         """One parameter, unpacked bit for bit into a new read-only array."""
@@ -158,6 +216,15 @@ class Panels:
             for gate in range(4):
                 rows = slice(gate * units + part.start, gate * units + part.stop)
                 yield panel[first:last, gate, : part.stop - part.start].T, (rows, slice(None))
+
+
+def places(numbers: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Views of the parameters that stand one after the other behind a first number, by name."""
+    views, at = {}, 1
+    for name, shape in shapes.items():
+        end = at + prod(shape)
+        views[name], at = numbers[at:end].reshape(shape), end
+    return views
 
 
 def _gate_blocks(units: int, lanes: int) -> Iterator[tuple[int, slice, int]]:
