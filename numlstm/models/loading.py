@@ -9,6 +9,8 @@ from numlstm.models.protocol import Model
 
 # The module here whose ``build(contents)`` makes the model, by `Contents.format`. Imported when a file asks for it.
 BUILDERS = {
+    "Keras or HDF5": "keras.model",
+    "ONNX": "onnx",
     "safetensors": "saved",
 }
 

@@ -113,12 +113,15 @@ class Network:
         As in `numlstm.formats.Contents`.
     budget : Budget
         Of its file.
+    config : dict or None
+        The configuration; None if the file has none.
     """
 
     budget: Budget
     layers: list[Layer] = field(default_factory=list)
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
+    config: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,22 +169,29 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
     config = parsed_json(text, budget, "its configuration")
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("its configuration is not that of a Keras model: it has no class_name")
-    network = Network(budget)
+    network = Network(budget, config=config)
     _layer(network, config, _Around(masking=_masking(config)))
     return network
+
+
+def single(spec: Json, budget: Budget) -> tuple[Layer | None, list[str]]:
+    """One recurrent layer of a configuration, its cells at places within its own; and sentences on what else it is."""
+    network = Network(budget)
+    _layer(network, spec, _Around((name_of(spec),), trainable=_trainable(spec.get("config"), _Around())))
+    return (network.layers[0] if len(network.layers) == 1 else None), network.others
 
 
 def _layer(network: Network, spec: Json, around: _Around) -> None:
     """Visit a layer of any kind: a model, a wrapper, a recurrent layer, or another."""
     if around.depth > DEPTH:
         raise ValueError(f"its configuration nests more than {DEPTH} models and wrappers")
-    kind, config = _kind(spec), spec.get("config")
-    inner = [entry for entry in _entries(config) if isinstance(entry, dict)]
+    kind, config = kind_of(spec), spec.get("config")
+    inner = [entry for entry in entries_of(config) if isinstance(entry, dict)]
     if inner:
         _model(network, kind, config, inner, around)
     elif not isinstance(config, dict):
         return
-    elif kind == "Bidirectional" and _is_own(spec):
+    elif kind == "Bidirectional" and is_own(spec):
         _bidirectional(network, config, around)
     elif kind in ("LSTM", "CuDNNLSTM", "RNN") or _claims_lstm(config):
         _recurrent(network, spec, around)
@@ -194,7 +204,7 @@ def _layer(network: Network, spec: Json, around: _Around) -> None:
             note += ", which applies it to each step of another time axis: merge that axis into the batch"
         inside = config["layer"]
         _layer(network, inside, _inside(around, inside, f"{around.place}/layer", notes=(*around.notes, note)))
-    elif any(_kind(part) in LSTMS for part in _parts(config)):
+    elif any(kind_of(part) in LSTMS for part in _parts(config)):
         _say(network, f"{around.name or 'the model'!r} is of the class {shown(kind)!r}, which has an LSTM within it")
 
 
@@ -204,27 +214,27 @@ def _say(network: Network, sentence: str) -> None:
     network.others.append(sentence)
 
 
-def _kind(spec: Json) -> str:
+def kind_of(spec: Json) -> str:
     """The name of its class, without the package that registered it."""
     return str(spec.get("class_name")).rpartition(">")[2]
 
 
-def _is_own(spec: Json) -> bool:
+def is_own(spec: Json) -> bool:
     """Whether its class is one of Keras' own, not just of that name."""
     registered = f"{spec.get('class_name')}{spec.get('registered_name') or ''}"
     module = spec.get("module")
     return ">" not in registered and (module is None or str(module).partition(".")[0] in OF_KERAS)
 
 
-def _entries(config: object) -> list[Any]:
+def entries_of(config: object) -> list[Any]:
     """The layers of a model; the oldest files of Sequential have just the list."""
     found = config.get("layers") if isinstance(config, dict) else config
     return found if isinstance(found, list) else []
 
 
-def _name(spec: Json) -> str:
+def name_of(spec: Json) -> str:
     config = spec.get("config")
-    return str((config.get("name") if isinstance(config, dict) else None) or spec.get("name") or _kind(spec))
+    return str((config.get("name") if isinstance(config, dict) else None) or spec.get("name") or kind_of(spec))
 
 
 def _trainable(config: object, around: _Around) -> bool:
@@ -233,7 +243,7 @@ def _trainable(config: object, around: _Around) -> bool:
 
 def _inside(around: _Around, spec: Json, place: str, **changes: Any) -> _Around:
     """The surroundings of a layer within this one, with the layer's own name."""
-    names = (*around.names, _name(spec))
+    names = (*around.names, name_of(spec))
     if sum(map(len, names)) > NAME or len(place) > NAME:  # every layer within repeats them
         raise ValueError(f"its configuration has a layer whose path takes more than {NAME} characters")
     return replace(
@@ -267,7 +277,7 @@ class _Graph:
     def __init__(self, kind: str, config: Any, entries: list[Json], budget: Budget) -> None:
         budget.hold(ENTRY * len(entries), "its layers")
         self.budget = budget
-        names = [_name(entry) for entry in entries]
+        names = [name_of(entry) for entry in entries]
         self.entries = dict(zip(names, entries, strict=True))
         self.sources: dict[str, list[str]] = {name: [] for name in names}
         self.readers: dict[str, list[str]] = {name: [] for name in names}
@@ -335,7 +345,7 @@ class _Graph:
             (name,) = self.sources[name]
             if len(self.readers[name]) != 1 or name in self.outputs:
                 return ""
-            if _kind(self.entries[name]) not in NO_OPS:
+            if kind_of(self.entries[name]) not in NO_OPS:
                 return name if self.calls[name] == 1 else ""
         return ""
 
@@ -389,9 +399,9 @@ def _masking(config: Json) -> frozenset[int]:
             continue
         own: Any = entry.get("config")
         around = (*around, id(entry))
-        if _kind(entry) == "Masking" or (isinstance(own, dict) and own.get("mask_zero") is True):
+        if kind_of(entry) == "Masking" or (isinstance(own, dict) and own.get("mask_zero") is True):
             found.update(around)
-        waiting += [(inner, around) for inner in _entries(own)]
+        waiting += [(inner, around) for inner in entries_of(own)]
         if isinstance(own, dict):
             waiting.append((own.get("layer"), around))
     return frozenset(found)
@@ -405,7 +415,7 @@ def _model(network: Network, kind: str, config: object, entries: list[Json], aro
     if len(graph.entries) != len(entries):
         raise ValueError(f"the model {around.name!r} has two layers of one name")
     for name, entry in graph.entries.items():
-        key = _snake(_kind(entry))
+        key = snake(kind_of(entry))
         number = counts.get(key, 0)
         counts[key] = number + 1
         place = f"{prefix}/{key}_{number}" if number else f"{prefix}/{key}"
@@ -430,12 +440,12 @@ def _model(network: Network, kind: str, config: object, entries: list[Json], aro
         )
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
     """The name of a class in the paths of ``model.weights.h5``.
 
     Examples
     --------
-    >>> [_snake(name) for name in ("LSTM", "TimeDistributed", "LSTMCell")]
+    >>> [snake(name) for name in ("LSTM", "TimeDistributed", "LSTMCell")]
     ['lstm', 'time_distributed', 'lstm_cell']
     """
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
@@ -463,7 +473,7 @@ def _recurrent(network: Network, spec: Json, around: _Around) -> None:
     cells = _cells(network, spec, around.place, around)
     _keep(network, around, cells)
     if not _has_lstm(spec):
-        _say(network, f"{around.name!r} is an RNN of a {shown(_kind(_cell_of(config)))}, not of LSTM cells")
+        _say(network, f"{around.name!r} is an RNN of a {shown(kind_of(_cell_of(config)))}, not of LSTM cells")
         return
     layer = _described(network, around, config, cells)
     if config.get("go_backwards") is True:
@@ -481,7 +491,7 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
     backward = _cells(network, back, f"{around.place}/backward_layer", around)
     _keep(network, around, [*forward, *backward])
     if not (_has_lstm(ahead) or _has_lstm(back)):
-        _say(network, f"{around.name!r} is a Bidirectional of a {shown(_kind(ahead))}, not of an LSTM")
+        _say(network, f"{around.name!r} is a Bidirectional of a {shown(kind_of(ahead))}, not of an LSTM")
         return
     layer = replace(_described(network, around, ahead["config"], forward), backward=tuple(backward))
     problem = layer.problem or next((cell.problem for cell in backward if cell.problem), "")
@@ -510,12 +520,12 @@ def _bidirectional(network: Network, config: Json, around: _Around) -> None:
 def _has_lstm(spec: Json) -> bool:
     """Whether the layer is an LSTM, or an RNN with a cell that is or may be one."""
     config = spec["config"]
-    kind = _kind(spec)
+    kind = kind_of(spec)
     if kind == "RNN":
         cell = _cell_of(config)
         stacked = cell["config"].get("cells") if isinstance(cell.get("config"), dict) else None
         cells = stacked if isinstance(stacked, list) else [cell]
-        return any(isinstance(one, dict) and "lstm" in _kind(one).lower() for one in cells)
+        return any(isinstance(one, dict) and "lstm" in kind_of(one).lower() for one in cells)
     return kind in LSTMS or _claims_lstm(config)
 
 
@@ -527,7 +537,7 @@ def _cell_of(config: Json) -> Json:
 def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Cell]:
     """The cells of a layer of one direction, from input to output."""
     network.budget.hold(CELL + len(place), "its cells")
-    kind, config = _kind(spec), spec["config"]
+    kind, config = kind_of(spec), spec["config"]
     if kind == "CuDNNLSTM":
         return [_cell(spec, place, around)]
     if kind != "RNN":
@@ -541,7 +551,7 @@ def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Ce
     cells = []
     for one in stacked:
         one = one if isinstance(one, dict) else {}
-        key = _snake(_kind(one))
+        key = snake(kind_of(one))
         number = counts.get(key, 0)
         counts[key] = number + 1
         cells.append(
@@ -551,11 +561,11 @@ def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Ce
 
 
 def _cell(spec: Json, place: str, around: _Around) -> Cell:
-    kind, config = _kind(spec), spec.get("config")
+    kind, config = kind_of(spec), spec.get("config")
     config = config if isinstance(config, dict) else {}
     units = config.get("units")
     problem = ""
-    if kind not in LSTMS or not _is_own(spec):
+    if kind not in LSTMS or not is_own(spec):
         own = shown(repr(spec.get("registered_name") or spec.get("class_name")))
         problem = f"it is of the class {own}, not Keras' own LSTM, and the file does not say what that computes"
     elif type(units) is not int or units < 1:

@@ -7,6 +7,7 @@ shapes must fit the configuration. Consecutive layers that fit together become o
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from numlstm.formats import other_names
 from numlstm.formats.budget import PACKED, Budget
 from numlstm.formats.detected import SEVERAL_DTYPES, Contents, Found
 from numlstm.formats.keras import hdf5
-from numlstm.formats.keras.layers import Layer, Network, parsed
+from numlstm.formats.keras.layers import Json, Layer, Network, parsed
 from numlstm.formats.keras.weights import Parameters, Weights, listed, parameters, placed, texts, undescribed
 from numlstm.formats.state_dict import MOST, too_many_layers
 from numlstm.formats.tensor import Tensor, widest
@@ -32,7 +33,28 @@ ASSUMED = (
     "the file holds weights without a configuration: the activations tanh and sigmoid, batch before time, and time "
     "forward are assumed"
 )
+NEWEST = (3, 99)  # taken for the version of a file that does not state one
 HARD_BEFORE = (2, 3)  # the first version of Keras whose LSTM uses sigmoid by default
+
+
+@dataclass(frozen=True)
+class Described:
+    """A whole model: its configuration, and the file that has its weights.
+
+    Attributes
+    ----------
+    config : dict
+    file : Hdf5
+    root : str or None
+        The group of the older layout; None for the layout of ``model.weights.h5``.
+    version : (int, int)
+        Of the Keras that wrote it; a recent one if the file does not say.
+    """
+
+    config: Json
+    file: hdf5.Hdf5
+    root: str | None
+    version: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,9 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     network = parsed(entry_bytes(archive, CONFIG).decode(), budget)
     data = entry_bytes(archive, WEIGHTS)
     file = hdf5.read(io.BytesIO(data), len(data), budget)
-    return _of_places(file, network, WEIGHTS)
+    metadata = json.loads(entry_bytes(archive, METADATA)) if METADATA in names else {}
+    version = _version(metadata.get("keras_version") if isinstance(metadata, dict) else None)
+    return _of_places(file, network, WEIGHTS)._replace(model=Described(network.config or {}, file, None, version))
 
 
 def read_h5(file: BinaryIO) -> Contents:
@@ -100,7 +124,10 @@ def _of_h5(h5: hdf5.Hdf5, budget: Budget) -> Contents:
     """Keras' LSTMs in an HDF5 file of any layout."""
     config = h5.attributes[""].get("model_config")
     if isinstance(config, str):
-        return _of_names(h5, parsed(config, budget), "model_weights")
+        network = parsed(config, budget)
+        version = _version(h5.attributes[""].get("keras_version"))
+        described = Described(network.config or {}, h5, "model_weights", version)
+        return _of_names(h5, network, "model_weights")._replace(model=described)
     if texts(h5.attributes[""], "layer_names"):
         return _of_names(h5, Network(budget), "")
     if "model_weights" in h5.attributes:
@@ -128,6 +155,12 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
     free = {place: found for place, found in weights.items() if place not in known}
     rest, others = undescribed(file, free, {}, ASSUMED)
     return _contents(file, parts, rest, [*network.others, *others], where, network.budget)
+
+
+def _version(text: object) -> tuple[int, int]:
+    """The version of Keras."""
+    match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
+    return (int(match[1]), int(match[2])) if match is not None else NEWEST
 
 
 def _moved(file: hdf5.Hdf5, layer: Layer) -> str:
@@ -163,8 +196,7 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
 def _older(file: hdf5.Hdf5, root: str) -> str:
     """The warning for a file of weights alone that is older than the default of today; "" for others."""
     version = file.attributes.get(root, {}).get("keras_version")
-    match = re.match(r"(\d{1,4})\.(\d{1,4})", version) if isinstance(version, str) else None
-    if match is None or (int(match[1]), int(match[2])) >= HARD_BEFORE:
+    if _version(version) >= HARD_BEFORE:
         return ""
     return f"{ASSUMED}; but the default of Keras {version}, which wrote it, was 'hard_sigmoid' for recurrent_activation"
 
@@ -187,7 +219,7 @@ def contents(format: str, tensors: dict[str, Tensor], parts: list[Part], others:
     if len(parts) > MOST:
         raise ValueError(f"it has {len(parts)} LSTM layers and cells; {MOST} is the limit of a file")
     budget.hold(PART * len(parts), "the descriptions of its layers")
-    return Contents(format, tensors, tuple(_found(chain) for chain in _chains(parts)), tuple(others))
+    return Contents(format, tensors, tuple(found_of(chain) for chain in _chains(parts)), tuple(others))
 
 
 def parts_of(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> list[Part]:
@@ -265,7 +297,8 @@ def _joins(before: Part, after: Part) -> bool:
     )
 
 
-def _found(chain: list[Part]) -> Found:
+def found_of(chain: list[Part]) -> Found:
+    """The LSTM of consecutive parts."""
     first = chain[0]
     name = "+".join(part.layer.name for part in chain)
     notes = tuple(dict.fromkeys(note for part in chain for note in part.layer.notes))
