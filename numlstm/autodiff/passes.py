@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.autodiff.plans import TrainingPlan, gradient_places, make_training_plan
+from numlstm.autodiff.plans import ForwardTeam, TrainingPlan, gradient_places, make_forward_team, make_training_plan
+from numlstm.autodiff.teams import Runner, schedule_back
 from numlstm.base.typing import Array, States
 from numlstm.kernels.activations import FAINTEST
 from numlstm.kernels.loading import registry
@@ -18,6 +19,8 @@ from numlstm.kernels.training.backward_layout import Back
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_empty, aligned_zeros
+from numlstm.runtime.threads import get_num_threads
+from numlstm.runtime.workers import Team
 
 PLANS_KEPT = 64  # shapes whose plans a model remembers
 Masks = Callable[[Array], None]
@@ -157,11 +160,52 @@ def forward(
         for state, smallest in zip((h_0, c_0), least, strict=True):
             state[np.abs(state) < smallest] = 0
     h_n, c_n = np.empty_like(h_0), np.empty_like(c_0)
-    scratch = owner.lease(plan.forward_scratch)
-    bases = tape.buffer, scratch, panels.data, h_n, c_n
-    slots = plan.forward.at(*map(address, bases))
+    shared = forward_team(panels, plan)
+    if shared is None:
+        _forward(tape, h_n, c_n, dropout, mask_shape, None, None)
+    else:
+        with Team(shared.plan.schedule.num_threads - 1) as team:
+            runs = team.workers and not (team.fresh and shared.plan.brief)
+            _forward(tape, h_n, c_n, dropout, mask_shape, team if runs else None, shared)
+    return Passed(tape.sequence(plan.hidden[-1]), h_n, c_n), tape
+
+
+def forward_team(panels: Panels, plan: TrainingPlan) -> ForwardTeam | None:
+    """How threads share the forward pass of a plan, as many as may compute now; None for one alone."""
+    limit = get_num_threads() if plan.long else 1
+    if limit < 2:
+        return None
+    if limit not in plan.teams:
+        plan.teams[limit] = make_forward_team(panels, plan, limit)
+    return plan.teams[limit]
+
+
+def _forward(
+    tape: Tape,
+    h_n: Array,
+    c_n: Array,
+    dropout: Masks | None,
+    mask_shape: tuple[int, ...],
+    team: Team | None,
+    shared: ForwardTeam | None,
+) -> None:
+    """Run the layers: at once, or one by one with dropout in between."""
+    owner, panels, plan, config = tape.owner, tape.panels, tape.plan, tape.panels.config
+    size, bound = plan.forward_scratch, plan.forward
+    if team is not None and shared is not None:
+        size, bound = shared.scratch, shared.slots
+    scratch = owner.lease(size)
+    slots = bound.at(*map(address, (tape.buffer, scratch, panels.data, h_n, c_n)))
+
+    def run() -> None:
+        if team is None or shared is None:
+            owner.run_forward(address(slots))
+        else:
+            runner = Runner(team, owner.run_forward, owner.run_forward, config.num_layers)
+            runner.run(slots, shared.plan.schedule, scratch, shared.own, (tape, h_n, c_n))
+
     if dropout is None:
-        owner.run_forward(address(slots))
+        run()
     else:
         for layer in range(config.num_layers):
             slots[Header.CELLS_FROM] = layer * config.num_directions
@@ -173,9 +217,8 @@ def forward(
                 with np.errstate(invalid="ignore"):  # as in the engine, infinity times 0 is NaN
                     below = tape.sequence(plan.hidden[layer - 1])
                     np.multiply(below, tape.masks[-1], out=tape.sequence(plan.dropped[layer - 1]))
-            owner.run_forward(address(slots))
+            run()
     owner.give_back(scratch)
-    return Passed(tape.sequence(plan.hidden[-1]), h_n, c_n), tape
 
 
 def backward(
@@ -201,17 +244,21 @@ def backward(
     bases = tape.buffer, scratch, panels.data, weights.numbers, d_h, d_c, flat, d_output, d_input
     slots = plan.backward.at(*(0 if base is None else address(base) for base in bases))
     slots[Back.TRANSPOSE] = weights.of is not panels
-    if not tape.masks:
-        owner.run_backward(address(slots))
-    else:
-        features = config.num_directions * config.output_size
-        for layer in range(config.num_layers)[::-1]:
-            slots[Back.CELLS_FROM] = layer * config.num_directions
-            slots[Back.CELLS_TO] = (layer + 1) * config.num_directions
-            owner.run_backward(address(slots))
-            if layer > 0:
-                below = scratch[plan.between[(layer - 1) % 2] :][: plan.positions * features]
-                below *= tape.masks[layer - 1].reshape(-1)
+    schedule = schedule_back(config, plan.steps, -(-plan.positions // plan.steps), panels.dtype.itemsize)
+    held = tape, scratch, weights, d_h, d_c, flat, d_output, d_input
+    with Team(schedule.num_threads - 1) as team:
+        runner = Runner(team, owner.run_backward, owner.run_forward, config.num_layers)
+        if not tape.masks:
+            runner.run(slots, schedule, None, (), held)
+        else:
+            features = config.num_directions * config.output_size
+            for layer in range(config.num_layers)[::-1]:
+                slots[Header.CELLS_FROM] = layer * config.num_directions
+                slots[Header.CELLS_TO] = (layer + 1) * config.num_directions
+                runner.run(slots, schedule, None, (), held)
+                if layer > 0:
+                    below = scratch[plan.between[(layer - 1) % 2] :][: plan.positions * features]
+                    below *= tape.masks[layer - 1].reshape(-1)
     weights.of = panels
     owner.transposed.append(weights)
     owner.give_back(scratch)

@@ -13,10 +13,10 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
-from numlstm.kernels.plan_layout import LINE, TAPE_REGISTERS, Cell, Header
-from numlstm.kernels.training.backward_layout import RUN, Back, BackCell, StepBack
+from numlstm.kernels.plan_layout import LINE, TAPE_REGISTERS, Cell, Header, Partition
+from numlstm.kernels.training.backward_layout import RUN, Back, BackCell, ChunkBack, StepBack
 from numlstm.runtime.packed_weights import Panels
-from numlstm.runtime.planner import make_plan
+from numlstm.runtime.planner import Plan, PlanKey, TeamPlan, make_plan, make_team_plan
 
 CHUNK_BYTES = 256 << 10  # of the gradients of gates in a chunk: what stays in a second-level cache
 CHUNK_MOST = 256  # positions of a chunk, of steps of fewer rows
@@ -79,23 +79,76 @@ class TrainingPlan(NamedTuple):
     backward_scratch: int
     transposed: int
     between: tuple[int, int]  # where in the scratch the gradients of what a layer reads are, in turns
-    tables: list[Array]  # what the slots have addresses of
+    tables: list[StepTables]  # of each direction; the slots have their addresses
+    gates: list[int]  # where in what is kept the gates of each cell are
+    sizes: Array | None
+    long: bool  # whether a forward pass has enough work for more than one thread
+    teams: dict[int, ForwardTeam | None]  # by the limit of threads, made on first use; None for one thread
 
 
-def step_table(sizes: Array, reverse: bool, chunk_rows: int) -> Array:
-    """The ``StepBack`` records of one direction, from how many rows take each step."""
-    steps = len(sizes)
-    begins = np.cumsum(sizes) - sizes
-    order = np.arange(steps) if reverse else np.arange(steps)[::-1]
-    earlier = order + (1 if reverse else -1)
-    there = (earlier >= 0) & (earlier < steps)
-    before = np.where(there, earlier, 0)
-    table = np.empty((steps, StepBack.LENGTH), np.int64)
-    table[:, StepBack.ROWS], table[:, StepBack.BEGIN] = sizes[order], begins[order]
-    table[:, StepBack.BEFORE] = begins[before]
-    table[:, StepBack.ROWS_BEFORE] = np.where(there, np.minimum(sizes[before], sizes[order]), 0)
-    table[:, StepBack.ENDS] = run_ends(sizes[order], chunk_rows)
-    return table
+class ForwardTeam(NamedTuple):
+    """How threads share a forward pass."""
+
+    slots: Slots
+    scratch: int
+    own: tuple[int, ...]  # slots of buffers of which each thread has its own
+    plan: TeamPlan
+
+
+class StepTables:
+    """The steps of one direction in the order of the pass back, and how they make chunks and runs.
+
+    Parameters
+    ----------
+    sizes : array of int64, (T,)
+        How many rows take each step.
+    reverse : bool
+        Whether the direction runs from the last step to the first.
+    chunk_rows : int
+        Positions that a chunk may have, at least those of a run.
+
+    Attributes
+    ----------
+    steps, chunks : array of int64
+        Records of ``StepBack`` and of ``ChunkBack``.
+    """
+
+    def __init__(self, sizes: Array, reverse: bool, chunk_rows: int) -> None:
+        count, begins = len(sizes), np.cumsum(sizes) - sizes
+        order = np.arange(count) if reverse else np.arange(count)[::-1]
+        earlier = order + (1 if reverse else -1)
+        there = (earlier >= 0) & (earlier < count)
+        before, rows = np.where(there, earlier, 0), sizes[order]
+        ends, done = run_ends(rows, chunk_rows), np.cumsum(rows)
+        last = np.flatnonzero(ends == 2)  # of each chunk
+        first = np.concatenate([[0], last[:-1] + 1])
+        positions = np.diff(done[last], prepend=0)
+        self.steps = np.empty((count, StepBack.LENGTH), np.int64)
+        self.steps[:, StepBack.ROWS], self.steps[:, StepBack.BEGIN] = rows, begins[order]
+        self.steps[:, StepBack.BEFORE] = begins[before]
+        self.steps[:, StepBack.ROWS_BEFORE] = np.where(there, np.minimum(sizes[before], rows), 0)
+        self.steps[:, StepBack.CHUNK_ROW] = done - rows - np.repeat(done[last] - positions, last + 1 - first)
+        runs, begun = [], 0
+        for end in done[ends > 0].tolist():  # a step of more rows than a run may have is several
+            runs += [*range(begun + RUN, end, RUN), end]
+            begun = end
+        stops = np.array(runs)
+        chunk_of = np.searchsorted(done[last], stops)
+        counts = np.bincount(chunk_of, minlength=len(last))
+        # of each chunk a 0, and then where its runs end
+        self.runs = np.insert(stops - (done[last] - positions)[chunk_of], np.cumsum(counts) - counts, 0)
+        self.chunks = np.empty((len(last), ChunkBack.LENGTH), np.int64)
+        self.chunks[:, ChunkBack.FIRST], self.chunks[:, ChunkBack.STEPS] = first, last + 1 - first
+        self.chunks[:, ChunkBack.POSITIONS] = positions
+        self.chunks[:, ChunkBack.ROWS] = np.maximum.reduceat(rows, first)
+        at = np.cumsum(counts + 1) - (counts + 1)
+        self.chunks[:, ChunkBack.RUNS] = self.runs.ctypes.data + self.runs.itemsize * at
+        self.chunks[:, ChunkBack.RUN_COUNT] = counts
+
+    @property
+    def positions(self) -> int:
+        """Those of the largest chunk."""
+        return int(self.chunks[:, ChunkBack.POSITIONS].max())
 
 
 def run_ends(rows: Array, chunk_rows: int) -> Array:
@@ -162,20 +215,44 @@ def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | Non
     hidden, dropped, initial, gates, size = kept_layout(
         panels.config, panels.lanes, panels.dtype.itemsize, positions, rows, drops
     )
-    forward, forward_scratch = _forward_slots(panels, steps, rows, sizes, positions, hidden, dropped, initial, gates)
+    single = make_plan(panels, *_forward_key(panels, steps, rows, sizes), sizes=sizes)
+    forward, forward_scratch = _forward_slots(panels, single, rows, sizes, hidden, dropped, initial, gates)
     backward = _BackwardPlan(panels, rows, every, positions, hidden, dropped, initial, gates)
     return TrainingPlan(
         steps, rows, positions, forward, backward.slots, size, hidden, dropped, initial, forward_scratch,
-        backward.scratch.size, backward.transposed.size, backward.between, backward.tables,
+        backward.scratch.size, backward.transposed.size, backward.between, backward.tables, gates, sizes, single.long,
+        {},
     )  # fmt: skip
+
+
+def make_forward_team(panels: Panels, plan: TrainingPlan, limit: int) -> ForwardTeam | None:
+    """How at most ``limit`` threads share the forward pass of a plan; None if one is to run it alone."""
+    key, drops = _forward_key(panels, plan.steps, plan.rows, plan.sizes), plan.dropped != plan.hidden[:-1]
+    shared = make_team_plan(panels, key, limit, plan.sizes, by_layer=drops)
+    if shared is None:
+        return None
+    slots, scratch = _forward_slots(
+        panels, shared.caller, plan.rows, plan.sizes, plan.hidden, plan.dropped, plan.initial, plan.gates
+    )
+    together = shared.schedule.partition == Partition.BLOCKS
+    return ForwardTeam(slots, scratch, () if together else (Header.GATES, Header.HIDDEN), shared)
+
+
+def _forward_key(panels: Panels, steps: int, rows: int, sizes: Array | None) -> PlanKey:
+    """What the engine's plan is made for: sequences of positions without a gap."""
+    config, itemsize = panels.config, panels.dtype.itemsize
+    strides, output_strides = (
+        (0 if sizes is not None else rows * width * itemsize, width * itemsize, itemsize)
+        for width in (config.input_size, config.num_directions * config.output_size)
+    )
+    return (steps, rows, config.input_size), strides, output_strides, 0
 
 
 def _forward_slots(
     panels: Panels,
-    steps: int,
+    plan: Plan,
     rows: int,
     sizes: Array | None,
-    positions: int,
     hidden: tuple[int, ...],
     dropped: tuple[int, ...],
     initial: tuple[int, int],
@@ -183,14 +260,8 @@ def _forward_slots(
 ) -> tuple[Slots, int]:
     """The engine's own plan for these sizes, but that every layer writes a sequence of its own, and keeps."""
     config, itemsize, scratch = panels.config, panels.dtype.itemsize, Room(panels.dtype.itemsize)
-    features = config.num_directions * config.output_size
     row = -(-config.hidden_size // panels.lanes) * TAPE_REGISTERS * panels.lanes
-    strides, output_strides = (
-        (0 if sizes is not None else rows * width * itemsize, width * itemsize, itemsize)
-        for width in (config.input_size, features)
-    )
-    plan = make_plan(panels, (steps, rows, config.input_size), strides, output_strides, sizes=sizes)
-    slots = Slots(plan.slots.copy(), "kept", "scratch", "panels", "h_n", "c_n")
+    slots, steps = Slots(plan.slots.copy(), "kept", "scratch", "panels", "h_n", "c_n"), plan.slots[Header.STEPS]
     for n, (layer, direction, _) in enumerate(config.cells()):
         cell = Header.LENGTH + n * Cell.LENGTH
         if layer > 0:  # both are read and written through BELOW, which is where the kept numbers begin
@@ -243,9 +314,8 @@ class _BackwardPlan:
             "kept", "scratch", "panels", "transposed", "d_h", "d_c", "gradients", "d_output", "d_input",
         )  # fmt: skip
         wanted = min(CHUNK_MOST, max(RUN, CHUNK_BYTES // (4 * config.hidden_size * itemsize)))
-        self.tables = [step_table(sizes, bool(direction), wanted) for direction in range(config.num_directions)]
-        chunk = max(_largest_chunk(table) for table in self.tables)
-        self._header(len(sizes), chunk)
+        self.tables = [StepTables(sizes, bool(direction), wanted) for direction in range(config.num_directions)]
+        self._header(max(tables.positions for tables in self.tables))
         if config.num_layers > 1:
             self.between = self.scratch.take(positions * features), self.scratch.take(positions * features)
         else:
@@ -272,7 +342,10 @@ class _BackwardPlan:
                 put("scratch", cell + BackCell.D_INPUT, self.between[(layer - 1) % 2])
             values = self.slots.values
             values[cell + BackCell.TAPE_AT] = gates[n]
-            values[cell + BackCell.STEP_TABLE] = self.tables[direction].ctypes.data
+            tables = self.tables[direction]
+            values[cell + BackCell.STEP_TABLE] = tables.steps.ctypes.data
+            values[cell + BackCell.CHUNK_TABLE] = tables.chunks.ctypes.data
+            values[cell + BackCell.CHUNKS] = len(tables.chunks)
             values[cell + BackCell.X_ROW] = values[cell + BackCell.D_INPUT_ROW] = inputs
             values[cell + BackCell.H_ROW] = values[cell + BackCell.D_OUTPUT_ROW] = features
             values[cell + BackCell.D_INPUT_ADDED] = direction
@@ -289,7 +362,7 @@ class _BackwardPlan:
             at += prod(shape)
         return at
 
-    def _header(self, steps: int, chunk: int) -> None:
+    def _header(self, chunk: int) -> None:
         config, lanes = self.config, self.panels.lanes
         values, put, take = self.slots.values, self.slots.put, self.scratch.take
 
@@ -301,20 +374,18 @@ class _BackwardPlan:
             config.output_size,
             config.hidden_size,
         )
-        values[Back.CELLS_TO], values[Back.DIRECTIONS] = (
-            config.num_layers * config.num_directions,
-            config.num_directions,
-        )
-        values[Back.STEPS], values[Back.ROWS] = steps, self.rows
+        values[Header.CELLS_TO] = config.num_layers * config.num_directions
+        values[Header.ROWS], values[Back.DIRECTIONS] = self.rows, config.num_directions
+        values[Back.CLEAR] = values[Back.FINISH] = 1
         values[Back.BIAS], values[Back.CHUNK_ROWS] = config.bias, chunk
         # an odd number of cache lines, so that the same number of many positions is not in the same set of a cache
         line = LINE // self.panels.dtype.itemsize
         da_row = -(-4 * units // (QUAD * lanes)) * QUAD * lanes
         da_row = (-(-da_row // line) | 1) * line
         values[Back.DA_ROW] = da_row
-        put("panels", Back.PANELS, 0)
+        put("panels", Header.PANELS, 0)
         put("transposed", Back.TRANSPOSED, 0)
-        put("kept", Back.TAPE, 0)
+        put("kept", Header.TAPE, 0)
         projected = config.proj_size > 0
         for slot, count in (
             (Back.DA, chunk * da_row),
@@ -327,7 +398,6 @@ class _BackwardPlan:
             (Back.DM, projected * self.rows * filled(units)),
             (Back.M, projected * chunk * filled(units)),
             (Back.M_SUMS, projected * outputs * filled(units)),
-            (Back.RUNS, (steps + chunk + 2) * 8 // self.panels.dtype.itemsize),
         ):
             put("scratch", slot, take(count))
 
@@ -347,12 +417,6 @@ class _BackwardPlan:
             (BackCell.HR_TRANSPOSED, take(config.proj_size * -(-units // lanes) * lanes)),
         ):
             values[cell + slot] = value
-
-
-def _largest_chunk(table: Array) -> int:
-    """Positions of the largest chunk of a step table."""
-    ends = np.cumsum(table[:, StepBack.ROWS])[table[:, StepBack.ENDS] == 2]
-    return int(np.diff(ends, prepend=0).max())
 
 
 def gradient_places(config: Config) -> dict[str, tuple[int, tuple[int, ...]]]:

@@ -112,10 +112,15 @@ def _clear_dependents() -> None:
         dependent.clear()
 
 
-def make_team_plan(panels: Panels, key: PlanKey, limit: int, sizes: Array | None = None) -> TeamPlan | None:
-    """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes."""
+def make_team_plan(
+    panels: Panels, key: PlanKey, limit: int, sizes: Array | None = None, by_layer: bool = False
+) -> TeamPlan | None:
+    """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes.
+
+    ``by_layer``: each layer is run by itself, so that there is no wavefront.
+    """
     config, rows = panels.config, key[0][1]
-    chosen = _choose(config, key[0], sizes, panels.dtype.itemsize, limit)
+    chosen = _choose(config._replace(num_layers=1) if by_layer else config, key[0], sizes, panels.dtype.itemsize, limit)
     if chosen is None:
         return None
     # threads with gates and a hidden h of their own share what one thread may take

@@ -91,7 +91,7 @@ def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Ker
     """The forward kernel that keeps what its gradients need, and the backward kernel."""
     lanes = level.lanes(number)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, keeps=True)
-    return {FORWARD: forward, BACKWARD: backward_kernel(number, lanes, shapes, level.fused)}
+    return {FORWARD: forward, BACKWARD: backward_kernel(number, lanes, shapes, level.fused, level.pause)}
 
 
 @global_compiler_lock

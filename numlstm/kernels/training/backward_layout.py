@@ -6,26 +6,28 @@ many rows as take each of them, so that a batch of one length and a packed seque
 
 from itertools import count
 
-from ..plan_layout import Slots
+from ..plan_layout import Header, Slots
 
 RUN = 64  # positions whose part of a weight's gradient is summed by itself
 
 
 class Back(metaclass=Slots):
-    """What holds for the whole pass."""
+    """What holds for the whole pass, behind a `Header` of which these slots are used.
 
-    auto = count().__next__
-    CELLS_FROM = auto()  # the cells to run: [CELLS_FROM, CELLS_TO), the last one first
-    CELLS_TO = auto()
+    CELLS_FROM and CELLS_TO, the cells to run, the last one first; ROWS, PANELS and TAPE; and those of threads that
+    share a call, of which PARTITION is ROWS or BLOCKS.
+    """
+
+    auto = count(Header.LENGTH).__next__
     DIRECTIONS = auto()
-    STEPS = auto()
-    ROWS = auto()  # B
     TRANSPOSE = auto()  # 1: TRANSPOSED is to be filled from PANELS first
+    CLEAR = auto()  # 1: sums of gradients begin at 0
+    FINISH = auto()  # 1: they end here, and go out as the gradients of parameters
     BIAS = auto()  # 1: there are biases
     CHUNK_ROWS = auto()  # positions that the buffers of a chunk hold
-    PANELS = auto()  # addresses from here on: the weights as the forward pass has them
-    TRANSPOSED = auto()  # the weights as panels whose terms are gates: [4 registers][gate, unit][register][lane]
-    TAPE = auto()  # what the forward pass has kept: [position][block][i f g o c][lane]
+    TRANSPOSED = (
+        auto()
+    )  # address of the weights as panels whose terms are gates: [4 registers][gate, unit][register][lane]
     DA = auto()  # gradients of the sums of gates in a chunk: [position][gate, unit], DA_ROW apart
     DA_ROW = auto()
     SOURCES = auto()  # what they were sums of: [4 registers][position][register][lane] of h, then x
@@ -37,7 +39,6 @@ class Back(metaclass=Slots):
     DM = auto()  # gradient of h before the projection in a step: [row][unit], filled up
     M = auto()  # h before the projection in a chunk: [4 registers][position][register][lane]
     M_SUMS = auto()  # gradient of W_hr: [4 registers][output][register][lane] of units
-    RUNS = auto()  # where runs of a chunk begin and end: int64
     LENGTH = auto()
 
 
@@ -55,6 +56,8 @@ class BackCell(metaclass=Slots):
     HH_TRANSPOSED = auto()
     HR_TRANSPOSED = auto()
     STEP_TABLE = auto()  # address of ``StepBack`` records, in the order in which the pass takes the steps
+    CHUNK_TABLE = auto()  # address of the ``ChunkBack`` records of the chunks to run
+    CHUNKS = auto()
     TAPE_AT = auto()  # offset in TAPE
     X = auto()  # addresses of what the cell has read and written, and from position to position
     X_ROW = auto()
@@ -84,5 +87,18 @@ class StepBack(metaclass=Slots):
     BEGIN = auto()  # position of the first of them
     BEFORE = auto()  # position of the first row of the step that the cell took before
     ROWS_BEFORE = auto()  # so many rows took that step; the others begin here
-    ENDS = auto()  # 1: a run ends with this step, 2: a chunk as well
+    CHUNK_ROW = auto()  # place of the first of them in the chunk
+    LENGTH = auto()
+
+
+class ChunkBack(metaclass=Slots):
+    """Some steps of the pass, whose gradients of gates are in memory at once."""
+
+    auto = count().__next__
+    FIRST = auto()  # the first of them in the table of steps
+    STEPS = auto()
+    POSITIONS = auto()
+    ROWS = auto()  # the most that take one of them
+    RUNS = auto()  # address of int64: where in the chunk runs begin, and the last one ends
+    RUN_COUNT = auto()
     LENGTH = auto()

@@ -12,6 +12,7 @@ from ..instructions import INT64, instruction, load_slot, smaller
 from ..tile import by_size, emit_chain, largest_size, next_size, tile_of
 
 QUAD = 4  # registers of outputs in a panel; the last one may have fewer
+GROUP = 24  # rows of a product that a thread takes at least, full tiles of any height
 TALL = 1 << 30
 
 
@@ -33,10 +34,26 @@ def by_columns(kernels):
     return run
 
 
-def panel_product(simd, shapes):
-    """``product(panels, terms, registers, source, stride, rows, target, target_stride)``, flushed as h is.
+@inline
+def items_of(registers, rows):
+    """How many items a product is made of: a panel of 4 registers for GROUP rows each."""
+    return (registers + QUAD - 1) // QUAD * ((rows + GROUP - 1) // GROUP)
 
-    ``registers`` outputs of each of ``rows`` rows, filled up to whole registers in ``target``.
+
+@inline
+def rows_of_items(begin, end, rows):
+    """Of the items [begin, end): the panel of the first, its rows in this panel, and the item behind them."""
+    groups = (rows + GROUP - 1) // GROUP
+    panel = begin // groups
+    last = smaller(end, (panel + 1) * groups)
+    return panel, (begin - panel * groups) * GROUP, smaller((last - panel * groups) * GROUP, rows), last
+
+
+def panel_product(simd, shapes):
+    """``product(panels, terms, registers, source, stride, rows, target, target_stride, begin, end)``, flushed as h is.
+
+    ``registers`` outputs of each of ``rows`` rows, filled up to whole registers in ``target``: the items [begin, end)
+    of them.
     """
     lanes, moved, faintest = simd.lanes, simd.moved, FAINTEST[simd.number.name]
 
@@ -63,12 +80,14 @@ def panel_product(simd, shapes):
     )
 
     @named("product")
-    def product(panels, terms, registers, source, stride, rows, target, target_stride):
-        for first in range(0, registers, QUAD):
+    def product(panels, terms, registers, source, stride, rows, target, target_stride, begin, end):
+        item = begin
+        while item < end:
+            quad, r, last, item = rows_of_items(item, end, rows)
+            first = quad * QUAD
             columns = smaller(QUAD, registers - first)
-            r = 0
-            while r < rows:
-                height = height_of(rows - r, TALL)
+            while r < last:
+                height = height_of(last - r, TALL)
                 tile(columns, height, moved(panels, first * terms * lanes), 0, terms, moved(source, r * stride), stride,
                      moved(target, r * target_stride + first * lanes), target_stride)  # fmt: skip
                 r += height
@@ -81,10 +100,11 @@ GRADIENT_ROWS = {4: (3, 2, 1), 3: (4, 1), 2: (6, 4, 1), 1: (8, 4, 1)}
 
 
 def gradient_sums(simd):
-    """``accumulate(panels, rows_apart, registers, runs, count, source, stride, outputs, sums)``.
+    """``accumulate(panels, rows_apart, registers, runs, count, source, stride, outputs, sums, begin, end)``.
 
     To ``sums[4 registers][output][register][lane]`` is added, run after run, the sum over a run's positions, in
-    K-blocks, of ``source[position][output] * panels[4 registers][position][register][lane]``.
+    K-blocks, of ``source[position][output] * panels[4 registers][position][register][lane]``. The outputs are what
+    the items [begin, end) have rows of.
     """
     lanes, moved, P, at = simd.lanes, simd.moved, simd.pointer, types.int64
 
@@ -128,14 +148,17 @@ def gradient_sums(simd):
         return of_one(left, TALL)
 
     @named("accumulate")
-    def accumulate(panels, rows_apart, registers, runs, count, source, stride, outputs, sums):
-        for first in range(0, registers, QUAD):
+    def accumulate(panels, rows_apart, registers, runs, count, source, stride, outputs, sums, begin, end):
+        item = begin
+        while item < end:
+            quad, from_output, to_output, item = rows_of_items(item, end, outputs)
+            first = quad * QUAD
             columns = smaller(QUAD, registers - first)
             panel, target = moved(panels, first * rows_apart * lanes), moved(sums, first * outputs * lanes)
             for n in range(count):
-                u = 0
-                while u < outputs:
-                    height = height_of(columns, outputs - u)
+                u = from_output
+                while u < to_output:
+                    height = height_of(columns, to_output - u)
                     tile(columns, height, panel, load_slot(runs, n), load_slot(runs, n + 1), moved(source, u), stride,
                          moved(target, u * columns * lanes), 0)  # fmt: skip
                     u += height

@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import types
 
 from ..compiler import inline, named
-from ..instructions import instruction, load_slot, smaller
-from ..plan_layout import LEAST_HALVED
+from ..instructions import greater, instruction, load_slot, smaller
+from ..plan_layout import LEAST_HALVED, Header
 from ..tile import tile_of
 from .backward_layout import Back, BackCell
 from .products import QUAD
@@ -20,6 +20,18 @@ from .products import QUAD
 def cell_sizes(cell):
     """Inputs, outputs and units of a cell."""
     return load_slot(cell, BackCell.INPUTS), load_slot(cell, BackCell.OUTPUTS), load_slot(cell, BackCell.UNITS)
+
+
+def registers_transposed(lanes):
+    """``(cell) -> registers`` of the terms that a cell's weights have as columns of W^T da, and of W_hr^T dh."""
+
+    @inline
+    def registers(cell):
+        inputs, outputs, units = cell_sizes(cell)
+        projected = (units + lanes - 1) // lanes * load_slot(cell, BackCell.PROJECTED)
+        return (inputs + lanes - 1) // lanes + (outputs + lanes - 1) // lanes + projected
+
+    return registers
 
 
 def square_transpose(simd):
@@ -45,7 +57,10 @@ def square_transpose(simd):
 
 
 def weights_transposed(simd):
-    """``transpose(plan, cell)``: fill what the cell has in TRANSPOSED."""
+    """``transpose(plan, begin, end, cell)``: fill what the cell has in TRANSPOSED, some registers of its terms.
+
+    They are [begin, end) of the registers that ``registers_transposed`` counts.
+    """
     lanes, moved, pointer_at = simd.lanes, simd.moved, simd.pointer_at
     load, load_part, store, zeros = simd.load, simd.load_part, simd.store, simd.splat(0)
     square = tile_of(simd, lanes, 1)
@@ -67,10 +82,13 @@ def weights_transposed(simd):
             store(target, n * target_stride, load(square_of, n * lanes))
 
     @named("transpose_gates")
-    def transpose_gates(panels, terms, first, columns, units, target):
-        """The terms [first, first + columns) of the panels of a cell, as so many columns of W^T da."""
+    def transpose_gates(panels, terms, first, columns, units, target, begin, end):
+        """The terms [first, first + columns) of the panels of a cell, as so many columns of W^T da.
+
+        Of their registers those in [begin, end).
+        """
         registers, gates = (columns + lanes - 1) // lanes, 4 * units
-        for register in range(registers):
+        for register in range(greater(begin, 0), smaller(end, registers)):
             quad = register // QUAD * QUAD
             width = smaller(QUAD, registers - quad) * lanes
             of_register = moved(target, quad * gates * lanes + (register - quad) * lanes)
@@ -84,10 +102,10 @@ def weights_transposed(simd):
                                      moved(of_register, (gate * units + unit) * width), width)  # fmt: skip
 
     @named("transpose_hidden")
-    def transpose_hidden(panels, units, outputs, target):
+    def transpose_hidden(panels, units, outputs, target, begin, end):
         """W_hr ``[block][unit][lane of outputs]``, four blocks interleaved, with outputs as terms."""
         registers, blocks = (units + lanes - 1) // lanes, (outputs + lanes - 1) // lanes
-        for register in range(registers):
+        for register in range(greater(begin, 0), smaller(end, registers)):
             quad = register // QUAD * QUAD
             width = smaller(QUAD, registers - quad) * lanes
             of_register = moved(target, quad * outputs * lanes + (register - quad) * lanes)
@@ -100,16 +118,20 @@ def weights_transposed(simd):
                                  smaller(lanes, outputs - block * lanes),
                                  moved(of_register, block * lanes * width), width)  # fmt: skip
 
-    @inline
-    def transpose_cell(plan, cell):
+    @named("transpose_cell")
+    def transpose_cell(plan, begin, end, cell):
         inputs, outputs, units = cell_sizes(cell)
-        panels, target = pointer_at(plan, Back.PANELS), pointer_at(plan, Back.TRANSPOSED)
+        panels, target = pointer_at(plan, Header.PANELS), pointer_at(plan, Back.TRANSPOSED)
         panel, terms = moved(panels, load_slot(cell, BackCell.PANEL)), inputs + outputs
-        transpose_gates(panel, terms, 0, inputs, units, moved(target, load_slot(cell, BackCell.IH_TRANSPOSED)))
-        transpose_gates(panel, terms, inputs, outputs, units, moved(target, load_slot(cell, BackCell.HH_TRANSPOSED)))
+        of_x = (inputs + lanes - 1) // lanes
+        of_h = of_x + (outputs + lanes - 1) // lanes
+        transpose_gates(panel, terms, 0, inputs, units, moved(target, load_slot(cell, BackCell.IH_TRANSPOSED)),
+                        begin, end)  # fmt: skip
+        transpose_gates(panel, terms, inputs, outputs, units, moved(target, load_slot(cell, BackCell.HH_TRANSPOSED)),
+                        begin - of_x, end - of_x)  # fmt: skip
         if load_slot(cell, BackCell.PROJECTED) > 0:
-            transpose_hidden(moved(panels, load_slot(cell, BackCell.HR_PANEL)), units, outputs,
-                             moved(target, load_slot(cell, BackCell.HR_TRANSPOSED)))  # fmt: skip
+            panel, target = load_slot(cell, BackCell.HR_PANEL), moved(target, load_slot(cell, BackCell.HR_TRANSPOSED))
+            transpose_hidden(moved(panels, panel), units, outputs, target, begin - of_h, end - of_h)
 
     return transpose_cell
 
