@@ -50,7 +50,9 @@ ORDER = (
     "base",
 )
 ALONE = {"reference"}
-FOREIGN = {"torch": {"numlstm.bench.engines.pytorch"}}  # whom the bench times, imported when it does and nowhere else
+FOREIGN = {
+    "torch": {"numlstm.bench.engines.pytorch", "numlstm.bench.engines.training"}
+}  # whom the bench times, imported when it does and nowhere else
 HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "onnxruntime", "openvino", "onnx", "safetensors")
 
 

@@ -7,6 +7,7 @@ an engine.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -168,11 +169,11 @@ class Workload:
         """Bytes of a number."""
         return np.dtype(self.dtype).itemsize
 
-    def named(self, name: str) -> Workload:
+    def named(self, name: str) -> Self:
         """The same workload under another name."""
         return replace(self, name=name)
 
-    def shortened(self, fmas: int) -> Workload:
+    def shortened(self, fmas: int) -> Self:
         """The same workload with fewer steps, so that a call stays within `fmas`; at least one step."""
         step = self.fmas // self.sequence_length
         return replace(self, sequence_length=max(1, min(self.sequence_length, fmas // step)))

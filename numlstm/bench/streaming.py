@@ -18,7 +18,8 @@ from numlstm.base.wording import counted
 from numlstm.bench.costs.overhead import model
 from numlstm.bench.engines import BASELINES, ENGINES, LeftOutError, Task
 from numlstm.bench.grid import Workload, find
-from numlstm.bench.worker import Prepared, settle
+from numlstm.bench.hardware.clock import settle
+from numlstm.bench.worker import Prepared
 from numlstm.lstm import LSTM
 from numlstm.reference import lstm as reference
 from numlstm.sequences.stream import step_function

@@ -23,6 +23,7 @@ import numpy as np
 from numlstm.base.typing import Array
 from numlstm.bench.engines import ENGINES, Engine, LeftOutError, Setting, Task, results
 from numlstm.bench.grid import Workload
+from numlstm.bench.hardware.clock import settle
 from numlstm.reference import lstm as reference
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # far above rounding errors, far below the error of a wrong gate
@@ -155,6 +156,12 @@ class Host:
             return {"left_out": f"{reason} (after the last round; they were right before the first)"}
         return {}
 
+    def do_train(self, workload: dict[str, Any], engines: list[str], rounds: int, seconds: float) -> dict[str, Any]:
+        """Measure forward and backward passes; see `training`."""
+        from numlstm.bench import training
+
+        return training.measured(training.Training(**workload), engines, self.threads, rounds, seconds)
+
     def do_limits(self, seconds: float) -> dict[str, Any]:
         """Measure the machine's limits."""
         if self.limits is None:
@@ -164,24 +171,6 @@ class Host:
         start = time.perf_counter_ns()
         limits = self.limits.sample()
         return {"limits": limits, "nanoseconds": time.perf_counter_ns() - start, "idle": settle()}
-
-
-def settle(seconds: float = 1.0) -> bool:
-    """Wait until this process uses no CPU: thread pools spin after a call, and would slow down the next engine.
-
-    Returns
-    -------
-    bool
-        Whether it became idle within `seconds`: less than a tenth of 2 ms of CPU time, twice in a row.
-    """
-    deadline, quiet = time.perf_counter() + seconds, 0
-    while time.perf_counter() < deadline:
-        start, used = time.perf_counter(), time.process_time()
-        time.sleep(0.002)
-        quiet = quiet + 1 if time.process_time() - used < 0.1 * (time.perf_counter() - start) else 0
-        if quiet == 2:
-            return True
-    return False
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import click
 from numlstm.base import opening
 from numlstm.base.atomic import replacing
 from numlstm.base.wording import counted
-from numlstm.bench import engines, grid, measure, picture, scaling, startup, streaming, sweep, table
+from numlstm.bench import engines, grid, measure, picture, scaling, startup, streaming, sweep, table, training
 from numlstm.bench.results import Report
 from numlstm.commands.messages import reports_errors, status
 from numlstm.commands.options import OUTPUT, Finite
@@ -214,6 +214,78 @@ def measured(
         picture.save(report, plot)
     if wrong := measure.failures(report):
         raise RuntimeError("; ".join(wrong))
+
+
+def _training_baselines(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",") if name.strip() not in ("", "none")]
+    for name in names:
+        if name not in training.BASELINES:
+            raise click.BadParameter(f"there is no baseline {name!r}; there are {', '.join(training.BASELINES)}")
+    return list(dict.fromkeys(names))
+
+
+@command.command("train")
+@click.option("--workload", "names", multiple=True, metavar="NAME", help="Measure only this workload. Repeatable.")
+@click.option(
+    "--sizes",
+    multiple=True,
+    metavar="I,H,L,D,T,B[,P]",
+    help="A workload of your own, as for numlstm bench; the word packed may follow too. Repeatable.",
+)
+@click.option("--sweep", "count", type=click.IntRange(min=1), metavar="N", help="Measure N random sizes.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sweep.")
+@click.option(
+    "--threads", multiple=True, type=click.IntRange(1, 256), help="Threads each may use. Repeatable.  [default: 1]"
+)
+@click.option(
+    "--baselines",
+    metavar="LIST",
+    callback=_training_baselines,
+    default=",".join(training.BASELINES),
+    help="Frameworks to compare with, separated by commas, or none.  [default: all that are installed]",
+)
+@_rounds(9)
+@QUICK
+@reports_errors
+def _train(
+    names: tuple[str, ...],
+    sizes: tuple[str, ...],
+    count: int | None,
+    seed: int,
+    threads: tuple[int, ...],
+    baselines: list[str],
+    rounds: int | None,
+    quick: bool,
+) -> None:
+    """Measure forward and backward passes beside PyTorch, JAX and Keras.
+
+    The gradients of each are first compared with the reference's. All of them give those of the input and of every
+    parameter.
+    """
+    workloads = _training_workloads(names, sizes)
+    if count:
+        workloads += training.configurations(count, seed)
+    workloads = workloads or list(training.WORKLOADS.values())
+    if quick:
+        workloads = [workload.shortened(20_000_000) for workload in workloads]
+    rounds = rounds or (3 if quick else 9)
+    found = training.run(workloads, baselines, threads or (1,), rounds, 0.005 if quick else 0.02, status)
+    status("")
+    click.echo(training.text(found, baselines, rounds))
+    if wrong := training.failures(found):
+        raise RuntimeError("; ".join(wrong))
+
+
+def _training_workloads(names: Sequence[str], sizes: Sequence[str]) -> list[training.Training]:
+    for name in names:
+        if name not in training.WORKLOADS:
+            known = ", ".join(training.WORKLOADS)
+            raise click.BadParameter(f"no workload is called {name!r}; there are {known}", param_hint="--workload")
+    try:
+        own = [training.Training.parse(text) for text in sizes]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--sizes") from None
+    return [*(training.WORKLOADS[name] for name in names), *own]
 
 
 @command.command("show")

@@ -22,7 +22,7 @@ from numlstm.bench.costs import memory
 from numlstm.bench.engines import litert_interpreter
 from numlstm.bench.engines.onnx_model import onnx_model
 from numlstm.bench.grid import GRID, Workload
-from numlstm.bench.hardware import limits, machine, probes
+from numlstm.bench.hardware import clock, limits, machine, probes
 from numlstm.bench.results import Entry, Report, Result, Turn
 from numlstm.kernels.loading import levels, registry
 
@@ -498,15 +498,15 @@ class TestTurns:
                 def sleep(seconds):
                     now[0] += seconds
 
-            monkeypatch.setattr(worker, "time", Time)
+            monkeypatch.setattr(clock, "time", Time)
             return now
 
         now = clocks(0.0)
-        assert worker.settle() and now[0] == pytest.approx(0.004)
+        assert clock.settle() and now[0] == pytest.approx(0.004)
         now = clocks(0.030)
-        assert worker.settle() and now[0] == pytest.approx(0.034)
+        assert clock.settle() and now[0] == pytest.approx(0.034)
         clocks(10.0)
-        assert not worker.settle()
+        assert not clock.settle()
 
 
 class TestWorkerProcess:

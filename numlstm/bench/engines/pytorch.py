@@ -98,6 +98,15 @@ def _inference(threads: int, onednn: bool) -> Iterator[None]:
     """Inference mode with a number of threads, and with or without oneDNN; restores both."""
     import torch
 
+    with torch_setting(threads, onednn), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def torch_setting(threads: int, onednn: bool) -> Iterator[None]:
+    """A number of threads, with or without oneDNN; restores both."""
+    import torch
+
     backends: Any = torch.backends
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the switch also sets TF32, and warns if there is no GPU
@@ -106,8 +115,7 @@ def _inference(threads: int, onednn: bool) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
         with warnings.catch_warnings():

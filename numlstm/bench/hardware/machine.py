@@ -13,6 +13,7 @@ from numlstm.runtime.cores import usable_cores
 
 PACKAGES = (
     "numlstm", "numpy", "numba", "llvmlite", "torch", "onnxruntime", "onnx", "openvino", "ai-edge-litert", "mnn",
+    "jax", "keras",
 )  # fmt: skip
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _USUAL = {"L1": 32 << 10, "L2": 512 << 10, "L3": 8 << 20}  # if the system does not say
