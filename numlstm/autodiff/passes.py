@@ -22,6 +22,7 @@ from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels
 from numlstm.runtime.workers import Team
 
+__all__ = ["Masks", "Passed", "Tape", "backward", "forward", "trainer"]
 Masks = Callable[[Array], None]
 
 

@@ -80,7 +80,8 @@ class Segments:
         runs = self.runs.copy()
         runs[:, UniformRun.BEFORE] += (first - runs[:, UniformRun.BEGIN]) * runs[:, UniformRun.ROWS]
         runs[:, UniformRun.BEGIN], runs[:, UniformRun.STEPS] = first, last - first
-        return runs[last > first]
+        inside: Array = runs[last > first]
+        return inside
 
 
 def forward(
@@ -117,7 +118,8 @@ def mask_of(tape: Tape, layer: int) -> Array:
     """The mask of what a layer has put out."""
     features = tape.panels.config.num_directions * tape.panels.config.output_size
     bits = np.unpackbits(tape.masks[layer], count=tape.plan.positions * features)
-    return bits * tape.scale
+    mask: Array = bits * tape.scale
+    return mask
 
 
 def _drop(tape: Tape, layer: int, mask: Array, dropped: Array) -> None:
@@ -145,9 +147,8 @@ def backward(tape: Tape, slots: Array, schedule: Schedule, below: Callable[[int]
     owner, panels, plan, config = tape.owner, tape.panels, tape.plan, tape.panels.config
     gates, itemsize, row = owner.lease(plan.tape), panels.dtype.itemsize, tape_row(config, panels.lanes)
     dropped = owner.lease(plan.positions * config.num_directions * config.output_size) if tape.masks else None
-    segments = Segments(
-        tape, owner.run_forward, *(np.empty(shape, panels.dtype) for shape in config.state_shapes(plan.rows)), dropped
-    )
+    h_n, c_n = (np.empty(shape, panels.dtype) for shape in config.state_shapes(plan.rows))
+    segments = Segments(tape, owner.run_forward, h_n, c_n, dropped)
     transpose, slots[Back.DIRECTIONS] = slots[Back.TRANSPOSE], 1
 
     def run(n: int, segment: Segment, states: tuple[int, int], first: bool, last: bool) -> None:
