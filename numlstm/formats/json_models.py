@@ -133,7 +133,7 @@ def _state_dict(model: Json, budget: Budget) -> Contents:
             problem = f"its model_data has {shown(str(stated))}, which does not fit its tensors: {found.sizes()}"
             found = found._replace(config=None, parameters={}, problem=problem)
         checked.append(found._replace(notes=(*found.notes, note)) if data.get("skip") in (1, True) else found)
-    return Contents("GuitarML's JSON", tensors, tuple(checked), others)
+    return Contents("GuitarML's JSON", tensors, tuple(checked), others, data)
 
 
 def _layers(model: Json, budget: Budget) -> Contents:
@@ -142,9 +142,9 @@ def _layers(model: Json, budget: Budget) -> Contents:
     parts: list[keras.Part] = []
     others: list[str] = []
     before = ""
-    for number, spec in enumerate(model["layers"]):
-        name, kind = f"layers.{number}", spec.get("type") if isinstance(spec, dict) else None
-        given = spec.get("weights") if isinstance(spec, dict) else None
+    specs = [spec if isinstance(spec, dict) else {} for spec in model["layers"]]
+    for number, spec in enumerate(specs):
+        name, kind, given = f"layers.{number}", spec.get("type"), spec.get("weights")
         names = KERNELS if kind in ("lstm", "gru") else ("kernel", "bias")
         arrays = dict(zip((f"{name}.{own}" for own in names), given if isinstance(given, list) else (), strict=False))
         own = _tensors(arrays, budget)
@@ -160,7 +160,10 @@ def _layers(model: Json, budget: Budget) -> Contents:
     contents = keras.contents("RTNeural's JSON", tensors, parts, others, budget)
     given = [f"{name} {model[name]!r}" for name in AROUND if model.get(name)]
     notes = [f"the model has {shown(each)} around its layers" for each in given]
-    return contents._replace(lstms=tuple(each._replace(notes=(*each.notes, *notes)) for each in contents.lstms))
+    lstms = tuple(each._replace(notes=(*each.notes, *notes)) for each in contents.lstms)
+    described = [{key: spec.get(key) for key in ("type", "activation")} for spec in specs]
+    around = {name: model[name] for name in AROUND if name in model}
+    return contents._replace(lstms=lstms, model={"layers": described, **around})
 
 
 def _rtneural_lstm(spec: Json, name: str, before: str, weights: Weights) -> list[keras.Part]:
@@ -205,7 +208,7 @@ def _amp_modeler(model: Json, budget: Budget) -> Contents:
         warning = f"the model begins with constant states, {some}: pass them, from numlstm.load_tensors"
     named = {name: parameters[name] for name in own.parameter_shapes()}
     found = Found("", "LSTM", own, "float32", "weights", warning=warning, parameters=named)
-    return Contents("Neural Amp Modeler", tensors, (found,))
+    return Contents("Neural Amp Modeler", tensors, (found,), (), config)
 
 
 def _amp_parameters(numbers: Array, inputs: int, units: int, layers: int) -> Iterator[tuple[str, Array]]:

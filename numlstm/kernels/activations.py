@@ -183,6 +183,7 @@ def activations(simd):
         to_c=to_c,
         to_h=to_h,
         one_and_exp_of_minus=one_and_exp_of_minus,
+        exp_minus_one=exp_minus_one,
         c_of_denominators=c_of_denominators,
         to_c_and_powers=to_c_and_powers,
         exp_and_less_one=exp_and_less_one,

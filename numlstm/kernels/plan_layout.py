@@ -10,6 +10,7 @@ from itertools import count
 
 FORWARD, BIND, FASTCALL = "numlstm_forward", "numlstm_bind", "numlstm_fastcall"  # the entries of a kernel object
 BACKWARD = "numlstm_backward"  # that of the kernel object of training, beside FORWARD
+HEAD = "numlstm_head"  # what follows an LSTM
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
@@ -178,9 +179,36 @@ class StreamSlots(metaclass=Slots):
     OUTPUT_STEP = auto()
     MOST_STEPS = auto()  # of a chunk
     OUTPUTS = auto()  # features of an output
+    HEAD = auto()  # address of the record of a head that follows each step, or 0
     SIZE_0 = auto()  # sizes of the output; all but the last are those of the input
     SIZE_1 = auto()
     SIZE_2 = auto()
+    LENGTH = auto()
+
+
+class Activation(IntEnum):
+    """What a head does with its sums."""
+
+    IDENTITY = 0
+    RELU = 1
+    SIGMOID = 2
+    TANH = 3
+    SOFTMAX = 4
+
+
+class Head(metaclass=Slots):
+    """A Linear layer and an activation that follow an LSTM; see ``entries/head.py``."""
+
+    auto = count().__next__
+    INPUTS = auto()  # features read and written
+    OUTPUTS = auto()
+    PANELS = auto()  # address; 0: no Linear layer, the activation alone
+    BIAS = auto()  # offset in PANELS of [block][lane]
+    ACTIVATION = auto()  # one of ``Activation``
+    SKIP = auto()  # address of a register that holds the factor of the input that is added; 0: none is
+    GIVEN_ROW = auto()  # from a row of that input to the next
+    NEXT = auto()  # address of the record of the head that follows, or 0
+    ROOM = auto()  # address of the results, if another head follows
     LENGTH = auto()
 
 

@@ -9,8 +9,11 @@ from numlstm.models.protocol import Model
 
 # The module here whose ``build(contents)`` makes the model, by `Contents.format`. Imported when a file asks for it.
 BUILDERS = {
+    "GuitarML's JSON": "json",
     "Keras or HDF5": "keras.model",
+    "Neural Amp Modeler": "json",
     "ONNX": "onnx",
+    "RTNeural's JSON": "json",
     "safetensors": "saved",
 }
 
@@ -21,7 +24,8 @@ def load_model(path: formats.Source) -> Model:
     Parameters
     ----------
     path : path, bytes or binary file
-        A file that describes a whole model: ``.safetensors`` of `numlstm.nn.Sequential.save`. The format is detected
+        A file that describes a whole model: ``.safetensors`` of `numlstm.nn.Sequential.save`, ``.keras`` and ``.h5``
+        of Keras, ``.onnx`` (extra ``onnx``), or JSON of guitar amplifiers (``.json``, ``.nam``). The format is detected
         from the content. Nothing in the file is executed.
 
     Returns

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import ArrayLike
 from numlstm.autodiff.gradients import Gradients, checked_gradient
 from numlstm.base.typing import Array
 from numlstm.base.validation.arguments import FLOAT32, FLOAT64
-from numlstm.base.validation.arrays import real_array
+from numlstm.base.validation.arrays import as_dtype, real_array
+from numlstm.kernels.plan_layout import Activation
+from numlstm.runtime.head import Head
 
 
 class Function:
@@ -44,8 +47,7 @@ class Function:
 
     def __call__(self, input: ArrayLike) -> Array:
         """The values of the function."""
-        with np.errstate(over="ignore", under="ignore"):
-            return self._values(_floats(input))
+        return self._values(_floats(input))
 
     def vjp(self, input: ArrayLike) -> tuple[Array, Callable[..., Gradients]]:
         """The values, and a function from their gradient to ``.input``, the gradient by the input."""
@@ -70,17 +72,18 @@ def _floats(input: ArrayLike) -> Array:
     x = input if type(input) is np.ndarray else real_array("input", input)
     if x.dtype in (FLOAT32, FLOAT64):
         return x
-    return real_array("input", x).astype(np.float32)
+    wide = x.dtype.kind == "f" and x.dtype.itemsize >= FLOAT64.itemsize
+    return as_dtype(real_array("input", x), FLOAT64 if wide else FLOAT32)
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+def _by_kernel(activation: Activation) -> Callable[[Array], Array]:
+    """The values of an activation that the kernel has: the same bits alone and behind a Linear layer."""
+    heads = {dtype: cache(partial(Head, dtype, activation=activation)) for dtype in (FLOAT32, FLOAT64)}
 
+    def values(x: Array) -> Array:
+        return heads[x.dtype]()(np.ascontiguousarray(x)).reshape(x.shape)
 
-def _softmax(x: Array) -> Array:
-    e: Array = np.exp(x - x.max(axis=-1, keepdims=True))
-    e /= e.sum(axis=-1, keepdims=True)
-    return e
+    return values
 
 
 def _log_softmax(x: Array) -> Array:
@@ -94,9 +97,10 @@ EPSILON = 1e-5  # of torch's layer_norm
 
 def normalised(x: Array, eps: float) -> tuple[Array, Array]:
     """The numbers of the last axis less their mean, over their standard deviation; and one over that."""
-    centred = x - x.mean(axis=-1, keepdims=True)
-    scale = 1 / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
-    centred *= scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = x - x.mean(axis=-1, keepdims=True)
+        scale = 1 / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + x.dtype.type(eps))
+        centred *= scale
     return centred, scale
 
 
@@ -106,12 +110,22 @@ def normalised_gradient(y: Array, scale: Array, d: Array) -> Array:
     return gradient
 
 
-relu = Function("relu", lambda x: np.maximum(x, 0), lambda x, y, d: d * (x > 0), "max(x, 0), as torch's relu.")
-sigmoid = Function("sigmoid", _sigmoid, lambda x, y, d: d * y * (1 - y), "1 / (1 + exp(-x)), as torch's sigmoid.")
-tanh = Function("tanh", np.tanh, lambda x, y, d: d * (1 - y * y), "The hyperbolic tangent, as torch's tanh.")
+relu = Function("relu", _by_kernel(Activation.RELU), lambda x, y, d: d * (x > 0), "max(x, 0), as torch's relu.")
+sigmoid = Function(
+    "sigmoid",
+    _by_kernel(Activation.SIGMOID),
+    lambda x, y, d: d * y * (1 - y),
+    "1 / (1 + exp(-x)), as torch's sigmoid.",
+)
+tanh = Function(
+    "tanh",
+    _by_kernel(Activation.TANH),
+    lambda x, y, d: d * (1 - y * y),
+    "The hyperbolic tangent, as torch's tanh.",
+)
 softmax = Function(
     "softmax",
-    _softmax,
+    _by_kernel(Activation.SOFTMAX),
     lambda x, y, d: y * (d - (d * y).sum(axis=-1, keepdims=True)),
     "exp(x) over its sum along the last axis, as torch's softmax with dim=-1.",
 )
@@ -127,6 +141,12 @@ layer_norm = Function(
     lambda x, y, d: normalised_gradient(y, normalised(x, EPSILON)[1], d),
     "x less its mean, over its standard deviation, along the last axis, as torch's layer_norm without weights.",
 )
+ACTIVATIONS = {
+    relu: Activation.RELU,
+    sigmoid: Activation.SIGMOID,
+    tanh: Activation.TANH,
+    softmax: Activation.SOFTMAX,
+}  # that a kernel computes
 FUNCTIONS: dict[str, Any] = {
     function.__name__: function for function in (relu, sigmoid, tanh, softmax, log_softmax, layer_norm)
 }

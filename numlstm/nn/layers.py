@@ -14,8 +14,10 @@ from numlstm.autodiff.gradients import Gradients, checked_gradient
 from numlstm.base.typing import Array, Shape
 from numlstm.base.validation.arguments import check_flag, dropout_probability, parameter_dtype, positive_count
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array, real_array
+from numlstm.kernels.plan_layout import Activation
 from numlstm.module import IncompatibleKeys
 from numlstm.nn.functions import EPSILON, normalised, normalised_gradient
+from numlstm.runtime.head import Head
 
 
 class Layer:
@@ -59,7 +61,11 @@ class Layer:
 
     def _assign(self, name: str, value: ArrayLike) -> None:
         array = parameter_array(name, value, self._parameters[name].shape, self._dtype)
-        self._parameters[name] = self._own(array)
+        self._replace({name: array})
+
+    def _replace(self, arrays: Mapping[str, Array]) -> None:
+        """Take these parameters, all at once."""
+        self._parameters = self._parameters | {name: self._own(array) for name, array in arrays.items()}
 
     def named_parameters(self) -> Iterator[tuple[str, Array]]:
         """Yield names and read-only parameters, in the order of the state dict."""
@@ -90,7 +96,7 @@ class Layer:
         """
         shapes = {name: array.shape for name, array in self._parameters.items()}
         arrays, missing, unexpected = loadable_parameters(type(self).__name__, state_dict, shapes, self._dtype, strict)
-        self._parameters |= {name: self._own(array) for name, array in arrays.items()}
+        self._replace(arrays)
         return IncompatibleKeys(missing, unexpected)
 
 
@@ -156,24 +162,43 @@ class Linear(Layer):
 
     def __call__(self, input: ArrayLike) -> Array:
         """Apply the layer to an array of any shape that ends in in_features."""
-        return self._apply(self._checked(input))
+        return self.head()(self.checked(input))
 
-    def _checked(self, input: ArrayLike) -> Array:
-        array = real_array("input", input)
+    def head(self, activation: Activation = Activation.IDENTITY, skip: float = 0.0) -> Head:
+        """The layer and an activation, packed for the kernel."""
+        parameters = self._parameters  # replaced whole when one changes
+        known = self._heads.get((activation, skip))
+        if known is not None and known[1] is parameters:
+            return known[0]
+        packed = Head(self._dtype, parameters["weight"], parameters.get("bias"), activation, skip)
+        self._heads[activation, skip] = packed, parameters
+        return packed
+
+    @cached_property
+    def _heads(self) -> dict[tuple[Activation, float], tuple[Head, dict[str, Array]]]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_heads"}
+
+    def checked(self, input: ArrayLike) -> Array:
+        """The input as the kernel reads it: C-contiguous, of the layer's dtype."""
+        array = input if type(input) is np.ndarray and input.dtype is self._dtype else real_array("input", input)
         if array.ndim == 0 or array.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of the input must be in_features={self.in_features}\nIts shape is {array.shape}."
             )
-        return as_dtype(array, self._dtype)
+        return np.ascontiguousarray(as_dtype(array, self._dtype))
 
-    def _apply(self, x: Array) -> Array:
+    def _product(self, x: Array) -> Array:
+        """The layer by NumPy, for training: its weights change after each call, so that packing them is no gain."""
         y: Array = x @ self.weight.T
         if self.bias is not None:
             y += self.bias
         return y
 
     def vjp(self, input: ArrayLike) -> tuple[Array, Callable[..., Gradients]]:
-        """Apply the layer, and return its backward pass too.
+        """Apply the layer, and return its backward pass too. The output is that of a call within rounding.
 
         Parameters
         ----------
@@ -194,9 +219,9 @@ class Linear(Layer):
         >>> grads.parameters["weight"].tolist(), grads.parameters["bias"].tolist()
         ([[4.0, 6.0]], [2.0])
         """
-        x = np.array(self._checked(input))
+        x = np.array(self.checked(input))
         weight, has_bias = self.weight, self.bias is not None
-        output = self._apply(x)
+        output = self._product(x)
 
         def backward(d_output: ArrayLike, *, input_grad: bool = True) -> Gradients:
             d = checked_gradient("d_output", d_output, output_shape, weight.dtype)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from os import PathLike
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from numlstm import lazy
 from numlstm.autodiff.gradients import Gradients, checked_gradient
 from numlstm.base.typing import Array
-from numlstm.base.validation.arrays import loadable_parameters, real_array
+from numlstm.base.validation.arrays import as_dtype, loadable_parameters, real_array
 from numlstm.lstm import LSTM
 from numlstm.module import IncompatibleKeys
 from numlstm.nn.functions import last_state
 from numlstm.nn.layers import Dropout, Embedding, Layer, LayerNorm, Linear
-from numlstm.nn.stream import SequentialStream
+from numlstm.nn.stages import Stage, given_of, initial, stages_of
+from numlstm.nn.stream import SequentialStream, stream_of
 from numlstm.nn.summary import Row, Summary
 
 
@@ -38,6 +41,9 @@ class Sequential:
     layers : dict of str to layer
         By name, in order.
     lstms : tuple of LSTM
+    initial_states : dict of str to (ndarray, ndarray)
+        By the name of an LSTM, h_0 and c_0 of each of its layers and directions, (layers, features), with which every
+        sequence begins. Zeros where there are none.
 
     Raises
     ------
@@ -75,6 +81,7 @@ class Sequential:
         named = dict(given) if given is not None else {str(n): layer for n, layer in enumerate(layers)}
         self.layers: dict[str, Any] = {str(name): layer for name, layer in named.items()}
         self.skip = float(skip)
+        self.initial_states: dict[str, tuple[Array, Array]] = {}
         self.training = True
         self._sizes = _output_sizes(self.layers)
         dtypes = {str(layer.dtype) for layer in self._modules().values()}
@@ -130,21 +137,16 @@ class Sequential:
         ValueError, RuntimeError, TypeError, IndexError
             As the layers raise them.
         """
-        x: Any = real_array("input", input) if self.skip else input
-        value: Any = x
-        for layer in self.layers.values():
-            if isinstance(value, tuple) and layer is not last_state:
-                value = value[0]
-            value = layer(value, lengths=lengths) if isinstance(layer, LSTM) else layer(value)
-        if isinstance(value, tuple):
-            value = value[0]
-        output: Array = value + self.skipped(x) if self.skip else value
+        given = given_of(input, self.dtype) if self.skip else None
+        value: Any = input
+        for stage in self._stages:
+            value = stage.run(value, given, lengths, self.initial_states.get(stage.name))
+        output: Array = value
         return output
 
-    def skipped(self, input: Array) -> Array:
-        """What of the input is added to the output."""
-        added: Array = input[..., : self._sizes[-1]].astype(self.dtype) * self.dtype.type(self.skip)
-        return added
+    @cached_property
+    def _stages(self) -> list[Stage]:
+        return stages_of(self.layers, self.skip, self.dtype)
 
     def vjp(self, input: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[Array, Callable[..., Gradients]]:
         """Run the model, and return its backward pass too, for training.
@@ -182,11 +184,15 @@ class Sequential:
                 value = value[0]
             if not hasattr(layer, "vjp"):
                 raise TypeError(f"layer {name!r} has no derivative: {layer!r}\nGive it a method vjp.")
-            value, backward = layer.vjp(value, lengths=lengths) if isinstance(layer, LSTM) else layer.vjp(value)
+            if isinstance(layer, LSTM):
+                hx = initial(layer, value, self.initial_states.get(name))
+                value, backward = layer.vjp(value, hx, lengths=lengths)
+            else:
+                value, backward = layer.vjp(value)
             passes.append((name, backward))
         output: Array = value[0] if isinstance(value, tuple) else value
         if self.skip:
-            output = output + self.skipped(x)
+            output = output + as_dtype(x[..., : output.shape[-1]], self.dtype) * self.dtype.type(self.skip)
         shape, dtype = output.shape, output.dtype
 
         def backward_all(d_output: ArrayLike, *, input_grad: bool = True) -> Gradients:
@@ -204,10 +210,11 @@ class Sequential:
 
         return output, backward_all
 
-    def stream(self, batch_size: int = 1) -> SequentialStream:
+    def stream(self, batch_size: int = 1) -> lazy.Stream | SequentialStream:
         """Return the model with a state of its own that continues from call to call, step by step.
 
-        It keeps the current weights of the LSTMs, starts from zeros, and runs as in eval mode.
+        It keeps the current weights until its ``refresh``, starts from zeros, and runs as in eval mode. Its steps have
+        the bits of one call over all of them; of `last_state` it gives that after each step.
 
         Parameters
         ----------
@@ -225,10 +232,10 @@ class Sequential:
         >>> model = nn.Sequential(LSTM(1, 8, seed=0), nn.Linear(8, 1, seed=0), nn.tanh).eval()
         >>> x = np.linspace(0, 1, 5)[:, None]
         >>> stream = model.stream()
-        >>> bool(np.allclose(np.stack([stream(sample) for sample in x]), model(x)))
+        >>> bool((np.stack([stream(sample) for sample in x]) == model(x)).all())
         True
         """
-        return SequentialStream(self.layers, batch_size, self.skipped if self.skip else None)
+        return stream_of(self._stages, batch_size, self.dtype, self.initial_states)
 
     # ------------------------------------------------------------ parameters, modes, files
 
@@ -292,10 +299,12 @@ class Sequential:
         Raises
         ------
         ValueError
-            Another suffix, or a layer is a function of yours, which no file can hold.
+            Another suffix; a layer is a function of yours, which no file can hold; or there are initial states.
         """
         from numlstm.nn import saved
 
+        if self.initial_states:
+            raise ValueError(f"a model with initial states cannot be saved; {', '.join(self.initial_states)} has some")
         saved.write(path, self.layers, self.skip, self.state_dict())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -32,6 +32,7 @@ from numlstm.runtime import fast_call, object_layout
 from numlstm.runtime.call import Call
 from numlstm.runtime.conversion import convert
 from numlstm.runtime.executor import STEP_WORK, Executor
+from numlstm.runtime.head import Head, chain
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_record
 from numlstm.runtime.planner import Plan, make_plan, with_array_specs
@@ -73,7 +74,7 @@ class Stream(Stateful):
     input : ndarray, (batch_size, input_size)
         What `step` reads. Write into it, ``stream.input[:] = x``; it cannot be replaced.
     output : ndarray, (batch_size, proj_size or hidden_size)
-        What `step` wrote. The next step overwrites it.
+        What `step` wrote. The next step overwrites it. A stream of a model with a head has the head's features.
     step : callable
         ``step()`` runs one step from `input` to `output`. It takes no lock and allocates nothing. If it has more than
         about ten microseconds of work, it lets other threads of Python run meanwhile.
@@ -109,10 +110,12 @@ class Stream(Stateful):
         "_c",
         "_call",
         "_config",
+        "_current_heads",
         "_current_panels",
         "_exchange",
         "_executor",
         "_h",
+        "_heads",
         "_panels",
         "_record",
         "_states",
@@ -129,9 +132,16 @@ class Stream(Stateful):
     _record: _Record
 
     def __init__(
-        self, config: Config, panels: Panels, batch_size: int, present: Callable[[], Panels], executor: Executor
+        self,
+        config: Config,
+        panels: Panels,
+        batch_size: int,
+        present: Callable[[], Panels],
+        executor: Executor,
+        present_heads: Callable[[], Sequence[Head]] = tuple,
     ) -> None:
         rows = stream_batch_size(config, batch_size)
+        self._current_heads, self._heads = present_heads, tuple(present_heads())
         self._config, self._panels, self._current_panels, self._executor = config, panels, present, executor
         self.batch_size = rows
         try:
@@ -181,7 +191,8 @@ class Stream(Stateful):
             hidden=plan.hidden,
             states=-(-h_count // of_line) * of_line + c_count,  # so that c begins on a line
             input=rows * config.input_size,
-            output=rows * config.output_size,
+            output=rows * self._features,
+            h_of_heads=rows * config.output_size if self._heads else 0,
         )
         self._states = buffers["states"]
         self._h, self._c = self._views(self._states)
@@ -191,7 +202,7 @@ class Stream(Stateful):
         header[:] = plan.slots
         for slot, array in {
             Header.INPUT: self.input,
-            Header.OUTPUT: self.output,
+            Header.OUTPUT: buffers["h_of_heads"] if self._heads else self.output,
             Header.H_0: self._h,
             Header.H_N: self._h,
             Header.C_0: self._c,
@@ -203,7 +214,20 @@ class Stream(Stateful):
         }.items():
             header[slot] = address(array)
         self._record, self.address = slots.view(_Record), address(slots)
-        self._record.keepalive = panels
+        self._record[StreamSlots.HEAD], followed = self._chained(self._heads)
+        self._record.keepalive = panels, *followed
+
+    @property
+    def _features(self) -> int:
+        """Features of an output: of the last head that changes them, or of h."""
+        return next((head.outputs for head in self._heads[::-1] if head.outputs), self._config.output_size)
+
+    def _chained(self, heads: Sequence[Head]) -> tuple[int, list[object]]:
+        """The address of the record of heads that follow each step, or 0; and what must be kept alive for it."""
+        if not heads:
+            return 0, []
+        first, alive = chain(heads, self._config.output_size, self._config.input_size, self.batch_size)
+        return address(first), alive
 
     def _views(self, states: Array) -> States:
         """h and c in an array that holds both."""
@@ -218,7 +242,8 @@ class Stream(Stateful):
         if functions is None:
             self.step, self._call = _step_by_ctypes(kernel.step, slots, self.address), _declines
             return
-        work = self.batch_size * (self._panels.data.size + STEP_WORK * config.num_layers)
+        weights = self._panels.data.size + sum(head.panels.size for head in self._heads)
+        work = self.batch_size * (weights + STEP_WORK * config.num_layers)
         held_steps = max(0, fast_call.GIL_WORK // work)
         for slot, value in {
             StreamSlots.NEW_ARRAY: functions.new_array,
@@ -229,7 +254,7 @@ class Stream(Stateful):
             StreamSlots.TEXT: ctypes.addressof(_busy_text),
             StreamSlots.INPUT_STEP: self.input.nbytes,
             StreamSlots.OUTPUT_STEP: self.output.nbytes,
-            StreamSlots.OUTPUTS: config.output_size,
+            StreamSlots.OUTPUTS: self._features,
             StreamSlots.SAVE_THREAD: functions.save_thread,
             StreamSlots.RESTORE_THREAD: functions.restore_thread,
             StreamSlots.HELD_STEPS: held_steps,
@@ -294,6 +319,11 @@ class Stream(Stateful):
             self._executor.run(Call(self._panels, x, self._h, self._c, y, h, c))
 
         self._replace(run)
+        if self._heads:
+            given = np.empty(array.shape, self.dtype)
+            convert(given, array)
+            for head in self._heads:
+                output = head(output, given)
         return output
 
     def _replace(self, write: Callable[[Array, Array, Array], None]) -> None:
@@ -380,7 +410,9 @@ class Stream(Stateful):
         """
 
         def copied() -> Stream:
-            twin = Stream(self._config, self._panels, self.batch_size, self._current_panels, self._executor)
+            parts = self._config, self._panels, self.batch_size, self._current_panels, self._executor
+            twin = Stream(*parts, lambda: self._heads)
+            twin._current_heads = self._current_heads
             twin._states[:], twin.input[:], twin.output[:] = self._states, self.input, self.output
             return twin
 
@@ -394,16 +426,18 @@ class Stream(Stateful):
         RuntimeError
             The LSTM has another dtype now, or another thread is using the stream. Nothing was changed.
         """
-        panels = self._current_panels()
+        panels, heads = self._current_panels(), tuple(self._current_heads())
         check_same_dtype(panels.dtype, "stream", self.dtype)
         slot, at = int(StreamSlots.LENGTH) + int(Header.PANELS), address(panels.data)
 
         def adopt() -> None:
             record = self._record
-            record.keepalive = record.keepalive, panels  # an interruption in between leaves nothing dangling
-            record[slot] = at
-            self._panels = panels
-            record.keepalive = panels
+            head, followed = self._chained(heads)
+            # an interruption in between leaves nothing dangling
+            record.keepalive = *record.keepalive, panels, *followed
+            record[slot], record[StreamSlots.HEAD] = at, head
+            self._panels, self._heads = panels, heads
+            record.keepalive = panels, *followed
 
         self._exclusive(adopt)
 

@@ -25,20 +25,35 @@ RECORD = int(StreamSlots.LENGTH)
 MOST_AXES = 3
 
 
-def stream_entries(forward: Kernel) -> dict[str, Kernel]:
+def stream_entries(forward: Kernel, run_heads: Kernel) -> dict[str, Kernel]:
     """``step(stream)``, ``stream(self, input)`` and ``exchange(flag, expected, value)``, by C name."""
-    return {STEP: step_entry(forward), STREAM_ENTRY: stream_entry(forward), EXCHANGE: exchange_entry()}
+    run = one_step(forward, run_heads)
+    return {STEP: step_entry(run), STREAM_ENTRY: stream_entry(run), EXCHANGE: exchange_entry()}
 
 
-def step_entry(forward: Kernel) -> Kernel:
+def one_step(forward: Kernel, run_heads: Kernel) -> Kernel:
+    """``run(stream, plan, target)``: a step; where a head follows, from ``OUTPUT`` to the address ``target``."""
+
+    @inline
+    def run(stream, plan, target):
+        forward(plan)
+        store_slot(plan, Header.H_0, KEPT)
+        head = load_slot(stream, StreamSlots.HEAD)
+        if head != 0:
+            source, given = load_slot(plan, Header.OUTPUT), load_slot(plan, Header.INPUT)
+            run_heads(slots_at(head), source, target, load_slot(plan, Header.ROWS), given)
+
+    return run
+
+
+def step_entry(run: Kernel) -> Kernel:
     """``step(stream)``."""
 
     def step(stream):
         if not enter(stream):
             return 1
         plan = record_at(stream, RECORD)
-        forward(plan)
-        store_slot(plan, Header.H_0, KEPT)
+        run(stream, plan, load_slot(stream, StreamSlots.OUTPUT))
         leave(stream)
         return 0
 
@@ -47,9 +62,9 @@ def step_entry(forward: Kernel) -> Kernel:
     return entry
 
 
-def stream_entry(forward: Kernel) -> Kernel:
+def stream_entry(run_step: Kernel) -> Kernel:
     """``stream(self, input)``."""
-    run = steps_in_turn(forward)
+    run = steps_in_turn(run_step)
 
     def stream_call(self, x):
         stream = slots_at(word_at(self + SELF_DATA))
@@ -70,13 +85,13 @@ def stream_entry(forward: Kernel) -> Kernel:
             raise_busy(stream)
             return 0
         if x != 0:
+            own = load_slot(plan, Header.OUTPUT)
             store_slot(plan, Header.INPUT, data_of(plan, x))
-            store_slot(plan, Header.OUTPUT, data_of(plan, made))
-            run(stream, plan, steps)
+            run(stream, plan, steps, data_of(plan, made))
             store_slot(plan, Header.INPUT, load_slot(stream, StreamSlots.INPUT))
-            store_slot(plan, Header.OUTPUT, load_slot(stream, StreamSlots.OUTPUT))
+            store_slot(plan, Header.OUTPUT, own)
         else:
-            run(stream, plan, 1)
+            run(stream, plan, 1, load_slot(stream, StreamSlots.OUTPUT))
         leave(stream)
         return made
 
@@ -96,22 +111,23 @@ def exchange_entry() -> Kernel:
     return entry
 
 
-def steps_in_turn(forward: Kernel) -> Kernel:
-    """``run(stream, plan, steps)``: some steps from ``INPUT`` to ``OUTPUT`` on, without the GIL if they are many."""
+def steps_in_turn(run_step: Kernel) -> Kernel:
+    """``run(stream, plan, steps, target)``: some steps from ``INPUT`` to ``target`` on, without the GIL if many."""
 
     @inline
-    def run(stream, plan, steps):
+    def run(stream, plan, steps, target):
         drops_gil, thread = steps > load_slot(stream, StreamSlots.HELD_STEPS), 0
         if drops_gil:
             thread = ask_pointer(load_slot(stream, StreamSlots.SAVE_THREAD))
         while True:
-            forward(plan)
-            store_slot(plan, Header.H_0, KEPT)
+            if load_slot(stream, StreamSlots.HEAD) == 0:
+                store_slot(plan, Header.OUTPUT, target)
+            run_step(stream, plan, target)
             steps -= 1
             if steps == 0:
                 break
             store_slot(plan, Header.INPUT, load_slot(plan, Header.INPUT) + load_slot(stream, StreamSlots.INPUT_STEP))
-            store_slot(plan, Header.OUTPUT, load_slot(plan, Header.OUTPUT) + load_slot(stream, StreamSlots.OUTPUT_STEP))
+            target += load_slot(stream, StreamSlots.OUTPUT_STEP)
         if drops_gil:
             call_pointer(load_slot(stream, StreamSlots.RESTORE_THREAD), thread)
 

@@ -4,8 +4,9 @@ Numba types and lowers the kernels. LLVM is driven here, so that the result depe
 that builds. The object's entries are ``void numlstm_forward(int64_t *plan)``, ``void numlstm_bind(int64_t *plan,
 PyObject *arrays)`` and ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``. A
 stream's are ``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)``
-and ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``. Nothing in it is undefined: it is
-given the addresses of the functions of Python and NumPy that it calls.
+and ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``. A head's is ``void
+numlstm_head(int64_t *record, int64_t source, int64_t target, int64_t rows, int64_t given)``. Nothing in the object is
+undefined: it is given the addresses of the functions of Python and NumPy that it calls.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from ..compiler import STANDALONE, Kernel
 from ..entries.fastcall import fastcall_entries
+from ..entries.head import head_entry, heads
 from ..entries.stream import stream_entries
 from ..plan_layout import BACKWARD, FORWARD
 from ..recurrence import forward_kernel
+from ..simd import Simd
 from ..tile import REGISTERS_16, REGISTERS_32, Shapes
 from ..training.backward import backward_kernel
 from .fingerprint import TRAINING, of_training
@@ -83,8 +86,15 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
 
 def engine_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
     """The forward kernel by itself, and what Python and a stream call."""
-    forward = forward_kernel(number, level.lanes(number), shapes, level.fused, level.pause)
-    return {FORWARD: forward, **fastcall_entries(forward), **stream_entries(forward)}
+    lanes = level.lanes(number)
+    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
+    run_heads = heads(Simd(number, lanes, level.fused), shapes)
+    return {
+        FORWARD: forward,
+        **fastcall_entries(forward),
+        **stream_entries(forward, run_heads),
+        **head_entry(run_heads),
+    }
 
 
 def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:

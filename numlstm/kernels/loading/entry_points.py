@@ -5,15 +5,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, STEP, STREAM_ENTRY
+from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, HEAD, STEP, STREAM_ENTRY
 from .levels import Level
 
 Forward = Callable[[int], None]
 Bind = Callable[[int, int], None]
 Step = Callable[[int], int]
 Exchange = Callable[[int, int, int], int]
+RunHead = Callable[[int, int, int, int, int], None]
 Bound = Callable[[object], Any]
-ENTRIES = FORWARD, BIND, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE
+ENTRIES = FORWARD, BIND, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE, HEAD
 TRAINING_ENTRIES = FORWARD, BACKWARD
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
@@ -24,7 +25,8 @@ class Kernel(NamedTuple):
 
     ``forward`` takes the address of a plan, ``bind`` that of a plan and that of the tuple of arrays. ``fastcall``
     binds a built-in function to an array of ``Fastcall`` slots, ``stream_step`` and ``stream_call`` to one of
-    ``StreamSlots``. ``step`` takes the address of a stream, and ``exchange`` sets its flag.
+    ``StreamSlots``. ``step`` takes the address of a stream, and ``exchange`` sets its flag. ``head`` takes addresses
+    of a record, of what it reads and of what it writes, the number of rows, and the address of what is added, or 0.
     """
 
     forward: Forward
@@ -34,6 +36,7 @@ class Kernel(NamedTuple):
     stream_step: Bound
     stream_call: Bound
     exchange: Exchange
+    head: RunHead
     level: Level
     origin: str
     seconds: float
@@ -74,6 +77,7 @@ def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun
         _binder(address[STREAM_ENTRY], keep, b"step", METHOD_NOARGS),
         _binder(address[STREAM_ENTRY], keep, b"numlstm_stream", METHOD_O),
         ctypes.CFUNCTYPE(word, word, word, word)(address[EXCHANGE]),
+        ctypes.CFUNCTYPE(None, *[word] * 5)(address[HEAD]),
         level,
         origin,
         time.perf_counter() - begun,
