@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from judge import equal
 from needs import leave_out
+from numba import types
 from samples import data, make
 
 import numlstm
 from numlstm.kernels import microkernel, projection, recurrence, tile
 from numlstm.kernels.compiler import inline
+from numlstm.kernels.instructions import INT64, instruction
 from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.simd import SideBySide, Simd
@@ -191,6 +193,46 @@ def test_after_an_odd_number_of_steps_blocks_are_walked_backwards(rows):
             lstm._model.executor.run(Call(lstm._panels, x[:steps], *hx, *results))
             assert lstm._model.executor.idle[-1].slots[Header.SERPENTINE] == after
             assert equal(results[:1], (whole[:steps],)) and equal((results[1][0],), (whole[steps - 1],))
+
+
+STEPPED = (5, 24, 37, 48, 64, 70, 96, 130)  # a tile, several, and a last block of fewer units
+
+
+def steps_of_stream(units):
+    """The results of single steps of one row, and those of one call."""
+    lstm = make(units, 0, "float32")
+    x, stream = data(lstm, 5, 1)[0], lstm.stream()
+    return [stream(x[k]).copy() for k in range(5)], list(lstm(x)[0])
+
+
+@pytest.mark.parametrize("units", STEPPED)
+def test_single_steps_of_one_row_have_the_bits_of_a_call(units):
+    """A step stores h twice, into the output and for the step that follows."""
+    got, want = steps_of_stream(units)
+    assert equal(got, want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["again", "copy"])
+def test_a_planted_loss_of_h_between_steps_is_noticed(monkeypatch, fault):
+    """h of the last tile goes nowhere else, or that of the tiles before it is not copied."""
+
+    class Forgetful(Simd):
+        def _pointers(self):
+            super()._pointers()
+            self.distance = instruction(types.int64, self.pointer, self.pointer)(lambda builder, a, b: INT64(0))
+
+    def nothing(simd):
+        @inline
+        def copy(target, source, count):
+            return
+
+        return copy
+
+    if fault == "copy":
+        monkeypatch.setattr(recurrence, "copier", nothing)
+    put_in_place(monkeypatch, Forgetful if fault == "again" else Simd)
+    assert not all(equal(*steps_of_stream(units)) for units in STEPPED)
 
 
 def test_more_rows_than_take_turns_at_once():

@@ -34,6 +34,7 @@ class Operands(NamedTuple):
     gates: Any  # the hoisted X of the step: [block][row][gate][lane]
     gap: Any  # from a block of it to the next
     kept: Any  # where a kernel that keeps does so: [row][block][i f g o c][lane]; rows are TAPE_ROW apart
+    again: Any  # numbers from y to where the h of a single row is stored once more; 0: nowhere
 
 
 class Epilogue(NamedTuple):
@@ -78,10 +79,11 @@ def gates_of(simd: Simd, keeps: bool, apart: int, store: Kernel) -> Kernel:
     return gates_kept if keeps else gates
 
 
-def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0) -> Epilogue:
+def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0, single: bool = False) -> Epilogue:
     """The epilogue of whole registers, one for each gate.
 
-    Registers that are kept stand ``apart`` numbers from each other, as many as they have lanes if that is 0.
+    Registers that are kept stand ``apart`` numbers from each other, as many as they have lanes if that is 0. The h of a
+    ``single`` row is stored again ``h_stride`` numbers further, unless that is 0.
     """
     lanes, load_part, store_part, store_whole = simd.lanes, simd.load_part, simd.store_part, simd.store
     apart = apart or lanes
@@ -104,7 +106,15 @@ def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0) -> Epilogue:
         new, size, denominator = parts
         store_part(h, r * h_stride + j * lanes, to_h(new, size, denominator), count - j * lanes)
 
-    return Epilogue(start, end, keeps)
+    @inline
+    def end_of_single(parts, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
+        new, size, denominator = parts
+        value, at, left = to_h(new, size, denominator), j * lanes, count - j * lanes
+        store_part(h, at, value, left)
+        if h_stride != 0:
+            store_part(h, h_stride + at, value, left)
+
+    return Epilogue(start, end_of_single if single else end, keeps)
 
 
 @cache
@@ -148,7 +158,8 @@ def counted(height: int, blocks: int = 1, half: bool = False) -> Kernel:
     @inline
     def count(plan):
         bump_counter(plan, slot)
-        store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
+        if height > 1:
+            store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
         if half:
             bump_counter(plan, Header.HALF)
 
@@ -179,10 +190,32 @@ def recurrent_tile(simd: Simd, height: int, blocks: int, epilogue: Epilogue) -> 
     tile = tile_of(simd, height, 4, blocks)
     far = tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if height == 1 else None
     name, count = f"recur_{height}x{blocks}", counted(height, blocks)
-    return step_kernel(name, simd, tile, far, epilogue.on(tile), count, epilogue.keeps)
+    single = height == 1
+    kernel = step_kernel(name, simd, tile, far, epilogue.on(tile), count, epilogue.keeps, single)
+    return of_one_row(simd, kernel) if single else kernel
 
 
-def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel, keeps: bool) -> Kernel:
+def of_one_row(simd: Simd, kernel: Kernel) -> Kernel:
+    """``kernel`` of one row, which is called with r = 0: LLVM drops arguments that are always 0.
+
+    The stack of such a call matters: while the last h is computed, a core holds back all later stores, and waits when
+    it has no room for more (64 in AMD's Zen 4).
+    """
+    moved, width, y_stride_in = simd.moved, 4 * simd.lanes, y_stride_of(simd.lanes)
+
+    @inline
+    def run(plan, r, cell, block, of):
+        x, h, y = moved(of.x, r * of.x_stride), moved(of.h, r * of.h_stride), moved(of.y, r * y_stride_in(cell))
+        c, gates = moved(of.c, r * load_slot(cell, Cell.UNITS)), moved(of.gates, r * width)
+        kept = moved(of.kept, r * load_slot(cell, Cell.TAPE_ROW))
+        kernel(plan, 0, cell, block, Operands(x, 0, h, 0, y, c, gates, of.gap, kept, of.again))
+
+    return run
+
+
+def step_kernel(
+    name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel, keeps: bool, single: bool = False
+) -> Kernel:
     """``kernel(plan, r, cell, block, of)``: one step of the rows of a tile from r on, in its blocks from ``block`` on.
 
     ``tile`` has the instructions on the sums, ``far`` a ``dot`` that prefetches, or is None.
@@ -208,7 +241,7 @@ def step_kernel(name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: 
         y_stride = y_stride_in(cell)
         c, y = moved(of.c, r * units + unit), moved(of.y, r * y_stride + unit)
         kept, kept_stride = kept_in(cell, block, r, of)
-        finish(add(value, rest), c, units, y, y_stride, units - unit, kept, kept_stride)
+        finish(add(value, rest), c, units, y, of.again if single else y_stride, units - unit, kept, kept_stride)
 
     return kernel
 

@@ -52,15 +52,15 @@ def turn_around(plan):
 
 def serial_forward(run: Kernel) -> Kernel:
     """``forward(plan)`` on one thread."""
-    run_rows = for_groups(for_cells(run))
+    run_rows = named_loop("rows", for_groups(for_cells(run)))
 
     @inline
     def forward_alone(plan):
-        if load_slot(plan, Header.ROWS_TO) == 1 and load_slot(plan, Header.STEPS_TO) == 1:  # the rest as constants
-            for n in range(load_slot(plan, Header.CELLS_TO)):
-                run(plan, n, 0, 1, 0, 1, 0)
+        rows, steps = load_slot(plan, Header.ROWS_TO), load_slot(plan, Header.STEPS_TO)
+        if rows == 1 and steps == 1 and load_slot(plan, Header.CELLS_TO) == 1:  # the rest as constants
+            run(plan, 0, 0, 1, 0, 1, 0)
         else:
-            run_rows(plan, load_slot(plan, Header.ROWS_FROM), load_slot(plan, Header.ROWS_TO), 0)
+            run_rows(plan, load_slot(plan, Header.ROWS_FROM), rows)
         turn_around(plan)
 
     forward_alone.compile(types.void(PLAN))

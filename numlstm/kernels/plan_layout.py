@@ -234,6 +234,7 @@ class Cell(metaclass=Slots):
     H_AT = auto()  # offset of this cell in H_0 and H_N, and in C_0 and C_N
     C_AT = auto()
     BEYOND_L2 = auto()  # 1: the panels are too big to stay in the second cache
+    NR = auto()  # blocks of one row that run side by side, at most
     HOIST = auto()  # steps of a chunk of the hoisted projection; 0: not hoisted. Packed: its steps times its rows
     # of a packed sequence; SOURCE_STEP and TARGET_STEP are then 0 where steps stand behind one another without a gap
     HOIST_ROWS = auto()  # rows of a step up to which it is hoisted

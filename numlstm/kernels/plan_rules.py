@@ -275,7 +275,10 @@ def cell_writer(operations: Any, layout: Any, hoisting: Any, itemsize: int) -> A
             write_place(cell, Cell.TARGET, Header.BELOW, at, below_step, below_row, back)
         placed = cell_layout(sizes, layer, panel)
         steps, rows = hoisted(sizes, call, forced, layer)
-        beyond_l2 = (placed.bias - panel) * itemsize > CACHE_L2
+        panel_bytes = (placed.bias - panel) * itemsize
+        beyond_l2 = panel_bytes > CACHE_L2
+        # in serpentine order, those used last are still in the first cache: more of them if tiles are narrow
+        blocks = 2 if panel_bytes > CACHE_L1 and panel_bytes <= CACHE_L2 // 2 else 1 << 30
         store_slot(cell, Cell.INPUTS, inputs_of(sizes, layer))
         store_slot(cell, Cell.OUTPUTS, outputs)
         store_slot(cell, Cell.UNITS, sizes.units)
@@ -286,6 +289,7 @@ def cell_writer(operations: Any, layout: Any, hoisting: Any, itemsize: int) -> A
         store_slot(cell, Cell.H_AT, n * call.state_rows * outputs)
         store_slot(cell, Cell.C_AT, n * call.state_rows * sizes.units)
         store_slot(cell, Cell.BEYOND_L2, beyond_l2 if forced.beyond_l2 < 0 else forced.beyond_l2 > 0)
+        store_slot(cell, Cell.NR, blocks)
         store_slot(cell, Cell.HOIST, steps * rows if call.packed else steps)
         store_slot(cell, Cell.HOIST_ROWS, rows)
         store_slot(cell, Cell.BACK, direction)

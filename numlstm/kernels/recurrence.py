@@ -59,19 +59,28 @@ def forward_kernel(
     """
     simd = Simd(number, lanes, fused)
     chain = chain_by_k_blocks(simd, shapes)
+    step, tile = cell_step(simd, shapes, chain, keeps)
     phases = Phases(
         initial_states(simd),
         input_projection(simd, shapes, chain, lanes >= LEAST_HALVED),
-        cell_step(simd, shapes, chain, keeps),
+        step,
         hidden_projection(simd, shapes),
         final_states(simd),
     )
+    run_cell = with_single_rows(
+        cell_runner("cell", simd, phases, serial_for),
+        row_runner(simd, phases),
+        row_stepper(simd, phases, tile),
+        shapes.nr[0] * lanes,
+    )
     if pause is None:
-        return serial_forward(any_cell(cell_runner("cell", simd, phases, serial_for)))
+        return serial_forward(any_cell(run_cell))
     wait, spin_wait = waiting(pause)
     chunks = for_chunks(wait)
-    alone = any_sequence("cell", simd, phases, serial_for)
-    together = any_sequence("cell_together", simd, phases, parallel_for(chunks))
+    alone = any_sequence("cell", run_cell, serial_for(phases.initial_states))
+    spread = parallel_for(chunks)
+    run_together = cell_runner("cell_together", simd, phases, spread)
+    together = any_sequence("cell_together", run_together, spread(phases.initial_states))
     return parallel_forward(alone, together, chunks, wait, spin_wait)
 
 
@@ -91,10 +100,9 @@ def any_cell(run_cell: Kernel) -> Kernel:
     return run
 
 
-def any_sequence(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Kernel:
+def any_sequence(name: str, run_cell: Kernel, set_states: Kernel) -> Kernel:
     """As ``any_cell``, also of a packed sequence, of which it runs all steps."""
-    run_cell = cell_runner(name, simd, phases, spread)
-    run_packed = packed_runner(f"{name}_packed", run_cell, spread(phases.initial_states))
+    run_packed = packed_runner(f"{name}_packed", run_cell, set_states)
 
     @inline
     def run(plan, n, first, rows, from_step, to_step, phase):
@@ -147,7 +155,7 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
             of_step = load_slot(cell, Cell.TAPE_CELL) + step * load_slot(cell, Cell.TAPE_STEP)
             kept = moved(pointer_at(plan, Header.TAPE), of_step + first * load_slot(cell, Cell.TAPE_ROW))
             of = Operands(x, load_slot(cell, Cell.SOURCE_ROW), h, h_stride, hidden if projected else y, c,
-                          x_gates, gap, kept)  # fmt: skip
+                          x_gates, gap, kept, 0)  # fmt: skip
             phase = recur(plan, phase, blocks, cell, rows, step, of)
             if projected:
                 bump_counter(plan, Header.PROJECTED)
@@ -157,11 +165,14 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
             phase = put_states(plan, phase, rows, cell, h_n, y)
         return phase
 
-    return with_single_rows(run_cell, row_runner(simd, phases)) if spread is serial_for else run_cell
+    return run_cell
 
 
-def with_single_rows(run_cell: Kernel, run_row: Kernel) -> Kernel:
-    """``run_cell``, with ``run_row`` for a single row of a cell that is neither hoisted nor projected."""
+def with_single_rows(run_cell: Kernel, run_row: Kernel, step_in_tile: Kernel, most: int) -> Kernel:
+    """``run_cell``, with ``run_row`` for a single row of a cell that is neither hoisted nor projected.
+
+    With ``step_in_tile``, if it is one step of at most ``most`` units, which are a single tile.
+    """
 
     @named("row")
     def steps_of_row(plan, cell, row, from_step, to_step):
@@ -174,10 +185,12 @@ def with_single_rows(run_cell: Kernel, run_row: Kernel) -> Kernel:
     @inline
     def run(plan, cell, first, rows, from_step, to_step, phase):
         if rows == 1 and load_slot(cell, Cell.HOIST) == 0 and load_slot(cell, Cell.PROJECTED) == 0:
-            if first == 0 and from_step == 0 and to_step == 1:
-                step_of_row(plan, cell)
-            else:
+            if not (first == 0 and from_step == 0 and to_step == 1):
                 steps_of_row(plan, cell, first, from_step, to_step)
+            elif load_slot(cell, Cell.UNITS) <= most and load_slot(cell, Cell.NR) > 2:
+                step_in_tile(plan, cell)
+            else:
+                step_of_row(plan, cell)
             return phase
         return run_cell(plan, cell, first, rows, from_step, to_step, phase)
 
@@ -185,11 +198,11 @@ def with_single_rows(run_cell: Kernel, run_row: Kernel) -> Kernel:
 
 
 def row_runner(simd: Simd, phases: Phases) -> Kernel:
-    """``run_row(plan, cell, row, from_step, to_step)``: some steps of one row, where every instruction counts.
+    """``run_row(plan, cell, row, from_step, to_step)``: some steps of one row.
 
     Inlined: it shrinks to what a call for one step needs.
     """
-    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    pointer_at, moved, distance, lanes = simd.pointer_at, simd.moved, simd.distance, simd.lanes
     set_states, run_step, put_states = phases.initial_states, phases.step, phases.final_states
 
     @inline
@@ -212,14 +225,43 @@ def row_runner(simd: Simd, phases: Phases) -> Kernel:
             set_states(plan, 0, 1, cell, row)
         if units % lanes != 0:
             bump_counter(plan, Header.PART)
+        again = distance(y, h_n) if from_step == 0 and to_step == 1 else 0
         for step in range(from_step, to_step):
-            run_step(plan, 0, (units + lanes - 1) // lanes, cell, 1, step, Operands(x, 0, h, 0, y, c, x, 0, kept))
+            run_step(
+                plan, 0, (units + lanes - 1) // lanes, cell, 1, step, Operands(x, 0, h, 0, y, c, x, 0, kept, again)
+            )
             h = y
             x, y, kept = moved(x, x_step), moved(y, y_step), moved(kept, tape_step)
-        if to_step == load_slot(plan, Header.STEPS):
+        if again == 0 and to_step == load_slot(plan, Header.STEPS):
             put_states(plan, 0, 1, cell, h_n, h)
 
     return run_row
+
+
+def row_stepper(simd: Simd, phases: Phases, tile: Kernel) -> Kernel:
+    """``step(plan, cell)``: one step of one row in a single tile.
+
+    As ``run_row``, but every store counts: see ``of_one_row``.
+    """
+    pointer_at, moved, distance, lanes = simd.pointer_at, simd.moved, simd.distance, simd.lanes
+    set_states = phases.initial_states
+
+    @named("row_step_in_tile")
+    def step(plan, cell):
+        if load_slot(plan, Header.H_0) != KEPT:
+            set_states(plan, 0, 1, cell, 0)
+        units = load_slot(cell, Cell.UNITS)
+        if units % lanes != 0:
+            bump_counter(plan, Header.PART)
+        x = moved(pointer_at(plan, load_slot(cell, Cell.SOURCE)), load_slot(cell, Cell.SOURCE_AT))
+        y = moved(pointer_at(plan, load_slot(cell, Cell.TARGET)), load_slot(cell, Cell.TARGET_AT))
+        h_n = moved(pointer_at(plan, Header.H_N), load_slot(cell, Cell.H_AT))
+        c = moved(pointer_at(plan, Header.C_N), load_slot(cell, Cell.C_AT))
+        kept = moved(pointer_at(plan, Header.TAPE), load_slot(cell, Cell.TAPE_CELL))
+        of = Operands(x, 0, h_n, 0, y, c, x, 0, kept, distance(y, h_n))
+        tile((units + lanes - 1) // lanes, plan, 0, cell, 0, of)
+
+    return step
 
 
 def initial_states(simd: Simd) -> Kernel:
@@ -298,16 +340,28 @@ def copier(simd: Simd) -> Kernel:
     return copy
 
 
-def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, keeps: bool) -> Kernel:
-    """``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end)."""
+def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, keeps: bool) -> tuple[Kernel, Kernel]:
+    """Two kernels. ``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end).
+
+    ``(n, plan, r, cell, block, of)``: one step of the row r in a tile of the n blocks from ``block`` on.
+    """
     epilogue, whole_of = cell_epilogue(simd, keeps), whole_blocks(simd.lanes)
-    single = recurrent_tile(simd, 1, 1, epilogue)
-    wide = by_size(shapes.nr, {n: recurrent_tile(simd, 1, n, epilogue) for n in shapes.nr if n > 1} | {1: single})
+    of_single = cell_epilogue(simd, keeps, single=True)
+
+    @inline
+    def tile(n, plan, r, cell, block, of):
+        if block + n > whole_of(load_slot(cell, Cell.UNITS)):
+            wide_tail(n, plan, r, cell, block, of)
+        else:
+            wide(n, plan, r, cell, block, of)
+
+    single = recurrent_tile(simd, 1, 1, of_single)
+    wide = by_size(shapes.nr, {n: recurrent_tile(simd, 1, n, of_single) for n in shapes.nr if n > 1} | {1: single})
     tall = {n: recurrent_tile(simd, n, 1, epilogue) for n in shapes.mr if n > 1}
     tiles = for_tiles(shapes.mr, next_size, tall | {1: single})
     # without tail blocks, these two are never called
-    wide_tail, tail_tiles = last_block(simd, epilogue, shapes) if simd.lanes >= LEAST_HALVED else (wide, tiles)
-    row_step = row_after_row(shapes, wide, wide_tail)
+    wide_tail, tail_tiles = last_block(simd, of_single, shapes) if simd.lanes >= LEAST_HALVED else (wide, tiles)
+    row_step = row_after_row(simd, shapes, tile)
     block_step = block_after_block(shapes, tiles, tail_tiles, step_by_k_blocks(simd, epilogue, shapes, chain))
 
     @inline
@@ -315,19 +369,25 @@ def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, keeps: bool) -> Kernel:
         whole = whole_of(load_slot(cell, Cell.UNITS))
         odd = (step + load_slot(plan, Header.SERPENTINE)) & 1 == 1
         if rows == 1 or load_slot(plan, Header.MR) == 1:
-            row_step(plan, cell, rows, odd, whole, begin, end, of)
+            row_step(plan, cell, rows, odd, begin, end, of)
         else:
             block_step(plan, cell, rows, odd, whole, begin, end, of)
 
-    return run_step
+    return run_step, tile
 
 
-def row_after_row(shapes: Shapes, wide: Any, wide_tail: Any) -> Kernel:
-    """One step in the blocks [begin, end), row after row, several blocks at once."""
-    most, blocks_of = shapes.nr[0], next_size(shapes.nr)
+def row_after_row(simd: Simd, shapes: Shapes, tile: Kernel) -> Kernel:
+    """One step in the blocks [begin, end), row after row, several blocks at once.
+
+    Where h goes to h_n as well, the last tile stores it ``again``, for no other reads h_n then, and that of the tiles
+    before is copied. To load what was just stored would make the next step wait.
+    """
+    tallest, blocks_of, lanes = shapes.nr[0], next_size(shapes.nr), simd.lanes
+    moved, copy = simd.moved, copier(simd)
 
     @inline
-    def row_step(plan, cell, rows, odd, whole, begin, end, of):
+    def row_step(plan, cell, rows, odd, begin, end, of):
+        most = smaller(tallest, load_slot(cell, Cell.NR))
         for r in range(rows):
             done = begin
             while done < end:
@@ -335,10 +395,13 @@ def row_after_row(shapes: Shapes, wide: Any, wide_tail: Any) -> Kernel:
                 if n > most:
                     n = blocks_of(n, most)
                 block = begin + end - done - n if odd else done
-                if block + n > whole:
-                    wide_tail(n, plan, r, cell, block, of)
-                else:
-                    wide(n, plan, r, cell, block, of)
+                again = of.again if done + n == end else 0
+                of_tile = Operands(of.x, of.x_stride, of.h, of.h_stride, of.y, of.c, of.gates, of.gap, of.kept, again)
+                tile(n, plan, r, cell, block, of_tile)
+                if again != 0:
+                    first = n * lanes if odd else 0
+                    count = load_slot(cell, Cell.UNITS) - first if odd else block * lanes
+                    copy(moved(of.y, first + again), moved(of.y, first), count)
                 done += n
 
     return row_step

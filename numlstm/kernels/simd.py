@@ -153,7 +153,13 @@ class Simd:
             """``pointer + index``."""
             return builder.gep(pointer, [index])
 
-        self.pointer_at, self.moved = pointer_at, moved
+        @instruction(at, P, P)
+        def distance(builder, a, b):
+            """From a to b, in numbers."""
+            begin, end = (builder.ptrtoint(pointer, INT64) for pointer in (a, b))
+            return builder.sdiv(builder.sub(end, begin), INT64(self.number.itemsize), flags=["exact"])
+
+        self.pointer_at, self.moved, self.distance = pointer_at, moved, distance
 
     def _memory(self) -> None:
         V, P, at = self.register, self.pointer, types.int64

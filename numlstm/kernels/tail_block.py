@@ -13,7 +13,7 @@ from typing import Any
 
 from .activations import activations
 from .compiler import Kernel, inline
-from .microkernel import Epilogue, cell_epilogue, counted, gates_of, step_kernel
+from .microkernel import Epilogue, cell_epilogue, counted, gates_of, of_one_row, step_kernel
 from .plan_layout import TAPE_REGISTERS
 from .projection import PAIRS
 from .simd import Simd
@@ -22,7 +22,7 @@ from .tile import Shapes, TileAndTail, by_size, for_tiles, largest_size, tile_of
 
 def half_epilogue(simd: Simd, keeps: bool) -> Epilogue:
     """``cell_epilogue`` of a block with half the lanes, whose gates come two in a register: i and f, g and o."""
-    start_halves, end, _ = cell_epilogue(simd.half, keeps, simd.lanes)
+    start_halves, end, _ = cell_epilogue(simd.half, keeps, simd.lanes, single=True)
     halves = simd.halves
 
     @inline
@@ -72,7 +72,8 @@ def pair_epilogue(simd: Simd, keeps: bool) -> Epilogue:
 def single_tail(simd: Simd, of_half: Epilogue) -> Kernel:
     """``step_kernel`` of one row in the tail block."""
     tile = tile_of(simd, 1, PAIRS)
-    return step_kernel("recur_1x1_half", simd, tile, None, of_half.on(tile), counted(1, half=True), of_half.keeps)
+    finish, count = of_half.on(tile), counted(1, half=True)
+    return of_one_row(simd, step_kernel("recur_1x1_half", simd, tile, None, finish, count, of_half.keeps, single=True))
 
 
 def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:
@@ -83,14 +84,14 @@ def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:
     return step_kernel(f"recur_{height}x1_half", simd, tile, None, finish, count, of_pair.keeps)
 
 
-def wide_tail(simd: Simd, epilogue: Epilogue, of_half: Epilogue, blocks: int) -> Kernel:
+def wide_tail(simd: Simd, of_single: Epilogue, of_half: Epilogue, blocks: int) -> Kernel:
     """``step_kernel`` of one row in ``blocks`` blocks, the last of which is the tail block.
 
     The epilogue of that one runs around those of the others.
     """
     moved, others = simd.moved, (blocks - 1) * simd.lanes  # units
     tile, tail = tile_of(simd, 1, 4, blocks - 1), tile_of(simd, 1, PAIRS)
-    finish_whole, (start, end, keeps), at_tail = epilogue.on(tile), of_half, (blocks - 1) * TAPE_REGISTERS * simd.lanes
+    finish_whole, (start, end, keeps), at_tail = of_single.on(tile), of_half, (blocks - 1) * TAPE_REGISTERS * simd.lanes
 
     @inline
     def finish(sums, c, c_stride, h, h_stride, count, kept, kept_stride):
@@ -98,16 +99,17 @@ def wide_tail(simd: Simd, epilogue: Epilogue, of_half: Epilogue, blocks: int) ->
         c_tail, h_tail, left, kept_tail = moved(c, others), moved(h, others), count - others, moved(kept, at_tail)
         parts = start(i_and_f, g_and_o, 0, 0, c_tail, 0, h_tail, 0, left, kept_tail, 0)
         finish_whole(of_whole, c, c_stride, h, h_stride, count, kept, kept_stride)
-        end(parts, 0, 0, c_tail, 0, h_tail, 0, left, kept_tail, 0)
+        end(parts, 0, 0, c_tail, 0, h_tail, h_stride, left, kept_tail, 0)
 
     both = TileAndTail(tile, tail)
-    return step_kernel(f"recur_1x{blocks}_half", simd, both, None, finish, counted(1, blocks, half=True), keeps)
+    name, count = f"recur_1x{blocks}_half", counted(1, blocks, half=True)
+    return of_one_row(simd, step_kernel(name, simd, both, None, finish, count, keeps, single=True))
 
 
-def last_block(simd: Simd, epilogue: Epilogue, shapes: Shapes) -> tuple[Any, Kernel]:
+def last_block(simd: Simd, of_single: Epilogue, shapes: Shapes) -> tuple[Any, Kernel]:
     """For kernels with tail blocks: (kernels for one row by its number of blocks, a loop over tiles of rows)."""
-    of_half, of_pair = half_epilogue(simd, epilogue.keeps), pair_epilogue(simd, epilogue.keeps)
+    of_half, of_pair = half_epilogue(simd, of_single.keeps), pair_epilogue(simd, of_single.keeps)
     single = single_tail(simd, of_half)
-    wide = {n: wide_tail(simd, epilogue, of_half, n) for n in shapes.nr if n > 1}
+    wide = {n: wide_tail(simd, of_single, of_half, n) for n in shapes.nr if n > 1}
     tall = {n: tall_tail(simd, of_pair, n) for n in shapes.row_pairs if n > 1}
     return by_size(shapes.nr, wide | {1: single}), for_tiles(shapes.row_pairs, largest_size, tall | {1: single})
