@@ -473,9 +473,10 @@ class LSTM(LSTMParameters):
         ----------
         input, hx, lengths
             As for `forward`. Copied, and never written to.
-        memory : "all"
-            What is kept for the backward pass: all that spares it work, some 24 bytes a step, row and hidden unit in
-            float32.
+        memory : "all" or "low"
+            What is kept for the backward pass. With "all", everything that spares it work: some 24 bytes a step, row
+            and hidden unit in float32. With "low", some 4.3 bytes: the gates are computed again, which takes as long
+            as another forward pass. The gradients have the same bits.
 
         Returns
         -------
@@ -508,15 +509,15 @@ class LSTM(LSTMParameters):
         >>> grads.input.shape, sorted(grads.parameters)
         ((4, 2), ['bias_hh_l0', 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0'])
         """
-        if memory != "all":
-            raise ValueError(f"memory must be 'all'\nIt is {memory!r}.")
+        if memory not in {"all", "low"}:
+            raise ValueError(f"memory must be 'all' or 'low'\nIt is {memory!r}.")
         self._cpu_only("vjp")
         self._forward_only("vjp")
         from numlstm.autodiff import calls
 
         model = self._model  # for the whole call, whatever is assigned meanwhile
         masks = partial(self._dropout, model.config)
-        return calls.lstm_vjp(model.executor, model.panels, model.config, masks, input, hx, lengths)
+        return calls.lstm_vjp(model.executor, model.panels, model.config, masks, input, hx, lengths, memory == "low")
 
     def stream(self, batch_size: int = 1) -> lazy.Stream:
         """Return a stream: the LSTM with a state of its own that continues from call to call, step by step.

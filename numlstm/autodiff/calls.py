@@ -269,7 +269,14 @@ def _not_packed(d_output: Any) -> Any:
 
 
 def lstm_vjp(
-    executor: Executor, panels: Panels, config: Config, masks: MakeMasks, input: Any, hx: Any, lengths: Any
+    executor: Executor,
+    panels: Panels,
+    config: Config,
+    masks: MakeMasks,
+    input: Any,
+    hx: Any,
+    lengths: Any,
+    low: bool = False,
 ) -> tuple[Any, Backward]:
     """``LSTM.vjp``, whose docstring says what it takes and gives.
 
@@ -281,6 +288,8 @@ def lstm_vjp(
     config : Config
     masks : callable
         Gives the dropout that the engine takes; called once nothing can be refused any more.
+    low : bool
+        Whether to keep little, and to compute the gates again.
     """
     layout: Layout
     if hasattr(input, "batch_sizes"):
@@ -299,7 +308,7 @@ def lstm_vjp(
             each = checked_lengths(lengths, call, given.shape)
             layout = PaddedLayout(call, given.shape, each) if call.batch else Layout(call, given.shape)
     states = None if hx is None else lstm_states(call, hx, panels.dtype)
-    return _run(executor, panels, layout, call, given, states, masks)
+    return _run(executor, panels, layout, call, given, states, masks, low)
 
 
 def cell_vjp(executor: Executor, panels: Panels, config: Config, input: Any, hx: Any) -> tuple[States, Backward]:
@@ -321,6 +330,7 @@ def _run(
     given: Array,
     hx: States | None,
     masks: MakeMasks,
+    low: bool = False,
 ) -> tuple[Result, Backward]:
     """The forward pass over what the layout says."""
     if call.batch == 0:
@@ -334,6 +344,8 @@ def _run(
     else:
         steps, rows = layout._steps_and_rows()
         sizes, mask_shape = None, (steps, rows, call.output[-1])
-    passed, tape = passes.forward(executor, panels, steps, rows, sizes, layout.fill(given), states, dropout, mask_shape)
+    passed, tape = passes.forward(
+        executor, panels, steps, rows, sizes, layout.fill(given), states, dropout, mask_shape, low
+    )
     result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call)
     return result, Backward(tape, call, panels, layout, hx is not None)

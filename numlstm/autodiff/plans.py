@@ -20,6 +20,7 @@ from numlstm.runtime.planner import Plan, PlanKey, TeamPlan, make_plan, make_tea
 
 CHUNK_BYTES = 256 << 10  # of the gradients of gates in a chunk: what stays in a second-level cache
 CHUNK_MOST = 256  # positions of a chunk, of steps of fewer rows
+SEGMENT_BYTES = 1 << 20  # of the gates of a segment, which ``memory="low"`` computes again at once
 QUAD = 4  # registers of a panel of the pass back
 
 
@@ -69,21 +70,23 @@ class TrainingPlan(NamedTuple):
     steps: int
     rows: int
     positions: int
+    sizes: Array | None
+    layout: KeptLayout
     forward: Slots
     backward: Slots
-    kept: int  # numbers that live on; the input comes first
-    hidden: tuple[int, ...]  # where in them the sequence is that each layer puts out
-    dropped: tuple[int, ...]  # and what the next one reads, where dropout makes that another one
-    initial: tuple[int, int]  # h_0 and c_0, one behind the other
     forward_scratch: int
     backward_scratch: int
     transposed: int
-    between: tuple[int, int]  # where in the scratch the gradients of what a layer reads are, in turns
+    between: tuple[int, ...]  # where in the scratch the gradients of what a layer reads are, in turns
     tables: list[StepTables]  # of each direction; the slots have their addresses
-    gates: list[int]  # where in what is kept the gates of each cell are
-    sizes: Array | None
+    tape: int  # with ``memory="low"``: numbers of the gates of a segment; else 0
     long: bool  # whether a forward pass has enough work for more than one thread
     teams: dict[int, ForwardTeam | None]  # by the limit of threads, made on first use; None for one thread
+
+    @property
+    def kept(self) -> int:
+        """Numbers that live on; the input comes first."""
+        return self.layout.size
 
 
 class ForwardTeam(NamedTuple):
@@ -93,6 +96,14 @@ class ForwardTeam(NamedTuple):
     scratch: int
     own: tuple[int, ...]  # slots of buffers of which each thread has its own
     plan: TeamPlan
+
+
+class Segment(NamedTuple):
+    """Chunks whose gates are in memory at once: ranges of chunks in the order of the pass back, steps and positions."""
+
+    chunks: tuple[int, int]
+    steps: tuple[int, int]
+    positions: tuple[int, int]
 
 
 class StepTables:
@@ -106,24 +117,27 @@ class StepTables:
         Whether the direction runs from the last step to the first.
     chunk_rows : int
         Positions that a chunk may have, at least those of a run.
+    segment_rows : int
+        Positions that a segment may have, at least those of a chunk; 0 for a single one. Each begins with states that
+        are kept, as a sequence by itself does.
 
     Attributes
     ----------
     steps, chunks : array of int64
         Records of ``StepBack`` and of ``ChunkBack``.
+    segments : list of Segment
     """
 
-    def __init__(self, sizes: Array, reverse: bool, chunk_rows: int) -> None:
-        count, begins = len(sizes), np.cumsum(sizes) - sizes
-        order = np.arange(count) if reverse else np.arange(count)[::-1]
+    def __init__(self, sizes: Array, reverse: bool, chunk_rows: int, segment_rows: int = 0) -> None:
+        begins, order = np.cumsum(sizes) - sizes, np.arange(len(sizes))[:: 1 if reverse else -1]
         earlier = order + (1 if reverse else -1)
-        there = (earlier >= 0) & (earlier < count)
+        there = (earlier >= 0) & (earlier < len(sizes))
         before, rows = np.where(there, earlier, 0), sizes[order]
         ends, done = run_ends(rows, chunk_rows), np.cumsum(rows)
         last = np.flatnonzero(ends == 2)  # of each chunk
         first = np.concatenate([[0], last[:-1] + 1])
         positions = np.diff(done[last], prepend=0)
-        self.steps = np.empty((count, StepBack.LENGTH), np.int64)
+        self.steps = np.empty((len(sizes), StepBack.LENGTH), np.int64)
         self.steps[:, StepBack.ROWS], self.steps[:, StepBack.BEGIN] = rows, begins[order]
         self.steps[:, StepBack.BEFORE] = begins[before]
         self.steps[:, StepBack.ROWS_BEFORE] = np.where(there, np.minimum(sizes[before], rows), 0)
@@ -144,6 +158,17 @@ class StepTables:
         at = np.cumsum(counts + 1) - (counts + 1)
         self.chunks[:, ChunkBack.RUNS] = self.runs.ctypes.data + self.runs.itemsize * at
         self.chunks[:, ChunkBack.RUN_COUNT] = counts
+        self.segments: list[Segment] = []
+        begin = held = 0
+        for n, count in enumerate(positions.tolist()):
+            held += count
+            is_last = n + 1 == len(positions)
+            if is_last or (segment_rows and held + positions[n + 1] > segment_rows):
+                steps = sorted((int(order[first[begin]]), int(order[last[n]])))
+                to = int(begins[steps[1]] + sizes[steps[1]])
+                self.segments.append(Segment((begin, n + 1), (steps[0], steps[1] + 1), (int(begins[steps[0]]), to)))
+                self.steps[last[n], StepBack.ROWS_BEFORE] = 0
+                begin, held = n + 1, 0
 
     @property
     def positions(self) -> int:
@@ -178,27 +203,63 @@ def run_ends(rows: Array, chunk_rows: int) -> Array:
 class KeptLayout(NamedTuple):
     """Where the parts of what a forward pass keeps begin; the input is at 0."""
 
-    hidden: tuple[int, ...]
-    dropped: tuple[int, ...]
-    initial: tuple[int, int]
+    hidden: tuple[int, ...]  # the sequence that each layer puts out
+    dropped: tuple[int, ...]  # and what the next one reads, where dropout makes that another one
+    initial: tuple[int, int]  # h_0 and c_0
     gates: list[int]  # of each cell
     size: int
+    drops: bool
+    # with ``memory="low"``: for each cell, the states with which its segments begin, in the order of the pass back
+    states: list[list[tuple[int, int]]]
 
 
 def kept_layout(config: Config, lanes: int, itemsize: int, positions: int, rows: int, drops: bool) -> KeptLayout:
     """Lay out what a forward pass keeps. Positions and rows may be symbols that stand for ints."""
+    cells = config.num_layers * config.num_directions
+    kept, hidden, initial = _sequences(config, itemsize, positions, rows)
+    features = config.num_directions * config.output_size
+    dropped = tuple(kept.take(positions * features) for _ in hidden[:-1]) if drops else hidden[:-1]
+    of_cell = positions * tape_row(config, lanes)
+    gates = [kept.take(of_cell) for _ in range(cells)]
+    return KeptLayout(hidden, dropped, initial, gates, kept.size, drops, [])
+
+
+def low_layout(
+    config: Config, itemsize: int, positions: int, rows: int, drops: bool, tables: list[StepTables]
+) -> KeptLayout:
+    """The same with ``memory="low"``: gates and what dropout leaves are made again, each in a buffer of its own."""
+    kept, hidden, initial = _sequences(config, itemsize, positions, rows)
+    states = []
+    for n, (_, direction, _) in enumerate(config.cells()):
+        of_cell = [
+            (kept.take(rows * config.output_size), kept.take(rows * config.hidden_size))
+            for _ in tables[direction].segments[:-1]
+        ]
+        first = initial[0] + n * rows * config.output_size, initial[1] + n * rows * config.hidden_size
+        states.append([*of_cell, first])
+    dropped = (0,) * len(hidden[:-1]) if drops else hidden[:-1]
+    return KeptLayout(hidden, dropped, initial, [0] * len(states), kept.size, drops, states)
+
+
+def _sequences(
+    config: Config, itemsize: int, positions: int, rows: int
+) -> tuple[Room, tuple[int, ...], tuple[int, int]]:
+    """Room for the input, what each layer puts out, and the initial states."""
     features, cells = config.num_directions * config.output_size, config.num_layers * config.num_directions
     kept = Room(itemsize)
     kept.take(positions * config.input_size)
     hidden = tuple(kept.take(positions * features) for _ in range(config.num_layers))
-    dropped = tuple(kept.take(positions * features) for _ in range(config.num_layers - 1)) if drops else hidden[:-1]
-    initial = kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size)
-    of_cell = positions * -(-config.hidden_size // lanes) * TAPE_REGISTERS * lanes
-    gates = [kept.take(of_cell) for _ in range(cells)]
-    return KeptLayout(hidden, dropped, initial, gates, kept.size)
+    return kept, hidden, (kept.take(cells * rows * config.output_size), kept.take(cells * rows * config.hidden_size))
 
 
-def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool) -> TrainingPlan:
+def tape_row(config: Config, lanes: int) -> int:
+    """Numbers of a position in TAPE."""
+    return -(-config.hidden_size // lanes) * TAPE_REGISTERS * lanes
+
+
+def make_training_plan(
+    panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool, low: bool = False
+) -> TrainingPlan:
     """The plan for a batch of one length, or for as many rows a step as ``sizes`` says.
 
     Parameters
@@ -209,31 +270,42 @@ def make_training_plan(panels: Panels, steps: int, rows: int, sizes: Array | Non
     sizes : array of int64, (steps,), or None
     drops : bool
         Whether what a layer reads is not what the one below has put out.
+    low : bool
+        Whether gates are computed again, segment by segment.
     """
+    config, lanes, itemsize = panels.config, panels.lanes, panels.dtype.itemsize
+    if low and sizes is None:
+        sizes = np.full(steps, rows)  # a packed sequence, of which some steps can be run
     every = np.full(steps, rows) if sizes is None else sizes
-    positions = int(every.sum())
-    hidden, dropped, initial, gates, size = kept_layout(
-        panels.config, panels.lanes, panels.dtype.itemsize, positions, rows, drops
-    )
+    positions, row = int(every.sum()), tape_row(config, lanes)
+    chunk = min(CHUNK_MOST, max(RUN, CHUNK_BYTES // (4 * config.hidden_size * itemsize)))
+    segment = max(1, SEGMENT_BYTES // (row * itemsize)) if low else 0
+    tables = [StepTables(every, bool(direction), chunk, segment) for direction in range(config.num_directions)]
+    if low:
+        layout = low_layout(config, itemsize, positions, rows, drops, tables)
+        largest = max(part.positions[1] - part.positions[0] for of_one in tables for part in of_one.segments)
+    else:
+        layout, largest = kept_layout(config, lanes, itemsize, positions, rows, drops), 0
     single = make_plan(panels, *_forward_key(panels, steps, rows, sizes), sizes=sizes)
-    forward, forward_scratch = _forward_slots(panels, single, rows, sizes, hidden, dropped, initial, gates)
-    backward = _BackwardPlan(panels, rows, every, positions, hidden, dropped, initial, gates)
+    forward, forward_scratch = _forward_slots(panels, single, rows, sizes, layout)
+    backward = _BackwardPlan(panels, rows, positions, layout, tables)
     return TrainingPlan(
-        steps, rows, positions, forward, backward.slots, size, hidden, dropped, initial, forward_scratch,
-        backward.scratch.size, backward.transposed.size, backward.between, backward.tables, gates, sizes, single.long,
-        {},
+        steps, rows, positions, sizes, layout, forward, backward.slots, forward_scratch, backward.scratch.size,
+        backward.transposed.size, backward.between, tables, largest * row, single.long, {},
     )  # fmt: skip
 
 
 def make_forward_team(panels: Panels, plan: TrainingPlan, limit: int) -> ForwardTeam | None:
     """How at most ``limit`` threads share the forward pass of a plan; None if one is to run it alone."""
-    key, drops = _forward_key(panels, plan.steps, plan.rows, plan.sizes), plan.dropped != plan.hidden[:-1]
-    shared = make_team_plan(panels, key, limit, plan.sizes, by_layer=drops)
+    key, part = _forward_key(panels, plan.steps, plan.rows, plan.sizes), panels.config
+    if plan.tape:
+        part = part._replace(num_layers=1, bidirectional=False)
+    elif plan.layout.drops:
+        part = part._replace(num_layers=1)
+    shared = make_team_plan(panels, key, limit, plan.sizes, part)
     if shared is None:
         return None
-    slots, scratch = _forward_slots(
-        panels, shared.caller, plan.rows, plan.sizes, plan.hidden, plan.dropped, plan.initial, plan.gates
-    )
+    slots, scratch = _forward_slots(panels, shared.caller, plan.rows, plan.sizes, plan.layout)
     together = shared.schedule.partition == Partition.BLOCKS
     return ForwardTeam(slots, scratch, () if together else (Header.GATES, Header.HIDDEN), shared)
 
@@ -248,29 +320,21 @@ def _forward_key(panels: Panels, steps: int, rows: int, sizes: Array | None) -> 
     return (steps, rows, config.input_size), strides, output_strides, 0
 
 
-def _forward_slots(
-    panels: Panels,
-    plan: Plan,
-    rows: int,
-    sizes: Array | None,
-    hidden: tuple[int, ...],
-    dropped: tuple[int, ...],
-    initial: tuple[int, int],
-    gates: list[int],
-) -> tuple[Slots, int]:
+def _forward_slots(panels: Panels, plan: Plan, rows: int, sizes: Array | None, layout: KeptLayout) -> tuple[Slots, int]:
     """The engine's own plan for these sizes, but that every layer writes a sequence of its own, and keeps."""
     config, itemsize, scratch = panels.config, panels.dtype.itemsize, Room(panels.dtype.itemsize)
-    row = -(-config.hidden_size // panels.lanes) * TAPE_REGISTERS * panels.lanes
-    slots, steps = Slots(plan.slots.copy(), "kept", "scratch", "panels", "h_n", "c_n"), plan.slots[Header.STEPS]
+    row, steps = tape_row(config, panels.lanes), plan.slots[Header.STEPS]
+    slots = Slots(plan.slots.copy(), "kept", "scratch", "panels", "h_n", "c_n", "dropped")
     for n, (layer, direction, _) in enumerate(config.cells()):
         cell = Header.LENGTH + n * Cell.LENGTH
         if layer > 0:  # both are read and written through BELOW, which is where the kept numbers begin
-            slots.values[cell + Cell.SOURCE] = Header.BELOW
-            slots.values[cell + Cell.SOURCE_AT] += dropped[layer - 1]
+            apart = layout.drops and layout.states
+            slots.values[cell + Cell.SOURCE] = Header.OUTPUT if apart else Header.BELOW
+            slots.values[cell + Cell.SOURCE_AT] += layout.dropped[layer - 1]
         slots.values[cell + Cell.TARGET] = Header.BELOW
-        slots.values[cell + Cell.TARGET_AT] += hidden[layer]
+        slots.values[cell + Cell.TARGET_AT] += layout.hidden[layer]
         slots.values[cell + Cell.TAPE_ROW] = row
-        slots.values[cell + Cell.TAPE_CELL] = gates[n]
+        slots.values[cell + Cell.TAPE_CELL] = layout.gates[n]
         if sizes is None:
             last = (steps - 1) * rows * row if direction else 0
             slots.values[cell + Cell.TAPE_CELL] += last
@@ -278,11 +342,12 @@ def _forward_slots(
     for slot in (Header.INPUT, Header.BELOW, Header.TAPE):
         slots.put("kept", slot, 0)
     for slot, base, offset in (
-        (Header.H_0, "kept", initial[0]),
-        (Header.C_0, "kept", initial[1]),
+        (Header.H_0, "kept", layout.initial[0]),
+        (Header.C_0, "kept", layout.initial[1]),
         (Header.H_N, "h_n", 0),
         (Header.C_N, "c_n", 0),
         (Header.PANELS, "panels", 0),
+        (Header.OUTPUT, "dropped", 0),
     ):
         slots.put(base, slot, offset)
     slots.put("scratch", Header.GATES, scratch.take(plan.gates))
@@ -294,41 +359,28 @@ def _forward_slots(
 class _BackwardPlan:
     """Slots of a pass back, and the parts of its scratch."""
 
-    def __init__(
-        self,
-        panels: Panels,
-        rows: int,
-        sizes: Array,
-        positions: int,
-        hidden: tuple[int, ...],
-        dropped: tuple[int, ...],
-        initial: tuple[int, int],
-        gates: list[int],
-    ) -> None:
+    def __init__(self, panels: Panels, rows: int, positions: int, layout: KeptLayout, tables: list[StepTables]) -> None:
         config, itemsize = panels.config, panels.dtype.itemsize
-        self.panels, self.config, self.rows = panels, config, rows
+        self.panels, self.config, self.rows, self.tables = panels, config, rows, tables
         self.scratch, self.transposed = Room(itemsize), Room(itemsize)
         cells, features = config.num_layers * config.num_directions, config.num_directions * config.output_size
         self.slots = Slots(
             np.zeros(Back.LENGTH + cells * BackCell.LENGTH, np.int64),
-            "kept", "scratch", "panels", "transposed", "d_h", "d_c", "gradients", "d_output", "d_input",
+            "kept", "scratch", "panels", "transposed", "d_h", "d_c", "gradients", "d_output", "d_input", "dropped",
         )  # fmt: skip
-        wanted = min(CHUNK_MOST, max(RUN, CHUNK_BYTES // (4 * config.hidden_size * itemsize)))
-        self.tables = [StepTables(sizes, bool(direction), wanted) for direction in range(config.num_directions)]
-        self._header(max(tables.positions for tables in self.tables))
-        if config.num_layers > 1:
-            self.between = self.scratch.take(positions * features), self.scratch.take(positions * features)
-        else:
-            self.between = 0, 0
+        self._header(max(of_one.positions for of_one in tables))
+        layers = config.num_layers
+        self.between = tuple(self.scratch.take((layers > n) * positions * features) for n in (1, 2))
         gradients = 0
         for n, (layer, direction, _) in enumerate(config.cells()):
             cell = Back.LENGTH + n * BackCell.LENGTH
             self._sizes(cell, n, layer)
             put, inputs = self.slots.put, config.layer_input_size(layer)
-            put("kept", cell + BackCell.X, 0 if layer == 0 else dropped[layer - 1])
-            put("kept", cell + BackCell.H, hidden[layer] + direction * config.output_size)
-            put("kept", cell + BackCell.H_0, initial[0] + n * rows * config.output_size)
-            put("kept", cell + BackCell.C_0, initial[1] + n * rows * config.hidden_size)
+            apart = layer > 0 and layout.drops and layout.states
+            put("dropped" if apart else "kept", cell + BackCell.X, 0 if layer == 0 else layout.dropped[layer - 1])
+            put("kept", cell + BackCell.H, layout.hidden[layer] + direction * config.output_size)
+            put("kept", cell + BackCell.H_0, layout.initial[0] + n * rows * config.output_size)
+            put("kept", cell + BackCell.C_0, layout.initial[1] + n * rows * config.hidden_size)
             put("d_h", cell + BackCell.D_H, n * rows * config.output_size)
             put("d_c", cell + BackCell.D_C, n * rows * config.hidden_size)
             at = direction * config.output_size
@@ -341,11 +393,11 @@ class _BackwardPlan:
             else:
                 put("scratch", cell + BackCell.D_INPUT, self.between[(layer - 1) % 2])
             values = self.slots.values
-            values[cell + BackCell.TAPE_AT] = gates[n]
-            tables = self.tables[direction]
-            values[cell + BackCell.STEP_TABLE] = tables.steps.ctypes.data
-            values[cell + BackCell.CHUNK_TABLE] = tables.chunks.ctypes.data
-            values[cell + BackCell.CHUNKS] = len(tables.chunks)
+            values[cell + BackCell.TAPE_AT] = layout.gates[n]
+            of_direction = tables[direction]
+            values[cell + BackCell.STEP_TABLE] = of_direction.steps.ctypes.data
+            values[cell + BackCell.CHUNK_TABLE] = of_direction.chunks.ctypes.data
+            values[cell + BackCell.CHUNKS] = len(of_direction.chunks)
             values[cell + BackCell.X_ROW] = values[cell + BackCell.D_INPUT_ROW] = inputs
             values[cell + BackCell.H_ROW] = values[cell + BackCell.D_OUTPUT_ROW] = features
             values[cell + BackCell.D_INPUT_ADDED] = direction

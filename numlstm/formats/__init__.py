@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 from numlstm.base import opening
 from numlstm.base.config import Config
 from numlstm.base.typing import Path
+from numlstm.formats import detected
 from numlstm.formats.budget import ALWAYS, TIMES
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
@@ -24,7 +26,7 @@ __all__ = ["WRITTEN", "Contents", "Found", "Source", "Tensor", "name_of", "opene
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK"
-PICKLE = b"\x80"
+PICKLE = re.compile(rb"\x80|\([dlIVSc(]|[]}]q\x00|c[A-Za-z_][\w.]*\n\w+\n[pq(]")  # of protocol 2 and later, of 0, of 1
 TORCH_TAR = (b"sys_info", b"pickle", b"storages", b"tensors")  # names that such an archive begins with
 Source = Path | bytes | bytearray | memoryview | BinaryIO
 INNER = ("policy.pth", "serialized_state_dict.pt")  # of Stable-Baselines3, and of torch.export before 2.8
@@ -61,7 +63,7 @@ def opened(source: Source) -> Iterator[Contents]:
         path = source if isinstance(source, str | os.PathLike) else None
         file = stack.enter_context(opening.regular(path, "a model file") if path is not None else _in_memory(source))
         try:
-            yield _contents(file, path, stack)
+            yield detected.with_quantised_named(_contents(file, path, stack))
         except OSError as error:
             if error.filename is None and error.strerror:  # a read error, which does not name the file
                 raise OSError(error.errno, error.strerror, shown) from error
@@ -125,7 +127,7 @@ def _contents(file: BinaryIO, path: Path | None, stack: ExitStack) -> Contents:
         from numlstm.formats.keras import reader as keras
 
         return keras.read_h5(file)
-    if start.startswith(PICKLE):
+    if PICKLE.match(start):
         from numlstm.formats.torch import legacy
 
         return legacy.read(file, size)

@@ -10,6 +10,10 @@ from numlstm.formats.tensor import Tensor
 Kind = Literal["LSTM", "LSTMCell"]
 # notes
 UNSTATED = "the file does not say whether the batch comes first; batch_first=False is assumed unless you pass it"
+QUANTISED = (
+    "its weights are quantised and become float32 again: results differ by some 1e-2 from those of an engine that "
+    "computes with integers"
+)
 SEVERAL_DTYPES = "its parameters have several dtypes; all are converted to the widest"
 
 
@@ -108,3 +112,14 @@ class Contents(NamedTuple):
     lstms: tuple[Found, ...]
     others: tuple[str, ...] = ()
     model: Any = None
+
+
+def with_quantised_named(contents: Contents) -> Contents:
+    """The contents, with a warning for each LSTM whose weights are integers in the file."""
+    lstms = []
+    for found in contents.lstms:
+        if any(tensor.is_quantised for tensor in found.parameters.values()):
+            warning = "; ".join(filter(None, (found.warning, QUANTISED)))
+            found = found._replace(notes=(*found.notes, QUANTISED), warning=warning)
+        lstms.append(found)
+    return contents._replace(lstms=tuple(lstms))

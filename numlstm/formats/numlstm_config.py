@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from numlstm.base.config import DIRECTIONS, Config
 from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
+from numlstm.formats.text import unique
 
 KEY = "numlstm.config"
 MODEL = "numlstm.model"  # the layers of a whole model: `numlstm.nn.saved`
@@ -47,7 +48,7 @@ def contents(
 def _stated(found: Found, text: str) -> Found:
     """The LSTM with the flags of the metadata, whose sizes must be those of the tensors."""
     try:
-        known = json.loads(text) if len(text) <= LETTERS else {}
+        known = json.loads(text, object_pairs_hook=unique) if len(text) <= LETTERS else {}
         kind = known.pop("kind")
         flags = {name: known[name] for name in FLAGS if name in known}
         batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)

@@ -18,6 +18,7 @@ from numlstm.formats import numlstm_config, other_names
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import AXES, Tensor, decoded, width
+from numlstm.formats.text import unique
 
 DTYPES = {
     "F16": "float16",
@@ -117,9 +118,7 @@ def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str]
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Entry:
     """An object of the header, in which no name occurs twice; a tensor's as an `Entry`."""
-    known = dict(pairs)
-    if len(known) < len(pairs):
-        raise ValueError(f"its header has a name twice among {', '.join(map(repr, list(known)[:4]))}")
+    known = unique(pairs)
     dtype, shape, offsets = map(known.get, FIELDS)
     if type(dtype) is not str or type(shape) is not list or type(offsets) is not list:
         return known

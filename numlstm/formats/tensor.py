@@ -31,14 +31,17 @@ class Tensor(NamedTuple):
     read : callable
         Returns the numbers as an array of this shape, in NumPy's dtype of that name and native byte order. bfloat16
         becomes float32, which is exact. It works only while the file is open.
+    is_quantised : bool
+        The file holds integers that these numbers are computed from.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], Array]
+    is_quantised: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tensor, (self.shape, self.dtype, _left_behind)
+        return Tensor, (self.shape, self.dtype, _left_behind, self.is_quantised)
 
     def __repr__(self) -> str:
         return f"Tensor(shape={self.shape}, dtype={self.dtype!r})"
@@ -57,6 +60,54 @@ class Tensor(NamedTuple):
     def unreadable(cls, what: str) -> Tensor:
         """Return a tensor that only has a name; `what` says what it holds in place of numbers that can be read."""
         return cls((), what, _unreadable)
+
+
+class Quantised(NamedTuple):
+    """Integers that stand for numbers: (integer - zero point) * scale, computed in float32.
+
+    PyTorch's ``dequantize`` and ONNX's DequantizeLinear give the same bits. An engine that computes with integers would
+    take them from here.
+
+    Parameters
+    ----------
+    integers : Tensor
+    scales, zero_points : Tensor
+        One number, or one for each index of the axis.
+    axis : int
+    """
+
+    integers: Tensor
+    scales: Tensor
+    zero_points: Tensor
+    axis: int = 0
+
+    def tensor(self) -> Tensor:
+        """The numbers; ValueError if the parts do not fit each other."""
+        shape = self.integers.shape
+        fits = -len(shape) <= self.axis < len(shape) or not shape
+        for part in (self.scales, self.zero_points):
+            if not fits or prod(part.shape) not in (1, shape[self.axis] if shape else 1):
+                raise ValueError(f"quantised integers of shape {shape} have {part.shape} scales along axis {self.axis}")
+        return Tensor(shape, "float32", self.read, is_quantised=True)
+
+    def read(self) -> Array:
+        """Compute the numbers.
+
+        Examples
+        --------
+        >>> parts = (np.array([[2, 3], [4, 5]], np.int8), np.array([1.0, 0.5]), np.array(1))
+        >>> Quantised(*map(Tensor.of, parts)).read().tolist()
+        [[1.0, 2.0], [1.5, 2.0]]
+        """
+        along = [1] * len(self.integers.shape)
+        if along:
+            along[self.axis] = -1
+        with np.errstate(over="ignore", invalid="ignore"):  # as the scales of a damaged file
+            scales = self.scales.read().astype(np.float32).reshape(along)
+            zero_points = self.zero_points.read().astype(np.int32).reshape(along)
+            numbers: Array = (self.integers.read().astype(np.int32) - zero_points).astype(np.float32)
+            numbers *= scales
+        return numbers
 
 
 def _unreadable() -> Array:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
-from numlstm.formats.budget import Budget
+from numlstm.formats.budget import Budget, shown
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,200}")  # no format has a longer integer
 
-MARKS = {"{": 130, "[": 90, ":": 86, ",": 42, '"': 32}  # bytes of memory for the values that each opens or separates
+MARKS = {"{": 130, "[": 90, ":": 160, ",": 42, '"': 32}  # bytes of memory for the values that each opens or separates
 
 
 def parsed_json(text: str, budget: Budget, what: str) -> Any:
@@ -23,17 +24,32 @@ def parsed_json(text: str, budget: Budget, what: str) -> Any:
     Raises
     ------
     ValueError
-        It is no JSON, or takes more memory than the file's size justifies; `what` is the text in words.
+        It is no JSON, has a key twice, or takes more memory than the size justifies; `what` is the text in words.
     """
     for mark, cost in MARKS.items():
         budget.hold(text.count(mark) * cost, what)
     budget.hold((1 if text.isascii() else 4) * len(text), what)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique)
     except RecursionError:
         raise ValueError(f"{what} is nested deeper than any model") from None
     except ValueError as error:
-        raise ValueError(f"{what} is no JSON: {error}") from None
+        raise ValueError(f"{what} is no sound JSON: {error}") from None
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON with these pairs; ValueError for a key that it has twice, of which readers take either.
+
+    Examples
+    --------
+    >>> unique([("a", 1), ("b", 2)])
+    {'a': 1, 'b': 2}
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"it has the key {shown(twice)!r} twice")
+    return found
 
 
 def whole(text: str) -> int:

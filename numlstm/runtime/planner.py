@@ -113,14 +113,14 @@ def _clear_dependents() -> None:
 
 
 def make_team_plan(
-    panels: Panels, key: PlanKey, limit: int, sizes: Array | None = None, by_layer: bool = False
+    panels: Panels, key: PlanKey, limit: int, sizes: Array | None = None, part: Config | None = None
 ) -> TeamPlan | None:
     """How at most ``limit`` threads share the call that `make_plan` plans for these shapes, strides and sizes.
 
-    ``by_layer``: each layer is run by itself, so that there is no wavefront.
+    ``part``: the layers and directions that are run at once, if not all of them.
     """
     config, rows = panels.config, key[0][1]
-    chosen = _choose(config._replace(num_layers=1) if by_layer else config, key[0], sizes, panels.dtype.itemsize, limit)
+    chosen = _choose(part or config, key[0], sizes, panels.dtype.itemsize, limit)
     if chosen is None:
         return None
     # threads with gates and a hidden h of their own share what one thread may take
@@ -207,14 +207,20 @@ def make_plan(
 
 def _with_uniform_runs(slots: Array, sizes: Array) -> Array:
     """The slots of a packed sequence, followed by a record for the kernel and the records of its uniform runs."""
+    runs = uniform_runs(sizes)
+    slots[Header.PACKED], slots[Header.UNIFORM_RUN_COUNT] = slots.size, len(runs)
+    return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), runs.ravel()])
+
+
+def uniform_runs(sizes: Array) -> Array:
+    """The ``UniformRun`` records of a packed sequence of these sizes."""
     begins = np.flatnonzero(np.diff(sizes, prepend=0))
     segments = np.empty((len(begins), UniformRun.LENGTH), np.int64)
     segments[:, UniformRun.BEGIN] = begins
     segments[:, UniformRun.STEPS] = np.diff(begins, append=len(sizes))
     segments[:, UniformRun.ROWS] = sizes[begins]
     segments[:, UniformRun.BEFORE] = (np.cumsum(sizes) - sizes)[begins]
-    slots[Header.PACKED], slots[Header.UNIFORM_RUN_COUNT] = slots.size, len(begins)
-    return np.concatenate([slots, np.zeros(Cell.LENGTH, np.int64), segments.ravel()])
+    return segments
 
 
 def _choose(config: Config, shape: Shape, sizes: Array | None, itemsize: int, limit: int) -> Schedule | None:

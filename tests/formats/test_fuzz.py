@@ -5,6 +5,7 @@ files are some kilobytes) and before an alarm. tests/support/fuzz.py makes them 
 """
 
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ SOURCES = {
     "torch-legacy": "torch/legacy.pt",
     "torch-arrays": "torch/arrays.pt",
     "torch-pickle": "torch/state.pkl",
+    "torch-quantised": "torch/quantized_module.pt",
+    "torch-frozen": "torch/frozen.pt",
     "torch-export": "torch/exported.pt2",
     "json-state": "json/guitarml.json",
     "json-layers": "json/rtneural.json",
@@ -46,6 +49,9 @@ def valid(form, folder):
     if form in ("safetensors", "npz"):
         net.save(folder / f"valid.{form}")
         return folder / f"valid.{form}"
+    if form == "torch-pickle-0":
+        (folder / "valid.pkl").write_bytes(pickle.dumps(numlstm.load_tensors(FIXTURES / "torch/arrays.pkl"), 0))
+        return folder / "valid.pkl"
     if form == "onnx":
         need("onnx")
     return FIXTURES / SOURCES[form]

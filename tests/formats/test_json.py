@@ -58,6 +58,15 @@ def changed(name, change):
     return made
 
 
+TWICE = '{"state_dict": {"r.weight_ih_l0": [[1.0]], "r.weight_ih_l0": [[2.0]]}}'
+
+
+def test_a_key_twice_is_refused(tmp_path):
+    (tmp_path / "m.json").write_text(TWICE)
+    with pytest.raises(ValueError, match=r"its text is no sound JSON: it has the key 'r\.weight_ih_l0' twice"):
+        numlstm.load(tmp_path / "m.json")
+
+
 WRONG = [
     ([1], "begins with b'\\[1\\]'"),
     ({"a": 1}, "it is JSON of 'a', which is no model that is known"),
@@ -88,7 +97,7 @@ def test_what_does_not_fit_is_named(tmp_path, made, says):
 @pytest.mark.parametrize("text", [b"{", b'{"a":', b'{"a": ' + b"[" * 100_000, b'{"\xff": 1}', b'{"a": 1e}'])
 def test_what_is_no_json_is_refused(tmp_path, text):
     (tmp_path / "m.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"is no JSON|nested deeper|no text|more memory"):
+    with pytest.raises(ValueError, match=r"is no sound JSON|nested deeper|no text|more memory"):
         numlstm.load(tmp_path / "m.json")
 
 

@@ -31,8 +31,10 @@ REPARAMETRIZED = {
     "spectral_norm.pt": "computed from spectral_norm's orig, u, v",
     "spectral_norm_old.pt": "computed from spectral_norm's orig, u, v",
 }
+NET = {"weight_ih_l0": (8, 3), "weight_hh_l0": (8, 2)}
 # files that say batch_first and dropout themselves
-WITH_FLAGS = ("module.pt", "module_legacy.pt", "scripted.pt", "traced.pt", "exported.pt2")
+WITH_FLAGS = ("module.pt", "module_legacy.pt", "scripted.pt", "traced.pt", "frozen.pt", "exported.pt2")
+QUANTISED = ("quantized", "quantized_per_channel", "quantized_module", "quantized_scripted", "quantized_frozen")
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +88,49 @@ def test_a_checkpoint_gives_everything_else_as_well():
     assert len(numlstm.list_lstms(FOLDER / "checkpoint.pt")) == 1
 
 
-@pytest.mark.parametrize(
-    "name, says",
-    [
-        ("gru.pt", r"weight_hh_l0 of shape \(12, 4\) belongs to a GRU"),
-        ("quantized.pt", r"holds no LSTM: lstm has quantised weights, which are not supported"),
-    ],
-)
-def test_what_is_no_plain_lstm_is_named(name, says):
-    with pytest.raises(ValueError, match=says):
-        numlstm.load(FOLDER / name)
+def test_a_gru_is_named():
+    with pytest.raises(ValueError, match=r"weight_hh_l0 of shape \(12, 4\) belongs to a GRU"):
+        numlstm.load(FOLDER / "gru.pt")
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_weights_are_what_torch_dequantises(name):
+    """To the bit; the int8 kernels, which round the input too, are near."""
+    with np.load(FOLDER / "quantized.npz") as file:
+        kind = "_per_channel" if "per_channel" in name else ""
+        want = {key.removeprefix(kind): file[key] for key in file.files if not kind or key.startswith((kind, "input"))}
+    with pytest.warns(UserWarning, match="its weights are quantised and become float32 again") as warned:
+        net = numlstm.load(FOLDER / f"{name}.pt")
+    assert len(warned) == 1 and net.bidirectional and net.num_layers == 2
+    assert all(same_bits(array, want[key]) for key, array in net.state_dict().items())
+    net.batch_first = True
+    assert np.abs(net(want["input"])[0] - want["output"]).max() < 5e-2
+    if name in ("quantized_module", "quantized_scripted"):
+        assert numlstm.load_tensors(FOLDER / f"{name}.pt")["head.weight"].shape == (2, 8)
+
+
+@pytest.mark.parametrize("name", ["quantized_cell", "quantized_cell_state"])
+def test_a_quantised_cell_has_the_bias_that_its_kernel_adds(name):
+    """Beside it, the module has one from before it was given its weights."""
+    with np.load(FOLDER / "quantized.npz") as file, pytest.warns(UserWarning, match="quantised"):
+        cell = numlstm.load(FOLDER / f"{name}.pt")
+        assert np.abs(cell(file["input"][0])[0] - file["cell"]).max() < 5e-2
+
+
+def test_a_quantised_state_dict_that_leaves_its_directions_open_is_refused(tmp_path):
+    torch = need("torch")
+    for flags, known in (({"bidirectional": True}, False), ({"num_layers": 2}, False), ({"num_layers": 3}, True)):
+        net = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(torch.nn.LSTM(4, 4, **flags)))
+        torch.save(net.state_dict(), tmp_path / "m.pt")
+        if known:
+            with pytest.warns(UserWarning, match="quantised"):
+                assert numlstm.load(tmp_path / "m.pt").num_layers == 3
+        else:
+            with pytest.raises(ValueError, match=r"0 may have two layers or two directions, .* save the module itself"):
+                numlstm.load(tmp_path / "m.pt")
+        torch.save(net, tmp_path / "m.pt")
+        with pytest.warns(UserWarning, match="quantised"):
+            assert numlstm.load(tmp_path / "m.pt").bidirectional is flags.get("bidirectional", False)
 
 
 # ---------------------------------------------------------------- pickles by hand
@@ -294,8 +329,22 @@ HOSTILE |= {
         THING + tensor(**ROWS) + b"q\x07](" + (b"}(" + text("weight_ih") + b"h\x07u") * 50_000 + b"e.",
         data__0=bytes(64),
     ),
+    "a text encoded many times": b"\x80\x02c_codecs\nencode\nq\x00"
+    + text("a" * 60_000)
+    + b"q\x01"
+    + text("latin1")
+    + b"q\x02]("
+    + b"h\x00h\x01h\x02\x86R" * 20_000
+    + b"e.",
     "quantised many times": archive(
-        THING + b")Rq\x07}(" + b"".join(text(f"{k}._all_weight_values.0") + b"h\x07" for k in range(60_000)) + b"u."
+        THING
+        + b")R}("
+        + text("weight_ih_l0")
+        + tensor((8, 2), (2, 1))
+        + b"q\x07"
+        + b"".join(text(f"{k}._packed_params._packed_params") + b"h\x07h\x07\x86" for k in range(60_000))
+        + b"u.",
+        data__0=bytes(64),
     ),
     "a long name before many": archive(
         THING
@@ -527,7 +576,7 @@ ARRAY = "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR
         ("(K\x01(K\x02K\x03tDK\x00C\x04abcdt", "holds 4 bytes, not 24"),
         ("(K\x01K\x02DK\x00C\x04abcdt", "array of NumPy of shape no numbers"),
         ("(K\x01(J\xff\xff\xff\xfftDK\x00C\x04abcdt", "array of NumPy of shape"),
-        ("(K\x01(K\x01tDK\x00U\x04abcdt", "weight_ih_l0 holds an array of NumPy without numbers"),
+        ("(K\x01(K\x01tDK\x00Nt", "weight_ih_l0 holds an array of NumPy without numbers"),
         ("(K\x01K\x02t", "array of NumPy without a shape and numbers"),
         ("K\x01", "array of NumPy without a shape and numbers"),
     ],
@@ -656,17 +705,17 @@ def test_a_module_that_contradicts_its_tensors_is_refused(tmp_path):
             numlstm.load(tmp_path / "m.pt")
 
 
-def test_sparse_and_quantised_parameters_are_named(tmp_path):
+def test_sparse_parameters_are_named(tmp_path):
     torch = need("torch")
     own = torch.nn.LSTM(3, 4).state_dict()
     own["weight_ih_l0"] = own["weight_ih_l0"].to_sparse()
     torch.save(own, tmp_path / "m.pt")
     with pytest.raises(ValueError, match=r"weight_ih_l0 holds a sparse tensor"):
         numlstm.load(tmp_path / "m.pt")
-    own["weight_ih_l0"] = torch.quantize_per_tensor(torch.zeros(16, 3), 0.1, 0, torch.qint8)
+    own["weight_ih_l0"] = torch.quantize_per_tensor(torch.ones(16, 3), 0.25, 3, torch.quint8)
     torch.save(own, tmp_path / "m.pt")
-    with pytest.raises(ValueError, match=r"weight_ih_l0 holds quantised integers"):
-        numlstm.load(tmp_path / "m.pt")
+    with pytest.warns(UserWarning, match="quantised"):
+        assert (numlstm.load(tmp_path / "m.pt").weight_ih_l0 == 1).all()
 
 
 def test_data_parallel_and_shared_modules(tmp_path):
@@ -784,6 +833,30 @@ def test_a_parameter_that_is_negated_when_read_is_refused_not_misread(tmp_path):
         numlstm.load(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_pickles_of_every_protocol(protocol):
+    tensors = numlstm.load_tensors(FOLDER / "arrays.pkl")
+    for thing in (tensors, [1, tensors], {"epoch": 3, "model": tensors}):
+        net = numlstm.load(pickle.dumps(thing, protocol))
+        assert all(same_bits(value, tensors[f"lstm.{name}"]) for name, value in net.state_dict().items())
+
+
+def test_arrays_that_python_2_pickled():
+    """Its text is bytes: of protocol 0 in quotes, of protocol 2 with a length."""
+    want = {name: np.random.default_rng(0).standard_normal(shape).astype("f4") for name, shape in NET.items()}
+    for quote in (lambda data: b"S" + repr(data)[1:].encode() + b"\n", lambda data: b"U" + bytes([len(data)]) + data):
+        made = b"(d"
+        for name, array in want.items():
+            shape = b"".join(b"I%d\n" % length for length in array.shape)
+            kind = b"cnumpy\ndtype\n(" + quote(b"f4") + b"I0\nI1\ntR(I3\n" + quote(b"<") + b"NNNI-1\nI-1\nI0\ntb"
+            made += (
+                quote(name.encode()) + b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + quote(b"b")
+            )
+            made += b"tR(I1\n(" + shape + b"t" + kind + b"I00\n" + quote(array.tobytes()) + b"tbs"
+        net = numlstm.load(made + b".")
+        assert all(same_bits(value, want[name]) for name, value in net.state_dict().items())
+
+
 def test_keys_that_look_alike_keep_their_tensors(tmp_path):
     torch = need("torch")
     things = {1: torch.ones(1), "1": torch.ones(2), (1, 2): torch.ones(3), (3, 4): torch.ones(4)}
@@ -791,12 +864,30 @@ def test_keys_that_look_alike_keep_their_tensors(tmp_path):
     assert sorted(len(array) for array in numlstm.load_tensors(tmp_path / "m.pt").values()) == [1, 2, 3, 4]
 
 
-def test_a_frozen_module_is_told_what_to_do(tmp_path):
+def test_frozen_modules_of_several_lstms(tmp_path):
+    """By the lists of constants that their calls are given, without biases, with projections, and cells."""
     torch = need("torch")
-    scripted = torch.jit.script(torch.nn.Sequential(torch.nn.LSTM(3, 4)).eval())
-    torch.jit.save(torch.jit.freeze(scripted), tmp_path / "m.pt")
-    with pytest.raises(ValueError, match=r"holds no LSTM: a frozen module keeps .*before torch\.jit\.freeze"):
-        numlstm.load(tmp_path / "m.pt")
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.cell = torch.nn.LSTM(3, 4, bias=False, batch_first=True), torch.nn.LSTMCell(2, 5)
+            self.b = torch.nn.LSTM(4, 4, num_layers=2, proj_size=2)
+
+        def forward(self, x):
+            return self.cell(self.b(self.a(x)[0])[0][-1])[0]
+
+    net = Net().eval()
+    torch.jit.save(torch.jit.freeze(torch.jit.script(net)), tmp_path / "m.pt")
+    found = numlstm.list_lstms(tmp_path / "m.pt")
+    assert [each.sizes() for each in found] == [
+        "LSTM(3, 4, bias=False, batch_first=True), float32",
+        "LSTM(4, 4, num_layers=2, proj_size=2), float32",
+        "LSTMCell(2, 5), float32",
+    ]
+    for each, own in zip(found, (net.a, net.b, net.cell), strict=True):
+        loaded = numlstm.load(tmp_path / "m.pt", each.name)
+        assert all((value == own.state_dict()[key].numpy()).all() for key, value in loaded.state_dict().items())
 
 
 # ---------------------------------------------------------------- no view reaches beyond the numbers of its storage

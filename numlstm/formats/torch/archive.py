@@ -7,29 +7,23 @@ TorchScript adds the folder ``code/``, whose text gives the flags of each LSTM.
 from __future__ import annotations
 
 import io
-import re
 import zipfile
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
 from numlstm.formats.tensor import Order
-from numlstm.formats.text import decimal, whole
 from numlstm.formats.torch import tree
+from numlstm.formats.torch.script import frozen, script_flags
 from numlstm.formats.torch.unpickle import Bounded, Machine, Storage, flat
 from numlstm.formats.zips import entry_bytes
 
 PICKLE = "/data.pkl"
 ENTRY = 400  # bytes of memory for an entry of the archive, and for its names here
 CODE = 1 << 20  # bytes of the longest source file of TorchScript that is searched
-FINAL = re.compile(r"^  (\w+) : Final\[\w+\] = ([\w.\"-]+)$", re.M)
-CALL = re.compile(  # input, states, weights, bias, layers, dropout, training, bidirectional, batch_first
-    r"torch\.lstm\(\w+, \w+, \w+, (True|False), ([0-9]+), ([0-9.e-]+), \w+, (True|False), (True|False)\)"
-)
-WORDS = {"True": True, "False": False}
 
 
 def looks_like(names: list[str]) -> bool:
@@ -53,41 +47,48 @@ def read(archive: zipfile.ZipFile, budget: Budget) -> Contents:
     sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
     order = byte_order(archive, f"{top}/byteorder", sizes)
 
-    def numbers(storage: Storage, dtype: str) -> Array:
-        return flat(entry_bytes(archive, f"{top}/data/{storage.key}"), dtype, order)
+    code = f"{top}/code/"
+    scripted = any(name.startswith(code) for name in names)
 
-    def stored(storage: Storage) -> int:
-        name = f"{top}/data/{storage.key}"
+    def numbers(storage: Storage, dtype: str, folder: str = "data") -> Array:
+        return flat(entry_bytes(archive, f"{top}/{folder}/{storage.key}"), dtype, order)
+
+    def stored(storage: Storage, folder: str = "data") -> int:
+        name = f"{top}/{folder}/{storage.key}"
         if name not in sizes:
             raise ValueError(f"its storage {storage.key!r} is missing: there is no entry {name!r}")
         return sizes[name]
 
-    size = sizes[f"{top}{PICKLE}"]
-    budget.hold(2 * size, "its pickle")  # unpacked, and its copy in BytesIO
-    pickled = io.BytesIO(entry_bytes(archive, f"{top}{PICKLE}"))
-    root = Machine(Bounded(pickled, size, budget)).load()
-    code = f"{top}/code/"
-    scripted = any(name.startswith(code) for name in names)
+    def unpickled(name: str) -> Any:
+        budget.hold(2 * sizes[name], "its pickle")  # unpacked, and its copy in BytesIO
+        return Machine(Bounded(io.BytesIO(entry_bytes(archive, name)), sizes[name], budget)).load()
+
+    @cache
+    def text(entry: str) -> str:
+        if sizes.get(entry, CODE) >= CODE:
+            return ""
+        budget.hold(2 * sizes[entry], "its code")
+        return entry_bytes(archive, entry).decode("utf-8", "replace")
 
     @cache
     def classes(path: str) -> dict[str, dict[str, Any]]:
-        entry = f"{code}{path.replace('.', '/')}.py"
-        if sizes.get(entry, CODE) >= CODE:
-            return {}
-        budget.hold(sizes[entry], "its code")  # for the flags; the text itself is freed
-        return script_flags(entry_bytes(archive, entry).decode("utf-8", "replace"))
+        return script_flags(text(f"{code}{path.replace('.', '/')}.py"))
 
     def flags(name: str) -> dict[str, Any]:
         """The flags of the class ``__torch__.a.b.C``, which is in code/__torch__/a/b.py."""
         path, _, own = name.rpartition(".")
         return classes(path).get(own, {})
 
-    format = "TorchScript" if scripted else "PyTorch"
-    contents = tree.contents(format, root, numbers, stored, budget, flags)
-    if scripted and not contents.tensors:
-        frozen = "a frozen module keeps its weights without their names: save it before torch.jit.freeze"
-        return contents._replace(others=(*contents.others, frozen))
-    return contents
+    root = unpickled(f"{top}{PICKLE}")
+    contents = tree.contents("TorchScript" if scripted else "PyTorch", root, numbers, stored, budget, flags)
+    constants = unpickled(pickled) if scripted and (pickled := f"{top}/constants.pkl") in sizes else ()
+    if contents.lstms or not isinstance(constants, tuple | list):
+        return contents
+    source = "\n".join(text(name) for name in names if name.startswith(code) and name.endswith(".py"))
+    named, known = frozen(source, constants, budget)
+    own_numbers, own_stored = partial(numbers, folder="constants"), partial(stored, folder="constants")
+    from_constants = tree.contents("frozen TorchScript", named, own_numbers, own_stored, budget, flags=known)
+    return from_constants if from_constants.lstms or from_constants.others else contents
 
 
 def byte_order(archive: zipfile.ZipFile, name: str, sizes: Mapping[str, int]) -> Order:
@@ -99,52 +100,3 @@ def byte_order(archive: zipfile.ZipFile, name: str, sizes: Mapping[str, int]) ->
     if stated not in orders:
         raise ValueError(f"its byteorder is {stated[:20]!r}, neither little nor big")
     return orders[stated]
-
-
-def script_flags(text: str) -> dict[str, dict[str, Any]]:
-    """The flags of LSTMs in TorchScript's source, by class: constants if scripted, a call if traced.
-
-    Examples
-    --------
-    >>> scripted = 'class LSTM(Module):\\n  batch_first : Final[bool] = True\\n  mode : Final[str] = "LSTM"\\n'
-    >>> script_flags(scripted)
-    {'LSTM': {'batch_first': True}}
-    >>> traced = "class LSTM(Module):\\n  y, _0, _1 = torch.lstm(x, h, w, True, 2, 0.5, False, False, True)\\n"
-    >>> script_flags(traced)["LSTM"]
-    {'bias': True, 'num_layers': 2, 'dropout': 0.5, 'bidirectional': False, 'batch_first': True}
-    """
-    known = {}
-    for part in re.split(r"^class ", text, flags=re.M)[1:]:
-        flags = _class_flags(part)
-        if flags:
-            known[part.partition("(")[0]] = flags
-    return known
-
-
-def _class_flags(text: str) -> dict[str, Any]:
-    constants = dict(FINAL.findall(text))
-    if constants.get("mode") == '"LSTM"':
-        known = {flag: constants[flag] for flag in (*tree.SIZES, "batch_first", "dropout") if flag in constants}
-        return {flag: _value(word) for flag, word in known.items()}
-    calls = set(CALL.findall(text))
-    if len(calls) != 1:
-        return {}
-    bias, layers, dropout, bidirectional, batch_first = calls.pop()
-    return {
-        "bias": WORDS[bias],
-        "num_layers": _value(layers),
-        "dropout": _value(dropout),
-        "bidirectional": WORDS[bidirectional],
-        "batch_first": WORDS[batch_first],
-    }
-
-
-def _value(word: str) -> Any:
-    if word in WORDS:
-        return WORDS[word]
-    for number in (whole, decimal):
-        try:
-            return number(word)
-        except ValueError:
-            pass
-    return word

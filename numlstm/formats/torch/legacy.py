@@ -118,7 +118,7 @@ def _of_identity(widths: dict[str, int], identity: Any) -> Any:
         return identity[1]  # a class, with its source text, which is ignored
     whole = storage(identity)
     if not isinstance(whole, Storage):
-        widths[identity[2]] = 4 if whole.name.endswith("QInt32Storage") else 1
+        widths[identity[2]] = 1
         return whole
     widths[whole.key] = width(whole.dtype or "uint8")
     part = identity[5] if len(identity) > 5 else None

@@ -23,16 +23,17 @@ from numlstm.base.wording import counted
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents, Found
-from numlstm.formats.tensor import TENSOR, Tensor, hold_numbers, widened, width
-from numlstm.formats.torch.unpickle import WHAT, Inline, NumpyArray, Object, Storage, View
+from numlstm.formats.tensor import TENSOR, Quantised, Tensor, hold_numbers, widened, width
+from numlstm.formats.torch.packed import in_layers, unpacked
+from numlstm.formats.torch.script import FLAGS, SIZES
+from numlstm.formats.torch.unpickle import WHAT, Inline, NumpyArray, Object, QuantisedView, Storage, View
 
 Flags = dict[str, Any]
 CLASS = "torch.nn.modules.rnn."
+QUANTISED = "torch.ao.nn.quantized.dynamic.modules.rnn."
 MANGLED = re.compile(r"^__torch__\.|___torch_mangle_\d+\.")  # added by TorchScript to the name of a class
-SIZES = ("input_size", "hidden_size", "num_layers", "bias", "bidirectional", "proj_size")
 PARTS = ("_parameters", "_buffers", "_modules")
 SEPARATOR = "/"
-PACKED = "_all_weight_values"
 DEPTH = 100  # containers in containers
 WAITING = 300  # bytes of memory for a container in the queue, and for its mark once it was walked
 CONTAINER = 1500  # bytes of memory for one that holds tensors
@@ -56,7 +57,8 @@ class Container:
     path: str
     views: dict[str, View] = field(default_factory=dict)
     odd: dict[str, str] = field(default_factory=dict)  # tensors that are not dense numbers, and what they are
-    packed: dict[str, None] = field(default_factory=dict)  # sentences on quantised weights
+    packed: dict[str, View] = field(default_factory=dict)  # quantised weights; a plain bias beside them is stale
+    problems: list[str] = field(default_factory=list)  # sentences on quantised LSTMs that are not clear
     flags: dict[str, Flags] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)  # of modules with an LSTM's parameters
 
@@ -103,11 +105,12 @@ def contents(
     for container in containers:
         if not container.path:
             container.flags.update(flags)
+        container.views, container.problems = in_layers(container.views | container.packed, container.flags)
     _name_apart(containers)
     tensors: dict[str, Tensor] = {}
     lstms: list[Found] = []
     others: list[str] = []
-    views = [view for container in containers for view in container.views.values()]
+    views = [part for container in containers for view in container.views.values() for part in _parts(view)]
     cached = _Cache(lambda of, dtype: of.read(dtype) if isinstance(of, Inline) else read(of, dtype), views)
     _check_sizes(views, stored)
     for container in containers:
@@ -123,7 +126,7 @@ def contents(
         lstms += [_checked(one, container) for one in found]
         if len(lstms) > state_dict.MOST:
             raise ValueError(f"it holds more than {state_dict.MOST} LSTMs, the limit of a file")
-        others += [*other, *container.packed]
+        others += [*other, *container.problems]
     hold_numbers(budget, tensors.values())
     return Contents(format, tensors, tuple(lstms), tuple(others))
 
@@ -143,21 +146,19 @@ def _walk(root: object, scripted: Scripted, budget: Budget) -> Iterator[Containe
             inner = [((link, key), item) for key, item in _module(container, value, seen, scripted, budget)]
         else:
             for key, item in _items(value):
-                if _is_tensor(item):
-                    budget.hold(TENSOR, WHAT)
-                    container.views[_free(key, container.views)] = item
-                elif _is_odd(key, item):
+                if _take(container, _free(key, container.views), item, budget):
+                    continue
+                if _is_odd(key, item):
                     budget.hold(TENSOR, WHAT)
                     container.odd[_free(key, container.odd)] = _what(item)
                 elif isinstance(item, FOLLOWED):
                     budget.hold(WAITING, WHAT)
                     is_state = isinstance(value, Object) and item is value.state and isinstance(item, dict)
                     inner.append((link if is_state else (link, key), item))  # no key for an object's attributes
-                    _note_packed(container, key)
         if container.views or container.odd or container.packed:
             budget.hold(CONTAINER, WHAT)
             container.path = _path(link, budget)
-            _take_names(budget, container.path, (*container.views, *container.odd))
+            _take_names(budget, container.path, (*container.views, *container.odd, *container.packed))
             yield container
         waiting += reversed(inner)
 
@@ -202,12 +203,15 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
     return free
 
 
-def _note_packed(container: Container, key: str) -> None:
-    """Note an LSTM whose weights dynamic quantisation has packed, by the names that it gives them."""
-    name, found, _ = key.partition(PACKED)
-    said = f"{name.rstrip('.') or 'an LSTM'} has quantised weights, which are not supported: save it unquantised"
-    if found:
-        container.packed[said] = None
+def _take(container: Container, name: str, item: object, budget: Budget) -> bool:
+    """Take a tensor, or the tensors of a packed item; whether it is one of these."""
+    tensors = {name: item} if _is_tensor(item) else unpacked(name, item)
+    into = container.views if _is_tensor(item) else container.packed
+    for own, part in tensors.items():
+        if _is_tensor(part):
+            budget.hold(TENSOR, WHAT)
+            into[own] = part
+    return bool(tensors)
 
 
 def _items(value: object) -> Iterator[tuple[str, Any]]:
@@ -251,18 +255,14 @@ def _module(
         if any(state_dict.NAME.fullmatch(key) for part in parts for key in part):
             container.classes[name] = MANGLED.sub("", module.name)
         for key, item in state.items():
-            if _is_tensor(item):
-                budget.hold(TENSOR, WHAT)
-                container.views[_free(f"{prefix}{key}", container.views)] = item
-            else:
+            if not _take(container, _free(f"{prefix}{key}", container.views), item, budget):
                 rest.append((f"{prefix}{key}", item))
         below = []
         for key, item in ((key, item) for part in parts for key, item in part.items()):
             full = f"{prefix}{key}"
-            if _is_tensor(item):
-                budget.hold(TENSOR, WHAT)
-                container.views[full] = item
-            elif _is_module(item):
+            if _take(container, full, item, budget):
+                continue
+            if _is_module(item):
                 if id(item) not in seen:
                     seen.add(id(item))
                     below.append((f"{full}.", item))
@@ -280,6 +280,8 @@ def _attributes(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A module's plain attributes, and its parts: parameters, buffers, modules. The container takes its flags."""
     state = dict(_items(module.state))
+    if state.get("mode") == "LSTM":
+        container.flags[name] = {flag: state[flag] for flag in FLAGS if flag in state}
     if _is_scripted(module):
         if flags := scripted(module.name):
             container.flags[name] = flags
@@ -290,8 +292,6 @@ def _attributes(
         if isinstance(of_kind, dict) and id(of_kind) not in seen:
             seen.add(id(of_kind))
             parts.append(dict(_items(of_kind)))
-    if state.get("mode") == "LSTM":
-        container.flags[name] = {flag: state[flag] for flag in (*SIZES, "batch_first", "dropout") if flag in state}
     return state, parts
 
 
@@ -344,7 +344,7 @@ def _checked(found: Found, container: Container) -> Found:
             said = f"its module says {name} is {reprlib.repr(flags[name])}"
             return found._replace(config=None, parameters={}, problem=said)
     kind = container.classes.get(found.name, CLASS + found.kind)
-    if kind != CLASS + found.kind:
+    if kind not in (CLASS + found.kind, QUANTISED + found.kind):
         said = f"its class is {kind}, whose forward may differ from that of torch.nn.{found.kind}"
         found = found._replace(notes=(*found.notes, said))
     return found
@@ -396,8 +396,26 @@ def _repeats(view: View) -> str:
     return f"a tensor of shape {view.shape} that repeats the {counted(view.storage.count, 'number')} of its storage"
 
 
+def _parts(view: View) -> list[View]:
+    """A tensor, and the scales and zero points of its integers."""
+    if not isinstance(view, QuantisedView):
+        return [view]
+    return [view, *(part for part in (view.scales, view.zero_points) if isinstance(part, View))]
+
+
 def _tensor(view: View, read: Read) -> Tensor:
     """A tensor that is read on demand; its bounds are checked against its storage now."""
+    if isinstance(view, QuantisedView):
+        scales, zero_points = (
+            _plain(part, read) if isinstance(part, View) else Tensor.of(np.array(part))
+            for part in (view.scales, view.zero_points)
+        )
+        return Quantised(_plain(view, read), scales, zero_points, view.axis).tensor()
+    return _plain(view, read)
+
+
+def _plain(view: View, read: Read) -> Tensor:
+    """As `_tensor`, of plain numbers."""
     storage = view.storage
     have = storage.count if storage.dtype else storage.count // width(view.dtype)
     if storage.dtype and storage.dtype != view.dtype:

@@ -30,7 +30,6 @@ from numlstm.formats.budget import Budget
 from numlstm.formats.tensor import AXES, Order, decoded
 from numlstm.formats.text import decimal, whole
 
-LINE = 1 << 16  # bytes of the longest line in a pickle of protocol 0
 TEXT = 1 << 16  # bytes of the longest text or bytes object that is kept; longer ones are no names, and are skipped
 NAME = 1000  # characters of the longest name
 ARGUMENTS = 16  # of a call in KNOWN
@@ -148,6 +147,15 @@ class NumpyArray(View):
                 object.__setattr__(self, name, getattr(view, name))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class QuantisedView(View):
+    """A tensor of integers, with its scales and zero points, as in `numlstm.formats.tensor.Quantised`."""
+
+    scales: float | View
+    zero_points: int | View
+    axis: int
+
+
 @dataclass(eq=False, slots=True)
 class NumpyType:
     """A dtype of NumPy's."""
@@ -161,6 +169,8 @@ def _of_numpy(raw: Any, dtype: Any, shape: Any, is_fortran: bool) -> View | None
     kinds = {"f": "float", "i": "int", "u": "uint", "b": "bool", "c": "complex"}
     match = re.fullmatch(r"[<>|=]?([fiubc])([0-9]{1,2})", dtype.name) if isinstance(dtype, NumpyType) else None
     name = kinds[match[1]] + ("" if match[1] == "b" else str(8 * int(match[2]))) if match else ""
+    if isinstance(raw, str):  # bytes of Python 2
+        raw = raw.encode("utf-8", "surrogateescape")
     if name not in DTYPES or not isinstance(raw, bytes | Raw):
         return None
     numbers = shape if isinstance(shape, tuple | list) and len(shape) <= AXES else ("none",)
@@ -208,6 +218,9 @@ STORAGES = {
     "BoolStorage": "bool",
     "ComplexDoubleStorage": "complex128",
     "ComplexFloatStorage": "complex64",
+    "QInt8Storage": "int8",
+    "QUInt8Storage": "uint8",
+    "QInt32Storage": "int32",
     "UntypedStorage": "",
 }
 DTYPES = {
@@ -235,7 +248,7 @@ DTYPES = {
 def storage(identity: Any) -> Storage | Object:
     """The storage of a persistent id of PyTorch: ("storage", type, key, location, count).
 
-    One of an unknown type, such as quantised integers, becomes an `Object`.
+    One of an unknown type, such as integers of 4 bits, becomes an `Object`.
     """
     try:
         tag, kind, key, _, count = identity[:5]
@@ -282,6 +295,18 @@ def _tensor_v3(*given: Any) -> Any:
     return _lazy(given[7:]) or (_view(of, offset, shape, strides, own) if own else Object(dtype.name))
 
 
+def _quantised(*given: Any) -> Any:
+    """A tensor of integers; its quantizer is (kind, scale, zero point), or (kind, scales, zero points, axis)."""
+    kind, scales, zero_points, *axis = given[4]
+    parts: tuple[Any, ...] = (scales, zero_points, *(axis or [0]))
+    types = {"torch.per_tensor_affine": (float, int, int), "torch.per_channel_affine": (View, View, int)}
+    known = types.get(kind.name, ()) if isinstance(given[0], Storage) else ()
+    if len(known) != len(parts) or not all(isinstance(*pair) for pair in zip(parts, known, strict=True)):
+        return Object("torch._utils._rebuild_qtensor", given)
+    view = _view(*given[:4])
+    return QuantisedView(view.storage, view.dtype, view.offset, view.shape, view.strides, *parts)
+
+
 def _lazy(metadata: tuple[Any, ...]) -> Object | None:
     """The record of a tensor that would have to be conjugated or negated when it is read; None for others."""
     bits = [bit for bit in ("conj", "neg") if metadata and isinstance(metadata[0], dict) and metadata[0].get(bit)]
@@ -316,6 +341,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_qtensor": _quantised,
     "torch._utils._rebuild_parameter": _first,
     "torch._utils._rebuild_parameter_with_state": _first,
     "torch._tensor._rebuild_from_type_v2": _from_type,
@@ -344,7 +370,7 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
     "builtins.dict": _mapping,
     "__builtin__.set": _sequence,
 }
-TENSORS = (_tensor, _tensor_v3, _first)  # accepted within _from_type
+TENSORS = (_tensor, _tensor_v3, _quantised, _first)  # accepted within _from_type
 
 
 def _reduced(function: object, arguments: object) -> Any:
@@ -410,7 +436,7 @@ class Bounded:
 
     def readline(self) -> bytes:
         """Read a line with its end."""
-        line = self.file.readline(LINE)
+        line = self.file.readline(max(self.left, 0))  # of protocol 0, with an array's bytes
         self.left -= len(line)
         self.budget.hold(4 * len(line), WHAT)
         if not line.endswith(b"\n"):
@@ -464,7 +490,7 @@ class Machine(Base):  # type: ignore[misc]
     def __init__(
         self, source: Bounded, of_identity: Callable[[Any], Any] = storage, of_bytes: Callable[[Any], Any] | None = None
     ) -> None:
-        super().__init__(source, encoding="utf-8", errors="replace")
+        super().__init__(source, encoding="utf-8", errors="surrogateescape")
         self.source, self.of_identity, self.of_bytes, self.budget = source, of_identity, of_bytes, source.budget
 
     def load(self) -> Any:
@@ -512,6 +538,8 @@ class Machine(Base):  # type: ignore[misc]
             known = KNOWN.get(function.name)
             if known is _mapping:
                 self.budget.hold(FIRST + ITEM * len(_sequence(*arguments[:1])), WHAT)
+            elif known is _encoded:  # one text may be encoded many times
+                self.budget.hold(sum(len(part) for part in arguments[:1] if isinstance(part, str)), WHAT)
             elif known in TENSORS or known is _from_type:  # shapes and strides are copied if they are lists
                 given = arguments[2] if known is _from_type else arguments
                 self.budget.hold(SLOT * sum(len(part) for part in given if isinstance(part, list)), WHAT)
@@ -602,7 +630,7 @@ class Machine(Base):  # type: ignore[misc]
 
     def _text(self, width: int) -> None:
         kept = self._kept(int.from_bytes(self.read(width), "little"))
-        self.append(kept.decode("utf-8", "replace") if isinstance(kept, bytes) else kept)
+        self.append(kept.decode("utf-8", self.errors) if isinstance(kept, bytes) else kept)
 
     def _kept(self, count: int) -> bytes | Raw:
         """So many bytes, or their place if they are many."""
