@@ -1,4 +1,4 @@
-"""The work of ``numlstm demo``: times of the engine, and a forecast by an LSTM that was trained with PyTorch.
+"""The work of ``numlstm demo``: times of the engine, and a forecast by an LSTM that PyTorch trained, or numlstm itself.
 
 In: a path for the picture. Out: lines of text, and the picture.
 """
@@ -6,7 +6,7 @@ In: a path for the picture. Out: lines of text, and the picture.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from numlstm.base.console import printable
 from numlstm.base.requirements import install
 from numlstm.base.typing import Array
 from numlstm.demo import engine
-from numlstm.demo.chart import draw, text_chart
+from numlstm.demo.chart import draw, text_chart, text_losses
 from numlstm.demo.forecast import (
     FEATURES,
     HORIZONS,
@@ -30,7 +30,12 @@ __all__ = ["Forecaster", "Record", "run"]
 PICTURE = "forecast.png"  # suggested name
 
 
-def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] = print) -> None:
+def run(
+    plot: str | os.PathLike[str] | None = None,
+    echo: Callable[[str], None] = print,
+    trained: Forecaster | None = None,
+    losses: Sequence[float] = (),
+) -> None:
     """Show what the engine does, then forecast the unseen years of the CO2 record and show the errors.
 
     Parameters
@@ -40,8 +45,12 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
         a text chart is printed.
     echo : callable
         Prints a line.
+    trained : Forecaster, optional
+        A model that was trained here, to be shown in the place of the one that ships.
+    losses : sequence of float
+        Of its epochs, in ppm squared.
     """
-    record, forecaster = Record.load(), Forecaster.load()
+    record, forecaster = Record.load(), trained or Forecaster.load()
     for line in engine.shown(forecaster.lstm, forecaster.input(record)):
         echo(line)
     known = forecaster.metadata
@@ -49,6 +58,9 @@ def run(plot: str | os.PathLike[str] | None = None, echo: Callable[[str], None] 
     unseen = record.between(known["unseen_from"], known["unseen_to"])
     for line in description(record, forecaster):
         echo(line)
+    if losses:
+        for line in (*text_losses(losses), ""):
+            echo(line)
     for line in every_horizon(record, forecasts, unseen):
         echo(line)
     for line in one_origin(record, forecasts, int(np.flatnonzero(unseen)[-1])):
@@ -83,7 +95,8 @@ def description(record: Record, forecaster: Forecaster) -> Iterator[str]:
     yield f"data   {len(record.ppm)} monthly means, {record.months[0]} to {record.months[-1]}, in ppm; public domain."
     yield "       Keeling and Whorf 2004, SIO network, Carbon Dioxide Information Analysis Center; weekly values by"
     yield "       way of statsmodels.datasets.co2. numlstm/demo/data/README.md quotes notice and source in full."
-    yield f"model  numlstm.{forecaster.lstm} and a Linear({hidden}, {HORIZONS}), trained with PyTorch {known['torch']}"
+    trainer = f"with PyTorch {known['torch']}" if "torch" in known else "here, by numlstm alone,"
+    yield f"model  numlstm.{forecaster.lstm} and a Linear({hidden}, {HORIZONS}), trained {trainer}"
     yield f"       on the months to {known['train_to']}. It reads {len(FEATURES)} numbers a month and corrects the"
     yield "       seasonal-naive forecast of the next twelve, which is the same month of the year before."
     yield f"unseen {known['unseen_from']} to {known['unseen_to']}: fixed before training, and read neither in training"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numlstm.demo.forecast import HORIZONS, Record, mean_absolute
 LEAD_IN = 12  # months shown before the first forecast
 COLOURS = {"LSTM": "#d1495b", "seasonal-naive": "#8d99ae", "+ drift": "#30638e", "+ mean rise": "#6a994e"}
 ROWS, YEARS = 17, 3  # of the chart in text
+COLUMNS = 40  # most epochs in a chart of losses
 
 
 def yearly(unseen: Array) -> Array:
@@ -107,16 +108,30 @@ def text_chart(record: Record, forecast: Array, unseen: Array) -> Iterator[str]:
     origins = yearly(unseen)[-YEARS:]
     months = record.origins[origins[0]] + np.arange(1, YEARS * HORIZONS + 1)
     at = np.searchsorted(record.months, months)
-    measured, ahead = record.ppm[at], forecast[origins].ravel()
-    low, high = min(measured.min(), ahead.min()), max(measured.max(), ahead.max())
-    grid = np.full((ROWS, 2 * len(months)), " ")
-    for values, mark in ((measured, "."), (ahead, "o")):
-        rows = np.rint((high - values) / (high - low) * (ROWS - 1)).astype(int)
-        columns = 2 * np.arange(len(months))
-        grid[rows, columns] = np.where(grid[rows, columns] == " ", mark, "@")
     yield "ppm     . measured   o LSTM, a year from each December   @ both"
-    for row, line in enumerate(grid):
-        label = f"{high - (high - low) * row / (ROWS - 1):6.1f}" if row % 4 == 0 else ""
-        yield f"{label:>6} |{''.join(line)}".rstrip()
+    yield from _rows({".": record.ppm[at], "o": forecast[origins].ravel()})
     yield "       +" + "".join("|-" if month.astype(int) % 12 == 0 else "--" for month in months)
     yield "        " + "".join(f"{str(month)[:4]:24}" for month in months[::12]).rstrip()
+
+
+def text_losses(losses: Sequence[float]) -> Iterator[str]:
+    """A text chart of the error after each epoch of a training, at most `COLUMNS` of them, two columns each."""
+    shown = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), COLUMNS)).round().astype(int))
+    yield "ppm     o root of the loss of an epoch"
+    yield from _rows({"o": np.sqrt(np.array(losses)[shown])})
+    yield "       +" + "--" * len(shown)
+    yield f"        epoch {shown[0] + 1} to {shown[-1] + 1}"
+
+
+def _rows(series: Mapping[str, Array]) -> Iterator[str]:
+    """Numbers by the mark that stands for them, from the largest down, two columns each; where two meet, an @."""
+    high, low = (float(of([of(values) for values in series.values()])) for of in (np.max, np.min))
+    count = max(map(len, series.values()))
+    digits = 1 if high - low > 2 else 2
+    grid, columns = np.full((ROWS, 2 * count), " "), 2 * np.arange(count)
+    for mark, values in series.items():
+        rows = np.rint((high - values) / max(high - low, 1e-9) * (ROWS - 1)).astype(int)
+        grid[rows, columns] = np.where(grid[rows, columns] == " ", mark, "@")
+    for row, line in enumerate(grid):
+        label = f"{high - (high - low) * row / (ROWS - 1):6.{digits}f}" if row % 4 == 0 else ""
+        yield f"{label:>6} |{''.join(line)}".rstrip()

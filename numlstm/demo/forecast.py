@@ -1,7 +1,7 @@
 """A forecast of the CO2 record by a trained LSTM, and the simple forecasts that it is compared with.
 
 At a month called the origin, the next twelve months are forecast from that month and those before it. `features` and
-the simple forecasts are plain NumPy; ``training/train_co2.py`` uses them too, so that model and training agree.
+the simple forecasts are plain NumPy; training uses them too, so that it agrees with the model.
 """
 
 from __future__ import annotations
@@ -193,6 +193,12 @@ class Forecaster:
         """Read the model from a safetensors file."""
         with safe_open(path, framework="numpy") as file:
             return cls({name: file.get_tensor(name) for name in file.keys()}, file.metadata())  # noqa: SIM118
+
+    def tensors(self) -> dict[str, Array]:
+        """What the constructor takes."""
+        own = {f"lstm.{name}": array for name, array in self.lstm.state_dict().items()}
+        head = {"head.weight": self.weight, "head.bias": self.bias}
+        return own | head | {"input.mean": self.mean, "input.scale": self.scale}
 
     def input(self, record: Record) -> Array:
         """The LSTM's input: standardised features of every origin as one sequence, (origins, 1, features) float32."""

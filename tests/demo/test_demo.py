@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripts
+from commands import invoke
 from needs import need
 
 from numlstm import demo, reference
 from numlstm.base import atomic
 from numlstm.bench import engines
-from numlstm.demo import chart, engine, forecast
+from numlstm.demo import chart, engine, forecast, training
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "training" / "train_co2.py"
@@ -35,8 +36,7 @@ def forecaster():
 
 @pytest.fixture(scope="module")
 def script():
-    """The training script as a module; it needs torch."""
-    need("torch")
+    """The training script as a module."""
     return scripts.script(SCRIPT)
 
 
@@ -83,16 +83,8 @@ def test_years_are_those_fixed_in_the_script(forecaster, record):
 
 
 def weights_after(script, record):
-    """What three epochs of the script make of a record, as the model that ships is made."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        recipe = script.Recipe(8, 1, 0.6, epochs=80)
-        return {k: v.numpy().copy() for k, v in script.finish(record, recipe, epochs=3).tensors().items()}
-    finally:
-        torch.set_num_threads(threads)
+    """What three epochs of the script make of a record, as the finished model is made."""
+    return script.finish(record, training.Recipe(8, 1, 0.6, epochs=80), epochs=3).tensors()
 
 
 def same(a, b):
@@ -111,7 +103,7 @@ def test_training_does_not_read_the_unseen_years(script, record, monkeypatch):
 def test_choice_of_recipe_does_not_read_the_unseen_years(script, record, monkeypatch, capsys):
     spoilt = forecast.Record(record.months, record.ppm.copy())
     spoilt.ppm[record.months >= np.datetime64(script.UNSEEN_FROM, "M")] = 1e6
-    monkeypatch.setattr(script, "CANDIDATES", [script.Recipe(8, 1, slope, epochs=2) for slope in (0.0, 0.3)])
+    monkeypatch.setattr(script, "CANDIDATES", [training.Recipe(8, 1, slope, epochs=2) for slope in (0.0, 0.3)])
     monkeypatch.setattr(script, "SEEDS", (0,))
 
     def told(record):
@@ -123,6 +115,48 @@ def test_choice_of_recipe_does_not_read_the_unseen_years(script, record, monkeyp
     assert told(spoilt) == whole
     monkeypatch.setattr(script, "TRAIN_TO", "1994-06")
     assert told(spoilt) != told(record)
+
+
+def test_numlstm_trains_it_as_well_as_pytorch(forecaster, record):
+    """Over the unseen years; and the check notices a training that stops at half."""
+    losses = []
+    model = training.trained_again(record, forecaster.metadata, lambda epoch, loss: losses.append((epoch, loss)))
+
+    def error(of):
+        years = unseen(forecaster, record)
+        return forecast.root_mean_square((of.forecast(record) - record.measured())[years])
+
+    assert error(model) < 1.01 * error(forecaster)
+    assert [epoch for epoch, _ in losses] == list(range(80)) and losses[-1][1] < 0.6 * losses[0][1]
+    assert "torch" not in model.metadata and model.metadata["train_to"] == "1993-12"
+    recipe = training.Recipe.from_metadata(forecaster.metadata)
+    half = training.train(record.until("1993-12"), recipe, training.SEED, epochs=40)
+    assert error(half) > 1.01 * error(forecaster)
+
+
+def test_pytorch_s_script_makes_the_weights_that_ship(forecaster, record, monkeypatch):
+    torch = need("torch")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    of_torch, threads = scripts.script(SCRIPT.with_name("train_co2_torch.py")), torch.get_num_threads()
+    recipe = training.Recipe.from_metadata(forecaster.metadata)
+    torch.set_num_threads(1)
+    try:
+        made = of_torch.finish(record, recipe, train=of_torch.train)
+    finally:
+        torch.set_num_threads(threads)
+    for name, array in forecaster.tensors().items():
+        assert np.abs(made.tensors()[name] - array).max() < 1e-3, name
+    assert np.abs(made.forecast(record) - forecaster.forecast(record)).max() < 1e-2
+    assert made.metadata.items() <= forecaster.metadata.items()
+
+
+def test_a_model_of_two_layers_is_trained_with_dropout_between():
+    rng = np.random.default_rng(0)
+    record = forecast.Record(np.arange("1960-01", "1975-01", dtype="datetime64[M]"), 300 + rng.random(180).cumsum())
+    recipe = training.Recipe(4, 2, 0.3, epochs=3)
+    one, two = (training.train(record, recipe, seed=1) for _ in range(2))
+    assert same(one.tensors(), two.tensors()) and one.lstm.num_layers == 2
+    assert not same(one.tensors(), training.train(record, recipe, seed=2).tensors())
 
 
 def test_a_forecast_reads_no_later_month(forecaster, record):
@@ -413,6 +447,16 @@ def test_without_matplotlib_the_chart_is_text(tmp_path, monkeypatch, few_calls):
     assert len(rows) == chart.ROWS
     marks = "".join(rows)
     assert marks.count(".") + marks.count("@") == marks.count("o") + marks.count("@") == 36
+
+
+def test_a_model_trained_here_is_shown_with_its_losses(few_calls):
+    result = invoke("demo", "--train")
+    assert result.exit_code == 0, result.output
+    text = result.stdout
+    assert "trained here, by numlstm alone," in text and "trained with PyTorch" not in text
+    chart_of_losses = text[text.index("root of the loss") :].splitlines()[1 : chart.ROWS + 1]
+    assert "".join(chart_of_losses).count("o") == chart.COLUMNS
+    assert chart_of_losses[0].endswith("|o") and "epoch 1 to 80" in text
 
 
 def test_text_chart_places_what_it_is_given():
