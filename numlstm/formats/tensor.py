@@ -72,22 +72,26 @@ class Quantised(NamedTuple):
     ----------
     integers : Tensor
     scales, zero_points : Tensor
-        One number, or one for each index of the axis.
-    axis : int
+        One number, or as many as `along` has.
+    along : tuple of int
+        The shape in which they are repeated to that of the integers.
     """
 
     integers: Tensor
     scales: Tensor
     zero_points: Tensor
-    axis: int = 0
+    along: tuple[int, ...] = ()
 
     def tensor(self) -> Tensor:
         """The numbers; ValueError if the parts do not fit each other."""
-        shape = self.integers.shape
-        fits = -len(shape) <= self.axis < len(shape) or not shape
+        shape, along = self.integers.shape, self.along
+        fits = not along or len(along) == len(shape)
+        fits &= all(length in (1, whole) for length, whole in zip(along, shape, strict=False))
         for part in (self.scales, self.zero_points):
-            if not fits or prod(part.shape) not in (1, shape[self.axis] if shape else 1):
-                raise ValueError(f"quantised integers of shape {shape} have {part.shape} scales along axis {self.axis}")
+            if not fits or prod(part.shape) not in (1, prod(along)):
+                raise ValueError(
+                    f"quantised integers of shape {shape} have scales or zero points of shape {part.shape}"
+                )
         return Tensor(shape, "float32", self.read, is_quantised=True)
 
     def read(self) -> Array:
@@ -96,15 +100,14 @@ class Quantised(NamedTuple):
         Examples
         --------
         >>> parts = (np.array([[2, 3], [4, 5]], np.int8), np.array([1.0, 0.5]), np.array(1))
-        >>> Quantised(*map(Tensor.of, parts)).read().tolist()
+        >>> Quantised(*map(Tensor.of, parts), (2, 1)).read().tolist()
         [[1.0, 2.0], [1.5, 2.0]]
         """
-        along = [1] * len(self.integers.shape)
-        if along:
-            along[self.axis] = -1
         with np.errstate(over="ignore", invalid="ignore"):  # as the scales of a damaged file
-            scales = self.scales.read().astype(np.float32).reshape(along)
-            zero_points = self.zero_points.read().astype(np.int32).reshape(along)
+            scales, zero_points = (
+                part.read().astype(dtype).reshape(self.along if prod(part.shape) > 1 else ())
+                for part, dtype in ((self.scales, np.float32), (self.zero_points, np.int32))
+            )
             numbers: Array = (self.integers.read().astype(np.int32) - zero_points).astype(np.float32)
             numbers *= scales
         return numbers

@@ -38,6 +38,7 @@ SOURCES = {
     "json-layers": "json/rtneural.json",
     "json-weights": "json/amp.nam",
     "onnx": "onnx/torch_script_tagger.onnx",
+    "onnx-reversed": "onnx/torch_script_backwards.onnx",
     "keras": "keras/keras3_stack.keras",
     "keras2-h5": "keras/keras2_stack.h5",
 }
@@ -52,7 +53,7 @@ def valid(form, folder):
     if form == "torch-pickle-0":
         (folder / "valid.pkl").write_bytes(pickle.dumps(numlstm.load_tensors(FIXTURES / "torch/arrays.pkl"), 0))
         return folder / "valid.pkl"
-    if form == "onnx":
+    if form.startswith("onnx"):
         need("onnx")
     return FIXTURES / SOURCES[form]
 

@@ -163,21 +163,102 @@ def test_learned_states_that_the_graph_repeats_are_warned_of(exporter, computed)
 
 
 @pytest.mark.parametrize("exporter", ["script", "dynamo"])
-def test_time_that_the_graph_reverses_is_warned_of(exporter, computed):
+def test_time_that_the_graph_reverses_around_a_node(exporter, computed):
     path = FOLDER / f"torch_{exporter}_backwards.onnx"
-    with pytest.warns(UserWarning, match=r"reverses an axis of its input by the Slice .* and its output by the Slice"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         net = numlstm.load(path)
+    assert net.direction == "reverse"
     given, want = (computed[f"{path.stem}:{name}"] for name in ("input", "output"))
-    assert close(net(given[::-1])[0][::-1], want) and not close(net(given)[0], want)
+    assert close(net(given)[0], want)
 
 
-@pytest.mark.parametrize("indices, warns", [([2, 1, 0], True), ([0, 1, 2], False), ([1], False)])
-def test_indices_that_fall_reverse_time(indices, warns, saved):
-    net = numlstm.LSTM(3, 2, seed=1)
-    turn = helper.make_node("Gather", ["x", "indices"], ["turned"], axis=0)
-    tensors = [*tensors_of(stacked(net)), numpy_helper.from_array(np.array(indices), "indices")]
-    (found,) = numlstm.list_lstms(saved(model([turn, lstm(net, x="turned")], tensors)))
-    assert ("reverses an axis of its input by an unnamed Gather" in found.warning) is warns
+def flips(x, y, axis, how):
+    """Nodes that reverse an axis of x, and their tensors."""
+    if how == "Slice":
+        ends = {"from": [-1], "to": [-(2**62)], "axis": [axis], "step": [-1]}
+        node = helper.make_node("Slice", [x, *(f"{y}.{name}" for name in ends)], [y])
+        return [node], tensors_of({f"{y}.{name}": np.array(value) for name, value in ends.items()})
+    if how == "Gather":
+        node = helper.make_node("Gather", [x, f"{y}.picked"], [y], axis=axis)
+        return [node], tensors_of({f"{y}.picked": np.arange(4, -1, -1)})
+    steps, rows = {"start": axis, "end": axis + 1}, {"start": 1 - axis, "end": 2 - axis}
+    nodes = [helper.make_node("Shape", [x], [f"{y}.n"], **steps), helper.make_node("Shape", [x], [f"{y}.b"], **rows)]
+    if how == "ReverseSequence":  # as tf2onnx writes ReverseV2
+        nodes.append(helper.make_node("Expand", [f"{y}.n", f"{y}.b"], [f"{y}.lengths"]))
+        order = {"time_axis": axis, "batch_axis": 1 - axis}
+        return [*nodes, helper.make_node("ReverseSequence", [x, f"{y}.lengths"], [y], **order)], []
+    scalars = {"one": np.array(1), "minus": np.array(-1)}
+    nodes += [
+        helper.make_node("Squeeze", [f"{y}.n"], [f"{y}.steps"]),
+        helper.make_node("Sub", [f"{y}.steps", f"{y}.one"], [f"{y}.last"]),
+        helper.make_node("Range", [f"{y}.last", f"{y}.minus", f"{y}.minus"], [f"{y}.down"]),
+        helper.make_node("Gather", [x, f"{y}.down"], [y], axis=axis),
+    ]
+    return nodes, tensors_of({f"{y}.{name}": value for name, value in scalars.items()})
+
+
+@pytest.mark.parametrize("how", ["Slice", "Gather", "ReverseSequence", "Range"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+@pytest.mark.parametrize("behind", [False, True])
+def test_every_way_to_reverse_time(how, batch_first, direction, behind, saved):
+    """A node that runs from the end, around which time is reversed, runs from the beginning."""
+    ort = need("onnxruntime")
+    net, axis = net_of(3, 2), int(batch_first)
+    nodes, tensors = flips("x", "turned", axis, how)
+    start, end = ("before", "Y_3") if batch_first else ("turned", "Y_3")
+    if batch_first:
+        nodes.append(helper.make_node("Transpose", ["turned"], ["before"], perm=[1, 0, 2]))
+    nodes += [lstm(net, x=start, direction=direction), helper.make_node("Squeeze", ["Y", "second"], ["Y_3"])]
+    tensors += [*tensors_of(stacked(net)), numpy_helper.from_array(np.array([1]), "second")]
+    if batch_first:
+        nodes.append(helper.make_node("Transpose", ["Y_3"], ["Y_b"], perm=[1, 0, 2]))
+        end = "Y_b"
+    if behind:
+        more, own = flips(end, "back", axis, how)
+        nodes, tensors, end = [*nodes, *more], [*tensors, *own], "back"
+    path = saved(model(nodes, tensors, outputs=(end,), opset=15, x=[None, None, 3]))
+    x = np.random.default_rng(0).standard_normal((4, 5, 3) if batch_first else (5, 4, 3)).astype("f4")
+    options = ort.SessionOptions()  # ONNX Runtime makes of a Range down to 0 a Slice of nothing
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    (want,) = ort.InferenceSession(path, options).run(None, {"x": x})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if direction == "forward" or behind else "ignore")
+        got = numlstm.load(path)
+    output = got(x)[0]
+    if direction == "reverse" and not behind:  # forward, with its output reversed: the warning says so
+        assert "reverses an axis of its output" in numlstm.list_lstms(path)[0].warning or got.direction == "forward"
+        output = np.flip(output, axis)
+    assert close(output, want) and got.batch_first is batch_first
+
+
+def test_what_is_no_reversal_of_time_is_left_to_the_caller(saved):
+    net = net_of(3, 2)
+    for indices in ([0, 1, 2, 3], [1]):
+        turn = helper.make_node("Gather", ["x", "indices"], ["turned"], axis=0)
+        tensors = [*tensors_of(stacked(net)), numpy_helper.from_array(np.array(indices), "indices")]
+        (found,) = numlstm.list_lstms(saved(model([turn, lstm(net, x="turned")], tensors)))
+        assert found.warning == "" and found.config.direction == "forward"
+    nodes, tensors = flips("x", "turned", 2, "Slice")
+    (found,) = numlstm.list_lstms(saved(model([*nodes, lstm(net, x="turned")], [*tensors, *tensors_of(stacked(net))])))
+    assert "an axis of its input by an unnamed Slice node, not time: do the same" in found.warning
+
+
+@pytest.mark.parametrize("case", ["lengths", "bidirectional", "sequence_lens"])
+def test_time_reversed_in_a_way_that_is_not_done_is_refused(case, saved):
+    net = net_of(3, 2, bidirectional=case == "bidirectional")
+    nodes, tensors = flips("x", "turned", 0, "Slice")
+    inputs, more = ("x",), ()
+    if case == "lengths":  # of each row, which the caller passes
+        nodes = [helper.make_node("ReverseSequence", ["x", "rows"], ["turned"], time_axis=0, batch_axis=1)]
+        inputs = ("x", "rows")
+    if case == "sequence_lens":
+        inputs, more = ("x", "rows"), ("rows",)
+    path = saved(model([*nodes, lstm(net, x="turned", more=more)], [*tensors, *tensors_of(stacked(net))], inputs))
+    says = {"lengths": "by an unnamed ReverseSequence node, which cannot be followed"}
+    with pytest.raises(ValueError, match=says.get(case, "reverses time by an unnamed Slice node before a")):
+        numlstm.load(path)
 
 
 @pytest.mark.parametrize("name", ["torch_dynamo_projected", "torch_dynamo_projected_any"])
@@ -425,19 +506,47 @@ def test_every_opset_folds_by_its_own_rules(opset, saved):
     assert holds(path, net)
 
 
-def test_quantised_weights_that_are_dequantised_before_the_node(saved):
+@pytest.mark.parametrize("stored", ["integers", "floats"])
+def test_quantised_weights_that_are_dequantised_before_the_node(stored, saved):
+    """Exactly as DequantizeLinear makes them; also if a QuantizeLinear is before it."""
     net = net_of(3, 2)
     arrays = stacked(net)
     numbers, scale = np.arange(-12, 12, dtype=np.int8).reshape(1, 8, 3), np.float32(0.125)
     net.load_state_dict(net.state_dict() | {"weight_ih_l0": gates_ifgo_of(numbers[0] * scale)})
-    arrays |= {"W": numbers, "scale": np.array(scale)}
-    path = saved(
-        model(
-            [helper.make_node("DequantizeLinear", ["W", "scale"], ["W_f"]), lstm(net, read=("W_f", "R", "B"))],
-            tensors_of(arrays),
-        )
-    )
-    assert holds(path, net)
+    arrays |= {"W": numbers, "scale": np.array(scale), "zero": np.array(0, np.int8)}
+    nodes = [helper.make_node("DequantizeLinear", ["W", "scale", "zero"], ["W_f"])]
+    if stored == "floats":
+        arrays["F"] = (arrays.pop("W") * scale + np.float32(0.01)).astype("f4")
+        nodes.insert(0, helper.make_node("QuantizeLinear", ["F", "scale", "zero"], ["W"]))
+    path = saved(model([*nodes, lstm(net, read=("W_f", "R", "B"))], tensors_of(arrays)))
+    with pytest.warns(UserWarning, match="its weights are quantised and become float32 again") as warned:
+        assert holds(path, net)
+    assert len(warned) == 1
+
+
+def test_values_that_are_rounded_on_the_way_are_seen_through(saved):
+    """As quantize_static writes them: the layers are joined, and the batch comes first."""
+    net = net_of(3, 2, num_layers=2, batch_first=True)
+
+    def rounded(x, y):
+        return [
+            helper.make_node("QuantizeLinear", [x, "scale", "zero"], [f"{x}.q"]),
+            helper.make_node("DequantizeLinear", [f"{x}.q", "scale", "zero"], [y]),
+        ]
+
+    nodes = [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), *rounded("t", "in"), lstm(net, x="in")]
+    nodes += [*rounded("Y", "Y_r"), *squeezed(0, "Y_r", "middle"), lstm(net, 1, "middle")]
+    nodes += [
+        *squeezed(1, "Y_1", "s"),
+        *rounded("s", "s_r"),
+        helper.make_node("Transpose", ["s_r"], ["out"], perm=[1, 0, 2]),
+    ]
+    tensors = [*tensors_of(stacked(net)), *tensors_of(stacked(net, 1), "_1")]
+    extra = tensors_of({"scale": np.array(0.1, "f4"), "zero": np.array(0, np.int8), "one": np.array([1])})
+    path = saved(model(nodes, [*tensors, *extra], outputs=("out",)))
+    with pytest.warns(UserWarning, match="rounds inputs or outputs to 8 bits") as warned:
+        assert holds(path, net)
+    assert len(warned) == 1
 
 
 def gates_ifgo_of(array):
@@ -706,13 +815,34 @@ def test_an_old_opset_is_refused(saved):
         numlstm.load(saved(model([lstm(net)], tensors_of(stacked(net)), opset=6)))
 
 
-def test_quantised_nodes_are_named(saved):
-    node = helper.make_node("DynamicQuantizeLSTM", ["x", "W", "R"], ["Y"], domain="com.microsoft", hidden_size=2)
-    arrays = {"W": np.zeros((1, 3, 8), np.int8), "R": np.zeros((1, 2, 8), np.int8)}
-    with pytest.raises(
-        ValueError, match=r"a DynamicQuantizeLSTM of com.microsoft, whose weights are quantised; export"
-    ):
-        numlstm.load(saved(model([node], tensors_of(arrays), domains=["com.microsoft"])))
+@pytest.mark.parametrize("scales", [(2,), (2, 8)])
+def test_quantised_nodes(scales, saved):
+    """DynamicQuantizeLSTM: weights with the gates last, scales of a direction or of each row."""
+    ort = need("onnxruntime")
+    net, rng = net_of(3, 2, bidirectional=True), np.random.default_rng(5)
+    arrays, state = {"B": stacked(net)["B"]}, net.state_dict()
+    for what, name, width in (("W", "weight_ih", 3), ("R", "weight_hh", 2)):
+        integers = rng.integers(-128, 128, (2, width, 8), np.int8)
+        scale = rng.uniform(0.002, 0.004, scales).astype("f4")
+        zero = np.zeros(scales, np.int8)
+        arrays |= {what: integers, f"{what}s": scale, f"{what}z": zero}
+        whole = integers.astype("f4") * scale.reshape(2, 1, -1)
+        for direction, suffix in enumerate(("_l0", "_l0_reverse")):
+            state[f"{name}{suffix}"] = gates_ifgo_of(np.ascontiguousarray(whole[direction].T))
+    net.load_state_dict(state)
+    names = ["x", "W", "R", "B", "", "", "", "", "Ws", "Wz", "Rs", "Rz"]
+    flags = {"hidden_size": 2, "direction": "bidirectional"}
+    node = helper.make_node("DynamicQuantizeLSTM", names, ["Y"], domain="com.microsoft", **flags)
+    path = saved(model([node], tensors_of(arrays), domains=["com.microsoft"], x=[None, None, 3]))
+    with pytest.warns(UserWarning, match="its weights are quantised and become float32 again"):
+        assert holds(path, net)
+    x = rng.standard_normal((5, 4, 3)).astype("f4")
+    (want,) = ort.InferenceSession(path).run(None, {"x": x})
+    assert np.abs(net(x)[0] - want.swapaxes(1, 2).reshape(5, 4, 4)).max() < 5e-2
+    for wrong, says in ((names[:3], "it has 3 inputs"), ([*names[:8], "B", *names[9:]], "cannot be dequantised")):
+        node = helper.make_node("DynamicQuantizeLSTM", wrong, ["Y"], domain="com.microsoft", **flags)
+        with pytest.raises(ValueError, match=says):
+            numlstm.load(saved(model([node], tensors_of(arrays), domains=["com.microsoft"])))
 
 
 def test_other_recurrent_nodes_are_named(saved):

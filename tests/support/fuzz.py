@@ -124,6 +124,7 @@ READERS = {
     "json-layers": ("json_models", "read"),
     "json-weights": ("json_models", "read"),
     "onnx": ("onnx.reader", "read"),
+    "onnx-reversed": ("onnx.reader", "read"),
     "keras": ("keras.reader", "read_zip"),
     "keras2-h5": ("keras.reader", "read_h5"),
 }

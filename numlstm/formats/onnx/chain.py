@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,14 @@ from numlstm.formats.tensor import Tensor
 MOVES = frozenset(
     (
         *("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
-        *("Transpose", "Slice", "Split", "Concat", "Gather"),
+        *("Transpose", "Slice", "Split", "Concat", "Gather", "GatherND", "ReverseSequence"),
     )
 )  # they move numbers and leave them as they are
-SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div"))  # they compute shapes for Reshape
-PASSED = MOVES | {"Cast", "ReverseSequence"}  # what may lie between a layer and a node that reverses time
+SHAPES = frozenset(("Shape", "Cast", "Add", "Sub", "Mul", "Div", "Range", "Expand", "Tile"))  # they compute shapes
+PASSED = MOVES | {"Cast"}  # what may lie between a layer and a node that reverses time
 STEPS, BATCH = 7, 11  # of the probe, if the file states no sizes; unlikely in any shape
 BETWEEN = 64  # operators between two layers
+ABOVE = 8  # operators between a node that turns time around and where its lengths begin
 BEHIND = 16  # operators after the last layer
 WIDE = 64  # inputs of one of them
 PROBE = 1 << 21  # numbers in a probe
@@ -184,6 +186,7 @@ def _probes(layer: Layer, nodes: Collection[Node], graph: Graph, constants: Cons
             first, second, _ = (int(length) for length in constants.tensors[target].read())
             sizes.append((first if first > 0 else STEPS, second if second > 0 else BATCH))
             sizes.append((second if second > 0 else STEPS, first if first > 0 else BATCH))
+        sizes += [(count, BATCH) for count in _picked(node, graph, constants)]
     width = layer.directions * layer.hidden_size
     for steps, batch in list(dict.fromkeys(sizes))[:SIZES]:
         count = steps * batch * width
@@ -212,17 +215,17 @@ def _gives(start: Value, end: Value, probe: Array, wanted: Array, constants: Con
     return bool(got.shape == wanted.shape and (got == wanted).all())
 
 
-def batch_first(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[bool, str]:
+def batch_first(stack: list[Layer], graph: Graph, constants: Constants, time: Turned) -> tuple[bool, str]:
     """Whether the batch comes first before and after the LSTM, and a sentence if only before."""
     if stack[0].batch_first:
         return True, ""
     value = graph.input_of(stack[0].node, 0)
     node = None if value is None else graph.maker(value)
-    came_first = node is not None and node.op == "Transpose" and _swaps(node)
+    came_first = time.came_first or (node is not None and node.op == "Transpose" and _swaps(node))
     output = graph.output_of(stack[-1].node, 0)
     if output is None or not any(graph.readers(output)):
         return came_first, ""
-    goes_first = _leaves_batch_first(stack[-1], output, graph, constants)
+    goes_first = time.goes_first if time.is_after else _leaves_batch_first(stack[-1], output, graph, constants)
     if came_first and not goes_first:
         return False, "the model has the batch first in its input, but not in its output; batch_first is False"
     return came_first and goes_first, ""
@@ -259,8 +262,33 @@ def _moved(output: Value, graph: Graph) -> Iterator[Node]:
     return graph.walk(movers(output), onward)
 
 
-def reversals(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[Node | None, Node | None]:
-    """The nodes that reverse an axis on the way to the first layer, and behind the last one."""
+class Turned(NamedTuple):
+    """What a graph does to the order of time around an LSTM.
+
+    Attributes
+    ----------
+    before, after : Node or None
+        The node that reverses an axis on the way to the first layer, and behind the last one.
+    is_before : bool or None
+        Whether the first turns time around, and nothing else; None if this cannot be told.
+    is_after : bool
+        Whether the second does, in all that reads the output.
+    came_first, goes_first : bool
+        Whether the batch comes first before the one, if it turns time around, and after the other.
+    """
+
+    before: Node | None = None
+    after: Node | None = None
+    is_before: bool | None = False
+    is_after: bool = False
+    came_first: bool = False
+    goes_first: bool = False
+
+
+def turned(stack: list[Layer], graph: Graph, constants: Constants) -> Turned:
+    """How the graph turns time around a stack. As between layers, nodes are run on distinct numbers."""
+    first, last = stack[0], stack[-1]
+    end, output = graph.input_of(first.node, 0), graph.output_of(last.node, 0)
 
     def passes(node: Node | None) -> bool:
         return node is not None and not node.domain and node.op in PASSED
@@ -275,24 +303,89 @@ def reversals(stack: list[Layer], graph: Graph, constants: Constants) -> tuple[N
                 yield from graph.outputs_of(use.node)
 
     found = []
-    for start, onward in ((graph.input_of(stack[0].node, 0), before), (graph.output_of(stack[-1].node, 0), after)):
+    for start, onward in ((end, before), (output, after)):
         values = () if start is None else islice(graph.walk([start], onward), BETWEEN)
         makers = (graph.maker(value) for value in values)
         found.append(next((node for node in makers if node is not None and _reverses(node, graph, constants)), None))
-    return found[0], found[1]
+    known = Turned(found[0], found[1])
+    if known.before is not None and end is not None:
+        is_before, came_first = _turns_input(known.before, end, first, graph, constants)
+        known = known._replace(is_before=is_before, came_first=came_first)
+    if known.after is not None and output is not None:
+        is_after, goes_first = _turns_output(output, last, graph, constants)
+        known = known._replace(is_after=is_after, goes_first=goes_first)
+    return known
+
+
+def _turns_input(node: Node, end: Value, first: Layer, graph: Graph, constants: Constants) -> tuple[bool | None, bool]:
+    """`Turned.is_before` and `came_first`. The probe is put before the node, or above, where its lengths come from."""
+    is_known = None
+    start = graph.input_of(node, 0)
+    for _ in range(ABOVE):
+        if start is None:
+            break
+        above = graph.maker(start)
+        for probe in _probes_before(node, start, first, graph, constants):
+            try:
+                got = constants.fold(end, {start: probe}).array
+            except ValueError:
+                continue
+            is_known = False
+            back = np.flip(got, int(first.batch_first))
+            if np.array_equal(back, probe):
+                return True, first.batch_first or (above is not None and above.op == "Transpose" and _swaps(above))
+            if np.array_equal(back, probe.swapaxes(0, 1)):
+                return True, not first.batch_first
+        start = graph.input_of(above, 0) if above is not None and above.op in PASSED else None
+    return is_known, False
+
+
+def _probes_before(node: Node, start: Value, first: Layer, graph: Graph, constants: Constants) -> Iterator[Array]:
+    """Distinct numbers of three axes, with the sizes that the graph states, and the steps that a Gather picks."""
+    stated = constants.shape(start) or (None,) * 3
+    steps = next(iter(_picked(node, graph, constants)), STEPS)
+    for sizes in ((steps, BATCH), (BATCH, steps)):
+        if len(stated) == 3:
+            shape = tuple(own or other for own, other in zip(stated, (*sizes, first.input_size), strict=True))
+            if prod(shape) <= PROBE:
+                yield np.arange(prod(shape), dtype=np.int32).reshape(shape)
+
+
+def _picked(node: Node, graph: Graph, constants: Constants) -> list[int]:
+    """How many steps a Gather picks, in a list; an empty one for other nodes and indices that vary."""
+    indices = graph.input_of(node, 1) if node.op in ("Gather", "GatherND") else None
+    return [prod(constants.tensors[indices].shape)] if indices is not None and indices in constants.tensors else []
+
+
+def _turns_output(output: Value, last: Layer, graph: Graph, constants: Constants) -> tuple[bool, bool]:
+    """`Turned.is_after` and `goes_first`."""
+    nodes = dict.fromkeys(islice(_moved(output, graph), BEHIND))
+    for probe, wanted in _probes(last, nodes, graph, constants):
+        back = np.flip(wanted, int(last.batch_first))
+        for each, goes_first in ((back.swapaxes(0, 1), not last.batch_first), (back, last.batch_first)):
+            for node in nodes:
+                end = graph.output_of(node, 0)
+                if end is not None and _gives(output, end, probe, each, constants):
+                    between = _between(end, {output}, graph)
+                    return between is not None and _used_only_in(output, end, between[1], graph), goes_first
+    return False, False
 
 
 def _reverses(node: Node, graph: Graph, constants: Constants) -> bool:
     """Whether a node reverses an axis: by a negative step, by falling indices, or by name."""
     if node.op == "ReverseSequence":
         return True
-    by = graph.input_of(node, {"Slice": 4, "Gather": 1}.get(node.op, len(node.inputs)))
+    by = graph.input_of(node, {"Slice": 4, "Gather": 1, "GatherND": 1}.get(node.op, len(node.inputs)))
     if by is None:
         return False
     try:
         numbers = constants.fold(by).array
-    except ValueError:
-        return False
+    except ValueError:  # indices may count down from the number of steps
+        data = graph.input_of(node, 0)
+        makers = (graph.maker(each) for each in islice(graph.walk([by], constants.inputs_of), BETWEEN))
+        return (
+            node.op != "Slice" and data not in constants.tensors and any(each and each.op == "Range" for each in makers)
+        )
     return bool(
         numbers.size
         and ((numbers < 0).any() if node.op == "Slice" else numbers.size > 1 and (np.diff(numbers.ravel()) < 0).all())

@@ -26,6 +26,7 @@ ALWAYS = 1 << 20  # bytes that may be computed for any file
 ONCE, IN_ALL = 8, 64  # limits of computed bytes, times the file's size, for one tensor and for all
 SMALL = 64  # numbers in the inputs of an operator that computes a shape
 LARGE = 16  # bytes of the widest number
+SCALED = ("QuantizeLinear", "DequantizeLinear")
 
 
 class NotConstant(ValueError):
@@ -33,10 +34,11 @@ class NotConstant(ValueError):
 
 
 class Folded(NamedTuple):
-    """An array, and its dtype in the file: bfloat16 is float32 in memory."""
+    """An array, its dtype in the file (bfloat16 is float32 in memory), and whether integers were dequantised for it."""
 
     array: Array
     dtype: str
+    is_quantised: bool = False
 
 
 def _same(arrays: list[Any], _: Node) -> int:
@@ -65,7 +67,7 @@ def _split(arrays: list[Any], node: Node) -> int:
     return _same(arrays, node)
 
 
-def _dequantized(arrays: list[Any], node: Node) -> int:
+def _rescaled(arrays: list[Any], node: Node) -> int:
     """Scales and zero points are repeated along an axis; that must not make more of them than there are numbers."""
     attributes = node.attributes()
     axis = attributes["axis"].i if "axis" in attributes else 1
@@ -98,8 +100,20 @@ def _gather(arrays: list[Any], node: Node) -> int:
     return int(indices.size) * int(others) * int(data.itemsize)
 
 
+def _gather_nd(arrays: list[Any], node: Node) -> int:
+    data, indices = arrays[0], arrays[1]
+    return prod(indices.shape[:-1]) * prod(data.shape[indices.shape[-1] :]) * int(data.itemsize) if indices.ndim else 0
+
+
 def _filled(arrays: list[Any], _: Node) -> int:
     return _product(arrays[0]) * LARGE
+
+
+def _range(arrays: list[Any], node: Node) -> int:
+    numbers = [int(array.item()) for array in arrays if array.size == 1 and array.dtype.kind in "iu"]
+    if len(numbers) != 3 or not numbers[2]:
+        raise ValueError(f"{node} has no three integers")
+    return max(0, -((numbers[0] - numbers[1]) // numbers[2])) * LARGE
 
 
 def _expanded(arrays: list[Any], _: Node) -> int:
@@ -124,28 +138,41 @@ def _short(arrays: list[Any], node: Node) -> int:
 
 RESULT: dict[str, Callable[[list[Any], Node], int]] = {
     **dict.fromkeys(("Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice"), _same),
+    "ReverseSequence": _same,
+    "Range": _range,
     "Split": _split,
     "Concat": _concat,
     "Cast": _cast,
-    "DequantizeLinear": _dequantized,
+    **dict.fromkeys(SCALED, _rescaled),
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "ConstantOfShape": _filled,
     "Expand": _expanded,
     "Tile": _tiled,
     "Shape": lambda arrays, _: LARGE * int(arrays[0].ndim),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div"), _short),
 }  # the operators that are run, with an upper bound of the result's bytes
-FIRST = {"DequantizeLinear": 19}  # first opset of the reference implementation; older ones have the same meaning
+FIRST = {
+    "QuantizeLinear": 19,
+    "DequantizeLinear": 19,
+}  # first opset of the reference implementation; older ones have the same meaning
 KEEPS_ZERO = RESULT.keys() - {
-    *("Shape", "DequantizeLinear", "Add", "Sub", "Mul", "Div", "ConstantOfShape", "Concat")
+    *(*SCALED, "Shape", "Range", "Add", "Sub", "Mul", "Div", "ConstantOfShape", "Concat")
 }  # their output is zero if their first input is
 SHAPED_BY = {
     **dict.fromkeys(("Reshape", "Expand", "Tile", "Squeeze", "Unsqueeze", "Gather", "Split"), (1,)),
     "Slice": (1, 2, 3, 4),
+    **dict.fromkeys(("ReverseSequence", "GatherND"), (1,)),
     "ConstantOfShape": (0,),
 }  # inputs that say where numbers go, and are none of them
 ANY = 11  # the length of an axis that the file leaves open, to compute shapes with
-OWN_DTYPE = ("Cast", "DequantizeLinear", "ConstantOfShape", "Shape")  # the others keep the dtype of their input
+OWN_DTYPE = (
+    "Cast",
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "ConstantOfShape",
+    "Shape",
+)  # the others keep the dtype of their input
 
 
 class Constants:
@@ -236,7 +263,9 @@ class Constants:
         for index, array in enumerate(made):
             output = self.graph.output_of(node, index)
             if output is not None:
-                known[output] = Folded(array, array.dtype.name if node.op in OWN_DTYPE else read[0].dtype)
+                dtype = array.dtype.name if node.op in OWN_DTYPE else read[0].dtype
+                was_quantised = any(each.is_quantised for each in read if each is not None)
+                known[output] = Folded(array, dtype, was_quantised or node.op == "DequantizeLinear")
 
     def _spend(self, nbytes: int, left: list[int]) -> None:
         left[0] -= nbytes
@@ -283,7 +312,7 @@ class Constants:
         if stated is not None:
             return stated
         given: dict[Value, Array] = {}
-        for count, each in enumerate(self.graph.walk([value], self._inputs_of)):
+        for count, each in enumerate(self.graph.walk([value], self.inputs_of)):
             node = self.graph.maker(each)
             if count > OPERATORS or (node is not None and node.op not in RESULT and each not in self.tensors):
                 return None
@@ -299,7 +328,8 @@ class Constants:
         except ValueError:
             return None
 
-    def _inputs_of(self, value: Value) -> Iterable[Value]:
+    def inputs_of(self, value: Value) -> Iterable[Value]:
+        """The values that one is computed from, but for those whose shape alone counts."""
         node = None if value in self.tensors else self.graph.maker(value)
         return () if node is None or node.op == "Shape" else self.graph.inputs_of(node)
 

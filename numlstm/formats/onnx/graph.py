@@ -140,6 +140,7 @@ class Graph:
         self._declared: dict[Scope, dict[str, Any]] = {}
         self._graph(model.graph, None, "", _opset(model.opset_import), 0, called=False)
         self.aliases = sum(len(scope.aliases) for scope in self.scopes)
+        self.is_rounded = any(node.op == "DequantizeLinear" for node in self.nodes) and self._see_through_rounding()
         self._connect()
         self._refuse_cycles()
 
@@ -198,6 +199,39 @@ class Graph:
         for name, inner in zip(node.outputs, function.outputs, strict=False):
             if name:
                 node.scope.aliases[name] = Value(called, inner)
+
+    def _see_through_rounding(self) -> bool:
+        """Whether values that depend on the model's input are rounded to 8 bits; each becomes what it was before.
+
+        A pair of QuantizeLinear and DequantizeLinear does that. One of constants is left to be computed.
+        """
+        varying: set[Value] = set()
+        bypassed: set[Node] = set()
+        for node in self.nodes:
+            sources = list(self.inputs_of(node))
+            if any(each in varying or self._is_input(each) for each in sources):
+                varying.update(self.outputs_of(node))
+            rounding = self.maker(sources[0]) if node.op == "DequantizeLinear" and sources else None
+            if rounding is not None and rounding.op == "QuantizeLinear" and sources[0] in varying:
+                before = self.input_of(rounding, 0)
+                if before is not None:
+                    node.scope.aliases[node.outputs[0]] = before
+                    del node.scope.made[node.outputs[0]]
+                    bypassed.add(node)
+                    self.aliases += 1
+        self.nodes = [node for node in self.nodes if node not in bypassed]
+        read = {each for node in self.nodes for each in self.inputs_of(node)}
+        self.nodes = [
+            node
+            for node in self.nodes
+            if node.op != "QuantizeLinear" or any(each in read for each in self.outputs_of(node))
+        ]
+        return bool(bypassed)
+
+    @staticmethod
+    def _is_input(value: Value) -> bool:
+        """Whether a value comes from outside; before opset 9, tensors of the file are listed as inputs too."""
+        return value.name in value.scope.inputs and value.name not in value.scope.initializers
 
     def _connect(self) -> None:
         """Record the readers of every value, and the number of sources of every node."""

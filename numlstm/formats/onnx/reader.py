@@ -25,12 +25,12 @@ from numlstm.formats import numlstm_config, state_dict
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.onnx.cells import completed
-from numlstm.formats.onnx.chain import Layer, batch_first, chains, reversals
+from numlstm.formats.onnx.chain import Layer, Turned, batch_first, chains, turned
 from numlstm.formats.onnx.fold import Constants, NotConstant
 from numlstm.formats.onnx.gates import gates_ifgo
 from numlstm.formats.onnx.graph import Graph, Node, Scope, Value
 from numlstm.formats.onnx.tensors import CONSTANT, LONGEST, Beside, charge_messages, tensor_of
-from numlstm.formats.tensor import FLOATS, Tensor, widest
+from numlstm.formats.tensor import FLOATS, Quantised, Tensor, widest
 
 IR_VERSION = 0x08  # tag of ModelProto's first field
 NEXT = b"\x12\x1a\x22\x28\x32\x3a\x42\x72"  # tags of those that may follow
@@ -43,6 +43,7 @@ ATTRIBUTES = frozenset(
 )
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 USUAL = ("sigmoid", "tanh", "tanh")
+QUANTISED = ("com.microsoft", "DynamicQuantizeLSTM")  # domain and operator
 OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
 LARGEST = float(np.finfo(np.float32).max)  # such a clip has no effect
 CELL = {"Sigmoid": "Sigmoid", "Tanh": "Tanh", "MatMul": "product", "Gemm": "product"}  # what a cell is written out in
@@ -213,11 +214,9 @@ class Finder:
             self.budget.hold(FOUND, "the descriptions of its LSTM nodes")
             prefix = self._prefix(node)
             try:
-                if not is_ours:
-                    said = "whose weights are quantised; export the model before it is quantised"
-                    what = f"a {shown(node.op)} of {shown(node.domain)}"
-                    raise Refused(f"{what}, {said}" if "Quant" in node.op or node.op[0] == "Q" else f"it is {what}")
-                if node.op != "LSTM":
+                if not is_ours and (node.domain, node.op) != QUANTISED:
+                    raise Refused(f"it is a {shown(node.op)} of {shown(node.domain)}")
+                if is_ours and node.op != "LSTM":
                     continue
                 layers.append(self._layer(node, prefix))
             except Refused as refused:
@@ -261,7 +260,9 @@ class Finder:
         for value in self.graph.sources_first(starts, self._before):
             if value not in self._prefixes:
                 self._prefixes[value] = self._prefix_of(value)
-        named = read[:2] if node.op == "LSTM" else starts  # a bias may be shared, and have the name of another cell
+        named = (
+            read[:2] if node.op.endswith("LSTM") else starts
+        )  # a bias may be shared, and have the name of another cell
         return _one_of(self._prefixes[value] for value in named if value is not None)
 
     def _before(self, value: Value) -> Iterable[Value]:
@@ -282,8 +283,8 @@ class Finder:
         """The layer of one LSTM node; raises Refused."""
         direction, hidden_size, is_batch_first = _flags(node)
         directions = 2 if direction == "bidirectional" else 1
-        weight_ih, key_ih = self._parameter(node, 1, "W")
-        weight_hh, key_hh = self._parameter(node, 2, "R")
+        weight_ih, key_ih = self._weight(node, 1, "W")
+        weight_hh, key_hh = self._weight(node, 2, "R")
         bias, key_b = self._parameter(node, 3, "B") if self.graph.input_of(node, 3) else (None, None)
         _fits(weight_ih, weight_hh, bias, directions, hidden_size)
         if self.graph.input_of(node, 7):
@@ -299,6 +300,27 @@ class Finder:
         return Layer(
             node, features, hidden_size, direction, is_batch_first, weight_ih, weight_hh, bias, key, lengths, prefix
         )
+
+    def _weight(self, node: Node, index: int, what: str) -> tuple[Tensor, Any]:
+        """As `_parameter`; of a quantised node, whose weights are (directions, features, 4 * hidden_size).
+
+        Its scales and zero points are one a direction, or one for each of its gates' rows.
+        https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.DynamicQuantizeLSTM
+        """
+        tensor, key = self._parameter(node, index, what)
+        if node.op == "LSTM":
+            return tensor, key
+        scales, key_s = self._parameter(node, 6 + 2 * index, f"{what}_scale")
+        zeros, key_z = self._parameter(node, 7 + 2 * index, f"{what}_zero_point")
+        try:
+            if len(tensor.shape) != 3 or "int" not in tensor.dtype or len(scales.shape) > 2:
+                raise ValueError(f"{tensor.dtype} of shape {tensor.shape}, scales of shape {scales.shape}")
+            along = (*scales.shape[:1], 1, *(scales.shape[1:] or (1,)))
+            whole = Quantised(tensor, scales, zeros, along if scales.shape else ()).tensor()
+        except ValueError as error:
+            raise Refused(f"its {what} cannot be dequantised: {error}") from None
+        turned = Tensor((whole.shape[0], *whole.shape[:0:-1]), "float32", lambda: whole.read().swapaxes(1, 2), True)
+        return turned, (key, key_s, key_z)
 
     def _parameter(self, node: Node, index: int, what: str) -> tuple[Tensor, Any]:
         """A constant input of a node, and a key that is equal for equal inputs; raises Refused."""
@@ -318,13 +340,13 @@ class Finder:
     def _fold(self, value: Value) -> tuple[Tensor, Any] | str:
         """A value that the graph computes from constants, with a key; or a sentence if it cannot be computed."""
         try:
-            array, dtype = self.constants.fold(value)
+            array, dtype, is_quantised = self.constants.fold(value)
         except NotConstant as error:
             return f"is not constant: {error}"
         except ValueError as error:
             return f"cannot be computed: {error}"
         digest = sha256(np.ascontiguousarray(array).data).digest() if array.size else b""
-        tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array)
+        tensor = Tensor(array.shape, dtype, lambda: self.constants.fold(value).array, is_quantised)
         return tensor, (array.shape, dtype, digest)
 
     def _check_states(self, node: Node, directions: int, hidden_size: int, is_batch_first: bool) -> None:
@@ -358,7 +380,11 @@ class Finder:
         where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
         if problem := state_dict.too_many_layers(len(stack)):
             return Found(name, "LSTM", None, "", where, problem=problem)
-        is_batch_first, note = batch_first(stack, self.graph, self.constants)
+        time = turned(stack, self.graph, self.constants)
+        order, problem, said = _direction(first, time)
+        if problem:
+            return Found(name, "LSTM", None, "", where, problem=problem)
+        is_batch_first, note = batch_first(stack, self.graph, self.constants, time)
         config = Config(
             first.input_size,
             first.hidden_size,
@@ -366,7 +392,7 @@ class Finder:
             bias=first.bias is not None,
             batch_first=is_batch_first,
             bidirectional=first.directions == 2,
-            direction="reverse" if first.direction == "reverse" else "forward",
+            direction=order,
         )
         parameters = {}
         for layer, direction, suffix in config.cells():
@@ -379,6 +405,7 @@ class Finder:
                 parameters[f"bias_hh{suffix}"] = _part(each.bias, direction, slice(rows, 2 * rows))
         dtype = widest(tensor.dtype for tensor in parameters.values())
         notes, warnings = self._around(stack)
+        warnings = [*said, *warnings]
         notes = [*([note] if note else []), *notes]
         notes += [f"{node} and its like have the same parameters" for node in alike[:ALIKE]]
         if len(alike) > ALIKE:
@@ -391,13 +418,9 @@ class Finder:
         """Notes on the states that the model passes, and warnings of what the caller must do."""
         notes, warnings = [], []
         first = stack[0]
-
-        before, after = reversals(stack, self.graph, self.constants)
-        if before is not None:
-            also = f", and its output by {after}: do the same after it" if after is not None else ""
+        if self.graph.is_rounded:
             warnings.append(
-                f"the file's model reverses an axis of its input by {before}, time as a rule: do the same before the "
-                f"call{also}"
+                "the file's model rounds inputs or outputs to 8 bits (QuantizeLinear), which numlstm does not"
             )
         if first.lengths is not None:
             lengths = repr(shown(first.lengths.name))
@@ -451,8 +474,9 @@ def _flags(node: Node) -> tuple[str, int, bool]:
     unknown = sorted(set(attributes) - ATTRIBUTES)
     if unknown:
         raise Refused(f"its attribute {shown(unknown[0])} is not known")
-    if len(node.inputs) > 8 or len(node.inputs) < 3:
-        raise Refused(f"it has {counted(len(node.inputs), 'input')}; an LSTM node has 3 to 8")
+    least, most = (3, 8) if node.op == "LSTM" else (12, 12)
+    if not least <= len(node.inputs) <= most:
+        raise Refused(f"it has {counted(len(node.inputs), 'input')}; a node of {node.op} has {least} to {most}")
     direction = attributes["direction"].s.decode("ascii", "replace") if "direction" in attributes else "forward"
     if direction not in DIRECTIONS:
         raise Refused(f"its direction is {shown(direction)!r}; it must be one of {', '.join(DIRECTIONS)}")
@@ -476,6 +500,27 @@ def _flags(node: Node) -> tuple[str, int, bool]:
     return direction, attributes["hidden_size"].i if "hidden_size" in attributes else 0, layout == 1
 
 
+def _direction(first: Layer, time: Turned) -> tuple[str, str, list[str]]:
+    """The direction of a stack with what the graph does around it; a problem, and warnings of what is left to do."""
+    before, after = time.before, time.after
+    if before is not None and time.is_before is None:
+        return "", f"the graph reverses an axis of its input by {before}, which cannot be followed", []
+    if time.is_before and (first.directions == 2 or first.lengths is not None):
+        what = "a bidirectional node" if first.directions == 2 else "a node with sequence_lens"
+        return "", f"the graph reverses time by {before} before {what}, which numlstm cannot do", []
+    is_back = first.direction == "reverse"
+    order = is_back != bool(time.is_before), is_back != time.is_after
+    said = []
+    if before is not None and not time.is_before:
+        said.append(
+            f"the file's model reverses an axis of its input by {before}, not time: do the same before the call"
+        )
+    if after is not None and (order == (False, True) or (before is not None and not time.is_after)):
+        said.append(f"the file's model reverses an axis of its output by {after}: do the same after the call")
+    directions = {(True, True): "reverse", (True, False): "go_backwards"}
+    return directions.get(order, "forward"), "", said
+
+
 def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions: int, hidden_size: int) -> None:
     """Raise Refused if shapes do not fit R, which gives the hidden size."""
     shape = weight_hh.shape
@@ -495,7 +540,8 @@ def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions:
 def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
     """One direction's part of W, R or B, in PyTorch's order of gates."""
     count = len(range(*rows.indices(tensor.shape[1])))
-    return Tensor((count, *tensor.shape[2:]), tensor.dtype, partial(_read_part, tensor, direction, rows))
+    read = partial(_read_part, tensor, direction, rows)
+    return Tensor((count, *tensor.shape[2:]), tensor.dtype, read, tensor.is_quantised)
 
 
 def _read_part(tensor: Tensor, direction: int, rows: slice) -> Array:

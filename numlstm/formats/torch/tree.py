@@ -410,7 +410,8 @@ def _tensor(view: View, read: Read) -> Tensor:
             _plain(part, read) if isinstance(part, View) else Tensor.of(np.array(part))
             for part in (view.scales, view.zero_points)
         )
-        return Quantised(_plain(view, read), scales, zero_points, view.axis).tensor()
+        along = tuple(length if axis == view.axis else 1 for axis, length in enumerate(view.shape))
+        return Quantised(_plain(view, read), scales, zero_points, along).tensor()
     return _plain(view, read)
 
 
