@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from numlstm.autodiff import recomputing
-from numlstm.autodiff.plans import ForwardTeam
+from numlstm.autodiff.plans import ForwardTeam, TrainingPlan
 from numlstm.autodiff.tape import Tape, Trainer, Transposed, forward_team, trainer
-from numlstm.autodiff.teams import Runner, schedule_back
+from numlstm.autodiff.teams import Runner, run_alone, schedule_back
 from numlstm.base.typing import Array, States
 from numlstm.kernels.activations import FAINTEST
 from numlstm.kernels.plan_layout import Header
@@ -20,6 +19,8 @@ from numlstm.kernels.training.backward_layout import Back
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels
+from numlstm.runtime.schedule import Schedule
+from numlstm.runtime.threads import get_num_threads
 from numlstm.runtime.workers import Team
 
 __all__ = ["Masks", "Passed", "Tape", "backward", "forward", "trainer"]
@@ -159,7 +160,6 @@ def backward(
     bases = tape.buffer, scratch, panels.data, weights.numbers, d_h, d_c, flat, d_output, d_input
     slots = plan.backward.at(*(0 if base is None else address(base) for base in bases), 0)
     slots[Back.TRANSPOSE] = weights.of is not panels
-    schedule = schedule_back(config, plan.steps, -(-plan.positions // plan.steps), panels.dtype.itemsize)
     held = tape, scratch, weights, d_h, d_c, flat, d_output, d_input
 
     def below(layer: int) -> None:
@@ -170,29 +170,44 @@ def backward(
         mask = recomputing.mask_of(tape, layer - 1) if plan.tape else tape.masks[layer - 1]
         sequence *= mask.reshape(-1)
 
+    schedule = back_schedule(panels, plan)
     if plan.tape:
         recomputing.backward(tape, slots, schedule, below, held)
+    elif schedule is None:
+        _backward(tape, slots, below, lambda: run_alone(owner.run_backward, slots))
     else:
         with Team(schedule.num_threads - 1) as team:
             runner = Runner(team, owner.run_backward, owner.run_forward, config.num_layers)
-            for layer in range(config.num_layers)[::-1] if tape.masks else ():
-                slots[Header.CELLS_FROM] = layer * config.num_directions
-                slots[Header.CELLS_TO] = (layer + 1) * config.num_directions
-                runner.run(slots, schedule, None, (), held)
-                if layer > 0:
-                    below(layer)
-            if not tape.masks:
-                runner.run(slots, schedule, None, (), held)
+            _backward(tape, slots, below, lambda: runner.run(slots, schedule, None, (), held))
     weights.of = panels
     owner.transposed.append(weights)
     owner.give_back(scratch)
     named: dict[str, Array] = {}
-    for name, (at, shape) in owner.places.items():
-        if name.startswith("bias_hh"):
-            named[name] = named[name.replace("_hh", "_ih")].copy()
-        else:
-            named[name] = flat[at : at + prod(shape)].reshape(shape)
+    for name, begin, end, shape, same in owner.places:
+        named[name] = flat[begin:end].reshape(shape) if same is None else named[same].copy()
     return d_input, named
+
+
+def back_schedule(panels: Panels, plan: TrainingPlan) -> Schedule | None:
+    """How threads share the pass back of a plan, as many as may compute now; None for one alone."""
+    limit = get_num_threads()
+    if limit not in plan.schedules:
+        rows = -(-plan.positions // plan.steps)
+        plan.schedules[limit] = schedule_back(panels.config, plan.steps, rows, panels.dtype.itemsize, limit)
+    return plan.schedules[limit]
+
+
+def _backward(tape: Tape, slots: Array, below: Callable[[int], None], run: Callable[[], None]) -> None:
+    """Run the layers: at once, or one by one with dropout in between."""
+    directions = tape.panels.config.num_directions
+    if not tape.masks:
+        run()
+        return
+    for layer in range(tape.panels.config.num_layers)[::-1]:
+        slots[Header.CELLS_FROM], slots[Header.CELLS_TO] = layer * directions, (layer + 1) * directions
+        run()
+        if layer > 0:
+            below(layer)
 
 
 def _transposed(owner: Trainer, panels: Panels, count: int) -> Transposed:

@@ -13,15 +13,22 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
-from numlstm.kernels.plan_layout import LINE, TAPE_REGISTERS, Cell, Header, Partition
+from numlstm.kernels.plan_layout import LINE, LINE_SLOTS, TAPE_REGISTERS, Cell, Header, Partition, Share
 from numlstm.kernels.training.backward_layout import RUN, Back, BackCell, ChunkBack, StepBack
 from numlstm.runtime.packed_weights import Panels
 from numlstm.runtime.planner import Plan, PlanKey, TeamPlan, make_plan, make_team_plan
+from numlstm.runtime.schedule import Schedule
 
 CHUNK_BYTES = 256 << 10  # of the gradients of gates in a chunk: what stays in a second-level cache
 CHUNK_MOST = 256  # positions of a chunk, of steps of fewer rows
 SEGMENT_BYTES = 1 << 20  # of the gates of a segment, which ``memory="low"`` computes again at once
 QUAD = 4  # registers of a panel of the pass back
+
+
+OWN_RECORD = Share.NEXT_CHUNK + LINE_SLOTS  # slots behind a plan of the pass back: what a thread shares with itself
+
+
+OPTIONAL = {"d_output", "d_input"}  # bases that a call may have nothing for
 
 
 class Room:
@@ -44,7 +51,7 @@ class Slots:
     def __init__(self, values: Array, *bases: str) -> None:
         self.values, self.bases = values, bases
         self.base_of = np.zeros(len(values), np.intp)  # 0: none
-        self.places: list[Array] = []
+        self.optional: list[tuple[int, Array]] = []
 
     def put(self, base: str, slot: int, offset: int) -> None:
         """A slot for the address of the number at an offset in what the call has by the name of ``base``."""
@@ -53,13 +60,15 @@ class Slots:
     def finish(self, itemsize: int) -> None:
         """Count offsets in bytes from here on."""
         self.values[self.base_of > 0] *= itemsize
-        self.places = [np.flatnonzero(self.base_of == n + 1) for n in range(len(self.bases))]
+        self.optional = [
+            (n, np.flatnonzero(self.base_of == n + 1)) for n, base in enumerate(self.bases) if base in OPTIONAL
+        ]
 
     def at(self, *addresses: int) -> Array:
-        """A plan to run, with the bases at these addresses; an address of 0 is that of all numbers of its base."""
-        values: Array = self.values + np.array((0, *addresses))[self.base_of]
-        for places, address in zip(self.places, addresses, strict=True):
-            if address == 0:
+        """A plan to run, with the bases at these addresses; an OPTIONAL one may be 0, as its slots then are."""
+        values: Array = self.values + np.array((0, *addresses)).take(self.base_of)
+        for n, places in self.optional:
+            if addresses[n] == 0:
                 values[places] = 0
         return values
 
@@ -82,6 +91,7 @@ class TrainingPlan(NamedTuple):
     tape: int  # with ``memory="low"``: numbers of the gates of a segment; else 0
     long: bool  # whether a forward pass has enough work for more than one thread
     teams: dict[int, ForwardTeam | None]  # by the limit of threads, made on first use; None for one thread
+    schedules: dict[int, Schedule | None]  # likewise for the pass back
 
     @property
     def kept(self) -> int:
@@ -291,7 +301,7 @@ def make_training_plan(
     backward = _BackwardPlan(panels, rows, positions, layout, tables)
     return TrainingPlan(
         steps, rows, positions, sizes, layout, forward, backward.slots, forward_scratch, backward.scratch.size,
-        backward.transposed.size, backward.between, tables, largest * row, single.long, {},
+        backward.transposed.size, backward.between, tables, largest * row, single.long, {}, {},
     )  # fmt: skip
 
 
@@ -365,7 +375,7 @@ class _BackwardPlan:
         self.scratch, self.transposed = Room(itemsize), Room(itemsize)
         cells, features = config.num_layers * config.num_directions, config.num_directions * config.output_size
         self.slots = Slots(
-            np.zeros(Back.LENGTH + cells * BackCell.LENGTH, np.int64),
+            np.zeros(Back.LENGTH + cells * BackCell.LENGTH + OWN_RECORD, np.int64),
             "kept", "scratch", "panels", "transposed", "d_h", "d_c", "gradients", "d_output", "d_input", "dropped",
         )  # fmt: skip
         self._header(max(of_one.positions for of_one in tables))
@@ -429,6 +439,7 @@ class _BackwardPlan:
         values[Header.CELLS_TO] = config.num_layers * config.num_directions
         values[Header.ROWS], values[Back.DIRECTIONS] = self.rows, config.num_directions
         values[Back.CLEAR] = values[Back.FINISH] = 1
+        values[Header.PARTITION], values[Header.NUM_CHUNKS], values[Header.RANGES] = Partition.ROWS, 1, 1
         values[Back.BIAS], values[Back.CHUNK_ROWS] = config.bias, chunk
         # an odd number of cache lines, so that the same number of many positions is not in the same set of a cache
         line = LINE // self.panels.dtype.itemsize
@@ -471,10 +482,11 @@ class _BackwardPlan:
             values[cell + slot] = value
 
 
-def gradient_places(config: Config) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Where the gradient of each parameter stands in the array of all of them, and its shape."""
-    places, at = {}, 0
+def gradient_places(config: Config) -> list[tuple[str, int, int, tuple[int, ...], str | None]]:
+    """Of each parameter: name, begin and end in the array of all gradients, shape, and whose gradient is the same."""
+    places, at = [], 0
     for name, shape in config.parameter_shapes().items():
-        places[name] = at, shape
+        same = name.replace("_hh", "_ih") if name.startswith("bias_hh") else None
+        places.append((name, at, at + prod(shape), shape, same))
         at += prod(shape)
     return places

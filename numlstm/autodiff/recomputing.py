@@ -13,7 +13,7 @@ import numpy as np
 
 from numlstm.autodiff.plans import Segment, tape_row
 from numlstm.autodiff.tape import Tape, forward_team
-from numlstm.autodiff.teams import Runner
+from numlstm.autodiff.teams import Runner, run_alone
 from numlstm.base.typing import Array
 from numlstm.kernels.loading.entry_points import Forward
 from numlstm.kernels.plan_layout import Cell, Header, UniformRun
@@ -129,7 +129,9 @@ def _drop(tape: Tape, layer: int, mask: Array, dropped: Array) -> None:
         np.multiply(below, mask.reshape(-1), out=dropped[: below.size])
 
 
-def backward(tape: Tape, slots: Array, schedule: Schedule, below: Callable[[int], None], held: tuple[Any, ...]) -> None:
+def backward(
+    tape: Tape, slots: Array, schedule: Schedule | None, below: Callable[[int], None], held: tuple[Any, ...]
+) -> None:
     """The pass back over slots that are bound, but for the gates.
 
     Parameters
@@ -137,8 +139,8 @@ def backward(tape: Tape, slots: Array, schedule: Schedule, below: Callable[[int]
     tape : Tape
     slots : array of int64
         For the backward kernel.
-    schedule : Schedule
-        How threads share its part.
+    schedule : Schedule or None
+        How threads share its part; None for one thread.
     below : callable
         Applies the mask below a layer to the gradient by what that layer has read.
     held : tuple
@@ -164,6 +166,9 @@ def backward(tape: Tape, slots: Array, schedule: Schedule, below: Callable[[int]
             own[cell + slot] = address(tape.buffer) + offset * itemsize
         if n >= config.num_directions and dropped is not None:
             own[cell + BackCell.X] = address(dropped)
+        if schedule is None:
+            run_alone(owner.run_backward, own)
+            return
         with Team(schedule.num_threads - 1) as team:
             runner = Runner(team, owner.run_backward, owner.run_forward, config.num_layers)
             runner.run(own, schedule, None, (), (held, gates, dropped))

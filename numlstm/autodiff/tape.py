@@ -37,7 +37,7 @@ class Trainer:
         self.idle: list[Array] = []
         self.transposed: list[Transposed] = []
         self.places = gradient_places(panels.config)
-        self.gradients = sum(prod(shape) for _, shape in self.places.values())
+        self.gradients = max(end for _, _, end, _, _ in self.places)
 
     def plan(
         self, panels: Panels, steps: int, rows: int, sizes: Array | None, drops: bool, low: bool = False
@@ -55,13 +55,15 @@ class Trainer:
 
     def lease(self, count: int) -> Array:
         """A buffer with room for so many numbers: the smallest that is idle and fits. Its user gives it back."""
-        sizes = [buffer.size for buffer in self.idle.copy()]
-        for size in sorted(sizes):
-            if count <= size <= 4 * count + 4096:
-                with suppress(IndexError):  # another thread has taken it
-                    buffer = self.idle.pop(sizes.index(size))
-                    if buffer.size >= count:
-                        return buffer
+        found, least = -1, 4 * count + 4096
+        for n, buffer in enumerate(self.idle.copy()):
+            if count <= buffer.size <= least:
+                found, least = n, buffer.size
+        if found >= 0:
+            with suppress(IndexError):  # another thread has taken it, or another one is in its place
+                buffer = self.idle.pop(found)
+                if buffer.size >= count:
+                    return buffer
         return aligned_zeros(count, self.dtype)
 
     def give_back(self, buffer: Array) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.autodiff.plans import OWN_RECORD
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading.entry_points import Forward
@@ -16,16 +17,16 @@ from numlstm.runtime.cores import YIELD
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import aligned_empty
 from numlstm.runtime.schedule import STEP_WORTH, WORTH, Schedule, microseconds
-from numlstm.runtime.threads import get_num_threads
 from numlstm.runtime.workers import EPOCH, Team, Work
 
 BACK = 2  # how much longer than the forward pass the pass back takes, about
 PANEL_UNITS = 64  # outputs of a product's panel with the widest registers
-ALONE = Schedule(Partition.ROWS, num_threads=1, num_chunks=1, ranges=1)
 
 
-def schedule_back(config: Config, steps: int, rows: int, itemsize: int) -> Schedule:
-    """How threads share a pass back: by the rows of a chunk of steps, or by the outputs of every step's products.
+def schedule_back(config: Config, steps: int, rows: int, itemsize: int, limit: int) -> Schedule | None:
+    """How at most ``limit`` threads share a pass back; None if one is to run it alone.
+
+    They share the rows of a chunk of steps, or the outputs of every step's products.
 
     The second has a barrier after every step, but each thread reads a part of the weights only. The sums of a
     chunk are shared in both.
@@ -37,15 +38,17 @@ def schedule_back(config: Config, steps: int, rows: int, itemsize: int) -> Sched
         Length of the sequence, and how many rows take a step on average.
     itemsize : int
         Bytes of a number.
+    limit : int
+        Threads, including the caller.
     """
-    limit, overrides = get_num_threads(), planner.settings.schedule
+    overrides = planner.settings.schedule
     if limit < 2:
-        return ALONE
+        return None
     partition = overrides.partition
     if partition is None:
         work = BACK * microseconds(config, steps, rows, itemsize)
         if work < WORTH:
-            return ALONE
+            return None
         limit = min(limit, max(2, int(work / WORTH)))
         step = microseconds(config, 1, rows, itemsize) / (config.num_layers * config.num_directions)
         by_outputs = min(int(step / STEP_WORTH / 2), config.output_size // PANEL_UNITS) >= 2
@@ -53,6 +56,14 @@ def schedule_back(config: Config, steps: int, rows: int, itemsize: int) -> Sched
     elif partition != Partition.BLOCKS:
         partition = Partition.ROWS
     return Schedule(partition, limit, num_chunks=overrides.num_chunks or limit, ranges=limit)
+
+
+def run_alone(kernel: Forward, slots: Array) -> None:
+    """Run a plan of the pass back on this thread: it shares the record behind its own slots."""
+    record, at = len(slots) - OWN_RECORD, address(slots)
+    slots[record:] = 0
+    slots[Header.SHARE] = at + record * slots.itemsize
+    kernel(at)
 
 
 class Runner:

@@ -8,7 +8,7 @@ import pytest
 from judge import equal
 
 import numlstm
-from numlstm.autodiff import teams
+from numlstm.autodiff import passes, teams
 from numlstm.kernels.plan_layout import Header, Partition
 from numlstm.kernels.training.backward_layout import Back
 from numlstm.runtime import planner
@@ -94,21 +94,20 @@ def test_workers_take_part(partition, worked):
 def test_chunks_that_run_twice_are_noticed(monkeypatch):
     """Sums that are added to a second time are other sums."""
     lstm = numlstm.LSTM(5, 16, seed=1)
-    want, real = passes_of(lstm, 1, None, 40, 6), teams.Runner.run
+    want, real = passes_of(lstm, 1, None, 40, 6), passes.run_alone
 
-    def twice(self, slots, *others):
-        real(self, slots, *others)
+    def twice(kernel, slots):
+        real(kernel, slots)
         slots[Back.CLEAR] = 0
-        real(self, slots, *others)
+        real(kernel, slots)
 
-    monkeypatch.setattr(teams.Runner, "run", twice)
+    monkeypatch.setattr(passes, "run_alone", twice)
     assert not equal(passes_of(lstm, 1, None, 40, 6), want)
 
 
 def test_what_is_short_runs_alone():
-    numlstm.set_num_threads(4)
-    assert teams.schedule_back(numlstm.LSTM(6, 4)._config, 5, 1, 4) is teams.ALONE
-    assert teams.schedule_back(numlstm.LSTM(8, 64, 2)._config, 168, 64, 4).partition == Partition.ROWS
-    assert teams.schedule_back(numlstm.LSTM(40, 256, 3)._config, 160, 8, 4).partition == Partition.BLOCKS
-    numlstm.set_num_threads(1)
-    assert teams.schedule_back(numlstm.LSTM(8, 64, 2)._config, 168, 64, 4) is teams.ALONE
+    small, forecast, voice = (numlstm.LSTM(*sizes)._config for sizes in [(6, 4), (8, 64, 2), (40, 256, 3)])
+    assert teams.schedule_back(small, 5, 1, 4, 4) is None
+    assert teams.schedule_back(forecast, 168, 64, 4, 1) is None
+    assert teams.schedule_back(forecast, 168, 64, 4, 4).partition == Partition.ROWS
+    assert teams.schedule_back(voice, 160, 8, 4, 4).partition == Partition.BLOCKS
