@@ -6,6 +6,9 @@ import os
 import pytest
 
 NEEDS = {
+    "autograd": ["numlstm/autograd/*", "docs/frameworks.md"],
+    "jax": ["numlstm/jax/*", "docs/frameworks.md"],
+    "torch": ["numlstm/torch/*", "docs/frameworks.md"],
     "dask": ["numlstm/dask/*", "docs/scale.md"],
     "matplotlib": ["docs/draw_panels.py"],
     "sphinx": ["docs/conf.py"],

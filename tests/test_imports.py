@@ -28,6 +28,8 @@ ORDER = (
     "export",
     "models",
     "torch",
+    "jax",
+    "autograd",
     "interop",
     "files",
     "optim",
@@ -54,8 +56,9 @@ ALONE = {"reference"}
 FOREIGN = {
     "torch": {"numlstm.bench.engines.pytorch", "numlstm.bench.engines.training"}
 }  # whom the bench times, imported when it does and nowhere else
-BRIDGES = {"torch"}  # folders that bring numlstm into the package of their name, which only they import at the top
-HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "onnxruntime", "openvino", "onnx", "safetensors")
+BRIDGES = {"torch"}  # folders that may import the package of their name at the top
+HEAVY = ("numba", "llvmlite", "click", "matplotlib", "torch", "jax", "autograd", "onnxruntime", "openvino", "onnx")
+HEAVY += ("safetensors",)
 
 
 def modules(package):

@@ -11,6 +11,8 @@ REQUIREMENTS = {
     "dask": ("dask[array,dataframe]>=2026.1", "distributed>=2026.1", "pyarrow>=16"),
     "cuda12": ("numba-cuda[cu12]>=0.30,<0.31",),
     "cuda13": ("numba-cuda[cu13]>=0.30,<0.31", "nvidia-cuda-nvcc>=13"),
+    "autograd": ("autograd>=1.7",),
+    "jax": ("jax>=0.4.34",),
     "link": ("ziglang>=0.13",),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,22 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from numlstm.autodiff import passes
+from numlstm.autodiff.stateless import PASSES_KEPT, Passes, compare
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
-from numlstm.kernels.plan_layout import LINE
 from numlstm.lstm import LSTM
 from numlstm.module import Model
-from numlstm.runtime.executor import Executor
 from numlstm.runtime.object_layout import address
-from numlstm.runtime.packed_weights import Panels, aligned_empty, places
 from numlstm.sequences.packing import PackedSequence
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-ENGINES_KEPT = 64  # sizes of models whose plans and buffers are kept
-
-_compare = ctypes.CDLL(None).memcmp
-_compare.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
 
 class Packed:
@@ -40,7 +32,7 @@ class Packed:
     def has(self, weights: Sequence[Tensor]) -> bool:
         """Whether the bits of these weights are still those."""
         for weight, (at, size) in zip(weights, self.memory, strict=True):
-            if _compare(weight.data_ptr(), at, size):
+            if compare(weight.data_ptr(), at, size):
                 return False
         return True
 
@@ -51,57 +43,37 @@ _packed = WeakTensorKeyDictionary()
 
 
 class Engine:
-    """What LSTMs of the same sizes and dtype share: plans and buffers.
-
-    Parameters
-    ----------
-    config : Config
-        With steps as the first axis, and without dropout.
-    dtype : dtype
-    """
+    """What LSTMs of the same sizes and dtype share. Shapes are those of `Passes`."""
 
     def __init__(self, config: Config, dtype: np.dtype[Any]) -> None:
-        self.config, self.dtype = config, dtype
-        self.executor = Executor(config, dtype)
-        self.blank, self.zero = Panels(config, dtype), np.zeros(1, dtype)
-        self.shapes = config.parameter_shapes()
-        self.of_weights = list(self.shapes.values())
+        self.config, self.passes = config, Passes(config, dtype)
+        self.shapes = list(self.passes.shapes.values())
 
     def fits(self, weights: Sequence[Tensor]) -> bool:
         """Whether they have the shapes of the parameters, in the order of the state dict."""
-        return [weight.shape for weight in weights] == self.of_weights
+        return [weight.shape for weight in weights] == self.shapes
 
     def lstm(self, weights: Sequence[Tensor]) -> LSTM:
         """An LSTM with these weights, in eval mode."""
         packed: Packed | None = _packed.get(weights[0])
         plain = [weight if weight.is_contiguous() else weight.contiguous() for weight in weights]
         if packed is None or packed.lstm._config is not self.config or not packed.has(plain):
-            numbers = np.concatenate([self.zero, *(_array(weight).reshape(-1) for weight in plain)])
+            numbers = self.passes.numbers([_array(weight) for weight in plain])
             lstm = LSTM.__new__(LSTM)
             lstm._hold(self.config)
-            lstm._model = Model(self.config, self.blank.with_numbers(numbers), self.executor)
+            lstm._model = Model(self.config, self.passes.packed(numbers), self.passes.executor)
             lstm.training = False
-            packed = _packed[weights[0]] = Packed(lstm, [*places(numbers, self.shapes).values()])
+            packed = _packed[weights[0]] = Packed(lstm, self.passes.views(numbers))
         return packed.lstm
 
     def infer(
         self, weights: Sequence[Tensor], x: Tensor, hx: tuple[Tensor, Tensor] | None, sizes: Array | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Output, h_n and c_n.
-
-        Parameters
-        ----------
-        weights : sequence of Tensor
-        x : Tensor, (T, B, input_size), or packed (positions, input_size)
-        hx : (h_0, c_0) or None
-            (cells, B, features).
-        sizes : array of int64, (T,), or None
-            Of a packed sequence: the rows of each step.
-        """
+        """Output, h_n and c_n."""
         given: Any = _array(x) if sizes is None else PackedSequence(_array(x), sizes, None, None)
         states = None if hx is None else (_array(hx[0]), _array(hx[1]))
         output, (h_n, c_n) = self.lstm(weights)(given, states)
-        return tuple(map(torch.from_numpy, (output if sizes is None else output.data, h_n, c_n)))  # type: ignore[return-value]
+        return _tensor(output if sizes is None else output.data), _tensor(h_n), _tensor(c_n)
 
     def forward(
         self,
@@ -110,41 +82,12 @@ class Engine:
         hx: tuple[Tensor, Tensor] | None,
         masks: Sequence[Tensor],
         sizes: Array | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Output, h_n, c_n, and the numbers that `backward` needs, a flat tensor.
-
-        Parameters
-        ----------
-        weights, x, hx, sizes
-            As for `infer`.
-        masks : sequence of Tensor
-            What the output of each layer but the last is multiplied by; none without dropout.
-        """
-        given, features = _array(x), self.config.num_directions * self.config.output_size
-        steps, rows = _steps_and_rows(x, sizes)
-
-        def fill(positions: Array) -> None:
-            positions.reshape(given.shape)[...] = given
-
-        drawn = iter(masks)
-
-        def drop(mask: Array) -> None:
-            mask.reshape(-1)[...] = _array(next(drawn)).reshape(-1)
-
-        passed, tape = passes.forward(
-            self.executor,
-            self.lstm(weights)._panels,
-            steps,
-            rows,
-            sizes,
-            fill,
-            None if hx is None else (_array(hx[0]), _array(hx[1])),
-            drop if masks else None,
-            (len(given), 1, features) if sizes is not None else (steps, rows, features),
-        )
-        output = passed.output.reshape(*x.shape[:-1], features).copy()
-        results = output, passed.h_n, passed.c_n, np.asarray(KeptNumbers(tape))
-        return tuple(map(torch.from_numpy, results))  # type: ignore[return-value]
+    ) -> tuple[Tensor, ...]:
+        """Output, h_n, c_n, and the numbers that `backward` needs."""
+        states = None if hx is None else (_array(hx[0]), _array(hx[1]))
+        drawn = [_array(mask) for mask in masks]
+        results = self.passes.forward(self.lstm(weights)._panels, _array(x), states, drawn, sizes)
+        return tuple(map(_tensor, results))
 
     def backward(
         self,
@@ -157,41 +100,21 @@ class Engine:
         sizes: Array | None,
         input_grad: bool,
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of the input, h_0, c_0 and the weights, of the shapes that ``forward`` was given.
-
-        Parameters
-        ----------
-        weights, masks, sizes
-            As for `forward`.
-        kept : Tensor
-            What `forward` has kept.
-        by_results : (Tensor or None, ...)
-            The gradients of output, h_n and c_n; None for zeros.
-        steps, rows : int
-            T and B.
-        input_grad : bool
-            Whether that of the input is wanted; else it is None.
-        """
-        config, panels = self.config, self.lstm(weights)._panels
-        owner = passes.trainer(self.executor, panels)
-        plan = owner.plan(panels, steps, rows, sizes, bool(masks))
-        tape = Borrowed(owner, panels, plan, _on_cache_line(_array(kept)))
-        tape.masks = [_array(mask).reshape(plan.positions, -1) for mask in masks]
-        d_output, *by_states = by_results
-        positions = None if d_output is None else _array(d_output.contiguous()).reshape(plan.positions, -1)
-        d_h, d_c = (
-            np.zeros(shape, self.dtype) if by_state is None else np.array(_array(by_state), order="C")
-            for by_state, shape in zip(by_states, config.state_shapes(rows), strict=True)
+        """Gradients of the input, h_0, c_0 and the weights."""
+        gradients = self.passes.backward(
+            self.lstm(weights)._panels,
+            _array(kept),
+            [None if by_result is None else _array(by_result) for by_result in by_results],
+            steps,
+            rows,
+            [_array(mask) for mask in masks],
+            sizes,
+            input_grad,
         )
-        d_input, named = passes.backward(tape, positions, d_h, d_c, input_grad)
-        if d_input is not None and sizes is None:
-            d_input = d_input.reshape(steps, rows, -1)
-        return None if d_input is None else torch.from_numpy(d_input), *(
-            torch.from_numpy(array) for array in (d_h, d_c, *(named[name] for name in self.shapes))
-        )
+        return tuple(None if gradient is None else _tensor(gradient) for gradient in gradients)
 
 
-@lru_cache(ENGINES_KEPT)
+@lru_cache(PASSES_KEPT)
 def engine(
     input_size: int,
     hidden_size: int,
@@ -206,35 +129,10 @@ def engine(
     return Engine(config, DTYPES[dtype])
 
 
-class KeptNumbers:
-    """The numbers of a tape, as NumPy takes an object's memory: the tape lives as long as the array and its tensor."""
-
-    def __init__(self, tape: passes.Tape) -> None:
-        self.tape = tape
-        self.__array_interface__ = tape.buffer[: tape.plan.kept].__array_interface__
-
-
-class Borrowed(passes.Tape):
-    """A tape whose memory is a tensor's."""
-
-    def __del__(self) -> None:
-        """Give nothing back."""
-
-
 def _array(tensor: Tensor) -> Array:
     """The tensor's own memory."""
     array: Array = tensor.detach().numpy()
     return array
 
 
-def _on_cache_line(array: Array) -> Array:
-    """The array, or a copy of it that starts where kernels expect it: a tensor may have been copied since."""
-    if address(array) % LINE == 0 and array.flags.c_contiguous:
-        return array
-    aligned = aligned_empty(array.size, array.dtype)
-    aligned[:] = array
-    return aligned
-
-
-def _steps_and_rows(x: Tensor, sizes: Array | None) -> tuple[int, int]:
-    return (x.shape[0], x.shape[1]) if sizes is None else (len(sizes), int(sizes[0]))
+_tensor = torch.from_numpy  # over the array's memory

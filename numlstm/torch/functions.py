@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-SECOND = (
-    "numlstm has no second derivatives of an LSTM (double backward)\n"
-    "Run this LSTM as a torch.nn.LSTM, which has them: with torch.backends.mkldnn.flags(enabled=False)."
-)
+from numlstm.autodiff.stateless import SECOND
+
+SECOND_OF_TORCH = SECOND.format("torch.nn.LSTM") + " On a CPU: under torch.backends.mkldnn.flags(enabled=False)."
 AHEAD = (
     "numlstm has no forward-mode derivatives of an LSTM (jvp)\n"
     "Use reverse mode, torch.func.grad or vjp; torch.nn.LSTM has no jvp for every dtype either."
@@ -96,7 +95,7 @@ class Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> NoReturn:
         """Second derivatives."""
-        raise NotImplementedError(SECOND)
+        raise NotImplementedError(SECOND_OF_TORCH)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:

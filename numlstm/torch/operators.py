@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from numlstm.autodiff.plans import kept_layout
-from numlstm.kernels.loading import registry
+from numlstm.autodiff.stateless import kept_size
 from numlstm.torch.engine import DTYPES, Engine, engine
 
 
@@ -21,8 +20,7 @@ def _engine(weights: list[Tensor], num_layers: int, bidirectional: bool) -> Engi
     of_sizes = engine(inputs, gates // 4, num_layers, bias, bidirectional, proj_size, weights[0].dtype)
     if not of_sizes.fits(weights):
         raise RuntimeError(
-            f"weights must have shapes {list(of_sizes.shapes.values())}\n"
-            f"Theirs are {[tuple(weight.shape) for weight in weights]}."
+            f"weights must have shapes {of_sizes.shapes}\nTheirs are {[tuple(weight.shape) for weight in weights]}."
         )
     return of_sizes
 
@@ -52,8 +50,7 @@ def _(
     x: Tensor, h_0: Any, c_0: Any, masks: Any, weights: list[Tensor], num_layers: int, bidirectional: bool, keep: bool
 ) -> tuple[Tensor, ...]:
     (steps, rows, _), config = x.shape, _engine(weights, num_layers, bidirectional).config
-    lanes = registry.lanes(DTYPES[x.dtype].name)
-    size = kept_layout(config, lanes, x.itemsize, steps * rows, rows, bool(masks)).size if keep else 0
+    size = kept_size(config, DTYPES[x.dtype], steps * rows, rows, bool(masks)) if keep else 0
     output = x.new_empty(steps, rows, config.num_directions * config.output_size)
     return output, *(x.new_empty(shape) for shape in config.state_shapes(rows)), x.new_empty(size)
 

@@ -84,7 +84,7 @@ def test_a_fake_result_is_as_large_as_a_real_one():
         (40, 0, False, 3, 2, torch.float64),
     ):
         of_sizes = engine(3, hidden, layers, True, both, proj, dtype)
-        weights = [torch.randn(shape, dtype=dtype) for shape in of_sizes.shapes.values()]
+        weights = [torch.randn(shape, dtype=dtype) for shape in of_sizes.shapes]
         masks = [torch.ones(4, rows, (proj or hidden) * (2 if both else 1), dtype=dtype) for _ in range(layers - 1)]
         x = torch.randn(4, rows, 3, dtype=dtype)
         for drawn in ([], masks):

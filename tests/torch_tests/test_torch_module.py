@@ -217,7 +217,7 @@ def test_backward_twice_and_truncated_backpropagation():
 def test_kept_numbers_are_given_back_with_the_graph():
     ours, _ = pair(hidden_size=32)
     x = torch.randn(50, 4, 3)
-    idle = ours._engine(torch.float32).executor
+    idle = ours._engine(torch.float32).passes.executor
     ours(x)[0].sum().backward()
     addresses = {buffer.ctypes.data for buffer in idle.training.idle}
     for _ in range(20):
