@@ -12,7 +12,7 @@ BUILDERS = {
     "GuitarML's JSON": "json",
     "Keras or HDF5": "keras.model",
     "Neural Amp Modeler": "json",
-    "ONNX": "onnx",
+    "ONNX": "onnx.model",
     "RTNeural's JSON": "json",
     "safetensors": "saved",
 }

@@ -88,6 +88,17 @@ def read(file: BinaryIO, path: Path | None, size: int) -> Contents:
     return _contents(model, budget, path)
 
 
+def of_node(node: Any, inputs: Mapping[str, Array], opset: int) -> Found:
+    """The LSTM of one node, whose weights are these arrays by the names of its inputs."""
+    import onnx
+
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in inputs.items()]
+    x = onnx.helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([node], "node", [x], [], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    return _contents(model, Budget(model.ByteSize()), None).lstms[0]
+
+
 def _contents(model: Any, budget: Budget, path: Path | None) -> Contents:
     graph = Graph(model, budget)
     beside = Beside(path, budget)
@@ -115,7 +126,8 @@ def _contents(model: Any, budget: Budget, path: Path | None) -> Contents:
     for found in (*lstms, *by_name):
         name = found.name or ("LSTM" if len(lstms) + len(by_name) > 1 else "")
         all_of_them.append(found._replace(name=unique(shown(name))))
-    return numlstm_config.contents("ONNX", named, metadata, tuple(all_of_them), (*others, *other_names))
+    contents = numlstm_config.contents("ONNX", named, metadata, tuple(all_of_them), (*others, *other_names))
+    return contents._replace(model=(model, path))
 
 
 def _tensors(graph: Graph, beside: Beside) -> Any:
