@@ -18,6 +18,7 @@ from numlstm.lstm import LSTM
 from numlstm.runtime.threads import get_num_threads, num_threads, set_num_threads
 
 if TYPE_CHECKING:
+    from numlstm.base.cell_options import CellOptions
     from numlstm.cell import LSTMCell
     from numlstm.interop import from_torch
     from numlstm.models.loading import load_model
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LSTM",
+    "CellOptions",
     "LSTMCell",
     "PackedSequence",
     "Pool",
@@ -69,6 +71,7 @@ find, tensors = list_lstms, load_tensors  # deprecated names
 # Imported on first access: a program may never need them.
 _LATER = {
     **lazy.MODULES,
+    "CellOptions": "base.cell_options",
     "Session": "sequences.pool",
     "from_torch": "interop",
     "load_model": "models.loading",

@@ -9,8 +9,9 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm.autodiff.gradients import Gradients
+from numlstm.base.cell_options import CellOptions
 from numlstm.base.typing import States, StatesLike
-from numlstm.base.validation.arguments import cell_config, check_cpu, parameter_dtype
+from numlstm.base.validation.arguments import cell_config, check_cpu, check_plain, checked_options, parameter_dtype
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.shapes import cell_call, cell_states, check_not_packed
 from numlstm.module import Module
@@ -41,6 +42,8 @@ class LSTMCell(CellParameters):
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
         Or anything else that `numpy.random.default_rng` takes. The same seed gives the same parameters.
+    cell_options : CellOptions, optional
+        Other activations, peepholes and more, as of an `LSTM`.
 
     Attributes
     ----------
@@ -72,6 +75,7 @@ class LSTMCell(CellParameters):
     _suffix = "_l0"
     _kind = "LSTMCell"
     _closed = True
+    _fixed = Module._fixed | {"cell_options"}
 
     def __init__(
         self,
@@ -82,8 +86,9 @@ class LSTMCell(CellParameters):
         dtype: object = None,
         *,
         seed: Any = None,
+        cell_options: CellOptions | None = None,
     ) -> None:
-        config = cell_config(input_size, hidden_size, bias)
+        config = cell_config(input_size, hidden_size, bias)._replace(cell_options=checked_options(cell_options))
         check_cpu(device, "LSTMCell")
         self._start(config, parameter_dtype(dtype), seed)
 
@@ -94,7 +99,13 @@ class LSTMCell(CellParameters):
 
     def extra_repr(self) -> str:
         """The text between the parentheses of the repr."""
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
+        text = f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else f", bias={self.bias}")
+        return text if self.cell_options.plain else f"{text}, cell_options={self.cell_options!r}"
+
+    @property
+    def cell_options(self) -> CellOptions:
+        """Activations and other variants of the cell."""
+        return self._config.cell_options
 
     def forward(self, input: np.typing.ArrayLike, hx: StatesLike | None = None) -> States:
         """Run one step.
@@ -186,6 +197,7 @@ class LSTMCell(CellParameters):
         >>> grads.input.shape, grads.hx, sorted(grads.parameters)
         ((4, 2), None, ['bias_hh', 'bias_ih', 'weight_hh', 'weight_ih'])
         """
+        check_plain("vjp", self)
         from numlstm.autodiff import calls
 
         model = self._model

@@ -14,11 +14,14 @@ import numpy as np
 from numpy import empty, ndarray
 
 from numlstm import lazy
+from numlstm.base.cell_options import CellOptions
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Result, States, StatesLike
 from numlstm.base.validation.arguments import (
     check_direction,
     check_flag,
+    check_plain,
+    checked_options,
     device_name,
     dropout_probability,
     lstm_config,
@@ -88,6 +91,9 @@ class LSTM(LSTMParameters):
         float32 (the default) or float64, of parameters and results.
     seed : int, optional
         Or anything else that `numpy.random.default_rng` takes. The same seed gives the same parameters and dropout.
+    cell_options : CellOptions, optional
+        Other activations, peepholes and more: another cell than PyTorch's. See `CellOptions` and
+        ``docs/differences.md``.
 
     Attributes
     ----------
@@ -134,7 +140,7 @@ class LSTM(LSTMParameters):
 
     mode = "LSTM"
     _closed = True
-    _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode"}
+    _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode", "cell_options"}
 
     def __init__(  # noqa: PLR0913, PLR0917 (the arguments of torch.nn.LSTM)
         self,
@@ -150,8 +156,10 @@ class LSTM(LSTMParameters):
         dtype: object = None,
         *,
         seed: Any = None,
+        cell_options: CellOptions | None = None,
     ) -> None:
         config = lstm_config(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        config = config._replace(cell_options=checked_options(cell_options))
         if device_name(device) == "cuda":  # before parameters are drawn for nothing
             _cuda()
         self._start(config, parameter_dtype(dtype), seed)
@@ -202,6 +210,11 @@ class LSTM(LSTMParameters):
         self._change(direction=value)
 
     @property
+    def cell_options(self) -> CellOptions:
+        """Activations and other variants of the cell."""
+        return self._config.cell_options
+
+    @property
     def dropout(self) -> float:
         """Probability of zeroing a number between layers, in train mode."""
         return self._config.dropout
@@ -236,6 +249,8 @@ class LSTM(LSTMParameters):
             text += f", bidirectional={config.bidirectional}"
         if config.direction != "forward":
             text += f", direction={config.direction!r}"
+        if not config.cell_options.plain:
+            text += f", cell_options={config.cell_options!r}"
         return text
 
     @property
@@ -287,6 +302,7 @@ class LSTM(LSTMParameters):
             return
         if on_cuda:
             self._forward_only("CUDA")
+            check_plain("CUDA", self)
         gpu = _cuda().Runner() if on_cuda else None
         with changing:
             self._model = self._model.replace(gpu=gpu)
@@ -513,6 +529,7 @@ class LSTM(LSTMParameters):
             raise ValueError(f"memory must be 'all' or 'low'\nIt is {memory!r}.")
         self._cpu_only("vjp")
         self._forward_only("vjp")
+        check_plain("vjp", self)
         from numlstm.autodiff import calls
 
         model = self._model  # for the whole call, whatever is assigned meanwhile

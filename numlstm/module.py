@@ -29,7 +29,7 @@ from numlstm.runtime.packed_weights import Panels
 # Held while new panels are made from old ones, so that no concurrent assignment is lost. One lock serves all LSTMs,
 # since it is held briefly. It is reentrant, since reading an assigned value may run code that assigns.
 changing = fork_safe(threading.RLock())
-PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
+PARAMETER_NAME = re.compile(r"(weight|bias)_(ih|hh|hr|ch)(_l\d+(_reverse)?)?")
 
 
 class IncompatibleKeys(NamedTuple):

@@ -24,6 +24,7 @@ def lstm(
     dtype: DTypeLike = np.longdouble,
     batch_first: bool = False,
     flush: DTypeLike | None = None,
+    options: Any = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Run an LSTM over whole sequences.
 
@@ -32,7 +33,8 @@ def lstm(
     parameters : mapping of str to array_like
         As in the ``state_dict`` of ``torch.nn.LSTM``: ``weight_ih_l{k}`` of shape (4 * hidden_size, in),
         ``weight_hh_l{k}`` of (4 * hidden_size, out), ``bias_ih_l{k}`` and ``bias_hh_l{k}`` of (4 * hidden_size,) or
-        none, ``weight_hr_l{k}`` of (proj_size, hidden_size) or none; the same with ``_reverse`` for a second direction.
+        none, ``weight_hr_l{k}`` of (proj_size, hidden_size) or none, peepholes ``weight_ch_l{k}`` of (3 * hidden_size,)
+        in the order i, f, o or none; the same with ``_reverse`` for a second direction.
         Gate blocks are in the order i, f, g, o. The names give the numbers of layers and directions.
     x : array_like
         (T, B, input_size), or (B, T, input_size) with `batch_first`, or (T, input_size) unbatched; T >= 1.
@@ -45,6 +47,8 @@ def lstm(
         Whether B comes before T in `x` and in the output.
     flush : dtype, optional
         The dtype of the engine that is judged, or None for pure mathematics; see `cell`.
+    options : object, optional
+        As for `cell`.
 
     Returns
     -------
@@ -67,7 +71,8 @@ def lstm(
         outputs = []
         for n in range(layer * directions, (layer + 1) * directions):
             state = None if hx is None else (np.asarray(hx[0])[n], np.asarray(hx[1])[n])
-            output, state = _direction(_of_cell(parameters, suffixes[n], dtype), seq, state, n % directions == 1, flush)
+            own, reverse = _of_cell(parameters, suffixes[n], dtype), n % directions == 1
+            output, state = _direction(own, seq, state, reverse, flush, options)
             outputs.append(output)
             states.append(state)
         seq = np.concatenate(outputs, axis=-1)
@@ -92,12 +97,12 @@ def _of_cell(parameters: Mapping[str, ArrayLike], suffix: str, dtype: DTypeLike)
 
 
 def _direction(
-    parameters: Mapping[str, Array], seq: Array, state: Any, reverse: bool, flush: DTypeLike | None
+    parameters: Mapping[str, Array], seq: Array, state: Any, reverse: bool, flush: DTypeLike | None, options: Any
 ) -> tuple[Array, tuple[Array, Array]]:
     """One layer in one direction: h of every step, and the state after the last one."""
     steps = []
     for step in seq[::-1] if reverse else seq:
-        state = cell(parameters, step, state, dtype=seq.dtype, flush=flush)
+        state = cell(parameters, step, state, dtype=seq.dtype, flush=flush, options=options)
         steps.append(state[0])
     return np.stack(steps[::-1] if reverse else steps), state
 
@@ -290,13 +295,14 @@ def cell(
     *,
     dtype: DTypeLike = np.longdouble,
     flush: DTypeLike | None = None,
+    options: Any = None,
 ) -> tuple[Array, Array]:
     """Run one step of one layer in one direction.
 
     Parameters
     ----------
     parameters : mapping of str to array_like
-        ``weight_ih``, ``weight_hh``, and where there are any ``bias_ih``, ``bias_hh``, ``weight_hr``;
+        ``weight_ih``, ``weight_hh``, and where there are any ``bias_ih``, ``bias_hh``, ``weight_hr``, ``weight_ch``;
         shapes as for `lstm`.
     x : array_like
         (B, in), or (in,) unbatched.
@@ -308,7 +314,10 @@ def cell(
         None, or the dtype whose small numbers are to vanish as they do in the engine: c below its smallest
         normal number becomes 0, when read and when made, and so does h below 2**26 times that (with a projection:
         before it and after it); and a sigmoid whose argument is below -87 (float32) or -708 (float64), the whole
-        number next to the logarithm of the smallest normal number, is 0.
+        number next to the logarithm of the smallest normal number, is 0, and so is a Softplus.
+    options : object, optional
+        Other functions than those of the plain cell, by ONNX's names: its ``f``, ``g`` and ``h`` are a name and its
+        numbers each, ``clip`` limits the sums before f and g, and ``input_forget`` makes the forget gate 1 - i.
 
     Returns
     -------
@@ -318,24 +327,29 @@ def cell(
     if hx is None:
         batch, (gates_size, output_size) = np.shape(x)[:-1], np.shape(parameters["weight_hh"])
         hx = (np.zeros((*batch, output_size)), np.zeros((*batch, gates_size // 4)))
-    i, f, g, o = gates(parameters, x, hx[0], dtype=dtype, flush=flush)
+    before = _flushed_c(np.asarray(hx[1], dtype), flush)
     with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-        c = _flushed_c(f * _flushed_c(np.asarray(hx[1], dtype), flush) + i * g, flush)
-        h = _flushed_h(o * np.tanh(c), flush)
+        i, f, g, o = gate_sums(parameters, x, hx[0], dtype=dtype, flush=flush)
+        p_i, p_f, p_o = np.split(np.asarray(parameters.get("weight_ch", (0, 0, 0)), dtype), 3)
+        i, f, g = gate_of(i + p_i * before, options, "i", flush), f + p_f * before, gate_of(g, options, "g", flush)
+        f = 1 - i if options is not None and options.input_forget else gate_of(f, options, "f", flush)
+        c = _flushed_c(f * before + i * g, flush)
+        o = gate_of(o + p_o * c, options, "o", flush)
+        h = _flushed_h(o * (np.tanh(c) if options is None else activated(options.h, c, flush)), flush)
         if "weight_hr" in parameters:
             h = _flushed_h(h @ np.asarray(parameters["weight_hr"], dtype).T, flush)
         return h, c
 
 
-def gates(
+def gate_sums(
     parameters: Mapping[str, ArrayLike],
     x: ArrayLike,
     h: ArrayLike,
     *,
     dtype: DTypeLike = np.longdouble,
     flush: DTypeLike | None = None,
-) -> tuple[Array, Array, Array, Array]:
-    """The gates i, f, g and o of one step of one layer in one direction, each (B, hidden_size) or without B.
+) -> list[Array]:
+    """i, f, g and o before activation, without peepholes, each (B, hidden_size) or without B.
 
     Parameters
     ----------
@@ -349,8 +363,60 @@ def gates(
         sums = np.asarray(x, dtype) @ p["weight_ih"].T + _flushed_h(np.asarray(h, dtype), flush) @ p["weight_hh"].T
         if "bias_ih" in p:
             sums = sums + (p["bias_ih"] + p["bias_hh"])
-        i, f, g, o = np.split(sums, 4, axis=-1)
+        return np.split(sums, 4, axis=-1)
+
+
+def gates(
+    parameters: Mapping[str, ArrayLike],
+    x: ArrayLike,
+    h: ArrayLike,
+    *,
+    dtype: DTypeLike = np.longdouble,
+    flush: DTypeLike | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """The gates i, f, g and o of one step of a plain cell; arguments as for `gate_sums`."""
+    with np.errstate(all="ignore"):
+        i, f, g, o = gate_sums(parameters, x, h, dtype=dtype, flush=flush)
         return sigmoid(i, flush), sigmoid(f, flush), np.tanh(g), sigmoid(o, flush)
+
+
+def gate_of(sums: Array, options: Any, gate: str, flush: DTypeLike | None = None) -> Array:
+    """The gate of that name from its sums, peepholes included; arguments as for `cell`."""
+    if options is None:
+        return np.tanh(sums) if gate == "g" else sigmoid(sums, flush)
+    return activated(options.g if gate == "g" else options.f, np.clip(sums, -options.clip, options.clip), flush)
+
+
+def activated(function: Sequence[Any], x: Array, flush: DTypeLike | None = None) -> Array:
+    """A function of ONNX by its name and numbers, alpha and beta; `flush` as in `cell`.
+
+    Examples
+    --------
+    >>> activated(("HardSigmoid", 0.2, 0.5), np.array([-9.0, 1.0, 9.0])).tolist()
+    [0.0, 0.7, 1.0]
+    """
+    name, *numbers = function
+    if name == "Sigmoid":
+        return sigmoid(x, flush)
+    alpha, beta = (x.dtype.type(number) for number in (*numbers, 0, 0)[:2])
+    with np.errstate(all="ignore"):
+        size = np.abs(x)
+        softplus = np.maximum(x, 0) + np.log1p(np.exp(-size))
+        if flush is not None:
+            softplus = np.where(x < np.ceil(np.log(np.finfo(flush).tiny)), 0, softplus)
+        values: dict[str, Array] = {
+            "Tanh": np.tanh(x),
+            "Relu": np.maximum(x, 0),
+            "Softsign": np.where(np.isinf(x), np.sign(x), x / (1 + size)),
+            "Softplus": softplus,
+            "LeakyRelu": np.where(x < 0, alpha * x, x),
+            "ThresholdedRelu": np.where(x <= alpha, 0, x),
+            "Elu": np.where(x < 0, alpha * np.expm1(x), x),
+            "HardSigmoid": np.clip(alpha * x + beta, 0, 1),
+            "Affine": alpha * x + beta,
+            "ScaledTanh": alpha * np.tanh(beta * x),
+        }
+    return values[name]
 
 
 def sigmoid(x: Array, flush: DTypeLike | None = None) -> Array:

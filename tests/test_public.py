@@ -233,10 +233,13 @@ def found(folder):
     return numlstm.list_lstms(path)
 
 
+OPTIONS = numlstm.CellOptions(f="HardSigmoid", clip=3.0, peepholes=True)
 PLAIN = {
     "LSTM": lambda folder: make(num_layers=2, bidirectional=True),
     "LSTMCell": lambda folder: make(numlstm.LSTMCell),
     "LSTM without state_dict": lambda folder: make(Prefixed),
+    "LSTM with options": lambda folder: make(cell_options=OPTIONS),
+    "CellOptions": lambda folder: OPTIONS,
     "PackedSequence": lambda folder: numlstm.pack_sequence([[1.0, 2.0], [3.0]]),
     "packed, sorted": lambda folder: numlstm.pack_sequence([[1.0], [3.0, 2.0]], enforce_sorted=False),
     "Trace": lambda folder: make(bidirectional=True).trace(X),
@@ -252,7 +255,7 @@ BOUND = {
     "Pool": lambda: make().pool(),
     "Session": lambda: make().pool().open(),
 }
-MADE = {"LSTM", "LSTMCell", "PackedSequence", "Trace", "num_threads", *BOUND}
+MADE = {"LSTM", "LSTMCell", "CellOptions", "PackedSequence", "Trace", "num_threads", *BOUND}
 
 
 @pytest.mark.parametrize("name", PLAIN)

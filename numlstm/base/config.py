@@ -6,6 +6,7 @@ Code that packs, loads, checks or prints parameters takes them from here.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.typing import Shape
 
 DIRECTIONS = ("forward", "reverse", "go_backwards")
@@ -28,6 +29,8 @@ class Config(NamedTuple):
         The order of the steps in an LSTM that is not bidirectional. "reverse", as in ONNX: from the last to the first,
         each output at the step that it belongs to. "go_backwards", as in Keras: the same, and the output in the order
         in which it is computed.
+    cell_options : CellOptions
+        Activations and other variants of the cell.
     """
 
     input_size: int
@@ -39,6 +42,7 @@ class Config(NamedTuple):
     bidirectional: bool = False
     proj_size: int = 0
     direction: str = "forward"
+    cell_options: CellOptions = PLAIN
 
     @property
     def needs_whole_sequences(self) -> bool:
@@ -94,6 +98,8 @@ class Config(NamedTuple):
             shapes |= {"bias_ih": (gates,), "bias_hh": (gates,)}
         if self.proj_size:
             shapes["weight_hr"] = (self.proj_size, self.hidden_size)
+        if self.cell_options.peepholes:
+            shapes["weight_ch"] = (3 * self.hidden_size,)
         return shapes
 
     def parameter_shapes(self) -> dict[str, Shape]:

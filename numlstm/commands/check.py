@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -142,6 +143,7 @@ def _trial(
 ) -> Trial:
     """Try one kind of input. Halve the steps while the limit would prove nothing."""
     config, dtype = lstm._config, lstm.dtype
+    run = partial(reference.lstm, options=config.cell_options)
     lstm.batch_first, lstm.direction = False, "forward"  # neither changes what is computed
     work = sum(map(prod, config.parameter_shapes().values()))  # multiply-adds of a row's step
     rows = 1 if kind.long else batch or BATCH
@@ -150,14 +152,14 @@ def _trial(
     while True:
         rng = np.random.default_rng((seed, KINDS.index(kind)))
         x, hx = _input(lstm, kind, many, rows, rng)
-        want = reference.lstm(parameters, x, hx, dtype=reference_dtype(dtype), flush=dtype)
-        plain = reference.lstm(parameters, x, hx, dtype=dtype)
+        want = run(parameters, x, hx, dtype=reference_dtype(dtype), flush=dtype)
+        plain = run(parameters, x, hx, dtype=dtype)
         noise = [max(_errors(plain, want))]
         # with two steps of a large model chance matters little, and moving all its numbers takes long
         for _ in range(MOVED if many * rows * work <= WORK[dtype.name] or steps else 1):
             other = {key: _moved(array.astype(dtype, copy=False), rng) for key, array in parameters.items()}
             states = None if hx is None else (_moved(hx[0], rng), _moved(hx[1], rng))
-            noise.append(max(_errors(reference.lstm(other, _moved(x, rng), states, dtype=dtype), want)))
+            noise.append(max(_errors(run(other, _moved(x, rng), states, dtype=dtype), want)))
         largest = min(1.0, max(float(np.abs(array).max()) for array in _flat(want)))
         limit = FACTOR * max(noise) + SPARE[dtype.name] * largest
         if not _has_more_digits(dtype):
@@ -239,7 +241,7 @@ def _text(
     from importlib.metadata import version
 
     dtype = lstm.dtype
-    kernel = registry.kernel(dtype.name)
+    kernel = registry.kernel(dtype.name, lstm.cell_options)
     fused = "" if kernel.level.fused else ", no fused multiply-add"
     count = sum(map(prod, lstm._config.parameter_shapes().values()))
     yield f"numlstm check {os.fspath(path)}"

@@ -9,6 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from numlstm.base import atomic
+from numlstm.base.cell_options import of_kernel
 from numlstm.cell import LSTMCell
 from numlstm.export import link, targets
 from numlstm.export.library import objects, static
@@ -82,7 +83,7 @@ def export(
     model = model_bytes(module._panels, wanted)
     linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)
-    library = _library(chosen, wanted, prefix, module.dtype.name, linker)
+    library = _library(chosen, wanted, prefix, module.cell_options.kernel(module.dtype.name), linker)
     for name, content in (library | {MODEL: model}).items():
         path = Path(folder, name)
         with atomic.replacing(path) as file:
@@ -90,13 +91,13 @@ def export(
         echo(f"{fspath(path)}: {len(content)} bytes")
 
 
-def _library(target: Target, level: Level, prefix: str, number: str, linker: list[str] | None) -> dict[str, bytes]:
+def _library(target: Target, level: Level, prefix: str, kernel: str, linker: list[str] | None) -> dict[str, bytes]:
     """The files of a library by name, with an example of its use."""
     static_name, shared_name = target.static.format(prefix), target.shared.format(prefix)
     words = {
         "PREFIX": prefix,
         "GUARD": prefix.upper(),
-        "KIND": {"float32": "float", "float64": "double"}[number],
+        "KIND": {"float32": "float", "float64": "double"}[of_kernel(kernel)[0]],
         "TARGET": f"{target.name}, {level.name}",
         "CODES": _codes(prefix),
         "COMPILE": f"cc -O2 example.c {static_name} -o example",
@@ -104,10 +105,10 @@ def _library(target: Target, level: Level, prefix: str, number: str, linker: lis
     files = {
         f"{prefix}.h": _filled("numlstm.h", words),
         "example.c": _filled("example.c", words),
-        static_name: static(target, number, level, prefix),
+        static_name: static(target, kernel, level, prefix),
     }
     if linker is not None:
-        made = {name: code for name, (code, _) in objects(number, level, prefix).items()}
+        made = {name: code for name, (code, _) in objects(kernel, level, prefix).items()}
         files[shared_name] = link.shared(linker, made, shared_name)
     return files
 

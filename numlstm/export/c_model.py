@@ -18,9 +18,10 @@ from numlstm.export.model_layout import (
     MOST_FEATURES,
     MOST_LAYERS,
     TEXTS,
-    VERSION,
     Code,
     Model,
+    cell_number,
+    version,
 )
 from numlstm.kernels.compiler import inline, named
 from numlstm.kernels.instructions import INT64, PLAN, instruction, load_slot
@@ -78,11 +79,13 @@ def sizes_of(model):
         load_slot(model, Model.NUM_LAYERS),
         load_slot(model, Model.NUM_DIRECTIONS),
         load_slot(model, Model.PROJ_SIZE),
+        load_slot(model, Model.CELL) & 1,
     )
 
 
-def loader(number, level, prefix, rules):
-    """``load(model, length, result)`` for a number type and kind of CPU."""
+def loader(options, level, prefix, rules):
+    """``load(model, length, result)`` for a cell and a kind of CPU."""
+    cell, version_number = cell_number(options), version(options)
     size, level_number = rules.itemsize, LEVELS[level.name]
     cell_layout, cpu_fits = rules.cell_layout, cpu_check(prefix, level)
 
@@ -114,7 +117,9 @@ def loader(number, level, prefix, rules):
             return Code.NOT_A_MODEL
         if length < HEADER_BYTES:
             return Code.TRUNCATED
-        if load_slot(model, Model.VERSION) != VERSION:
+        if load_slot(model, Model.CELL) != cell:
+            return Code.CELL
+        if load_slot(model, Model.VERSION) != version_number:
             return Code.VERSION
         if load_slot(model, Model.BYTES) != length or length & 7 != 0:
             return Code.TRUNCATED
@@ -143,7 +148,7 @@ def getter(slot):
     return get
 
 
-def model_functions(number, level, prefix, rules):
+def model_functions(options, level, prefix, rules):
     """(function, signature) by name."""
     outputs_of = rules.outputs_of
 
@@ -156,7 +161,7 @@ def model_functions(number, level, prefix, rules):
     word = types.int64
     names = ("input_size", "hidden_size", "num_layers", "num_directions", "proj_size")
     return {
-        "load": (loader(number, level, prefix, rules), types.int32(PLAN, word, PLAN)),
+        "load": (loader(options, level, prefix, rules), types.int32(PLAN, word, PLAN)),
         **{name: (getter(int(getattr(Model, name.upper()))), word(PLAN)) for name in names},
         "output_size": (output_size, word(PLAN)),
         "error_text": (error_text, PLAN(types.int32)),

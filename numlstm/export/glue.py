@@ -11,6 +11,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from numba.core.compiler_lock import global_compiler_lock
 
+from numlstm.base.cell_options import of_kernel
 from numlstm.export.c_model import model_functions
 from numlstm.export.c_state import state_functions
 from numlstm.export.cpu_check import SAVED, cpu_functions
@@ -18,6 +19,7 @@ from numlstm.kernels.compiler import inline
 from numlstm.kernels.instructions import greater, record_at, smaller, store_slot
 from numlstm.kernels.loading.build import bare_module, optimise, target_machine
 from numlstm.kernels.loading.levels import Level
+from numlstm.kernels.microkernel import Variant
 from numlstm.kernels.plan_rules import plan_rules
 from numlstm.kernels.recurrence import forward_kernel
 from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32
@@ -25,30 +27,32 @@ from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32
 KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_slot=store_slot, record_at=record_at)
 
 
-def glue(number: str, level: Level, prefix: str) -> dict[str, Any]:
-    """The library's functions by name, for one number type and kind of CPU."""
+def glue(kernel: str, level: Level, prefix: str) -> dict[str, Any]:
+    """The library's functions by name, for a kernel, as `registry` names it, and a kind of CPU."""
+    number, options = of_kernel(kernel)
     rules = plan_rules(KERNEL, level.lanes(number), {"float32": 4, "float64": 8}[number])
-    functions = model_functions(number, level, prefix, rules) | state_functions(prefix, rules)
+    functions = model_functions(options, level, prefix, rules) | state_functions(prefix, rules)
     entries = {}
     for name, (function, signature) in functions.items():
-        kernel = entries[f"{prefix}_{name}"] = inline(function)
-        kernel.compile(signature)
+        entry = entries[f"{prefix}_{name}"] = inline(function)
+        entry.compile(signature)
     return entries
 
 
 @global_compiler_lock
-def kernel_object(number: str, level: Level, prefix: str) -> bytes:
+def kernel_object(kernel: str, level: Level, prefix: str) -> bytes:
     """The object of ``void {prefix}_kernel(int64_t *plan)``, which runs a plan on the thread that calls."""
     shapes = REGISTERS_32 if level.registers >= 32 else REGISTERS_16
-    name = f"{prefix}_kernel"
-    module = bare_module({name: forward_kernel(number, level.lanes(number), shapes, level.fused, None)})
+    name, (number, options) = f"{prefix}_kernel", of_kernel(kernel)
+    forward = forward_kernel(number, level.lanes(number), shapes, level.fused, None, Variant(options=options))
+    module = bare_module({name: forward})
     return _object(module, level, (name,), hidden=(name,))
 
 
 @global_compiler_lock
-def glue_object(number: str, level: Level, prefix: str) -> bytes:
+def glue_object(kernel: str, level: Level, prefix: str) -> bytes:
     """The object of the C functions, for any CPU of the level's family."""
-    functions = glue(number, level, prefix)
+    functions = glue(kernel, level, prefix)
     module = bare_module(functions)
     checks = None
     if level.name in SAVED:

@@ -33,12 +33,13 @@ FUNCTIONS = (
 )
 
 
-def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, list[str]]]:
+def objects(kernel: str, level: Level, prefix: str) -> dict[str, tuple[bytes, list[str]]]:
     """The objects of a library by name, each with the symbols that it exports; cached as kernels are.
 
     Parameters
     ----------
-    number : "float32" or "float64"
+    kernel : str
+        As `CellOptions.kernel` names it: "float32" or "float64" for the plain cell.
     level : Level
         As ``Target.level`` gives it.
     prefix : str
@@ -48,17 +49,17 @@ def objects(number: str, level: Level, prefix: str) -> dict[str, tuple[bytes, li
     -------
     dict of str to (bytes, list of str)
     """
-    kernel = _object("kernel", number, level, prefix)  # first: it announces that the library is compiled
-    glue = _object("glue", number, level, prefix)
+    code = _object("kernel", kernel, level, prefix)  # first: it announces that the library is compiled
+    glue = _object("glue", kernel, level, prefix)
     return {
         "glue.o": (glue, [f"{prefix}_{name}" for name in FUNCTIONS]),
-        "kernel.o": (kernel, [f"{prefix}_kernel"]),
+        "kernel.o": (code, [f"{prefix}_kernel"]),
     }
 
 
-def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
+def static(target: Target, kernel: str, level: Level, prefix: str) -> bytes:
     """The archive."""
-    made = objects(number, level, prefix)
+    made = objects(kernel, level, prefix)
     bsd = "apple" in target.triple
     if bsd:  # there C's names begin with an underscore
         made = {name: (code, [f"_{symbol}" for symbol in symbols]) for name, (code, symbols) in made.items()}
@@ -66,19 +67,19 @@ def static(target: Target, number: str, level: Level, prefix: str) -> bytes:
 
 
 @cache
-def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
+def _object(part: str, kernel: str, level: Level, prefix: str) -> bytes:
     def make(once: str) -> bytes:
         from numlstm.export import glue
 
         if part == "kernel":
-            lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", number, level.name, once)
+            lengthy("numlstm: compiling the library for %s and %s, %s; some 20 seconds", kernel, level.name, once)
         build = glue.kernel_object if part == "kernel" else glue.glue_object
-        code: bytes = build(number, level, prefix)
+        code: bytes = build(kernel, level, prefix)
         return code
 
     try:
         code, _ = kernel_cache.obtain(
-            lambda: f"{prefix}-{part}-{number}-{level.name}-{_fingerprint(number, level)}.o", make
+            lambda: f"{prefix}-{part}-{kernel}-{level.name}-{_fingerprint(kernel, level)}.o", make
         )
     except PackageNotFoundError as error:
         raise ImportError(
@@ -88,9 +89,9 @@ def _object(part: str, number: str, level: Level, prefix: str) -> bytes:
     return code
 
 
-def _fingerprint(number: str, level: Level) -> str:
+def _fingerprint(kernel: str, level: Level) -> str:
     """A hash of all that an object depends on: what a kernel depends on, and the sources here."""
-    digest = hashlib.sha256(kernel_cache.fingerprint(number, level).encode())
+    digest = hashlib.sha256(kernel_cache.fingerprint(kernel, level).encode())
     for name in ("glue", "c_memory", "c_model", "c_state", "cpu_check", "model_layout"):
         source = Path(__file__).with_name(f"{name}.py")
         digest.update((source if source.exists() else source.with_suffix(".pyc")).read_bytes())

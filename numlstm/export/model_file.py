@@ -5,7 +5,16 @@ from __future__ import annotations
 import struct
 import zlib
 
-from numlstm.export.model_layout import HEADER_BYTES, LEVELS, MAGIC, MOST_FEATURES, MOST_LAYERS, VERSION, Model
+from numlstm.export.model_layout import (
+    HEADER_BYTES,
+    LEVELS,
+    MAGIC,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    Model,
+    cell_number,
+    version,
+)
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.plan_layout import LINE
 from numlstm.runtime.packed_weights import Panels
@@ -46,7 +55,7 @@ def model_bytes(panels: Panels, level: Level) -> bytes:
     words = [0] * (HEADER_BYTES // 8)
     for slot, value in (
         (Model.MAGIC, MAGIC),
-        (Model.VERSION, VERSION),
+        (Model.VERSION, version(config.cell_options)),
         (Model.BYTES, HEADER_BYTES + len(weights)),
         (Model.NUMBER, panels.dtype.itemsize),
         (Model.LEVEL, LEVELS[level.name]),
@@ -55,6 +64,7 @@ def model_bytes(panels: Panels, level: Level) -> bytes:
         (Model.NUM_LAYERS, config.num_layers),
         (Model.NUM_DIRECTIONS, config.num_directions),
         (Model.PROJ_SIZE, config.proj_size),
+        (Model.CELL, cell_number(config.cell_options)),
     ):
         words[slot] = value
     after = struct.pack(f"<{len(words)}q", *words)[8 * (Model.CHECKSUM + 1) :]

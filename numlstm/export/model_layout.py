@@ -4,13 +4,16 @@ A model is one piece of memory: the words of ``Model``, zeros up to ``HEADER_BYT
 little-endian. It holds sizes and weights but no offsets: what is not in the file cannot be wrong in it.
 """
 
+import zlib
 from enum import IntEnum
 from itertools import count
 
+from numlstm.base.cell_options import CellOptions
 from numlstm.kernels.plan_layout import Slots
 
 MAGIC = int.from_bytes(b"numlstm\n", "little")
 VERSION = 2  # of the layout
+OTHER_CELL = 1 << 16  # added to it in models whose cell has options, so that older libraries refuse them
 HEADER_BYTES = 128  # two cache lines; the panels begin on one if the model does
 LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # values of the word LEVEL
 
@@ -37,6 +40,7 @@ class Model(metaclass=Slots):
     NUM_LAYERS = auto()
     NUM_DIRECTIONS = auto()
     PROJ_SIZE = auto()  # 0 for none
+    CELL = auto()  # `cell_number` of its options
     LENGTH = auto()
 
 
@@ -74,6 +78,7 @@ class Code(IntEnum):
     STATE = 12
     STEPS = 13
     BIDIRECTIONAL = 14
+    CELL = 15
 
 
 TEXTS = {
@@ -92,4 +97,18 @@ TEXTS = {
     Code.STATE: "this is no initialised state, or it was moved",
     Code.STEPS: "steps or batch are out of range: of a bidirectional model, no more steps than the state has room for",
     Code.BIDIRECTIONAL: "a bidirectional model needs whole sequences and takes no single steps",
+    Code.CELL: "the model has other activations or options of its cell than this library was built for",
 }
+
+
+def cell_number(options: CellOptions) -> int:
+    """The word CELL of a model: its lowest bit says whether there are peepholes, a checksum of all options is above it.
+
+    0 is the plain cell.
+    """
+    return 0 if options.plain else zlib.crc32(options.kernel("").encode()) << 1 | options.peepholes
+
+
+def version(options: CellOptions) -> int:
+    """The word VERSION of a model."""
+    return VERSION if options.plain else VERSION + OTHER_CELL

@@ -216,19 +216,18 @@ def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) 
     from numlstm.base.atomic import replacing
     from numlstm.formats import numlstm_config
 
-    metadata = numlstm_config.metadata(kind, config)
     if suffix == ".safetensors":
         from numlstm.formats import safetensors
 
-        data = safetensors.dump(parameters, metadata)
+        data = safetensors.dump(parameters, numlstm_config.metadata(kind, config))
     elif suffix == ".npz":
         from numlstm.formats import npz
 
-        data = npz.dump(parameters, metadata)
+        data = npz.dump(parameters, numlstm_config.metadata(kind, config))
     else:
         from numlstm.formats.onnx import export as onnx_export
 
-        data = onnx_export.dump(kind, config, parameters, metadata)
+        data = onnx_export.dump(kind, config, parameters)
     with replacing(path) as file:
         file.write(data)
 

@@ -86,6 +86,8 @@ class Found(NamedTuple):
             text += f", proj_size={config.proj_size}"
         if config.direction != "forward":
             text += f", direction={config.direction!r}"
+        if not config.cell_options.plain:
+            text += f", cell_options={config.cell_options!r}"
         return f"{text}), {self.dtype}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.config import DIRECTIONS, Config
 from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
@@ -13,11 +14,11 @@ from numlstm.formats.text import unique
 KEY = "numlstm.config"
 MODEL = "numlstm.model"  # the layers of a whole model: `numlstm.nn.saved`
 LETTERS = 4096  # far more than it has; parsed JSON may take many times its text
-FLAGS = ("batch_first", "dropout", "direction")  # what tensors do not say
+FLAGS = ("batch_first", "dropout", "direction", "cell_options")  # what tensors do not say
 
 
-def metadata(kind: Kind, config: Config) -> dict[str, str]:
-    """The metadata of a file with this LSTM.
+def metadata(kind: Kind, config: Config, *, options: bool = True) -> dict[str, str]:
+    """The metadata of a file with this LSTM, with or without the options of its cell.
 
     Examples
     --------
@@ -25,10 +26,14 @@ def metadata(kind: Kind, config: Config) -> dict[str, str]:
     '{"kind": "LSTMCell", "input_size": 2, "hidden_size": 3, "bias": true}'
     """
     known = config._asdict()
+    del known["cell_options"]
     if config.direction == "forward":  # as earlier releases write and read it
         del known["direction"]
     if kind == "LSTMCell":
         known = {name: known[name] for name in ("input_size", "hidden_size", "bias")}
+    if options and not config.cell_options.plain:
+        own, usual = config.cell_options._asdict(), PLAIN._asdict()
+        known["cell_options"] = {name: value for name, value in own.items() if value != usual[name]}
     return {"format": "np", KEY: json.dumps({"kind": kind, **known})}
 
 
@@ -50,11 +55,15 @@ def _stated(found: Found, text: str) -> Found:
     try:
         known = json.loads(text, object_pairs_hook=unique) if len(text) <= LETTERS else {}
         kind = known.pop("kind")
+        if "cell_options" in known:
+            known["cell_options"] = CellOptions(**known["cell_options"])
         flags = {name: known[name] for name in FLAGS if name in known}
         batch_first, dropout = flags.get("batch_first", False), flags.get("dropout", 0.0)
         direction = flags.get("direction", "forward")
         sound = type(batch_first) is bool and type(dropout) in (int, float) and 0 <= dropout <= 1
         sound &= direction in DIRECTIONS and (direction == "forward" or not known.get("bidirectional"))
+        if found.config is not None and "cell_options" in flags:  # whose peepholes are tensors
+            sound &= flags["cell_options"].peepholes == found.config.cell_options.peepholes
         config = found.config and found.config._replace(**flags)
         agrees = sound and kind == found.kind and known.items() <= (config or Config(0, 0))._asdict().items()
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -30,7 +30,7 @@ import numpy as np
 from numlstm.base.typing import Array, Shape
 from numlstm.formats.tensor import FLOATS, Tensor, widest
 
-OWN = r"(?:weight|bias)_(?:ih|hh|hr)(?:_l[0-9]{1,6}(?:_reverse)?)?"
+OWN = r"(?:weight|bias)_(?:ih|hh|hr|ch)(?:_l[0-9]{1,6}(?:_reverse)?)?"
 PLAIN = re.compile(rf"(?P<prefix>.*?){OWN}", re.S)
 PART = re.compile(
     rf"(?P<prefix>.*?)(?:(?P<own>{OWN})_(?P<part>raw|orig|mask|[guv])"

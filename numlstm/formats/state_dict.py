@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from numlstm.base.cell_options import CellOptions
 from numlstm.base.config import Config
 from numlstm.base.wording import counted
 from numlstm.formats.detected import SEVERAL_DTYPES, UNSTATED, Found, Kind
@@ -17,7 +18,7 @@ from numlstm.formats.reparametrized import folded
 from numlstm.formats.tensor import FLOATS, Tensor, widest
 
 NAME = re.compile(
-    r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr)(?P<suffix>_l(?P<layer>[0-9]{1,6})(?:_reverse)?)?)", re.S
+    r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr|ch)(?P<suffix>_l(?P<layer>[0-9]{1,6})(?:_reverse)?)?)", re.S
 )
 SEPARATORS = "./_"
 MOST = 4096  # LSTMs in a file
@@ -167,6 +168,7 @@ def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
         bias=any(key.startswith("bias") for key in own),
         bidirectional=any(key.endswith("_reverse") for key in own),
         proj_size=projection,
+        cell_options=CellOptions(peepholes=any(key.startswith("weight_ch") for key in own)),
     )
 
 

@@ -1,5 +1,7 @@
 """The activations of an LSTM cell: five of them with three divisions, on SIMD registers or in the threads of a GPU.
 
+A cell with other options has `other_cell`, made of `functions` by ONNX's names.
+
 Everything rests on e^x kept as the pair (2^n, e^x - 2^n), so that e^x and e^x - 1
 both keep their last bits: a small signal stays one, where 1 - 2 / (e^2x + 1) would
 cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + e^-x).
@@ -11,8 +13,15 @@ cancel. With t = e^-2|x| - 1, |tanh(x)| is -t / (t + 2); sigmoid(x) is 1 / (1 + 
 - NaN stays NaN through every clamp and every conversion.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from numlstm.base.cell_options import Activation, CellOptions
 
 # (2**r - 1) / r on [-1/2, 1/2]: the polynomial of least maximal relative error (Remez exchange at 60 digits),
 # lowest power first. 2**-26.5 in float32, 2**-61.9 in float64.
@@ -54,6 +63,8 @@ FAINTEST = {"float32": 2.0**-100, "float64": 2.0**-996}
 OVER = {"float32": 88.8, "float64": 709.9}
 # below e**-FLAT, -t / (t + 2) rounds to 1
 FLAT = {"float32": 20.0, "float64": 40.0}
+LOG_TERMS = {"float32": 9, "float64": 18}  # of the series of log(1 + y), whose terms fall by 9 for y <= 1
+STEEP = {"float32": 2.0**26, "float64": 2.0**55}  # x / (1 + x) of this and more rounds to 1
 
 
 def horner(simd, coefficients):
@@ -188,3 +199,224 @@ def activations(simd):
         to_c_and_powers=to_c_and_powers,
         exp_and_less_one=exp_and_less_one,
     )
+
+
+def functions(simd: Any, name: str, *numbers: float) -> Any:
+    """``(x) -> activation``, by its name in ONNX and its alpha and beta. NaN stays NaN."""
+    make: Any = {
+        "Sigmoid": _sigmoid,
+        "Tanh": _tanh,
+        "ScaledTanh": _tanh,
+        "Elu": _elu,
+        "Softsign": _softsign,
+        "Softplus": _softplus,
+    }.get(name, _straight)
+    return make(simd, name, *numbers)
+
+
+def _straight(simd: Any, name: str, alpha: float = 0.0, beta: float = 0.0) -> Any:
+    """Those that are straight lines: Relu, LeakyRelu, ThresholdedRelu, HardSigmoid, Affine."""
+    inline, fma, mul, at_most, unless_below = simd.inline, simd.fma, simd.mul, simd.at_most, simd.unless_below
+    a, b, zero, one = simd.splat(alpha), simd.splat(beta), simd.splat(0), simd.splat(1)
+    above = simd.splat(float(np.nextafter(simd.number.type(alpha), simd.number.type(np.inf))))
+
+    @inline
+    def relu(x):
+        return unless_below(x, zero(), x, zero())
+
+    @inline
+    def leaky(x):
+        return unless_below(x, zero(), x, mul(a(), x))
+
+    @inline
+    def thresholded(x):
+        return unless_below(x, above(), x, zero())
+
+    @inline
+    def affine(x):
+        return fma(a(), x, b())
+
+    @inline
+    def hard(x):
+        return at_most(relu(affine(x)), one())
+
+    return {"Relu": relu, "LeakyRelu": leaky, "ThresholdedRelu": thresholded, "Affine": affine, "HardSigmoid": hard}[
+        name
+    ]
+
+
+def _sigmoid(simd: Any, name: str) -> Any:
+    div, one, denominator = simd.div, simd.splat(1), activations(simd).one_and_exp_of_minus
+
+    @simd.inline
+    def sigmoid(x):
+        return div(one(), denominator(x))
+
+    return sigmoid
+
+
+def tanh_parts(simd: Any, alpha: float = 1.0, beta: float = 1.0) -> Any:
+    """``(x) -> numerator, denominator`` of alpha tanh(beta x): one division serves it and a factor."""
+    inline, add, mul, with_sign = simd.inline, simd.add, simd.mul, simd.with_sign
+    at_most, magnitude, exp_minus_one = simd.at_most, simd.magnitude, activations(simd).exp_minus_one
+    a, b, two, flat = simd.splat(alpha), simd.splat(beta), simd.splat(2), simd.splat(FLAT[simd.number.name] / 2)
+
+    @inline
+    def parts(x):
+        t = exp_minus_one(at_most(magnitude(x), flat()))
+        return with_sign(t, x), add(t, two())
+
+    @inline
+    def scaled_parts(x):
+        numerator, denominator = parts(mul(b(), x))
+        return mul(a(), numerator), denominator
+
+    return parts if (alpha, beta) == (1.0, 1.0) else scaled_parts
+
+
+def _tanh(simd: Any, name: str, alpha: float = 1.0, beta: float = 1.0) -> Any:
+    div, parts = simd.div, tanh_parts(simd, alpha, beta)
+
+    @simd.inline
+    def tanh(x):
+        numerator, denominator = parts(x)
+        return div(numerator, denominator)
+
+    return tanh
+
+
+def _elu(simd: Any, name: str, alpha: float) -> Any:
+    mul, at_most, magnitude, unless_below = simd.mul, simd.at_most, simd.magnitude, simd.unless_below
+    a, zero, half, flat = simd.splat(alpha), simd.splat(0), simd.splat(0.5), simd.splat(FLAT[simd.number.name] / 2)
+    exp_minus_one = activations(simd).exp_minus_one
+
+    @simd.inline
+    def elu(x):
+        return unless_below(x, zero(), x, mul(a(), exp_minus_one(at_most(mul(half(), magnitude(x)), flat()))))
+
+    return elu
+
+
+def _softsign(simd: Any, name: str) -> Any:
+    add, div, with_sign, at_most, magnitude = simd.add, simd.div, simd.with_sign, simd.at_most, simd.magnitude
+    one, steep = simd.splat(1), simd.splat(STEEP[simd.number.name])
+
+    @simd.inline
+    def softsign(x):
+        size = at_most(magnitude(x), steep())  # so that of infinity it is 1
+        return div(with_sign(size, x), add(one(), size))
+
+    return softsign
+
+
+def _softplus(simd: Any, name: str) -> Any:
+    """max(x, 0) + log(1 + y) with y = e^-|x|: log(1 + y) = 2 atanh(s) with s = y / (2 + y) <= 1/3, by its series."""
+    add, mul, div, magnitude, unless_below = simd.add, simd.mul, simd.div, simd.magnitude, simd.unless_below
+    two, zero, half, minus_full = simd.splat(2), simd.splat(0), simd.splat(0.5), simd.splat(-FULL[simd.number.name])
+    exp = activations(simd).exp_and_less_one
+    series = horner(simd, [2 / (2 * k + 1) for k in range(LOG_TERMS[simd.number.name])])
+
+    @simd.inline
+    def softplus(x):
+        y, _ = exp(mul(half(), magnitude(x)))
+        s = div(y, add(two(), y))
+        log = mul(s, series(mul(s, s)))
+        return unless_below(x, minus_full(), add(unless_below(x, zero(), x, zero()), log), zero())
+
+    return softplus
+
+
+def limiter(simd: Any, clip: float) -> Any:
+    """``(x) -> x`` between -clip and clip."""
+    inline, at_most, unless_below, high, low = (
+        simd.inline,
+        simd.at_most,
+        simd.unless_below,
+        simd.splat(clip),
+        simd.splat(-clip),
+    )
+
+    @inline
+    def limited(x):
+        return at_most(unless_below(x, low(), x, low()), high())
+
+    @inline
+    def unlimited(x):
+        return x
+
+    return unlimited if clip == np.inf else limited
+
+
+def quotient_of(simd: Any, gate: Activation, other: Activation) -> tuple[Any, Any]:
+    """``parts(x)`` of the function ``other``, and ``product(of_gate, *parts)``, its product with a gate.
+
+    A gate of sigmoid is given by its denominator, and tanh has one too: the product takes a single division.
+    """
+    inline, mul, div, (name, *numbers) = simd.inline, simd.mul, simd.div, other
+    divided, value = gate[0] == "Sigmoid", functions(simd, name, *numbers)
+
+    @inline
+    def whole(x):
+        y = value(x)
+        return y, y
+
+    @inline
+    def product(of_gate, numerator, denominator):
+        return mul(of_gate, numerator)
+
+    @inline
+    def by_gate(of_gate, numerator, denominator):
+        return div(numerator, of_gate)
+
+    @inline
+    def by_other(of_gate, numerator, denominator):
+        return div(mul(of_gate, numerator), denominator)
+
+    @inline
+    def by_both(of_gate, numerator, denominator):
+        return div(numerator, mul(of_gate, denominator))
+
+    if name in ("Tanh", "ScaledTanh"):
+        return tanh_parts(simd, *numbers), by_both if divided else by_other
+    return whole, by_gate if divided else product
+
+
+@cache
+def other_cell(simd: Any, options: CellOptions) -> SimpleNamespace:
+    """``to_c`` and ``to_h`` of a cell with options; otherwise as those of `activations`.
+
+    ``to_c`` takes the peepholes of i, f and o besides, which it does not look at if there are none.
+    """
+    inline, add, div, fma, neg, one = simd.inline, simd.add, simd.div, simd.fma, simd.neg, simd.splat(1)
+    flush_c, flush_h, limited = simd.flush_c, simd.flush_h, limiter(simd, options.clip)
+    is_sigmoid, seen, coupled = options.f[0] == "Sigmoid", options.peepholes, options.input_forget
+    # of sigmoid, the denominator stands for the gate
+    gate = activations(simd).one_and_exp_of_minus if is_sigmoid else functions(simd, *options.f)
+    g_parts, i_times_g = quotient_of(simd, options.f, options.g)
+    h_parts, o_times_h = quotient_of(simd, options.f, options.h)
+
+    @inline
+    def sums(x, peephole, c):
+        return limited(fma(peephole, c, x) if seen else x)
+
+    @inline
+    def rest(x, of_i):
+        """1 - i."""
+        return gate(neg(x)) if is_sigmoid else add(one(), neg(of_i))
+
+    @inline
+    def to_c(i, f, g, o, c, p_i, p_f, p_o):
+        i = sums(i, p_i, c)
+        of_i = gate(i)
+        of_f = rest(i, of_i) if coupled else gate(sums(f, p_f, c))
+        numerator, denominator = g_parts(limited(g))
+        new = i_times_g(of_i, numerator, denominator)
+        c = flush_c(add(div(c, of_f), new) if is_sigmoid else fma(of_f, c, new))
+        return c, c, gate(sums(o, p_o, c))
+
+    @inline
+    def to_h(c, same, of_o):
+        numerator, denominator = h_parts(c)
+        return flush_h(o_times_h(of_o, numerator, denominator))
+
+    return SimpleNamespace(to_c=to_c, to_h=to_h)

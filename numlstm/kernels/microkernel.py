@@ -11,10 +11,13 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from .activations import activations
+from numlstm.base import cell_options
+from numlstm.base.cell_options import CellOptions
+
+from .activations import activations, other_cell
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, greater, load_slot, smaller, store_slot
-from .plan_layout import TAPE_REGISTERS, Cell, Header
+from .plan_layout import PEEPHOLE_GATES, TAPE_REGISTERS, Cell, Header
 from .projection import ROWS_AT_ONCE, far_rows_at_once
 from .simd import SideBySide, Simd
 from .tile import FROM_BIAS, FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
@@ -37,6 +40,21 @@ class Operands(NamedTuple):
     again: Any  # numbers from y to where the h of a single row is stored once more; 0: nowhere
 
 
+class Variant(NamedTuple):
+    """Which cell a kernel computes."""
+
+    keeps: bool = False  # whether what a backward pass needs is kept
+    options: CellOptions = cell_options.PLAIN  # a cell with others keeps nothing
+
+    @property
+    def registers(self) -> int:
+        """Registers of a block in ``kept``: what is kept, or the peepholes that are read."""
+        return TAPE_REGISTERS if self.keeps else PEEPHOLE_GATES if self.options.peepholes else 0
+
+
+PLAIN = Variant()
+
+
 class Epilogue(NamedTuple):
     """From gates to states, for row r and block j of a tile, in two parts.
 
@@ -45,7 +63,7 @@ class Epilogue(NamedTuple):
 
     start: Kernel  # (*gates, r, j, c, c_stride, h, h_stride, count, kept, kept_stride): sets c
     end: Kernel  # (what start returns, r, j, ...): sets h
-    keeps: bool  # whether what a backward pass needs is kept
+    variant: Variant
 
     def on(self, tile: Tile) -> Any:
         """``(sums, c, c_stride, h, h_stride, count, kept, kept_stride)``: both parts for all of a tile."""
@@ -53,14 +71,16 @@ class Epilogue(NamedTuple):
         return tile.each(self.start, P, at, P, at, at, P, at, then=self.end)
 
 
-def gates_of(simd: Simd, keeps: bool, apart: int, store: Kernel) -> Kernel:
-    """``(i, f, g, o, c, kept, at, stride) -> new c, |c|, denominator of o`` of gates before activation.
+def cell_of(simd: Simd, variant: Variant, apart: int, load: Kernel, store: Kernel) -> tuple[Kernel, Kernel]:
+    """``(i, f, g, o, c, kept, at, stride) -> new c, |c|, denominator of o`` of gates before activation, and ``to_h``.
 
-    An epilogue that ``keeps`` has e^-i, e^-f, +-e^-2|g|, e^-o and c go to ``kept[at]``, each ``apart`` numbers from
-    the one before, by ``store(kept, at, stride, register)``.
+    A variant that keeps has e^-i, e^-f, +-e^-2|g|, e^-o and c go to ``kept[at]``, each ``apart`` numbers from the one
+    before, by ``store(kept, at, stride, register)``. One with peepholes has them there, for ``load(kept, at)``.
     """
     part = activations(simd)
     to_c, to_c_and_powers = part.to_c, part.to_c_and_powers
+    other = part if variant.options.plain else other_cell(simd, variant.options)
+    other_to_c = other.to_c
 
     @inline
     def gates(i, f, g, o, c, kept, at, stride):
@@ -76,27 +96,39 @@ def gates_of(simd: Simd, keeps: bool, apart: int, store: Kernel) -> Kernel:
         store(kept, at + 4 * apart, stride, new)
         return new, size, denominator
 
-    return gates_kept if keeps else gates
+    @inline
+    def gates_of_others(i, f, g, o, c, kept, at, stride):
+        return other_to_c(i, f, g, o, c, c, c, c)
+
+    @inline
+    def gates_with_peepholes(i, f, g, o, c, kept, at, stride):
+        return other_to_c(i, f, g, o, c, load(kept, at), load(kept, at + apart), load(kept, at + 2 * apart))
+
+    if variant.keeps:
+        return gates_kept, part.to_h
+    if variant.options.plain:
+        return gates, part.to_h
+    return gates_with_peepholes if variant.options.peepholes else gates_of_others, other.to_h
 
 
-def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0, single: bool = False) -> Epilogue:
+def cell_epilogue(simd: Simd, variant: Variant, apart: int = 0, single: bool = False) -> Epilogue:
     """The epilogue of whole registers, one for each gate.
 
     Registers that are kept stand ``apart`` numbers from each other, as many as they have lanes if that is 0. The h of a
     ``single`` row is stored again ``h_stride`` numbers further, unless that is 0.
     """
     lanes, load_part, store_part, store_whole = simd.lanes, simd.load_part, simd.store_part, simd.store
-    apart = apart or lanes
+    apart, registers = apart or lanes, variant.registers
 
     @inline
     def store(kept, at, stride, register):
         store_whole(kept, at, register)
 
-    gates, to_h = gates_of(simd, keeps, apart, store), activations(simd).to_h
+    gates, to_h = cell_of(simd, variant, apart, simd.load, store)
 
     @inline
     def start(i, f, g, o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
-        at, left, at_kept = r * c_stride + j * lanes, count - j * lanes, r * kept_stride + j * TAPE_REGISTERS * apart
+        at, left, at_kept = r * c_stride + j * lanes, count - j * lanes, r * kept_stride + j * registers * apart
         new, size, denominator = gates(i, f, g, o, load_part(c, at, left), kept, at_kept, kept_stride)
         store_part(c, at, new, left)
         return new, size, denominator
@@ -114,24 +146,31 @@ def cell_epilogue(simd: Simd, keeps: bool, apart: int = 0, single: bool = False)
         if h_stride != 0:
             store_part(h, h_stride + at, value, left)
 
-    return Epilogue(start, end_of_single if single else end, keeps)
+    return Epilogue(start, end_of_single if single else end, variant)
 
 
 @cache
-def kept_of(simd: Simd, keeps: bool) -> Kernel:
-    """``(cell, block, r, of)``: where a block of a row is kept, and the stride of rows; without it, anything."""
-    moved, width = simd.moved, TAPE_REGISTERS * simd.lanes
+def kept_of(simd: Simd, variant: Variant) -> Kernel:
+    """``(plan, cell, block, r, of)``: where a block of a row is kept, and the stride of rows.
+
+    Of a cell with peepholes, where those of the block are, the same for all rows. Else anything.
+    """
+    moved, pointer_at, width = simd.moved, simd.pointer_at, variant.registers * simd.lanes
 
     @inline
-    def nothing(cell, block, r, of):
+    def nothing(plan, cell, block, r, of):
         return of.c, 0
 
     @inline
-    def kept(cell, block, r, of):
+    def peepholes(plan, cell, block, r, of):
+        return moved(pointer_at(plan, Header.PANELS), load_slot(cell, Cell.PEEPHOLES) + block * width), 0
+
+    @inline
+    def kept(plan, cell, block, r, of):
         stride = load_slot(cell, Cell.TAPE_ROW)
         return moved(of.kept, r * stride + block * width), stride
 
-    return kept if keeps else nothing
+    return kept if variant.keeps else peepholes if variant.options.peepholes else nothing
 
 
 @cache
@@ -191,7 +230,7 @@ def recurrent_tile(simd: Simd, height: int, blocks: int, epilogue: Epilogue) -> 
     far = tile_of(simd, 1, 4, blocks, ahead=PREFETCH_DISTANCE).dot if height == 1 else None
     name, count = f"recur_{height}x{blocks}", counted(height, blocks)
     single = height == 1
-    kernel = step_kernel(name, simd, tile, far, epilogue.on(tile), count, epilogue.keeps, single)
+    kernel = step_kernel(name, simd, tile, far, epilogue.on(tile), count, epilogue.variant, single)
     return of_one_row(simd, kernel) if single else kernel
 
 
@@ -214,7 +253,7 @@ def of_one_row(simd: Simd, kernel: Kernel) -> Kernel:
 
 
 def step_kernel(
-    name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel, keeps: bool, single: bool = False
+    name: str, simd: Simd, tile: Any, far: Any, finish: Any, count: Kernel, variant: Variant, single: bool = False
 ) -> Kernel:
     """``kernel(plan, r, cell, block, of)``: one step of the rows of a tile from r on, in its blocks from ``block`` on.
 
@@ -222,7 +261,7 @@ def step_kernel(
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
-    y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, keeps)
+    y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, variant)
 
     @named(name)
     def kernel(plan, r, cell, block, of):
@@ -240,7 +279,7 @@ def step_kernel(
         unit = block * lanes
         y_stride = y_stride_in(cell)
         c, y = moved(of.c, r * units + unit), moved(of.y, r * y_stride + unit)
-        kept, kept_stride = kept_in(cell, block, r, of)
+        kept, kept_stride = kept_in(plan, cell, block, r, of)
         finish(add(value, rest), c, units, y, of.again if single else y_stride, units - unit, kept, kept_stride)
 
     return kernel
@@ -252,9 +291,9 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
     Where X is not hoisted, it is summed here, before R. The next block is ``onward`` by 1 or -1.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
-    far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.keeps)
+    far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.variant)
     room = simd.scratch(far_rows * width)
-    if shapes.side_by_side and not epilogue.keeps:
+    if shapes.side_by_side and epilogue.variant == PLAIN:
         finish = rows_side_by_side(simd, shapes.mr[0])
     else:
         ends = {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr}
@@ -284,7 +323,7 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
             h = moved(of.h, first * of.h_stride)
             chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
                   h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
-            kept, kept_stride = kept_in(cell, block, first, of)
+            kept, kept_stride = kept_in(plan, cell, block, first, of)
             finish(plan, count, sums, gates, moved(of.c, first * units + unit), units,
                    moved(of.y, first * y_stride + unit), y_stride, units - unit, kept, kept_stride)  # fmt: skip
 

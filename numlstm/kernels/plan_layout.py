@@ -15,6 +15,7 @@ STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchan
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
 TAPE_REGISTERS = 5  # registers of a row and block that training keeps: of the gates i, f, g, o, and c
+PEEPHOLE_GATES = 3  # the gates that see c: i, f and o
 LEAST_HALVED = 4  # numbers in a register from which on half of one can hold the units of a last block
 
 
@@ -239,6 +240,7 @@ class Cell(metaclass=Slots):
     # of a packed sequence; SOURCE_STEP and TARGET_STEP are then 0 where steps stand behind one another without a gap
     HOIST_ROWS = auto()  # rows of a step up to which it is hoisted
     BACK = auto()  # 1: in reverse
+    PEEPHOLES = auto()  # offset in PANELS of [block][i f o][lane], for a kernel of a cell that has them
     TAPE_CELL = auto()  # offset in TAPE of the cell's first step, from a step to the next one, and from row to row
     TAPE_STEP = auto()
     TAPE_ROW = auto()

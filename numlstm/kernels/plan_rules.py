@@ -12,7 +12,7 @@ from operator import setitem
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from numlstm.kernels.plan_layout import LINE, Cell, Header, lanes_of_last
+from numlstm.kernels.plan_layout import LINE, PEEPHOLE_GATES, Cell, Header, lanes_of_last
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # the part of a second-level cache that can be counted on
@@ -34,6 +34,7 @@ class Sizes(NamedTuple):
     layers: int
     directions: int
     projected: int  # proj_size; 0 for none
+    peepholes: int = 0  # 1: there are
 
 
 class CallSizes(NamedTuple):
@@ -67,6 +68,7 @@ class CellLayout(NamedTuple):
 
     panel: int
     bias: int
+    peepholes: int
     hr_panel: int
     end: int
 
@@ -108,9 +110,10 @@ def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
         blocks = blocks_of(sizes.units)
         packed = (blocks - 1) * lanes + last_lanes(sizes.units, lanes)
         bias = panel + packed * (inputs_of(sizes, layer) + outputs_of(sizes)) * 4
-        hr_panel = bias + blocks * width
+        peepholes = bias + blocks * width
+        hr_panel = peepholes + sizes.peepholes * blocks * PEEPHOLE_GATES * lanes
         end = hr_panel + blocks_of(sizes.projected) * sizes.units * lanes
-        return CellLayout(panel, bias, hr_panel, (end + (LINE // 4 - 1)) & -(LINE // 4))
+        return CellLayout(panel, bias, peepholes, hr_panel, (end + (LINE // 4 - 1)) & -(LINE // 4))
 
     return SimpleNamespace(blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout)
 
@@ -286,6 +289,7 @@ def cell_writer(operations: Any, layout: Any, hoisting: Any, itemsize: int) -> A
         store_slot(cell, Cell.PANEL, panel)
         store_slot(cell, Cell.BIAS, placed.bias)
         store_slot(cell, Cell.HR_PANEL, placed.hr_panel)
+        store_slot(cell, Cell.PEEPHOLES, placed.peepholes)
         store_slot(cell, Cell.H_AT, n * call.state_rows * outputs)
         store_slot(cell, Cell.C_AT, n * call.state_rows * sizes.units)
         store_slot(cell, Cell.BEYOND_L2, beyond_l2 if forced.beyond_l2 < 0 else forced.beyond_l2 > 0)

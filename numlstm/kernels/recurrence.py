@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, record_at, smaller
-from .microkernel import Operands, cell_epilogue, recurrent_tile, step_by_k_blocks
+from .microkernel import PLAIN, Operands, Variant, cell_epilogue, recurrent_tile, step_by_k_blocks
 from .packed import packed_runner
 from .parallel import parallel_forward, serial_forward
 from .plan_layout import KEPT, LEAST_HALVED, Cell, Header
@@ -50,16 +50,15 @@ def forward_kernel(
     shapes: Shapes,
     fused: bool,
     pause: tuple[str | int, ...] | None,
-    keeps: bool = False,
+    variant: Variant = PLAIN,
 ) -> Kernel:
     """The kernel ``forward(plan)`` for one number type and one kind of CPU.
 
-    Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence. One that
-    ``keeps`` stores what a backward pass needs.
+    Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence.
     """
     simd = Simd(number, lanes, fused)
     chain = chain_by_k_blocks(simd, shapes)
-    step, tile = cell_step(simd, shapes, chain, keeps)
+    step, tile = cell_step(simd, shapes, chain, variant)
     phases = Phases(
         initial_states(simd),
         input_projection(simd, shapes, chain, lanes >= LEAST_HALVED),
@@ -340,13 +339,13 @@ def copier(simd: Simd) -> Kernel:
     return copy
 
 
-def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, keeps: bool) -> tuple[Kernel, Kernel]:
+def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, variant: Variant) -> tuple[Kernel, Kernel]:
     """Two kernels. ``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end).
 
     ``(n, plan, r, cell, block, of)``: one step of the row r in a tile of the n blocks from ``block`` on.
     """
-    epilogue, whole_of = cell_epilogue(simd, keeps), whole_blocks(simd.lanes)
-    of_single = cell_epilogue(simd, keeps, single=True)
+    epilogue, whole_of = cell_epilogue(simd, variant), whole_blocks(simd.lanes)
+    of_single = cell_epilogue(simd, variant, single=True)
 
     @inline
     def tile(n, plan, r, cell, block, of):

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from .activations import activations
 from .compiler import Kernel, inline
-from .microkernel import Epilogue, cell_epilogue, counted, gates_of, of_one_row, step_kernel
-from .plan_layout import TAPE_REGISTERS
+from .microkernel import Epilogue, Variant, cell_epilogue, cell_of, counted, of_one_row, step_kernel
 from .projection import PAIRS
 from .simd import Simd
 from .tile import Shapes, TileAndTail, by_size, for_tiles, largest_size, tile_of
 
 
-def half_epilogue(simd: Simd, keeps: bool) -> Epilogue:
+def half_epilogue(simd: Simd, variant: Variant) -> Epilogue:
     """``cell_epilogue`` of a block with half the lanes, whose gates come two in a register: i and f, g and o."""
-    start_halves, end, _ = cell_epilogue(simd.half, keeps, simd.lanes, single=True)
+    start_halves, end, _ = cell_epilogue(simd.half, variant, simd.lanes, single=True)
     halves = simd.halves
 
     @inline
@@ -31,13 +29,20 @@ def half_epilogue(simd: Simd, keeps: bool) -> Epilogue:
         g, o = halves(g_and_o)
         return start_halves(i, f, g, o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride)
 
-    return Epilogue(start, end, keeps)
+    return Epilogue(start, end, variant)
 
 
-def pair_epilogue(simd: Simd, keeps: bool) -> Epilogue:
+def pair_epilogue(simd: Simd, variant: Variant) -> Epilogue:
     """``half_epilogue`` of the rows 2r and 2r + 1, whose halves fill a register of every gate."""
-    load_part, store_part, store_half = simd.half.load_part, simd.half.store_part, simd.half.store
+    load_half, store_half = simd.half.load, simd.half.store
+    load_part, store_part = simd.half.load_part, simd.half.store_part
     lower, upper, joined, halves = simd.lower, simd.upper, simd.joined, simd.halves
+
+    @inline
+    def load(kept, at):
+        """The same for both rows."""
+        of_row = load_half(kept, at)
+        return joined(of_row, of_row)
 
     @inline
     def store(kept, at, stride, register):
@@ -45,7 +50,7 @@ def pair_epilogue(simd: Simd, keeps: bool) -> Epilogue:
         store_half(kept, at, of_row)
         store_half(kept, at + stride, of_next)
 
-    gates, to_h = gates_of(simd, keeps, simd.lanes, store), activations(simd).to_h
+    gates, to_h = cell_of(simd, variant, simd.lanes, load, store)
 
     @inline
     def start(i_and_f, g_and_o, next_i_and_f, next_g_and_o, r, j, c, c_stride, h, h_stride, count, kept, kept_stride):
@@ -66,14 +71,14 @@ def pair_epilogue(simd: Simd, keeps: bool) -> Epilogue:
         store_part(h, 2 * r * h_stride, of_row, count)
         store_part(h, (2 * r + 1) * h_stride, of_next, count)
 
-    return Epilogue(start, end, keeps)
+    return Epilogue(start, end, variant)
 
 
 def single_tail(simd: Simd, of_half: Epilogue) -> Kernel:
     """``step_kernel`` of one row in the tail block."""
     tile = tile_of(simd, 1, PAIRS)
     finish, count = of_half.on(tile), counted(1, half=True)
-    return of_one_row(simd, step_kernel("recur_1x1_half", simd, tile, None, finish, count, of_half.keeps, single=True))
+    return of_one_row(simd, step_kernel("recur_1x1_half", simd, tile, None, finish, count, of_half.variant, single=True))
 
 
 def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:
@@ -81,7 +86,7 @@ def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:
     tile = tile_of(simd, height, PAIRS)
     of_pairs = tile_of(simd, height // 2, 4)  # the same registers, four of each pair
     finish, count = of_pair.on(of_pairs), counted(height, half=True)
-    return step_kernel(f"recur_{height}x1_half", simd, tile, None, finish, count, of_pair.keeps)
+    return step_kernel(f"recur_{height}x1_half", simd, tile, None, finish, count, of_pair.variant)
 
 
 def wide_tail(simd: Simd, of_single: Epilogue, of_half: Epilogue, blocks: int) -> Kernel:
@@ -91,7 +96,8 @@ def wide_tail(simd: Simd, of_single: Epilogue, of_half: Epilogue, blocks: int) -
     """
     moved, others = simd.moved, (blocks - 1) * simd.lanes  # units
     tile, tail = tile_of(simd, 1, 4, blocks - 1), tile_of(simd, 1, PAIRS)
-    finish_whole, (start, end, keeps), at_tail = of_single.on(tile), of_half, (blocks - 1) * TAPE_REGISTERS * simd.lanes
+    finish_whole, (start, end, variant) = of_single.on(tile), of_half
+    at_tail = (blocks - 1) * variant.registers * simd.lanes
 
     @inline
     def finish(sums, c, c_stride, h, h_stride, count, kept, kept_stride):
@@ -103,12 +109,12 @@ def wide_tail(simd: Simd, of_single: Epilogue, of_half: Epilogue, blocks: int) -
 
     both = TileAndTail(tile, tail)
     name, count = f"recur_1x{blocks}_half", counted(1, blocks, half=True)
-    return of_one_row(simd, step_kernel(name, simd, both, None, finish, count, keeps, single=True))
+    return of_one_row(simd, step_kernel(name, simd, both, None, finish, count, variant, single=True))
 
 
 def last_block(simd: Simd, of_single: Epilogue, shapes: Shapes) -> tuple[Any, Kernel]:
     """For kernels with tail blocks: (kernels for one row by its number of blocks, a loop over tiles of rows)."""
-    of_half, of_pair = half_epilogue(simd, of_single.keeps), pair_epilogue(simd, of_single.keeps)
+    of_half, of_pair = half_epilogue(simd, of_single.variant), pair_epilogue(simd, of_single.variant)
     single = single_tail(simd, of_half)
     wide = {n: wide_tail(simd, of_single, of_half, n) for n in shapes.nr if n > 1}
     tall = {n: tall_tail(simd, of_pair, n) for n in shapes.row_pairs if n > 1}

@@ -2,7 +2,8 @@
 
 The gate panels of a cell are ``[block][k][gate][lane]``: a block is ``lanes`` hidden units, k runs over the input
 features and then over h, gates are i, f, g, o. A tail block has half the lanes (``lanes_of_last``). The bias is
-b_ih + b_hh as ``[block][gate][lane]``, a tail block with the room of a whole one. W_hr is ``[block][k][lane]``; each
+b_ih + b_hh as ``[block][gate][lane]``, a tail block with the room of a whole one; peepholes follow it in the same way,
+as ``[block][i f o][lane]``. W_hr is ``[block][k][lane]``; each
 four blocks of outputs are interleaved as ``[k][block][lane]``, so that the tile of four gates serves there too. Lanes
 beyond the last unit hold zeros.
 """
@@ -19,7 +20,7 @@ import numpy as np
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import LINE, lanes_of_last
+from numlstm.kernels.plan_layout import LINE, PEEPHOLE_GATES, lanes_of_last
 from numlstm.kernels.plan_rules import CellLayout, Sizes, python_rules
 from numlstm.runtime.object_layout import address
 
@@ -52,8 +53,8 @@ def _aligned(room: Array, count: int, dtype: np.dtype[Any]) -> Array:
 
 def model_sizes(config: Config) -> Sizes:
     """The sizes that the rules of plans take."""
-    directions = config.num_directions
-    return Sizes(config.input_size, config.hidden_size, config.num_layers, directions, config.proj_size)
+    directions, peepholes = config.num_directions, int(config.cell_options.peepholes)
+    return Sizes(config.input_size, config.hidden_size, config.num_layers, directions, config.proj_size, peepholes)
 
 
 class Index(NamedTuple):
@@ -194,12 +195,19 @@ class Panels:
                 at = start + block * width + gate * lanes
                 self.data[at : at + part.stop - part.start] = of_gate[part]
 
-    def _pieces(self, name: str) -> Iterator[tuple[Array, tuple[slice, slice]]]:
+    def _pieces(self, name: str) -> Iterator[tuple[Array, slice | tuple[slice, slice]]]:
         """A weight matrix block by block: (view of the panel with rows first, its place in the matrix)."""
         config, lanes = self.config, self.lanes
         layer, direction, kind = config.place(name)
         cell = layer * config.num_directions + direction
         inputs, outputs, units = config.layer_input_size(layer), config.output_size, config.hidden_size
+        if kind == "weight_ch":
+            for block, part in _blocks(units, lanes):
+                for gate in range(PEEPHOLE_GATES):
+                    at = self._layouts[cell].peepholes + (block * PEEPHOLE_GATES + gate) * lanes
+                    where = slice(gate * units + part.start, gate * units + part.stop)
+                    yield self.data[at : at + part.stop - part.start], where
+            return
         if kind == "weight_hr":
             blocks = -(-outputs // lanes)
             for block, part in _blocks(outputs, lanes):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
 from numlstm.base.validation.arguments import parameter_dtype
@@ -236,7 +237,8 @@ class Stream(Stateful):
 
     def _bind(self, plan: Plan) -> None:
         """Make ``step``, and the built-in function that a call tries first."""
-        slots, kernel, config = self._record, registry.kernel(self.dtype.name), self._config
+        slots, config = self._record, self._config
+        kernel = registry.kernel(self.dtype.name, config.cell_options)
         self._exchange = kernel.exchange
         functions = object_layout.functions
         if functions is None:
@@ -456,7 +458,7 @@ class Stream(Stateful):
         raise TypeError(PICKLED)
 
 
-def step_function(dtype: object = None) -> Callable[[int], int]:
+def step_function(dtype: object = None, *, cell_options: CellOptions = PLAIN) -> Callable[[int], int]:
     """Return the C function that runs a step of a stream: ``int64_t step(int64_t stream)``.
 
     It takes `Stream.address` and does what `Stream.step` does, from `Stream.input` to `Stream.output`. It returns 0,
@@ -468,6 +470,8 @@ def step_function(dtype: object = None) -> Callable[[int], int]:
     ----------
     dtype : dtype, optional
         That of the stream: float32 (the default) or float64.
+    cell_options : CellOptions
+        That of the stream's LSTM: another cell has another function.
 
     Returns
     -------
@@ -490,7 +494,7 @@ def step_function(dtype: object = None) -> Callable[[int], int]:
     >>> bool((stream.output == numlstm.LSTM(2, 3, seed=0)(np.ones((1, 2)))[0]).all())
     True
     """
-    return registry.kernel(parameter_dtype(dtype).name).step
+    return registry.kernel(parameter_dtype(dtype).name, cell_options).step
 
 
 def _step_by_ctypes(run: Callable[[int], int], record: _Record, at: int) -> Callable[[], None]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from numlstm.base.typing import Array, States
 from numlstm.base.validation.shapes import CallShapes
+from numlstm.reference import activated
 from numlstm.runtime.call import Call, Dropout
 from numlstm.runtime.conversion import convert
 from numlstm.runtime.executor import Executor
@@ -27,6 +28,8 @@ CHUNK = 1 << 20  # bytes of a chunk of x, h and sums in the wider dtype
 # Multiply-adds up to which OpenBLAS (interface/gemm.c) wakes no threads of its own. On a busy machine they made small
 # products a hundred times slower.
 ONE_THREAD = 1 << 18
+INPUT, FORGET, CANDIDATE, OUTPUT = range(4)  # the gates i, f, g, o
+PEEPHOLES = {INPUT: 0, FORGET: 1, OUTPUT: 2}  # their places in weight_ch
 
 
 def record(
@@ -87,7 +90,7 @@ def _fill(executor: Executor, panels: Panels, trace: Trace, dropout: Dropout | N
                 c[steps - 1 - step if direction else step] = c_n[n]
             h[...] = target[..., direction * config.output_size :][..., : config.output_size]
             into = [trace.steps_first(gate) for gate in (cell.i, cell.f, cell.g, cell.o)]
-            _gates(panels, suffix, source, h, h_0[n], into, reverse=direction == 1)
+            _gates(panels, suffix, source, (h, c), (h_0[n], c_0[n]), into, reverse=direction == 1)
             if direction == config.num_directions - 1:
                 if dropout is not None and layer < config.num_layers - 1:
                     dropout(target)
@@ -96,18 +99,20 @@ def _fill(executor: Executor, panels: Panels, trace: Trace, dropout: Dropout | N
         executor.idle.append(workspace)
 
 
-def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, gates: list[Array], reverse: bool) -> None:
-    """Compute the gates of one cell at every step, from its input and its own h, in a wider dtype; round once.
+def _gates(
+    panels: Panels, suffix: str, x: Array, states: States, initial: States, gates: list[Array], reverse: bool
+) -> None:
+    """Compute the gates of one cell at every step, from its input and its own states, in a wider dtype; round once.
 
     Parameters
     ----------
     panels : Panels
     suffix : str
         Of the parameters' names.
-    x, h : array, (T, B, features)
-        Input and output of the cell at each step.
-    h_0 : array, (B, output size)
-        h before its first step.
+    x : array, (T, B, features)
+        Input of the cell at each step.
+    states, initial : (array, array), (T, B, features) and (B, features)
+        h and c at each step, and before the first.
     gates : list of array
         i, f, g and o, (T, B, hidden_size) each, to be filled.
     reverse : bool
@@ -116,14 +121,18 @@ def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, gates: l
     config, dtype, wide = panels.config, panels.dtype, WIDER[panels.dtype.name]
     units, (steps, rows, features) = config.hidden_size, x.shape
     smallest = np.finfo(dtype).tiny
-    zero_below = np.ceil(np.log(smallest))  # the engine's sigmoid of less is 0
     weights = [panels.parameter(f"weight_{kind}{suffix}") for kind in ("ih", "hh")]
     biases = [panels.parameter(f"bias_{kind}{suffix}") for kind in ("ih", "hh")] if config.bias else []
+    options, (h, c), (h_0, c_0) = config.cell_options, states, initial
     first = np.where(np.abs(h_0) < smallest * 2**26, 0, h_0)  # as the engine reads it
+    first_c = np.where(np.abs(c_0) < smallest, 0, c_0)
+    peepholes = panels.parameter(f"weight_ch{suffix}").astype(wide).reshape(3, units) if options.peepholes else None
     fitting = max(1, CHUNK // (wide.itemsize * (features + config.output_size + 4 * units)))
     chunk_rows = min(rows, fitting)
     chunk_steps = max(1, fitting // chunk_rows)
-    for n, gate in enumerate(gates):
+    for index, gate in enumerate(gates):
+        coupled = index == FORGET and options.input_forget
+        n = INPUT if coupled else index
         part = slice(n * units, (n + 1) * units)
         w_x, w_h = (weight[part].astype(wide) for weight in weights)
         bias: Any = sum(bias[part].astype(wide) for bias in biases)
@@ -135,8 +144,13 @@ def _gates(panels: Panels, suffix: str, x: Array, h: Array, h_0: Array, gates: l
                 sums = _products(x_read.reshape(-1, features), w_x)
                 sums += _products(h_read.reshape(-1, config.output_size), w_h)
                 sums += bias
-                value = np.tanh(sums) if n == 2 else _sigmoid(sums, zero_below)
-                gate[begin:end, of_rows] = value.reshape(*x_read.shape[:2], units)
+                sums = sums.reshape(*x_read.shape[:2], units)
+                if peepholes is not None and n != CANDIDATE:
+                    own = c[begin:end] if n == OUTPUT else _previous(c, first_c, begin, end, reverse)
+                    sums += peepholes[PEEPHOLES[n]] * own[:, of_rows]
+                sums = np.clip(sums, -options.clip, options.clip)
+                value = activated(options.g if n == CANDIDATE else options.f, sums, dtype)
+                gate[begin:end, of_rows] = 1 - value if coupled else value
 
 
 def _previous(h: Array, h_0: Array, begin: int, end: int, reverse: bool) -> Array:
@@ -157,9 +171,3 @@ def _products(a: Array, b: Array) -> Array:
             part = slice(row, row + height), slice(column, column + width)
             into[part] = np.inner(a[part[0]], b[part[1]])
     return into
-
-
-def _sigmoid(x: Array, zero_below: Any) -> Array:
-    e = np.exp(-np.abs(x))
-    value: Array = np.where(x < 0, e, 1) / (1 + e)
-    return np.where(x < zero_below, 0, value)

@@ -17,6 +17,7 @@ from needs import need
 from samples import quietly as load
 
 import numlstm
+from numlstm import reference
 from numlstm.formats.budget import Budget
 from numlstm.formats.keras import layers as keras_config
 from numlstm.formats.keras import reader as keras
@@ -206,16 +207,19 @@ def test_the_one_bias_is_bias_ih():
 
 
 @pytest.mark.parametrize("file", ZOOS)
-@pytest.mark.parametrize(
-    "name, says",
-    [
-        ("hard", "recurrent_activation is 'hard_sigmoid'.*Keras 2 .*0.2 x.*Keras 3 .*x / 6"),
-        ("relu", "activation is 'relu'; only 'tanh' is supported"),
-    ],
-)
-def test_other_activations_are_refused_by_name(file, name, says):
-    with pytest.raises(ValueError, match=f"(?s)zoo.*{name} cannot be loaded: its {says}"):
-        numlstm.load(FIXTURES / file, name)
+@pytest.mark.parametrize("name", ["hard", "relu"])
+def test_other_activations_give_what_keras_gave(file, name):
+    """By the equations; tests/test_cell_options.py has the kernels."""
+    known = kept(file.replace(".keras", ".npz").replace(".h5", ".npz"))
+    lstm = load(FIXTURES / file, name)
+    slope = 0.2 if "keras2" in file else 1 / 6
+    wanted = {"hard": {"f": ("HardSigmoid", slope, 0.5)}, "relu": {"g": "Relu", "h": "Relu"}}[name]
+    assert lstm.cell_options == numlstm.CellOptions(**wanted)
+    (_, (h, _)), (_, (other, _)) = (
+        reference.lstm(lstm.state_dict(), known["x"], batch_first=True, options=options)
+        for options in (lstm.cell_options, numlstm.CellOptions())
+    )
+    assert np.abs(h[-1] - known[name]).max() < CLOSE < np.abs(other[-1] - known[name]).max()
 
 
 @pytest.mark.parametrize("file", ZOOS)
@@ -408,7 +412,11 @@ def lstm(**config):
     "entry, problem",
     [
         (lstm(activation={"class_name": "function", "config": "gelu"}), "its activation is 'gelu'"),
-        (lstm(activation=None), "its activation is 'linear'"),
+        (lstm(activation=None), ""),
+        (lstm(activation={"class_name": "ReLU", "config": {"max_value": 6.0}}), "its activation is 'ReLU'"),
+        (lstm(activation={"class_name": "LeakyReLU", "config": {"alpha": "0.1"}}), "its activation is 'LeakyReLU'"),
+        (lstm(recurrent_activation="hard_sigmoid"), "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name"),
+        (lstm(activation={"class_name": "ReLU", "config": {"max_value": None, "threshold": 0.0}}), ""),
         (lstm(recurrent_activation={"class_name": "Own>act", "config": {}}), "recurrent_activation is 'Own>act'"),
         (lstm(units=-1), "its units are -1"),
         (lstm(units="2"), "its units are '2'"),
@@ -437,9 +445,9 @@ def lstm(**config):
         (
             {
                 "class_name": "Bidirectional",
-                "config": {"layer": lstm(), "backward_layer": lstm(go_backwards=True, activation="relu")},
+                "config": {"layer": lstm(), "backward_layer": lstm(go_backwards=True, activation="gelu")},
             },
-            "its activation is 'relu'",
+            "its activation is 'gelu'",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from judge import close, same_bits
 from needs import need
 
 import numlstm
+from numlstm import reference
 from numlstm.formats import state_dict
 from numlstm.formats.onnx.gates import gates_iofc
 
@@ -314,9 +315,13 @@ def test_the_body_of_a_loop(computed):
     assert close(state[0], computed["loop:h_n"]) and close(state[1], computed["loop:c_n"])
 
 
-def test_peepholes_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"its P holds nonzero peepholes, which torch.nn.LSTM does not have"):
-        numlstm.load(FOLDER / "backend_with_peepholes.onnx")
+def test_peepholes(computed):
+    """By the equations; tests/test_cell_options.py has the kernels."""
+    net = numlstm.load(FOLDER / "backend_with_peepholes.onnx")
+    assert repr(net) == "LSTM(4, 3, cell_options=CellOptions(peepholes=True))"
+    own = {key.partition(":")[2]: value for key, value in computed.items() if key.startswith("backend_with_peepholes:")}
+    _, (h_n, _) = reference.lstm(net.state_dict(), own["input"], options=net.cell_options)
+    assert close(h_n, own["Y_h"])
 
 
 def test_silero_vad():
@@ -738,14 +743,19 @@ def planted(saved, **attributes):
 @pytest.mark.parametrize(
     "attributes, says",
     [
-        ({"clip": 3.0}, "its clip is 3; torch.nn.LSTM does not clip its gates"),
-        ({"input_forget": 1}, "its input_forget couples the input and forget gates"),
+        ({"clip": -3.0}, "its clip is -3; it must be above 0"),
+        ({"clip": float("nan")}, "its clip is nan; it must be above 0"),
         (
-            {"activations": ["HardSigmoid", "Tanh", "Tanh"]},
-            "its activations are HardSigmoid, Tanh, Tanh; torch.nn.LSTM",
+            {"activations": ["Gelu", "Tanh", "Tanh"]},
+            "its activation 'Gelu' is none of ONNX's: Sigmoid, Tanh, Relu",
         ),
-        ({"activations": ["Sigmoid", "Tanh"]}, "its activations are Sigmoid, Tanh; torch.nn.LSTM has"),
-        ({"activation_alpha": [0.5]}, r"its activation_alpha is \[0.5\]; Sigmoid and Tanh have none"),
+        ({"activations": ["Affine", "Tanh", "Tanh"]}, "its activation Affine has no activation_alpha, of which ONNX"),
+        ({"activations": ["Sigmoid", "Tanh"]}, "its activations are Sigmoid, Tanh; it needs 3"),
+        ({"activation_alpha": [0.5]}, r"its activation_alpha is \[0.5\]; Sigmoid, Tanh have none"),
+        (
+            {"activations": ["Sigmoid", "Elu", "Tanh"], "activation_alpha": [0.0, 0.5, 0.0]},
+            r"its activation_alpha is \[0.0, 0.5, 0.0\]; Sigmoid, Elu, Tanh have 1",
+        ),
         ({"activation_beta": [0.5]}, r"its activation_beta is \[0.5\]"),
         ({"layout": 2}, "its layout is 2; it must be 0 or 1"),
         ({"direction": "sideways"}, "its direction is 'sideways'; it must be one of forward, reverse, bidirectional"),
@@ -757,7 +767,7 @@ def planted(saved, **attributes):
         ({"zoneout": 1}, "its attribute zoneout is not known"),
     ],
 )
-def test_what_nn_lstm_does_not_compute_is_refused_by_name(attributes, says, saved):
+def test_what_is_refused_by_name(attributes, says, saved):
     path = planted(saved, **attributes)
     with pytest.raises(ValueError, match=f"cell cannot be loaded: {says}"):
         numlstm.load(path)
@@ -772,6 +782,7 @@ def test_what_nn_lstm_does_not_compute_is_refused_by_name(attributes, says, save
         {"input_forget": 0},
         {"activations": ["sigmoid", "tanh", "TANH"]},
         {"activation_alpha": [0.0, 0.0, 0.0]},
+        {"clip": 50.0},
         {"hidden_size": None},
         {"direction": None},
     ],
@@ -862,7 +873,7 @@ def test_a_refused_node_is_not_found_again_by_the_names_of_its_weights(saved):
     nodes = [
         helper.make_node("Unsqueeze", ["rnn.weight_ih_l0", "zero"], ["W"]),
         helper.make_node("Unsqueeze", ["rnn.weight_hh_l0", "zero"], ["R"]),
-        lstm(net, read=("W", "R"), clip=1.0),
+        lstm(net, read=("W", "R"), clip=-1.0),
     ]
     found = numlstm.list_lstms(saved(model(nodes, [*named, *tensors_of({"zero": np.array([0])})])))
     assert [(each.name, bool(each.problem)) for each in found] == [("rnn", True)]

@@ -204,7 +204,7 @@ def test_more_than_a_file_can_hold_is_refused():
     huge = np.broadcast_to(np.float32(0), (4 << 14, 1 << 14))
     config = numlstm.base.config.Config(1 << 14, 1 << 14)
     with pytest.raises(ValueError, match=r"its parameters are \d+ bytes; an ONNX file holds at most 2147483647"):
-        onnx_export.dump("LSTM", config, {"weight_ih_l0": huge, "weight_hh_l0": huge}, {})
+        onnx_export.dump("LSTM", config, {"weight_ih_l0": huge, "weight_hh_l0": huge})
 
 
 def test_without_onnx_the_error_says_what_to_install(path, monkeypatch):

@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy import ndarray
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.config import DIRECTIONS, Config
 from numlstm.base.validation.arrays import is_torch_tensor
 from numlstm.base.wording import shown
@@ -28,6 +29,24 @@ def check_direction(config: Config, direction: object) -> None:
         raise ValueError(f"direction must be one of {', '.join(map(repr, DIRECTIONS))}, not {direction!r}")
     if config.bidirectional and direction != "forward":
         raise ValueError(f"a bidirectional LSTM runs in both directions; direction cannot be {direction!r}")
+
+
+def checked_options(given: object) -> CellOptions:
+    """The options of a cell; the plain one for None."""
+    if given is None:
+        return PLAIN
+    if not isinstance(given, CellOptions):
+        raise TypeError(f"cell_options must be a numlstm.CellOptions, not {shown(given)}")
+    return given
+
+
+def check_plain(what: str, module: Any) -> None:
+    """Refuse a cell with options where only the plain one is built."""
+    if not module.cell_options.plain:
+        raise NotImplementedError(
+            f"{what} is built for the plain cell (sigmoid, tanh, no peepholes, no clip), and this is {module!r}\n"
+            "Options of a cell run on the CPU, without gradients."
+        )
 
 
 def lstm_config(

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.formats.budget import Budget, shown
+from numlstm.formats.keras.activations import HARD_SIGMOID, NAMES, activation
 from numlstm.formats.state_dict import MOST
 from numlstm.formats.text import parsed_json
 
@@ -29,10 +31,6 @@ NO_OPS = {  # layers that do nothing in inference
 }
 OF_KERAS = ("keras", "tf_keras", "tensorflow")  # packages of its own classes
 LSTMS = ("LSTM", "LSTMCell", "CuDNNLSTM")
-HARD_SIGMOID = (
-    "Keras 2 computes clip(0.2 x + 0.5, 0, 1) under that name and Keras 3 clip(x / 6 + 0.5, 0, 1), and neither is "
-    "sigmoid"
-)
 ENTRY, CALL = 700, 250  # bytes of memory for a layer in a model, and for each reference to one
 LAYER, CELL, SENTENCE = 1_000, 500, 300  # bytes of memory for a recurrent layer, a cell, a sentence on one
 BETWEEN = 16  # no-ops between two layers that are joined
@@ -54,6 +52,8 @@ class Cell:
         Older files list trainable weights first.
     problem : str
         Why it cannot be loaded, a sentence; "" if it can be.
+    options : CellOptions
+        Its activations.
     """
 
     units: int
@@ -61,6 +61,7 @@ class Cell:
     place: str
     trainable: bool
     problem: str = ""
+    options: CellOptions = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,14 @@ class Network:
         As in `numlstm.formats.Contents`.
     budget : Budget
         Of its file.
+    version : (int, int) or None
+        The version of Keras that wrote it, if the file says so.
     config : dict or None
         The configuration; None if the file has none.
     """
 
     budget: Budget
+    version: tuple[int, int] | None = None
     layers: list[Layer] = field(default_factory=list)
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
@@ -143,7 +147,7 @@ class _Around:
         return "/".join(self.names)
 
 
-def parsed(text: str, budget: Budget | None = None) -> Network:
+def parsed(text: str, budget: Budget | None = None, version: tuple[int, int] | None = None) -> Network:
     """Parse the recurrent layers of a configuration.
 
     Parameters
@@ -151,6 +155,8 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
     text : str
     budget : Budget, optional
         Of its file; by default one for the size of the text.
+    version : (int, int), optional
+        That of Keras that wrote it.
 
     Raises
     ------
@@ -160,16 +166,16 @@ def parsed(text: str, budget: Budget | None = None) -> Network:
     Examples
     --------
     >>> import json
-    >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "hard_sigmoid"}}
+    >>> lstm = {"class_name": "LSTM", "config": {"name": "lstm", "units": 4, "recurrent_activation": "gelu"}}
     >>> (layer,) = parsed(json.dumps({"class_name": "Sequential", "config": {"layers": [lstm]}})).layers
     >>> print(layer.name, layer.forward[0].units, layer.forward[0].problem.split(";")[0])
-    lstm 4 its recurrent_activation is 'hard_sigmoid'
+    lstm 4 its recurrent_activation is 'gelu'
     """
     budget = budget or Budget(len(text))
     config = parsed_json(text, budget, "its configuration")
     if not isinstance(config, dict) or "class_name" not in config:
         raise ValueError("its configuration is not that of a Keras model: it has no class_name")
-    network = Network(budget, config=config)
+    network = Network(budget, version, config=config)
     _layer(network, config, _Around(masking=_masking(config)))
     return network
 
@@ -539,13 +545,13 @@ def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Ce
     network.budget.hold(CELL + len(place), "its cells")
     kind, config = kind_of(spec), spec["config"]
     if kind == "CuDNNLSTM":
-        return [_cell(spec, place, around)]
+        return [_cell(spec, place, around, network.version)]
     if kind != "RNN":
-        return [_cell(spec, f"{place}/cell", around)]
+        return [_cell(spec, f"{place}/cell", around, network.version)]
     cell = _cell_of(config)
     stacked = cell["config"].get("cells") if isinstance(cell.get("config"), dict) else None
     if not isinstance(stacked, list):
-        return [_cell(cell, f"{place}/cell", around)]
+        return [_cell(cell, f"{place}/cell", around, network.version)]
     network.budget.hold((CELL + len(place)) * len(stacked), "its cells")
     counts: dict[str, int] = {}
     cells = []
@@ -554,13 +560,12 @@ def _cells(network: Network, spec: Json, place: str, around: _Around) -> list[Ce
         key = snake(kind_of(one))
         number = counts.get(key, 0)
         counts[key] = number + 1
-        cells.append(
-            _cell(one, f"{place}/cell/cells/{key}_{number}" if number else f"{place}/cell/cells/{key}", around)
-        )
+        within = f"{place}/cell/cells/{key}_{number}" if number else f"{place}/cell/cells/{key}"
+        cells.append(_cell(one, within, around, network.version))
     return cells
 
 
-def _cell(spec: Json, place: str, around: _Around) -> Cell:
+def _cell(spec: Json, place: str, around: _Around, version: tuple[int, int] | None) -> Cell:
     kind, config = kind_of(spec), spec.get("config")
     config = config if isinstance(config, dict) else {}
     units = config.get("units")
@@ -572,23 +577,17 @@ def _cell(spec: Json, place: str, around: _Around) -> Cell:
         problem = f"its units are {shown(repr(units))}, not a positive number" + (
             "; it has output_dim, as files of Keras 1, which are not read" if "output_dim" in config else ""
         )
+    functions = {}
     for argument, usual in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
-        name = _function(config.get(argument, usual))
-        if name != usual and not problem:
-            problem = f"its {argument} is {shown(name)!r}; only {usual!r} is supported"
-            if name == "hard_sigmoid":
-                problem += f"; {HARD_SIGMOID}"
+        found = activation(config.get(argument, usual), version)
+        functions[argument] = NAMES[usual] if isinstance(found, str) else found
+        if isinstance(found, str) and not problem:
+            problem = f"its {argument} is {shown(found)!r}; supported are {', '.join(NAMES)} and hard_sigmoid"
+            if found == "hard_sigmoid":
+                problem = f"its {argument} is {found!r}; {HARD_SIGMOID}"
+    options = CellOptions(functions["recurrent_activation"], functions["activation"], functions["activation"])
     units = units if type(units) is int and units > 0 else 0
-    return Cell(units, config.get("use_bias", True) is not False, place, _trainable(config, around), problem)
-
-
-def _function(value: object) -> str:
-    """The name of an activation, which may be in an object."""
-    if value is None:
-        return "linear"
-    if isinstance(value, dict):
-        value = value["config"] if isinstance(value.get("config"), str) else value.get("class_name")
-    return str(value)
+    return Cell(units, config.get("use_bias", True) is not False, place, _trainable(config, around), problem, options)
 
 
 def _described(network: Network, around: _Around, config: Json, cells: list[Cell]) -> Layer:

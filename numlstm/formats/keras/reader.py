@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
+from numlstm.base.cell_options import CellOptions
 from numlstm.base.config import Config
 from numlstm.formats import other_names
 from numlstm.formats.budget import PACKED, Budget
@@ -75,10 +76,17 @@ class Part:
         return self.cells[0][0]["weight_ih"].shape[1]
 
     @property
-    def shape(self) -> tuple[int, int, bool, bool, str]:
+    def shape(self) -> tuple[int, int, bool, bool, str, CellOptions]:
         """Everything that the layers of one LSTM have in common."""
         layer, cell = self.layer, self.cells[0]
-        return (self.units, len(cell), "bias_ih" in cell[0], layer.time_major, layer.direction)
+        return (
+            self.units,
+            len(cell),
+            "bias_ih" in cell[0],
+            layer.time_major,
+            layer.direction,
+            layer.forward[0].options,
+        )
 
 
 def looks_like(names: list[str]) -> bool:
@@ -96,12 +104,13 @@ def read_zip(archive: zipfile.ZipFile, budget: Budget) -> Contents:
         entry = archive.getinfo(name)
         beyond = max(0, entry.file_size - entry.compress_size)
         budget.hold(copies * beyond, f"its entry {name!r}, unpacked,", PACKED)
-    network = parsed(entry_bytes(archive, CONFIG).decode(), budget)
-    data = entry_bytes(archive, WEIGHTS)
-    file = hdf5.read(io.BytesIO(data), len(data), budget)
     metadata = json.loads(entry_bytes(archive, METADATA)) if METADATA in names else {}
     version = _version(metadata.get("keras_version") if isinstance(metadata, dict) else None)
-    return _of_places(file, network, WEIGHTS)._replace(model=Described(network.config or {}, file, None, version))
+    network = parsed(entry_bytes(archive, CONFIG).decode(), budget, version)
+    data = entry_bytes(archive, WEIGHTS)
+    file = hdf5.read(io.BytesIO(data), len(data), budget)
+    described = Described(network.config or {}, file, None, version or NEWEST)
+    return _of_places(file, network, WEIGHTS)._replace(model=described)
 
 
 def read_h5(file: BinaryIO) -> Contents:
@@ -124,9 +133,9 @@ def _of_h5(h5: hdf5.Hdf5, budget: Budget) -> Contents:
     """Keras' LSTMs in an HDF5 file of any layout."""
     config = h5.attributes[""].get("model_config")
     if isinstance(config, str):
-        network = parsed(config, budget)
         version = _version(h5.attributes[""].get("keras_version"))
-        described = Described(network.config or {}, h5, "model_weights", version)
+        network = parsed(config, budget, version)
+        described = Described(network.config or {}, h5, "model_weights", version or NEWEST)
         return _of_names(h5, network, "model_weights")._replace(model=described)
     if texts(h5.attributes[""], "layer_names"):
         return _of_names(h5, Network(budget), "")
@@ -157,10 +166,10 @@ def _of_places(file: hdf5.Hdf5, network: Network, where: str) -> Contents:
     return _contents(file, parts, rest, [*network.others, *others], where, network.budget)
 
 
-def _version(text: object) -> tuple[int, int]:
-    """The version of Keras."""
+def _version(text: object) -> tuple[int, int] | None:
+    """The version of Keras; None if the file does not say."""
     match = re.match(r"(\d{1,4})\.(\d{1,4})", text) if isinstance(text, str) else None
-    return (int(match[1]), int(match[2])) if match is not None else NEWEST
+    return (int(match[1]), int(match[2])) if match is not None else None
 
 
 def _moved(file: hdf5.Hdf5, layer: Layer) -> str:
@@ -196,7 +205,7 @@ def _of_names(file: hdf5.Hdf5, network: Network, root: str) -> Contents:
 def _older(file: hdf5.Hdf5, root: str) -> str:
     """The warning for a file of weights alone that is older than the default of today; "" for others."""
     version = file.attributes.get(root, {}).get("keras_version")
-    if _version(version) >= HARD_BEFORE:
+    if (_version(version) or NEWEST) >= HARD_BEFORE:
         return ""
     return f"{ASSUMED}; but the default of Keras {version}, which wrote it, was 'hard_sigmoid' for recurrent_activation"
 
@@ -240,7 +249,7 @@ def parts_of(layer: Layer, of: dict[int, Weights], where: str, problem: str) -> 
             directions[-1].append(found)
             features = cell.units
     stack = tuple(zip(*directions, strict=False))
-    shapes = {(cell.units, cell.bias) for cell in (*layer.forward, *layer.backward)}
+    shapes = {(cell.units, cell.bias, cell.options) for cell in (*layer.forward, *layer.backward)}
     inputs = {found["weight_ih"].shape for found in stack[0]}
     if (
         len(shapes) == 1
@@ -264,7 +273,7 @@ def _apart(layer: Layer, directions: list[list[Parameters]], of: dict[int, Weigh
                 name += f"/{number}"
                 notes += (f"cell {number} of {len(cells)}: each reads the output sequence of the one before",)
             order = "reverse" if direction else layer.direction
-            one = replace(layer, name=name, notes=notes, direction=order, follows="", sequences=False)
+            one = replace(layer, name=name, forward=(cell,), notes=notes, direction=order, follows="", sequences=False)
             place = of[id(cell)].group
             parts.append(Part(one, f"{where}, {place}" if where == WEIGHTS else place, ((own,),)))
     return parts
@@ -309,9 +318,16 @@ def found_of(chain: list[Part]) -> Found:
     if problem:
         return Found(name, "LSTM", None, "", where, notes, problem)
     cells = [cell for part in chain for cell in part.cells]
-    units, directions, bias, time_major, order = first.shape
+    units, directions, bias, time_major, order, options = first.shape
     config = Config(
-        first.features, units, len(cells), bias, not time_major, bidirectional=directions == 2, direction=order
+        first.features,
+        units,
+        len(cells),
+        bias,
+        not time_major,
+        bidirectional=directions == 2,
+        direction=order,
+        cell_options=options,
     )
     own = {
         f"{key}_l{number}{'_reverse' * direction}": tensor

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numlstm.base.cell_options import CellOptions
 from numlstm.base.typing import Array
 from numlstm.formats.onnx.fold import Constants
 from numlstm.formats.onnx.graph import Graph, Node, Value
@@ -48,8 +49,9 @@ class Layer:
     direction : str
     batch_first : bool
         Its layout is 1.
-    weight_ih, weight_hh, bias : Tensor
-        W, R and B; the bias may be None.
+    options : CellOptions
+    weight_ih, weight_hh, bias, peepholes : Tensor
+        W, R, B and P; the last two may be None.
     key : object
         Equal for two layers with the same parameters and flags.
     lengths : Value or None
@@ -64,9 +66,11 @@ class Layer:
     hidden_size: int
     direction: str
     batch_first: bool
+    options: CellOptions
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor | None
+    peepholes: Tensor | None
     key: Any
     lengths: Value | None
     prefix: str | None
@@ -78,7 +82,7 @@ class Layer:
 
     def fits_on(self, below: Layer) -> bool:
         """Whether this could be the layer above that one in a stack."""
-        alike = ("hidden_size", "direction", "batch_first", "lengths")
+        alike = ("hidden_size", "direction", "batch_first", "lengths", "options")
         return (
             self.input_size == below.directions * below.hidden_size
             and all(getattr(self, name) == getattr(below, name) for name in alike)

@@ -7,16 +7,19 @@ its steps, whose body holds the equations. Both keep every parameter as it is, t
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from numlstm.base.cell_options import Activation
 from numlstm.base.config import Config
 from numlstm.base.requirements import install
 from numlstm.base.typing import Array
+from numlstm.formats import numlstm_config
 from numlstm.formats.detected import Kind
-from numlstm.formats.onnx.gates import gates_iofc
+from numlstm.formats.onnx.gates import gates_ifo, gates_iofc
+from numlstm.formats.onnx.options import attributes_of
 from numlstm.formats.onnx.tensors import LONGEST
 
 OPSET = 14  # LSTM, Scan, Split, Squeeze and Reshape as used here; read by every release of the last years
@@ -25,7 +28,7 @@ MANY = 32  # layers; a file with more is read again before it is written
 TIME, BATCH = "time", "batch"
 
 
-def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
+def dump(kind: Kind, config: Config, parameters: Mapping[str, Any]) -> bytes:
     """Return the bytes of a file with an LSTM or a cell in eval mode.
 
     Parameters
@@ -34,9 +37,6 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
     config : Config
     parameters : mapping of str to ndarray
         A state dict; all of one dtype, float32 or float64.
-    metadata : mapping of str to str
-        Becomes the model's metadata_props.
-
     Returns
     -------
     bytes
@@ -63,7 +63,8 @@ def dump(kind: Kind, config: Config, parameters: Mapping[str, Any], metadata: Ma
     graph = writer.cell() if kind == "LSTMCell" else writer.lstm()
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="numlstm")
     model.ir_version = IR_VERSION
-    helper.set_model_props(model, dict(metadata))
+    # the attributes of LSTM nodes are the options, in float32
+    helper.set_model_props(model, numlstm_config.metadata(kind, config, options=not writer.own_operator))
     onnx.checker.check_model(model, full_check=True)
     data: bytes = model.SerializeToString()
     if config.num_layers > MANY:
@@ -114,6 +115,11 @@ class Writer:
     def integers(self, name: str, *values: int) -> str:
         """Add a tensor of int64, and return its name."""
         return self.constant(name, np.array(values, np.int64))
+
+    def number_of(self, name: str, value: float) -> str:
+        """Add a number of the parameters' type, and return its name."""
+        dtype = next(iter(self.parameters.values())).dtype
+        return self.constant(name, np.array(value, dtype))
 
     def graph(self, inputs: Mapping[str, tuple[Any, ...]], outputs: Mapping[str, tuple[Any, ...]]) -> Any:
         """Make the graph, with inputs and outputs of these shapes."""
@@ -197,14 +203,16 @@ class Writer:
     def _lstm_node(self, layer: int, below: str, states: list[str], outputs: list[str]) -> None:
         config = self.config
 
-        def stacked(name: str) -> Array:
+        def stacked(name: str, order: Callable[[Array], Array] = gates_iofc) -> Array:
             each = [self.parameters[f"{name}_l{layer}{suffix}"] for suffix in ("", "_reverse")[: config.num_directions]]
-            return np.stack([gates_iofc(parameter) for parameter in each])
+            return np.stack([order(parameter) for parameter in each])
 
-        bias = ""
+        bias, peepholes = "", []
         if config.bias:
             both = np.concatenate([stacked("bias_ih"), stacked("bias_hh")], axis=1)
             bias = self.constant(f"B_l{layer}", both)
+        if config.cell_options.peepholes:
+            peepholes = [self.constant(f"P_l{layer}", stacked("weight_ch", gates_ifo))]
         self.node(
             "LSTM",
             [
@@ -214,10 +222,12 @@ class Writer:
                 bias,
                 "",
                 *states,
+                *peepholes,
             ],
             outputs,
             hidden_size=config.hidden_size,
             direction="bidirectional" if config.bidirectional else self.direction,
+            **attributes_of(config.cell_options, config.num_directions),
         )
 
     # ------------------------------------------------------------ the equations
@@ -296,18 +306,58 @@ class Writer:
         gates = [f"gate_{gate}{own}" for gate in "ifgo"]
         sizes = holder.integers("gates_of", *[self.config.hidden_size] * 4)
         self.node("Split", [f"gates{own}", sizes], gates, axis=1)
-        for gate, name in zip("ifgo", gates, strict=True):
-            self.node("Tanh" if gate == "g" else "Sigmoid", [name], [f"{gate}{own}"])
         hidden, cell = made
+        options, apart = self.config.cell_options, [f"{gate}_of_c{own}" for gate in "ifo"]
+        if options.peepholes:
+            parts = holder.integers("peepholes_of", *[self.config.hidden_size] * 3)
+            self.node("Split", [held("weight_ch"), parts], apart, axis=0)
+
+        def activated(gate: str, c: str) -> None:
+            """The gate, which sees c."""
+            function, sums = options.g if gate == "g" else options.f, f"gate_{gate}{own}"
+            if options.peepholes and gate != "g":
+                self.node("Mul", [f"{gate}_of_c{own}", c], [f"{sums}_seen"])
+                self.node("Add", [sums, f"{sums}_seen"], [f"{sums}_whole"])
+                sums += "_whole"
+            if options.clip < np.inf:
+                limits = [
+                    holder.number_of(name, value) for name, value in (("least", -options.clip), ("most", options.clip))
+                ]
+                self.node("Clip", [sums, *limits], [f"{sums}_limited"])
+                sums += "_limited"
+            self._function(holder, function, sums, f"{gate}{own}")
+
+        activated("i", states[1])
+        if options.input_forget:
+            self.node("Sub", [holder.number_of("one", 1), f"i{own}"], [f"f{own}"])
+        else:
+            activated("f", states[1])
+        activated("g", states[1])
         self.node("Mul", [f"f{own}", states[1]], [f"kept{own}"])
         self.node("Mul", [f"i{own}", f"g{own}"], [f"new{own}"])
         self.node("Add", [f"kept{own}", f"new{own}"], [cell])
-        self.node("Tanh", [cell], [f"tanh_c{own}"])
+        activated("o", cell)
+        self._function(holder, options.h, cell, f"tanh_c{own}")
         if self.config.proj_size:
             self.node("Mul", [f"o{own}", f"tanh_c{own}"], [f"whole{own}"])
             self.node("Gemm", [f"whole{own}", held("weight_hr")], [hidden], transB=1)
         else:
             self.node("Mul", [f"o{own}", f"tanh_c{own}"], [hidden])
+
+    def _function(self, holder: Writer, function: Activation, read: str, made: str) -> None:
+        """An activation by its ONNX name; those of LSTM nodes alone are written out."""
+        name, *numbers = function
+        if name == "Affine":
+            alpha, beta = (holder.number_of(f"{made}_{n}", number) for n, number in enumerate(numbers))
+            self.node("Mul", [alpha, read], [f"{made}_scaled"])
+            self.node("Add", [f"{made}_scaled", beta], [made])
+        elif name == "ScaledTanh":
+            alpha, beta = (holder.number_of(f"{made}_{n}", number) for n, number in enumerate(numbers))
+            self.node("Mul", [beta, read], [f"{made}_within"])
+            self.node("Tanh", [f"{made}_within"], [f"{made}_tanh"])
+            self.node("Mul", [alpha, f"{made}_tanh"], [made])
+        else:
+            self.node(name, [read], [made], **dict(zip(("alpha", "beta"), numbers, strict=False)))
 
 
 def _of(state: str, layers: int, layer: int) -> str:

@@ -1,4 +1,7 @@
-"""The order of an LSTM's gates: i, o, f, c in ONNX, i, f, g, o in PyTorch; c and g are the same gate."""
+"""The order of an LSTM's gates: i, o, f, c in ONNX, i, f, g, o in PyTorch; c and g are the same gate.
+
+Peepholes have i, o, f in ONNX, i, f, o here.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +32,15 @@ def gates_ifgo(parameter: Array) -> Array:
     """
     i, o, f, g = np.split(parameter, 4)
     return np.concatenate([i, f, g, o])
+
+
+def gates_ifo(peepholes: Array) -> Array:
+    """Reorder peepholes along the first axis from i, o, f to i, f, o, or back.
+
+    Examples
+    --------
+    >>> gates_ifo(np.array([1, 2, 3])).tolist()
+    [1, 3, 2]
+    """
+    i, second, third = np.split(peepholes, 3)
+    return np.concatenate([i, third, second])

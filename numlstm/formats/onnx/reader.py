@@ -1,7 +1,7 @@
 """``.onnx``: the LSTM nodes of a model, in any graph of it; stacks of nodes become one LSTM.
 
-The operator: https://onnx.ai/onnx/operators/onnx__LSTM.html. Features that `torch.nn.LSTM` lacks (peepholes, clip,
-coupled gates, other activations) are refused by name. Things that the graph does around the node (reversed time,
+The operator: https://onnx.ai/onnx/operators/onnx__LSTM.html. What its cell has beyond that of `torch.nn.LSTM` becomes
+`CellOptions`. Things that the graph does around the node (reversed time,
 lengths, constant states) are in a warning. Parameters that the graph computes from constants are computed here as well.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from hashlib import sha256
 from math import prod
@@ -27,8 +27,9 @@ from numlstm.formats.detected import Contents, Found, Kind
 from numlstm.formats.onnx.cells import completed
 from numlstm.formats.onnx.chain import Layer, Turned, batch_first, chains, turned
 from numlstm.formats.onnx.fold import Constants, NotConstant
-from numlstm.formats.onnx.gates import gates_ifgo
+from numlstm.formats.onnx.gates import gates_ifgo, gates_ifo
 from numlstm.formats.onnx.graph import Graph, Node, Scope, Value
+from numlstm.formats.onnx.options import cell_options
 from numlstm.formats.onnx.tensors import CONSTANT, LONGEST, Beside, charge_messages, tensor_of
 from numlstm.formats.tensor import FLOATS, Quantised, Tensor, widest
 
@@ -42,10 +43,8 @@ ATTRIBUTES = frozenset(
     )
 )
 DIRECTIONS = ("forward", "reverse", "bidirectional")
-USUAL = ("sigmoid", "tanh", "tanh")
 QUANTISED = ("com.microsoft", "DynamicQuantizeLSTM")  # domain and operator
 OTHERS = {"GRU": "a GRU", "RNN": "a plain RNN"}
-LARGEST = float(np.finfo(np.float32).max)  # such a clip has no effect
 CELL = {"Sigmoid": "Sigmoid", "Tanh": "Tanh", "MatMul": "product", "Gemm": "product"}  # what a cell is written out in
 WRITTEN_OUT = (
     "a step at a time; numlstm reads LSTM nodes. tf2onnx writes such a graph for a layer behind Masking, or with "
@@ -299,19 +298,30 @@ class Finder:
         weight_hh, key_hh = self._weight(node, 2, "R")
         bias, key_b = self._parameter(node, 3, "B") if self.graph.input_of(node, 3) else (None, None)
         _fits(weight_ih, weight_hh, bias, directions, hidden_size)
-        if self.graph.input_of(node, 7):
-            peepholes, key_p = self._parameter(node, 7, "P")
-            if key_p not in self._zeros:
-                self._zeros[key_p] = not peepholes.read().any()
-            if not self._zeros[key_p]:
-                raise Refused("its P holds nonzero peepholes, which torch.nn.LSTM does not have")
+        peepholes, key_p = self._peepholes(node, directions, weight_hh.shape[2])
+        try:
+            options = cell_options(node.attributes(), directions, peepholes is not None)
+        except ValueError as error:
+            raise Refused(str(error)) from None
         self._check_states(node, directions, weight_hh.shape[2], is_batch_first)
         lengths = self._lengths(node, is_batch_first)
-        key = (direction, is_batch_first, lengths, key_ih, key_hh, key_b)
+        key = (direction, is_batch_first, lengths, options, key_ih, key_hh, key_b, key_p)
         hidden_size, features = weight_hh.shape[2], weight_ih.shape[2]
         return Layer(
-            node, features, hidden_size, direction, is_batch_first, weight_ih, weight_hh, bias, key, lengths, prefix
-        )
+            node, features, hidden_size, direction, is_batch_first, options, weight_ih, weight_hh, bias, peepholes, key,
+            lengths, prefix,
+        )  # fmt: skip
+
+    def _peepholes(self, node: Node, directions: int, hidden_size: int) -> tuple[Tensor | None, Any]:
+        """P and its key, as of `_parameter`; None if it is zeros, or is not there."""
+        if not self.graph.input_of(node, 7):
+            return None, None
+        peepholes, key = self._parameter(node, 7, "P")
+        if peepholes.shape != (directions, 3 * hidden_size):
+            raise Refused(f"its P has shape {peepholes.shape}; its R asks for ({directions}, {3 * hidden_size})")
+        if key not in self._zeros:
+            self._zeros[key] = not peepholes.read().any()
+        return (None, None) if self._zeros[key] else (peepholes, key)
 
     def _weight(self, node: Node, index: int, what: str) -> tuple[Tensor, Any]:
         """As `_parameter`; of a quantised node, whose weights are (directions, features, 4 * hidden_size).
@@ -405,6 +415,7 @@ class Finder:
             batch_first=is_batch_first,
             bidirectional=first.directions == 2,
             direction=order,
+            cell_options=first.options,
         )
         parameters = {}
         for layer, direction, suffix in config.cells():
@@ -415,6 +426,9 @@ class Finder:
                 rows = 4 * first.hidden_size
                 parameters[f"bias_ih{suffix}"] = _part(each.bias, direction, slice(0, rows))
                 parameters[f"bias_hh{suffix}"] = _part(each.bias, direction, slice(rows, 2 * rows))
+            if each.peepholes is not None:
+                rows = 3 * first.hidden_size
+                parameters[f"weight_ch{suffix}"] = _part(each.peepholes, direction, slice(0, rows), gates_ifo)
         dtype = widest(tensor.dtype for tensor in parameters.values())
         notes, warnings = self._around(stack)
         warnings = [*said, *warnings]
@@ -492,20 +506,6 @@ def _flags(node: Node) -> tuple[str, int, bool]:
     direction = attributes["direction"].s.decode("ascii", "replace") if "direction" in attributes else "forward"
     if direction not in DIRECTIONS:
         raise Refused(f"its direction is {shown(direction)!r}; it must be one of {', '.join(DIRECTIONS)}")
-    directions = 2 if direction == "bidirectional" else 1
-    if "activations" in attributes:
-        given = attributes["activations"].strings[: len(USUAL) * directions + 1]
-        activations = tuple(each.decode("ascii", "replace") for each in given)
-        if tuple(each.lower() for each in activations) != USUAL * directions:
-            names = shown(", ".join(activations))
-            raise Refused(f"its activations are {names}; torch.nn.LSTM has Sigmoid, Tanh, Tanh and no others")
-    for name in ("activation_alpha", "activation_beta"):
-        if name in attributes and any(attributes[name].floats):
-            raise Refused(f"its {name} is {list(attributes[name].floats[:LENGTHS])}; Sigmoid and Tanh have none")
-    if "clip" in attributes and not attributes["clip"].f >= LARGEST:
-        raise Refused(f"its clip is {attributes['clip'].f:g}; torch.nn.LSTM does not clip its gates")
-    if "input_forget" in attributes and attributes["input_forget"].i:
-        raise Refused("its input_forget couples the input and forget gates, which torch.nn.LSTM does not do")
     layout = attributes["layout"].i if "layout" in attributes else 0
     if layout not in (0, 1):
         raise Refused(f"its layout is {layout}; it must be 0 or 1")
@@ -549,15 +549,15 @@ def _fits(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, directions:
             raise Refused(f"its {what} holds {tensor.dtype}, not floating-point numbers")
 
 
-def _part(tensor: Tensor, direction: int, rows: slice) -> Tensor:
-    """One direction's part of W, R or B, in PyTorch's order of gates."""
+def _part(tensor: Tensor, direction: int, rows: slice, order: Callable[[Array], Array] = gates_ifgo) -> Tensor:
+    """One direction's part of W, R, B or P, in our order of gates."""
     count = len(range(*rows.indices(tensor.shape[1])))
-    read = partial(_read_part, tensor, direction, rows)
+    read = partial(_read_part, tensor, direction, rows, order)
     return Tensor((count, *tensor.shape[2:]), tensor.dtype, read, tensor.is_quantised)
 
 
-def _read_part(tensor: Tensor, direction: int, rows: slice) -> Array:
-    return gates_ifgo(tensor.read()[direction, rows])
+def _read_part(tensor: Tensor, direction: int, rows: slice, order: Callable[[Array], Array]) -> Array:
+    return order(tensor.read()[direction, rows])
 
 
 def _where(node: Node) -> str:

@@ -19,10 +19,13 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 
+from numlstm.base.cell_options import of_kernel
+
 from ..compiler import STANDALONE, Kernel
 from ..entries.fastcall import fastcall_entries
 from ..entries.head import head_entry, heads
 from ..entries.stream import stream_entries
+from ..microkernel import Variant
 from ..plan_layout import BACKWARD, FORWARD
 from ..recurrence import forward_kernel
 from ..simd import Simd
@@ -84,10 +87,11 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
     module.verify()
 
 
-def engine_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
+def engine_entries(name: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
     """The forward kernel by itself, and what Python and a stream call."""
+    number, options = of_kernel(name)
     lanes = level.lanes(number)
-    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause)
+    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, Variant(options=options))
     run_heads = heads(Simd(number, lanes, level.fused), shapes)
     return {
         FORWARD: forward,
@@ -100,7 +104,7 @@ def engine_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kerne
 def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
     """The forward kernel that keeps what its gradients need, and the backward kernel."""
     lanes = level.lanes(number)
-    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, keeps=True)
+    forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, Variant(keeps=True))
     return {FORWARD: forward, BACKWARD: backward_kernel(number, lanes, shapes, level.fused, level.pause)}
 
 

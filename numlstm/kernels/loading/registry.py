@@ -12,6 +12,7 @@ import time
 from functools import cache
 from typing import cast
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.fork_locks import fork_safe, let_forks_pass
 
 from . import prebuilt
@@ -36,15 +37,15 @@ def lanes(number: str) -> int:
     return level().lanes(number)
 
 
-def kernel(number: str) -> Kernel:
-    """The kernel for "float32" or "float64", loaded on first use. Safe from any number of threads.
+def kernel(number: str, options: CellOptions = PLAIN) -> Kernel:
+    """The kernel for "float32" or "float64" and a cell, loaded on first use. Safe from any number of threads.
 
     Raises
     ------
     ImportError
         There is none, and Numba or llvmlite cannot be imported or may not have the memory to make one.
     """
-    return cast(Kernel, _load(number))
+    return cast(Kernel, _load(options.kernel(number)))
 
 
 def training_kernel(number: str) -> TrainingKernel:

@@ -44,7 +44,7 @@ static int code_of(unsigned char *copy, size_t count)
     int code = numlstm_load(copy, (int64_t)count, &model);
     if ((code == NUMLSTM_OK) != (model != NULL))
         fail("a model is set exactly if it is good");
-    if (code < 0 || code > NUMLSTM_BIDIRECTIONAL || numlstm_error_text(code)[0] == '\0')
+    if (code < 0 || code > NUMLSTM_CELL || numlstm_error_text(code)[0] == '\0')
         fail("an unknown code");
     return code;
 }
