@@ -78,7 +78,9 @@ def single_tail(simd: Simd, of_half: Epilogue) -> Kernel:
     """``step_kernel`` of one row in the tail block."""
     tile = tile_of(simd, 1, PAIRS)
     finish, count = of_half.on(tile), counted(1, half=True)
-    return of_one_row(simd, step_kernel("recur_1x1_half", simd, tile, None, finish, count, of_half.variant, single=True))
+    return of_one_row(
+        simd, step_kernel("recur_1x1_half", simd, tile, None, finish, count, of_half.variant, single=True)
+    )
 
 
 def tall_tail(simd: Simd, of_pair: Epilogue, height: int) -> Kernel:

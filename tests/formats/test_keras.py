@@ -481,11 +481,11 @@ def test_stateful_and_masks_are_told():
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("", "no JSON"),
+        ("", "no sound JSON"),
         ("[]", "not that of a Keras model"),
         ("{}", "not that of a Keras model"),
-        ('{"a":' * 100_000, "nested deeper|no JSON|more memory than"),
-        ("[" * 1_000_000, "nested deeper|no JSON|more memory than"),
+        ('{"a":' * 100_000, "nested deeper|no sound JSON|more memory than"),
+        ("[" * 1_000_000, "nested deeper|no sound JSON|more memory than"),
         ('{"class_name": "Sequential", "config": {"layers": [' * 50 + "1" + "]}}" * 50, "more than 32"),
         ('{"class_name": "W", "config": {"layer": ' * 50 + "1" + "}}" * 50, "more than 32"),
         (

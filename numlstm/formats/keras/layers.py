@@ -180,9 +180,12 @@ def parsed(text: str, budget: Budget | None = None, version: tuple[int, int] | N
     return network
 
 
-def single(spec: Json, budget: Budget) -> tuple[Layer | None, list[str]]:
-    """One recurrent layer of a configuration, its cells at places within its own; and sentences on what else it is."""
-    network = Network(budget)
+def single(spec: Json, budget: Budget, version: tuple[int, int]) -> tuple[Layer | None, list[str]]:
+    """One recurrent layer of a configuration of this version of Keras, its cells at places within its own.
+
+    Also sentences on what else it is.
+    """
+    network = Network(budget, version)
     _layer(network, spec, _Around((name_of(spec),), trainable=_trainable(spec.get("config"), _Around())))
     return (network.layers[0] if len(network.layers) == 1 else None), network.others
 

@@ -176,7 +176,7 @@ def _of_dtype(function: Function, context: Context) -> Function:
 def _recurrent(spec: Json, kind: str, place: Place, context: Context) -> Finish:
     """A layer of LSTM cells."""
     config = spec["config"]
-    layer, others = configuration.single(spec, Budget(1 << 20))
+    layer, others = configuration.single(spec, Budget(1 << 20), context.version)
     if layer is None:
         said = "; ".join(others).partition(" is ")[2] or "no layer of LSTM cells"
         raise ValueError(f"it is {said}; {TAKES['GRU']}")
