@@ -14,7 +14,7 @@ from numlstm.base.validation.arrays import real_array
 from numlstm.cell import LSTMCell
 from numlstm.lstm import LSTM
 
-TORCH_MODULE = "torch.nn.modules.rnn"
+TORCH_MODULES = "torch.nn.modules.rnn", "numlstm.torch.module"
 LSTM_SIZES = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "bidirectional", "proj_size")
 WIDENED = ("torch.float16", "torch.bfloat16")  # to float32, which holds them exactly
 
@@ -77,7 +77,7 @@ def from_torch(module: Any) -> LSTM | Any:
 def _base(module: object) -> Any:
     """The PyTorch class that the module is an instance of, or None."""
     for base in type(module).__mro__:
-        if base.__module__ == TORCH_MODULE and base.__name__ in ("LSTM", "LSTMCell"):
+        if base.__module__ in TORCH_MODULES and base.__name__ in ("LSTM", "LSTMCell"):
             return base
     return None
 

@@ -440,6 +440,7 @@ def test_accelerate_keeps_objects_parameters_and_hooks():
     assert accelerate(model) == {} and type(copy.deepcopy(model)[0]) is LSTM
     alone = nn.LSTM(3, 4)
     assert accelerate(alone) == {} and ran_here(alone(x)[0])
+    np.testing.assert_array_equal(numlstm.from_torch(alone)(x)[0], alone(x)[0].detach().numpy())
 
 
 class Own(nn.LSTM):
