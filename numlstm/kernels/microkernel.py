@@ -308,7 +308,8 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
         bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
         panel, following = moved(x_panel, inputs * width), moved(x_panel, onward * terms * width)
         y_stride = y_stride_in(cell)
-        most = far_rows if load_slot(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
+        far = load_slot(cell, Cell.BEYOND_L2) > 0
+        most = far_rows if far else ROWS_AT_ONCE
         if hoisted:
             following = moved(following, inputs * width)
         else:
@@ -318,10 +319,10 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
             gates = moved(of.gates, block * of.gap + first * width)
             if not hoisted:
                 gates = moved(sums, most * width)
-                chain(plan, FROM_BIAS, bias, gates, width, x_panel, panel, inputs,
+                chain(plan, far, FROM_BIAS, bias, gates, width, x_panel, panel, inputs,
                       moved(of.x, first * of.x_stride), of.x_stride, count, count == rows, False)  # fmt: skip
             h = moved(of.h, first * of.h_stride)
-            chain(plan, FROM_ZERO, panel, sums, width, panel, following, outputs,
+            chain(plan, far, FROM_ZERO, panel, sums, width, panel, following, outputs,
                   h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
             kept, kept_stride = kept_in(plan, cell, block, first, of)
             finish(plan, count, sums, gates, moved(of.c, first * units + unit), units,

@@ -18,7 +18,19 @@ from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, smaller
 from .plan_layout import Cell, Header
 from .simd import Simd
-from .tile import FROM_BIAS, GO_ON, K_BLOCK, Shapes, by_size, for_tiles, largest_size, next_size, tile_of, whole_blocks
+from .tile import (
+    FROM_BIAS,
+    GO_ON,
+    K_BLOCK,
+    SPREAD,
+    Shapes,
+    by_size,
+    for_tiles,
+    largest_size,
+    next_size,
+    tile_of,
+    whole_blocks,
+)
 
 ROWS_AT_ONCE = 24  # whose sums are kept beside a panel: 6 KB with AVX-512
 PAIRS = 2  # registers of a term in a block with half the lanes: i and f in one, g and o in the other
@@ -41,17 +53,22 @@ def chain_by_k_blocks(simd: Simd, shapes: Shapes) -> Kernel:
     The tiles take turns, some K-blocks each. So a panel that L1 does not hold is read once for all ``rows``
     (ROWS_AT_ONCE, or as many as above), and at an even pace. The sums wait in memory, where those of a tall tile
     would be at the end of a K-block in any case. Meanwhile the weights that are needed next are prefetched: if the
-    rows are ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel ``following``.
+    rows are ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel ``following``. The
+    first two tiles ask for all of it; where there are many, of weights beyond L2 (``far``), the first ``SPREAD`` do.
     """
     moved, width = simd.moved, 4 * simd.lanes
-    half = width // 2
+    half, tallest = width // 2, shapes.mr[0]
     turn = max(1, TURN // (K_BLOCK * width * simd.number.itemsize)) * K_BLOCK  # in terms
     height_of = next_size(shapes.mr)
-    run = by_size(shapes.mr, {height: k_blocks_kernel(simd, height) for height in shapes.mr})
+    run, run_spread = (
+        by_size(shapes.mr, {height: k_blocks_kernel(simd, height, spread) for height in shapes.mr})
+        for spread in (False, True)
+    )
 
     @inline
-    def chain(plan, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
+    def chain(plan, far, begin, bias, sums, sums_stride, panel, following, terms, source, stride, rows, all, last):
         bump_counter(plan, Header.K_BLOCKS)
+        spread = far and rows > SPREAD * tallest
         for k in range(0, terms, turn):
             count = smaller(turn, terms - k)
             later = k + turn
@@ -60,23 +77,29 @@ def chain_by_k_blocks(simd: Simd, shapes: Shapes) -> Kernel:
                 ahead = moved(following, (later - terms) * width)
             if last and not all:
                 ahead = moved(following, k * width)
-            r, part = 0, 0
+            r, part, turn_size = 0, 0, count * width
             while r < rows:
                 height = height_of(rows - r, load_slot(plan, Header.MR))
-                run(height, moved(panel, k * width), moved(ahead, part), count, moved(source, r * stride + k), stride,
-                    moved(sums, r * sums_stride), sums_stride, bias, begin)  # fmt: skip
+                weights, asked, inputs = moved(panel, k * width), moved(ahead, part), moved(source, r * stride + k)
+                target = moved(sums, r * sums_stride)
+                if spread:
+                    run_spread(height, weights, asked, count, inputs, stride, target, sums_stride, bias, begin)
+                    part = (part + turn_size // SPREAD) % turn_size
+                else:
+                    run(height, weights, asked, count, inputs, stride, target, sums_stride, bias, begin)
+                    part = half - part
                 r += height
-                part = half - part
             begin = GO_ON
 
     return chain
 
 
-def k_blocks_kernel(simd: Simd, height: int) -> Kernel:
+def k_blocks_kernel(simd: Simd, height: int, spread: bool) -> Kernel:
     """``Tile.k_blocks`` of some rows, as a function of its own."""
-    k_blocks = tile_of(simd, height, 4).k_blocks
+    tile = tile_of(simd, height, 4)
+    k_blocks = tile.k_blocks_spread if spread else tile.k_blocks
 
-    @named(f"k_blocks_{height}")
+    @named(f"k_blocks_{height}_spread" if spread else f"k_blocks_{height}")
     def kernel(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
         k_blocks(panel, ahead, count, source, stride, sums, sums_stride, bias, begin)
 
@@ -168,7 +191,8 @@ def projection_by_k_blocks(simd: Simd, chain: Kernel) -> Kernel:
         bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
         for first in range(0, count, ROWS_AT_ONCE):
             rows = smaller(ROWS_AT_ONCE, count - first)
-            chain(plan, FROM_BIAS, bias, moved(gates, first * gates_stride), gates_stride, panel,
+            far = load_slot(cell, Cell.BEYOND_L2) > 0
+            chain(plan, far, FROM_BIAS, bias, moved(gates, first * gates_stride), gates_stride, panel,
                   moved(panel, panel_gap), inputs, moved(source, first * stride), stride, rows,
                   rows == count, first + rows == count)  # fmt: skip
 

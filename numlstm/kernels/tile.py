@@ -23,6 +23,7 @@ from .simd import Simd
 # Terms of a sum before the next sub-total. Without them 31 of 200 random LSTMs have a larger error than PyTorch's and
 # a rounding of 1.0, with 16 none; docs/arithmetic.md has the figures.
 K_BLOCK = 16
+SPREAD = 4  # tiles over which prefetching is spread, if there are many
 FROM_BIAS, FROM_ZERO, GO_ON = range(3)  # how ``Tile.k_blocks`` begins: sums start at the bias, at 0, or are in memory
 
 Values = Sequence[ir.Value]
@@ -243,6 +244,10 @@ class Tile:
 
     def _k_blocks(self) -> None:
         term = self.columns * self.simd.lanes  # numbers of a panel for one k
+        self.k_blocks, self.k_blocks_spread = self.k_blocks_at(term), self.k_blocks_at(term // SPREAD)
+
+    def k_blocks_at(self, pace: int) -> Kernel:
+        term = self.columns * self.simd.lanes
         zero, start, load, store, add, fma = self.zero, self.start, self.load, self.store, self.add, self.fma
         prefetch = self.simd.prefetch(max(1, term * self.blocks * self.simd.number.itemsize // LINE // 2))
 
@@ -250,21 +255,22 @@ class Tile:
         def k_blocks(panel, ahead, count, source, stride, sums, sums_stride, bias, begin):
             """``dot`` with the sums in memory, K-block after K-block; ``begin`` says where the first one starts.
 
-            With every term, half as many cache lines from ``ahead`` on are prefetched as the term has weights.
+            With every term, half as many cache lines from ``ahead`` on are prefetched as the term has weights; with the
+            next term, those from ``pace`` numbers further on.
             """
             for first in range(0, count, K_BLOCK):
                 value = zero()
                 if begin == FROM_BIAS:
                     value = start(bias, 0, 0)
                 for k in range(first, smaller(first + K_BLOCK, count)):
-                    prefetch(ahead, k * term)
+                    prefetch(ahead, k * pace)
                     value = fma(value, panel, k * term, 0, source, k, stride)
                 if begin == GO_ON:
                     value = add(load(sums, 0, sums_stride, 0), value)
                 store(sums, 0, sums_stride, value)
                 begin = GO_ON
 
-        self.k_blocks = k_blocks
+        return k_blocks
 
     def each(self, function: Any, *kinds: types.Type, then: Any = None) -> Any:
         """An instruction that calls ``function(*registers, r, j, *more)`` for every row r and block j of the tile.

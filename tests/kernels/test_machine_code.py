@@ -70,7 +70,7 @@ def arithmetic(text, name):
 def check(text, shapes):
     tallest = shapes.mr[0]
     names = [f"recur_{rows}x1" for rows in shapes.mr] + [f"project_{rows}" for rows in shapes.mr]
-    names += [f"k_blocks_{rows}" for rows in shapes.mr]
+    names += [f"k_blocks_{rows}{kind}" for rows in shapes.mr for kind in ("", "_spread")]
     names += [f"recur_{rows}x1_half" for rows in shapes.row_pairs] + [
         f"project_{rows}_half" for rows in shapes.row_pairs
     ]
