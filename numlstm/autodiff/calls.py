@@ -44,6 +44,7 @@ class Backward:
         self, tape: passes.Tape | None, call: CallShapes, panels: Panels, layout: Layout, with_hx: bool
     ) -> None:
         self._tape, self._call, self._panels, self._layout, self._with_hx = tape, call, panels, layout, with_hx
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<backward pass of a call, {self._call.output} and states {self._call.hidden} and {self._call.cell}>"
@@ -72,7 +73,13 @@ class Backward:
             A gradient has not the shape of its result, or holds NaN.
         TypeError
             A gradient does not hold real numbers, or is packed where the output is not.
+        RuntimeError
+            The pass was closed.
         """
+        if self._closed:
+            raise RuntimeError(
+                "the backward pass was closed, and its memory is gone\nCall vjp again, and close it later."
+            )
         call, panels, layout = self._call, self._panels, self._layout
         dtype = panels.dtype
         given = None if d_output is None else layout.positions_of(d_output, call, dtype)
@@ -86,6 +93,10 @@ class Backward:
         hx = layout.states_out(d_h, d_c, call) if self._with_hx else None
         of_input = layout.input_of(d_input) if input_grad and d_input is not None else None
         return Gradients(of_input, hx, layout.named(parameters))
+
+    def close(self) -> None:
+        """Give the memory back now, not when the last reference goes; the pass cannot be run any more."""
+        self._closed, self._tape = True, None
 
     def _state_gradients(self, d_hx: Any) -> States:
         """Gradients of h_n and c_n that may be written to, rows as the positions have them."""

@@ -261,9 +261,12 @@ def test_saturated_gates_keep_the_digits_of_their_gradients(bias, dtype):
         assert error < {"float32": 1e-6, "float64": 1e-14}[dtype] + np.finfo(dtype).eps / 2 * abs(bias)
 
 
-@pytest.mark.parametrize("kind", ["plain", "projected", "packed"])
-def test_error_is_that_of_torch_at_most(kind):
-    """In float32: the worse of torch's two paths and a rounding of the largest entry, but for one gradient in ten."""
+@pytest.mark.parametrize(("kind", "most", "share"), [("plain", 1.5, 0.05), ("projected", 2.5, 0.1), ("packed", 2, 0.1)])
+def test_error_is_that_of_torch_at_most(kind, most, share):
+    """In float32: the worse of torch's paths and a rounding of the largest entry; ``most`` times that in a ``share``.
+
+    With a projection, and packed, torch has one path alone.
+    """
     torch = need("torch")
     random, errors = np.random.default_rng(4), []
     for _ in range(12):
@@ -290,10 +293,10 @@ def test_error_is_that_of_torch_at_most(kind):
                 y.backward(torch.tensor(d_output))
             theirs.append({"input": given.grad.numpy()} | {n: p.grad.numpy() for n, p in twin.named_parameters()})
         for name, exact in want.items():
-            most, size = max(np.abs(other[name] - exact).max() for other in theirs), np.abs(exact).max()
-            errors.append(np.abs(got[name] - exact).max() / (most + 2.0**-24 * size))
-            assert errors[-1] < 3, (flags, name)
-    assert np.mean(np.array(errors) > 1) < 0.1
+            worst, size = max(np.abs(other[name] - exact).max() for other in theirs), np.abs(exact).max()
+            errors.append(np.abs(got[name] - exact).max() / (worst + 2.0**-24 * size))
+            assert errors[-1] < most, (flags, name)
+    assert np.mean(np.array(errors) > 1) < share
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -342,6 +345,34 @@ def test_buffers_are_used_again_and_given_up():
     assert not any(buffer is held for buffer in trainer.idle)
     del backward
     assert any(buffer is held for buffer in trainer.idle)
+
+
+def test_a_closed_pass_gives_its_memory_back_and_says_so():
+    lstm = make(16, 0, "float32")
+    (output, _), backward = lstm.vjp(np.ones((4, 2, 5)))
+    want, held = backward(output), backward._tape.buffer
+    trainer = passes.trainer(lstm._model.executor, lstm._panels)
+    assert not any(buffer is held for buffer in trainer.idle)
+    for _ in range(2):
+        backward.close()
+        assert any(buffer is held for buffer in trainer.idle)
+        with pytest.raises(RuntimeError, match=r"was closed.*\nCall vjp again"):
+            backward(output)
+    assert equal(named(lstm.vjp(np.ones((4, 2, 5)))[1](output)).values(), named(want).values())
+
+
+def test_what_belongs_to_another_call_is_refused():
+    """Gradients of another LSTM's states and output, and after a conversion: the pass is that of its own call."""
+    lstm, other = make(16, 0, "float32"), make(13, 0, "float32", num_layers=2)
+    (output, states), backward = lstm.vjp(np.ones((4, 2, 5)))
+    (foreign, foreign_states), _ = other.vjp(np.ones((4, 2, 5)))
+    want = backward(output, states)
+    with pytest.raises(ValueError, match=r"d_output must have .* \(4, 2, 16\)\nIts shape is \(4, 2, 13\)"):
+        backward(foreign)
+    with pytest.raises(ValueError, match=r"of h_n must have .* \(1, 2, 16\)\nIts shape is \(2, 2, 13\)"):
+        backward(None, foreign_states)
+    lstm.double()
+    assert equal(named(backward(output, states)).values(), named(want).values())
 
 
 SMALL = make(5, 0, "float32", num_layers=2)
