@@ -459,3 +459,53 @@ def _flushed_c(c: Array, flush: DTypeLike | None) -> Array:
 def _flushed_h(h: Array, flush: DTypeLike | None) -> Array:
     """h with what is below 2**26 times the smallest normal number of `flush` made 0; NaN stays."""
     return h if flush is None else np.where(np.abs(h) < np.finfo(flush).tiny * 2**26, 0, h)
+
+
+def head(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    activation: str = "identity",
+    added: ArrayLike = 0,
+    *,
+    dtype: DTypeLike = np.longdouble,
+) -> Array:
+    """What follows an LSTM in each row by itself: a Linear layer, an activation, and something added.
+
+    Parameters
+    ----------
+    x : array_like, (..., inputs)
+    weight : array_like, (outputs, inputs), optional
+        As in ``torch.nn.Linear``; none for the activation alone.
+    bias : array_like, (outputs,), optional
+    activation : {"identity", "relu", "sigmoid", "tanh", "softmax"}
+        A softmax is along the last axis.
+    added : array_like, (..., outputs)
+    dtype : dtype
+        All numbers are computed in it.
+
+    Returns
+    -------
+    ndarray, (..., outputs)
+
+    Examples
+    --------
+    >>> head([[1.0, 2.0]], weight=[[1.0, 1.0], [0.0, -1.0]], bias=[0.5, 0.0], activation="relu", dtype=float).tolist()
+    [[3.5, 0.0]]
+    """
+    y = np.asarray(x, dtype)
+    if weight is not None:
+        y = y @ np.asarray(weight, dtype).T
+    if bias is not None:
+        y = y + np.asarray(bias, dtype)
+    if activation == "relu":
+        y = np.where(y < 0, np.zeros_like(y), y)
+    elif activation == "sigmoid":
+        y = sigmoid(y)
+    elif activation == "tanh":
+        y = np.tanh(y)
+    elif activation == "softmax":
+        y = np.exp(y - y.max(axis=-1, keepdims=True))
+        y = y / y.sum(axis=-1, keepdims=True)
+    result: Array = y + np.asarray(added, dtype)
+    return result

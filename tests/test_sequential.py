@@ -205,3 +205,29 @@ def test_what_does_not_fit_is_refused(tmp_path):
     assert all((array == before[name]).all() for name, array in model.state_dict().items())
     with pytest.raises(IndexError, match="num_embeddings - 1 = 9"):
         model([[10]])
+
+
+def test_a_frame_of_sequences():
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    lengths = {"b": 3, "a": 5, "d": 3, "c": 1}
+    parts = {name: rng.standard_normal((length, 2)).astype(np.float32) for name, length in lengths.items()}
+    rows = [(name, step, *values) for name, part in parts.items() for step, values in enumerate(part)]
+    frame = pd.DataFrame(rows, columns=["who", "when", "x", "y"]).sample(frac=1, random_state=0)
+    for batch_first in (False, True):
+        model = nn.Sequential(LSTM(2, 4, batch_first=batch_first, seed=0), nn.Linear(4, 3, seed=0)).eval()
+        result = model.forward_frame(frame, group="who", order="when")
+        want = np.concatenate([model(parts[name]) for name in sorted(parts)])
+        assert (result[["output_0", "output_1", "output_2"]].to_numpy() == want).all()
+        assert result["who"].tolist() == [name for name in sorted(parts) for _ in range(lengths[name])]
+    model = nn.Sequential(LSTM(2, 4, seed=0), nn.last_state, nn.Linear(4, 3, seed=0)).eval()
+    result = model.forward_frame(frame, group="who", order="when", features=["x", "y"])
+    assert list(result.columns) == ["who", "output_0", "output_1", "output_2"]
+    assert (result.iloc[:, 1:].to_numpy() == np.stack([model(parts[name]) for name in sorted(parts)])).all()
+    words = pd.DataFrame({"who": [1, 1, 2], "when": [0, 1, 0], "word": [4, 2, 9]})
+    by_word = tagger().eval().forward_frame(words, group="who", order="when")
+    assert (by_word.iloc[:2, 2:].to_numpy() == tagger().eval()([[4, 2]])[0]).all()
+    with pytest.raises(ValueError, match="has two rows of when 1"):
+        model.forward_frame(pd.concat([frame, frame[frame["when"] == 1]]), group="who", order="when")
+    with pytest.raises(ValueError, match="there is no column 'where'"):
+        model.forward_frame(frame, group="where", order="when")

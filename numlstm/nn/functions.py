@@ -76,6 +76,14 @@ def _floats(input: ArrayLike) -> Array:
     return as_dtype(real_array("input", x), FLOAT64 if wide else FLOAT32)
 
 
+def contiguous(input: Any, dtype: np.dtype[Any]) -> Array:
+    """The input as a kernel reads it: a C-contiguous array of that dtype."""
+    if type(input) is np.ndarray and input.dtype is dtype and input.flags.c_contiguous:
+        return input
+    array: Array = np.asarray(as_dtype(real_array("input", input), dtype), order="C")
+    return array
+
+
 def _by_kernel(activation: Activation) -> Callable[[Array], Array]:
     """The values of an activation that the kernel has: the same bits alone and behind a Linear layer."""
     heads = {dtype: cache(partial(Head, dtype, activation=activation)) for dtype in (FLOAT32, FLOAT64)}

@@ -16,7 +16,7 @@ from numlstm.base.validation.arguments import check_flag, dropout_probability, p
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array, real_array
 from numlstm.kernels.plan_layout import Activation
 from numlstm.module import IncompatibleKeys
-from numlstm.nn.functions import EPSILON, normalised, normalised_gradient
+from numlstm.nn.functions import EPSILON, contiguous, normalised, normalised_gradient
 from numlstm.runtime.head import Head
 
 
@@ -183,12 +183,12 @@ class Linear(Layer):
 
     def checked(self, input: ArrayLike) -> Array:
         """The input as the kernel reads it: C-contiguous, of the layer's dtype."""
-        array = input if type(input) is np.ndarray and input.dtype is self._dtype else real_array("input", input)
+        array = contiguous(input, self._dtype)
         if array.ndim == 0 or array.shape[-1] != self.in_features:
             raise ValueError(
                 f"the last axis of the input must be in_features={self.in_features}\nIts shape is {array.shape}."
             )
-        return np.ascontiguousarray(as_dtype(array, self._dtype))
+        return array
 
     def _product(self, x: Array) -> Array:
         """The layer by NumPy, for training: its weights change after each call, so that packing them is no gain."""
@@ -301,7 +301,7 @@ class Embedding(Layer):
         return self.weight[self._checked(input)]
 
     def _checked(self, input: ArrayLike) -> Array:
-        array = real_array("input", input)
+        array = input if type(input) is np.ndarray and input.dtype == np.int64 else real_array("input", input)
         if array.dtype.kind == "f":
             raise TypeError(f"an Embedding is given whole numbers, not {array.dtype}\nConvert them: input.astype(int).")
         check_indices("input", array, self.num_embeddings, "num_embeddings")
@@ -489,6 +489,8 @@ class Dropout:
 
 def check_indices(name: str, indices: Array, count: int, of: str) -> None:
     """Check that all are from 0 to below the count, which `of` names."""
+    if indices.dtype == np.int64 and np.maximum.reduce(indices.view(np.uint64), axis=None, initial=0) < count:
+        return
     wrong = indices[(indices < 0) | (indices >= count)]
     if wrong.size:
         raise IndexError(f"{name} must hold indices from 0 to {of} - 1 = {count - 1}\nIt holds {wrong.flat[0]}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 from typing import Any, Self
@@ -17,9 +17,9 @@ from numlstm.base.typing import Array
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, real_array
 from numlstm.lstm import LSTM
 from numlstm.module import IncompatibleKeys
-from numlstm.nn.functions import last_state
+from numlstm.nn.functions import contiguous, last_state
 from numlstm.nn.layers import Dropout, Embedding, Layer, LayerNorm, Linear
-from numlstm.nn.stages import Stage, given_of, initial, stages_of
+from numlstm.nn.stages import Stage, initial, stages_of
 from numlstm.nn.stream import SequentialStream, stream_of
 from numlstm.nn.summary import Row, Summary
 
@@ -137,7 +137,7 @@ class Sequential:
         ValueError, RuntimeError, TypeError, IndexError
             As the layers raise them.
         """
-        given = given_of(input, self.dtype) if self.skip else None
+        given = contiguous(input, self.dtype) if self.skip else None
         value: Any = input
         for stage in self._stages:
             value = stage.run(value, given, lengths, self.initial_states.get(stage.name))
@@ -147,6 +147,46 @@ class Sequential:
     @cached_property
     def _stages(self) -> list[Stage]:
         return stages_of(self.layers, self.skip, self.dtype)
+
+    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
+        """Run the model over sequences of any lengths in a pandas DataFrame.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            A row for each step, in any order.
+        group, order : str
+            The column that names the sequence of a row, and the column that orders its steps, without ties.
+        features : sequence of str, optional
+            The input columns in order; default: all others. A model that begins with an Embedding takes one.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The columns `group` and `order`, and ``output_0``, ``output_1``, … of each step, sorted by both. Of a model
+            with `last_state`: a row for each sequence, without `order`.
+
+        Raises
+        ------
+        ValueError
+            A column is missing, a key lacks a value, or two steps of a sequence have the same `order`.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> from numlstm import LSTM, nn
+        >>> frame = pd.DataFrame({"machine": ["b", "a", "b"], "hour": [2, 1, 1], "heat": [0.5, 0.1, 0.2]})
+        >>> model = nn.Sequential(LSTM(1, 4, seed=0), nn.Linear(4, 1, seed=0))
+        >>> result = model.forward_frame(frame, group="machine", order="hour")
+        >>> result[["machine", "hour"]].values.tolist(), list(result.columns)
+        ([['a', 1], ['b', 1], ['b', 2]], ['machine', 'hour', 'output_0'])
+        """
+        from numlstm.nn import frames
+
+        batch_first = next((lstm.batch_first for lstm in self.lstms), False)
+        indices = isinstance(next(iter(self.layers.values())), Embedding)
+        options: dict[str, Any] = {"group": group, "order": order, "features": features}
+        return frames.forward_frame(self, frame, **options, batch_first=batch_first, indices=indices)
 
     def vjp(self, input: ArrayLike, *, lengths: ArrayLike | None = None) -> tuple[Array, Callable[..., Gradients]]:
         """Run the model, and return its backward pass too, for training.

@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base.typing import Array, States
-from numlstm.base.validation.arrays import as_dtype, real_array
 from numlstm.kernels.plan_layout import Activation
 from numlstm.lstm import LSTM
-from numlstm.nn.functions import ACTIVATIONS, last_state
+from numlstm.nn.functions import ACTIVATIONS, contiguous, last_state
 from numlstm.nn.layers import Linear
 from numlstm.runtime.head import Head
 
@@ -43,8 +42,7 @@ class Stage(NamedTuple):
     def run(self, value: Any, given: Array | None, lengths: Any = None, states: States | None = None) -> Any:
         """The stage's result.
 
-        ``given`` is the model's input as `given_of` has it, for a head with a skip; ``states`` are those that an LSTM
-        begins with.
+        ``given`` is the model's input as `contiguous` gives it, for a head with a skip; an LSTM begins with ``states``.
         """
         layer = self.layer
         if self.kind == HEAD:
@@ -87,13 +85,7 @@ class Alone:
 
     def checked(self, value: Any) -> Array:
         """The value as the kernel reads it."""
-        return given_of(value, self.dtype)
-
-
-def given_of(value: Any, dtype: np.dtype[Any]) -> Array:
-    """A C-contiguous array of that dtype."""
-    array = value if type(value) is np.ndarray and value.dtype is dtype else real_array("input", value)
-    return np.ascontiguousarray(as_dtype(array, dtype))
+        return contiguous(value, self.dtype)
 
 
 def stages_of(layers: Mapping[str, Any], skip: float, dtype: np.dtype[Any]) -> list[Stage]:

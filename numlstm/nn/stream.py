@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from numlstm import lazy
 from numlstm.base.typing import Array, States
+from numlstm.nn.functions import contiguous
 from numlstm.nn.layers import Dropout
-from numlstm.nn.stages import CALL, HEAD, OUTPUT, STATE, Stage, given_of
+from numlstm.nn.stages import CALL, HEAD, OUTPUT, STATE, Stage
 from numlstm.runtime.head import Head
 
 
@@ -103,7 +104,7 @@ class SequentialStream:
         ndarray
             The model's output for them.
         """
-        given = given_of(input, self._dtype) if self._skips else None
+        given = contiguous(input, self._dtype) if self._skips else None
         value: Any = input
         for part in self._parts:
             value = part.run(value, given) if isinstance(part, Stage) else part(value)

@@ -75,21 +75,23 @@ class Head:
         output = np.empty((*x.shape[:-1], self.outputs or features), self.dtype)
         if x.size:
             width, source = (0, 0) if given is None else (given.shape[-1], address(given))
-            record = self._record(features, width)
-            self._run(address(record), address(x), address(output), x.size // features, source)
+            record, at = self._record(features, width)
+            self._run(at, address(x), address(output), x.size // features, source)
+            del record  # alive until here, whatever another thread does to the records
         return output
 
-    def _record(self, features: int, given: int) -> Array:
-        """The record of a call; kept for the next call of these sizes."""
-        record = self._records.get((features, given))
-        if record is None:
+    def _record(self, features: int, given: int) -> tuple[Array, int]:
+        """The record of a call and its address, kept for the next call of these sizes."""
+        known = self._records.get((features, given))
+        if known is None:
             if len(self._records) >= 64:
                 self._records.clear()
-            record = self._records[features, given] = self.record(features, given)
-        return record
+            record = self.record(features, given)
+            known = self._records[features, given] = record, address(record)
+        return known
 
     @cached_property
-    def _records(self) -> dict[tuple[int, int], Array]:
+    def _records(self) -> dict[tuple[int, int], tuple[Array, int]]:
         return {}
 
 

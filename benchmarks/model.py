@@ -1,0 +1,75 @@
+"""What the layers around an LSTM cost: in a call of a small model, and in a step of a streamed amplifier.
+
+``python benchmarks/model.py`` prints both, measured in turns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from numlstm import LSTM, nn
+
+QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
+ROUNDS, CALLS = (3, 50) if QUICK else (31, 2_000)
+
+
+def in_turns(*ways: Callable[[], object]) -> list[float]:
+    """Seconds a call of each way: medians over rounds, in which they take turns."""
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(ROUNDS):
+        for way, own in zip(ways, times, strict=True):
+            begin = perf_counter()
+            for _ in range(CALLS):
+                way()
+            own.append((perf_counter() - begin) / CALLS)
+    return [median(own) for own in times]
+
+
+def around_a_call() -> float:
+    """Microseconds that Embedding, Linear and softmax add to the call of an LSTM."""
+    lstm = LSTM(8, 16, batch_first=True, seed=0).eval()
+    model = nn.Sequential(nn.Embedding(100, 8, seed=0), lstm, nn.Linear(16, 5, seed=0), nn.softmax).eval()
+    words = np.arange(10)[None]
+    embedded = model.layers["0"](words)
+    whole, alone = in_turns(lambda: model(words), lambda: lstm(embedded))
+    return 1e6 * (whole - alone)
+
+
+def step_with_head() -> float:
+    """A step of an amplifier with its head, over the bare step of its LSTM."""
+    lstm = LSTM(1, 40, seed=0).eval()
+    with_head, bare = nn.Sequential(lstm, nn.Linear(40, 1, seed=0), skip=1).eval().stream(), lstm.stream()
+    both, alone = in_turns(with_head.step, bare.step)  # type: ignore[union-attr]
+    return both / alone
+
+
+class Around:
+    """Microseconds that the layers around a small LSTM add to its call; 15 is the aim."""
+
+    timeout = 120.0
+
+    def track_microseconds(self) -> float:
+        return around_a_call()
+
+    track_microseconds.unit = "us"  # type: ignore[attr-defined]
+
+
+class Step:
+    """A step of a streamed amplifier with its head, over the bare step; 1.5 is the aim."""
+
+    timeout = 120.0
+
+    def track_over_bare_step(self) -> float:
+        return step_with_head()
+
+    track_over_bare_step.unit = "of the bare step"  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    print(f"Embedding, Linear and softmax around an LSTM: {around_a_call():.1f} us a call")
+    print(f"a streamed amplifier with its head: {step_with_head():.2f} of the bare step")
