@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from numlstm import files
+from numlstm import files, formats
 from numlstm.commands.messages import reports_errors, say
 from numlstm.commands.options import FILE, NAME
 from numlstm.export import export
+from numlstm.models import loading
 
 
 @click.command("export")
@@ -35,12 +36,19 @@ from numlstm.export import export
     help="Prefix of the library's names. Libraries that are linked together need different ones.",
 )
 @click.option("--shared", is_flag=True, help="Also link a shared library. Needs a C compiler or the package ziglang.")
+@click.option("--hidden", is_flag=True, help="Export the LSTM alone, without the layers behind it.")
 @NAME
 @reports_errors
-def command(model: Path, name: str | None, **options: Any) -> None:
-    """Write the LSTM of MODEL as a library for C, C++ and Rust.
+def command(model: Path, name: str | None, hidden: bool, **options: Any) -> None:
+    """Write the model in MODEL as a library for C, C++ and Rust.
 
-    Writes a header, a static library, the model as a binary file and an example in C to DIR. Running them needs no
-    Python, and making them needs no C compiler.
+    That is its LSTM and, in JSON of guitar amplifiers and in files of numlstm's own models, the Linear layers and
+    activations behind it. Writes a header, a static library, the model as a binary file and an example in C to DIR.
+    Running them needs no Python, and making them needs no C compiler.
     """
-    export(files.load(model, name), **options, echo=say)
+    module: Any = None
+    if name is None and not hidden:
+        with formats.opened(model) as contents:
+            if contents.model is not None and contents.format in loading.SEQUENTIAL:
+                module = loading.build(contents)
+    export(files.load(model, name) if module is None else module, **options, echo=say)

@@ -1,4 +1,4 @@
-"""``numlstm export``: an LSTM as a library, a header and a model file, for programs in C, C++ and Rust."""
+"""``numlstm export``: a model as a library, a header and a model file, for programs in C, C++ and Rust."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from numlstm.export.model_layout import TEXTS, Code
 from numlstm.export.targets import Target
 from numlstm.kernels.loading.levels import Level
 from numlstm.lstm import LSTM
+from numlstm.nn.layers import Dropout
+from numlstm.nn.sequential import Sequential
+from numlstm.nn.stages import HEAD, STATE, Stage
 
 MODEL = "model.numlstm"
 
 
 def export(
-    module: LSTM | LSTMCell,
+    module: LSTM | LSTMCell | Sequential,
     folder: str | PathLike[str],
     *,
     target: str = "host",
@@ -32,12 +35,13 @@ def export(
     shared: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Write the files that a program needs to run an LSTM without Python: see docs/embedding.md.
+    """Write the files that a program needs to run a model without Python: see docs/embedding.md.
 
     Parameters
     ----------
-    module : LSTM or LSTMCell
-        The parameters are copied as they are now. There is no dropout, as in eval mode.
+    module : LSTM, LSTMCell or Sequential
+        A `Sequential` is an LSTM with Linear layers and the functions relu, sigmoid, tanh and softmax behind it. The
+        parameters are copied as they are now. There is no dropout, as in eval mode.
     folder : path
         Where to write. It is created if it is missing; files of the same names are replaced.
     target : str
@@ -78,17 +82,45 @@ def export(
         raise ValueError(
             f"prefix is {prefix!r}; it must be a name in C: up to 64 letters, digits and underscores, no digit first"
         )
-    if isinstance(module, LSTM):
-        module._forward_only("export")
-    model = model_bytes(module._panels, wanted)
+    lstm, layers = _parts(module) if isinstance(module, Sequential) else (module, [])
+    if isinstance(lstm, LSTM):
+        lstm._forward_only("export")
+    model = model_bytes(lstm._panels, wanted, [stage.packed(wanted.lanes(lstm.dtype.name)) for stage in layers])
     linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)
-    library = _library(chosen, wanted, prefix, module.cell_options.kernel(module.dtype.name), linker)
+    library = _library(chosen, wanted, prefix, lstm.cell_options.kernel(lstm.dtype.name), linker)
     for name, content in (library | {MODEL: model}).items():
         path = Path(folder, name)
         with atomic.replacing(path) as file:
             file.write(content)
         echo(f"{fspath(path)}: {len(content)} bytes")
+
+
+def _parts(model: Sequential) -> tuple[LSTM, list[Stage]]:
+    """The LSTM and the heads of a model; ValueError names what a library does not have."""
+    first, *rest = [stage for stage in model._stages if not isinstance(stage.layer, Dropout)]
+    if not isinstance(first.layer, LSTM):
+        raise ValueError(
+            f"layer {first.name!r} comes before the LSTM, where a library has none: {first.layer!r}\n"
+            "Apply it in the program that calls the library, and export the rest of the model."
+        )
+    for stage in rest:
+        if stage.kind != HEAD:
+            raise ValueError(
+                f"layer {stage.name!r} cannot be exported: it is {stage.layer!r}\n"
+                "A library has one LSTM, and behind it Linear layers and relu, sigmoid, tanh and softmax."
+            )
+    if first.kind == STATE:
+        raise ValueError(
+            f"layer {first.name!r} cannot be exported: last_state follows it, and a library gives each step's output\n"
+            "Export the model without last_state, and take the output of the last step."
+        )
+    if model.initial_states:
+        raise ValueError(
+            "the model begins with states of its own, and a library begins with zeros\n"
+            f"Export its LSTM, model.layers[{first.name!r}], and write the states through the functions h and c."
+        )
+    return first.layer, rest
 
 
 def _library(target: Target, level: Level, prefix: str, kernel: str, linker: list[str] | None) -> dict[str, bytes]:

@@ -9,13 +9,15 @@ import zlib
 from llvmlite import ir
 from numba import types
 
-from numlstm.export.c_memory import address, constant, give, rounded, within
+from numlstm.export.c_heads import heads_check, layout_of_heads, sizes_of
+from numlstm.export.c_memory import address, constant, give, within
 from numlstm.export.cpu_check import cpu_check
 from numlstm.export.model_layout import (
     HEADER_BYTES,
     LEVELS,
     MAGIC,
     MOST_FEATURES,
+    MOST_HEADS,
     MOST_LAYERS,
     TEXTS,
     Code,
@@ -23,9 +25,8 @@ from numlstm.export.model_layout import (
     cell_number,
     version,
 )
-from numlstm.kernels.compiler import inline, named
+from numlstm.kernels.compiler import named
 from numlstm.kernels.instructions import INT64, PLAN, instruction, load_slot
-from numlstm.kernels.plan_rules import Sizes
 
 BYTE, INT32 = ir.IntType(8), ir.IntType(32)
 
@@ -70,24 +71,11 @@ def checksum(words, first, end):
     return crc ^ 0xFFFFFFFF
 
 
-@inline
-def sizes_of(model):
-    """The sizes that a model's header names."""
-    return Sizes(
-        load_slot(model, Model.INPUT_SIZE),
-        load_slot(model, Model.HIDDEN_SIZE),
-        load_slot(model, Model.NUM_LAYERS),
-        load_slot(model, Model.NUM_DIRECTIONS),
-        load_slot(model, Model.PROJ_SIZE),
-        load_slot(model, Model.CELL) & 1,
-    )
-
-
 def loader(options, level, prefix, rules):
     """``load(model, length, result)`` for a cell and a kind of CPU."""
     cell, version_number = cell_number(options), version(options)
-    size, level_number = rules.itemsize, LEVELS[level.name]
-    cell_layout, cpu_fits = rules.cell_layout, cpu_check(prefix, level)
+    size, level_number, outputs_of = rules.itemsize, LEVELS[level.name], rules.outputs_of
+    cpu_fits, heads_at, heads_fit = cpu_check(prefix, level), layout_of_heads(rules).heads_at, heads_check(rules)
 
     @named("sizes_fit")
     def sizes_fit(model):
@@ -99,12 +87,10 @@ def loader(options, level, prefix, rules):
             and within(sizes.layers, 1, MOST_LAYERS)
             and within(sizes.directions, 1, 2)
             and within(sizes.projected, 0, MOST_FEATURES)
+            and within(load_slot(model, Model.HEADS), 0, MOST_HEADS)
         ):
             return False
-        count = 0
-        for n in range(sizes.layers * sizes.directions):
-            count = cell_layout(sizes, n // sizes.directions, count).end
-        return load_slot(model, Model.BYTES) == HEADER_BYTES + rounded(count * size)
+        return heads_fit(model, heads_at(model), sizes.directions * outputs_of(sizes))
 
     def load(model, length, result):
         if address(model) == 0 or address(result) == 0:
@@ -150,19 +136,14 @@ def getter(slot):
 
 def model_functions(options, level, prefix, rules):
     """(function, signature) by name."""
-    outputs_of = rules.outputs_of
-
-    def output_size(model):
-        return load_slot(model, Model.NUM_DIRECTIONS) * outputs_of(sizes_of(model))
 
     def error_text(code):
         return text(code)
 
     word = types.int64
-    names = ("input_size", "hidden_size", "num_layers", "num_directions", "proj_size")
+    names = ("input_size", "hidden_size", "num_layers", "num_directions", "proj_size", "output_size")
     return {
         "load": (loader(options, level, prefix, rules), types.int32(PLAN, word, PLAN)),
         **{name: (getter(int(getattr(Model, name.upper()))), word(PLAN)) for name in names},
-        "output_size": (output_size, word(PLAN)),
         "error_text": (error_text, PLAN(types.int32)),
     }

@@ -9,8 +9,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from numlstm.export.c_heads import RECORD, heads_writer, sizes_of, widest_head
 from numlstm.export.c_memory import address, clear, give, rounded, within
-from numlstm.export.c_model import sizes_of
 from numlstm.export.model_layout import (
     HEADER_BYTES,
     MAGIC,
@@ -22,7 +22,16 @@ from numlstm.export.model_layout import (
     State,
 )
 from numlstm.kernels.compiler import inline, named
-from numlstm.kernels.instructions import INT64, PLAN, instruction, load_slot, record_at, slots_at, smaller, store_slot
+from numlstm.kernels.instructions import (
+    INT64,
+    PLAN,
+    instruction,
+    load_slot,
+    record_at,
+    slots_at,
+    smaller,
+    store_slot,
+)
 from numlstm.kernels.plan_layout import KEPT, LINE, Cell, Header
 from numlstm.kernels.plan_rules import CallSizes, Forced
 
@@ -41,6 +50,8 @@ class Room(NamedTuple):
     gates: int  # and where c ends
     hidden: int
     below: int
+    heads: int
+    room: int  # two buffers that heads read and write in turns
     end: int
 
 
@@ -58,8 +69,11 @@ def state_layout(rules):
             steps, rows, rows * sizes.inputs, sizes.inputs, rows * features, features, rows, 1 << 30, 1, False
         )
 
+    widest = widest_head(rules)
+
     @inline
-    def room_of(sizes, rows, steps, begin):
+    def room_of(model, rows, steps, begin):
+        sizes, heads = sizes_of(model), load_slot(model, Model.HEADS)
         cells, call = sizes.layers * sizes.directions, call_of(sizes, rows, steps)
         step_plan = begin + STATE_BYTES
         plan = step_plan + rounded(8 * plan_slots(sizes))
@@ -69,10 +83,14 @@ def state_layout(rules):
         # a single step needs no larger buffers than several
         hidden = gates + rounded(size * gates_numbers(sizes, call, free))
         below = hidden + rounded(size * hidden_numbers(sizes, call, free))
-        end = below
+        records = below
         if sizes.layers > 1:
-            end += rounded(size * steps * rows * sizes.directions * outputs_of(sizes))
-        return Room(step_plan, plan, h, c, gates, hidden, below, end)
+            records += rounded(size * steps * rows * sizes.directions * outputs_of(sizes))
+        room = records + heads * RECORD
+        end = room
+        if heads > 0:
+            end += 2 * rounded(size * steps * rows * widest(model))
+        return Room(step_plan, plan, h, c, gates, hidden, below, records, room, end)
 
     @named("write_plan")
     def write_plan(plan, model, rows, steps, room):
@@ -111,18 +129,16 @@ def usable(state):
 
 def state_setup(rules):
     """``state_bytes``, ``state_init`` and ``reset``."""
-    room_of, write_plan = state_layout(rules)
-    outputs_of = rules.outputs_of
+    (room_of, write_plan), widest, write_heads = state_layout(rules), widest_head(rules), heads_writer(rules)
 
     @named("bytes_of")
     def bytes_of(model, rows, steps):
         """Of a state; 0 where rows or steps are out of range."""
-        sizes = sizes_of(model)
         if not (within(rows, 1, MOST_ROWS) and within(steps, 1, MOST_STEPS)):
             return 0
-        if steps > MOST_NUMBERS // (rows * sizes.directions * outputs_of(sizes)):
+        if steps > MOST_NUMBERS // (rows * widest(model)):
             return 0
-        return LINE + room_of(sizes, rows, steps, 0).end
+        return LINE + room_of(model, rows, steps, 0).end
 
     def state_bytes(model, rows, steps):
         if address(model) == 0:
@@ -138,7 +154,7 @@ def state_setup(rules):
         if length < needed:
             return Code.MEMORY
         begin = rounded(address(memory))
-        state, room = slots_at(begin), room_of(sizes_of(model), rows, steps, begin)
+        state, room = slots_at(begin), room_of(model, rows, steps, begin)
         clear(state, (room.gates - begin) >> 3)
         store_slot(state, State.MODEL, address(model))
         store_slot(state, State.ROWS, rows)
@@ -150,6 +166,10 @@ def state_setup(rules):
         store_slot(state, State.PLAN, room.plan)
         write_plan(slots_at(room.plan), model, rows, steps, room)
         write_plan(slots_at(room.step_plan), model, rows, 1, room)
+        if load_slot(model, Model.HEADS) > 0:
+            write_heads(model, room.heads, room.room, (room.end - room.room) >> 1)
+            store_slot(state, State.HEAD, room.heads)
+            store_slot(state, State.ROOM, room.room)
         store_slot(state, State.SELF, STATE_MAGIC ^ begin)
         give(result, state)
         return Code.OK
@@ -166,19 +186,40 @@ def state_setup(rules):
 
 
 def kernel_of(prefix):
-    """The function of the library's other object that runs a plan."""
+    """``run(state, plan, rows, input, output)``, by the functions of the library's other object."""
 
     @instruction(types.void, PLAN)
     def run_kernel(builder, plan):
         signature = ir.FunctionType(ir.VoidType(), [INT64.as_pointer()])
         builder.call(cgutils.get_or_insert_function(builder.module, signature, f"{prefix}_kernel"), [plan])
 
-    return run_kernel
+    word = types.int64
+
+    @instruction(types.void, PLAN, word, word, word, word)
+    def run_head(builder, record, source, target, rows, given):
+        signature = ir.FunctionType(ir.VoidType(), [INT64.as_pointer(), *[INT64] * 4])
+        function = cgutils.get_or_insert_function(builder.module, signature, f"{prefix}_head")
+        builder.call(function, [record, source, target, rows, given])
+
+    @inline
+    def run(state, plan, rows, input, output):
+        """A plan for so many rows of all its steps together, and the heads."""
+        store_slot(plan, Header.INPUT, input)
+        head, room = load_slot(state, State.HEAD), load_slot(state, State.ROOM)
+        if head == 0:
+            store_slot(plan, Header.OUTPUT, output)
+            run_kernel(plan)
+        else:
+            store_slot(plan, Header.OUTPUT, room)
+            run_kernel(plan)
+            run_head(slots_at(head), room, output, rows, input)
+
+    return run
 
 
 def runners(prefix, rules):
     """``step`` and ``forward``."""
-    size, outputs_of, run_kernel = rules.itemsize, rules.outputs_of, kernel_of(prefix)
+    size, run = rules.itemsize, kernel_of(prefix)
 
     @inline
     def arrays(input, output):
@@ -188,12 +229,6 @@ def runners(prefix, rules):
         if (address(input) | address(output)) & (size - 1) != 0:
             return Code.MISALIGNED
         return Code.OK
-
-    @inline
-    def run(plan, input, output):
-        store_slot(plan, Header.INPUT, input)
-        store_slot(plan, Header.OUTPUT, output)
-        run_kernel(plan)
 
     def step(state, input, output):
         if address(state) == 0:
@@ -205,7 +240,8 @@ def runners(prefix, rules):
             return wrong
         if load_slot(slots_at(load_slot(state, State.MODEL)), Model.NUM_DIRECTIONS) == 2:
             return Code.BIDIRECTIONAL
-        run(slots_at(load_slot(state, State.STEP_PLAN)), address(input), address(output))
+        plan = slots_at(load_slot(state, State.STEP_PLAN))
+        run(state, plan, load_slot(state, State.ROWS), address(input), address(output))
         return Code.OK
 
     def forward(state, steps, input, output):
@@ -213,7 +249,8 @@ def runners(prefix, rules):
             return Code.NULL
         if not usable(state):
             return Code.STATE
-        sizes, most = sizes_of(slots_at(load_slot(state, State.MODEL))), load_slot(state, State.STEPS)
+        model, most = slots_at(load_slot(state, State.MODEL)), load_slot(state, State.STEPS)
+        sizes = sizes_of(model)
         if steps < 0 or (steps > most and sizes.directions == 2):
             return Code.STEPS
         if steps == 0:
@@ -226,8 +263,8 @@ def runners(prefix, rules):
             count = smaller(most, steps - done)
             plan = slots_at(load_slot(state, State.PLAN) if count > 1 else load_slot(state, State.STEP_PLAN))
             set_steps(plan, count)
-            read, written = done * rows * sizes.inputs, done * rows * sizes.directions * outputs_of(sizes)
-            run(plan, address(input) + read * size, address(output) + written * size)
+            read, written = done * rows * sizes.inputs, done * rows * load_slot(model, Model.OUTPUT_SIZE)
+            run(state, plan, rows * count, address(input) + read * size, address(output) + written * size)
             done += count
         return Code.OK
 

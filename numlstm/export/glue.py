@@ -16,12 +16,14 @@ from numlstm.export.c_model import model_functions
 from numlstm.export.c_state import state_functions
 from numlstm.export.cpu_check import SAVED, cpu_functions
 from numlstm.kernels.compiler import inline
+from numlstm.kernels.entries.head import head_entry, heads
 from numlstm.kernels.instructions import greater, record_at, smaller, store_slot
 from numlstm.kernels.loading.build import bare_module, optimise, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.microkernel import Variant
 from numlstm.kernels.plan_rules import plan_rules
 from numlstm.kernels.recurrence import forward_kernel
+from numlstm.kernels.simd import Simd
 from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32
 
 KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_slot=store_slot, record_at=record_at)
@@ -30,7 +32,8 @@ KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_
 def glue(kernel: str, level: Level, prefix: str) -> dict[str, Any]:
     """The library's functions by name, for a kernel, as `registry` names it, and a kind of CPU."""
     number, options = of_kernel(kernel)
-    rules = plan_rules(KERNEL, level.lanes(number), {"float32": 4, "float64": 8}[number])
+    lanes = level.lanes(number)
+    rules = SimpleNamespace(**vars(plan_rules(KERNEL, lanes, {"float32": 4, "float64": 8}[number])), lanes=lanes)
     functions = model_functions(options, level, prefix, rules) | state_functions(prefix, rules)
     entries = {}
     for name, (function, signature) in functions.items():
@@ -41,12 +44,18 @@ def glue(kernel: str, level: Level, prefix: str) -> dict[str, Any]:
 
 @global_compiler_lock
 def kernel_object(kernel: str, level: Level, prefix: str) -> bytes:
-    """The object of ``void {prefix}_kernel(int64_t *plan)``, which runs a plan on the thread that calls."""
-    shapes = REGISTERS_32 if level.registers >= 32 else REGISTERS_16
-    name, (number, options) = f"{prefix}_kernel", of_kernel(kernel)
-    forward = forward_kernel(number, level.lanes(number), shapes, level.fused, None, Variant(options=options))
-    module = bare_module({name: forward})
-    return _object(module, level, (name,), hidden=(name,))
+    """The object of ``void {prefix}_kernel(int64_t *plan)``, which runs a plan on the thread that calls.
+
+    And of ``void {prefix}_head(int64_t *record, int64_t source, int64_t target, int64_t rows, int64_t given)``.
+    """
+    shapes, (number, options) = REGISTERS_32 if level.registers >= 32 else REGISTERS_16, of_kernel(kernel)
+    lanes = level.lanes(number)
+    (head,) = head_entry(heads(Simd(number, lanes, level.fused), shapes)).values()
+    entries = {
+        f"{prefix}_kernel": forward_kernel(number, lanes, shapes, level.fused, None, Variant(options=options)),
+        f"{prefix}_head": head,
+    }
+    return _object(bare_module(entries), level, tuple(entries), hidden=tuple(entries))
 
 
 @global_compiler_lock
@@ -57,7 +66,7 @@ def glue_object(kernel: str, level: Level, prefix: str) -> bytes:
     checks = None
     if level.name in SAVED:
         level, checks = level._replace(cpu="x86-64", features=""), cpu_functions(prefix, level.triple)
-    return _object(module, level, tuple(functions), checks, (f"{prefix}_kernel",))
+    return _object(module, level, tuple(functions), checks, (f"{prefix}_kernel", f"{prefix}_head"))
 
 
 def _object(

@@ -53,7 +53,7 @@ def objects(kernel: str, level: Level, prefix: str) -> dict[str, tuple[bytes, li
     glue = _object("glue", kernel, level, prefix)
     return {
         "glue.o": (glue, [f"{prefix}_{name}" for name in FUNCTIONS]),
-        "kernel.o": (code, [f"{prefix}_kernel"]),
+        "kernel.o": (code, [f"{prefix}_kernel", f"{prefix}_head"]),
     }
 
 
@@ -92,7 +92,7 @@ def _object(part: str, kernel: str, level: Level, prefix: str) -> bytes:
 def _fingerprint(kernel: str, level: Level) -> str:
     """A hash of all that an object depends on: what a kernel depends on, and the sources here."""
     digest = hashlib.sha256(kernel_cache.fingerprint(kernel, level).encode())
-    for name in ("glue", "c_memory", "c_model", "c_state", "cpu_check", "model_layout"):
+    for name in ("glue", "c_heads", "c_memory", "c_model", "c_state", "cpu_check", "model_layout"):
         source = Path(__file__).with_name(f"{name}.py")
         digest.update((source if source.exists() else source.with_suffix(".pyc")).read_bytes())
     return digest.hexdigest()[:24]

@@ -1,7 +1,9 @@
 """The format of a model file, and the states and error codes of an exported library.
 
 A model is one piece of memory: the words of ``Model``, zeros up to ``HEADER_BYTES``, then the panels, all
-little-endian. It holds sizes and weights but no offsets: what is not in the file cannot be wrong in it.
+little-endian. For each head follow the words of ``HeadWords``, zeros up to ``HEAD_BYTES``, its panels, and a cache line
+that begins with a register of the factor of the input that is added. It holds sizes and weights but no offsets: what is
+not in the file cannot be wrong in it.
 """
 
 import zlib
@@ -12,14 +14,16 @@ from numlstm.base.cell_options import CellOptions
 from numlstm.kernels.plan_layout import Slots
 
 MAGIC = int.from_bytes(b"numlstm\n", "little")
-VERSION = 2  # of the layout
+VERSION = 3  # of the layout
 OTHER_CELL = 1 << 16  # added to it in models whose cell has options, so that older libraries refuse them
 HEADER_BYTES = 128  # two cache lines; the panels begin on one if the model does
+HEAD_BYTES = 64
 LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # values of the word LEVEL
 
 # limits of sizes, so that no product of them needs more than 64 bits
 MOST_FEATURES = 1 << 20  # input_size, hidden_size, proj_size
 MOST_LAYERS = 1 << 10
+MOST_HEADS = 1 << 6
 MOST_ROWS = 1 << 20
 MOST_STEPS = 1 << 32
 MOST_NUMBERS = 1 << 52  # of a buffer
@@ -41,6 +45,19 @@ class Model(metaclass=Slots):
     NUM_DIRECTIONS = auto()
     PROJ_SIZE = auto()  # 0 for none
     CELL = auto()  # `cell_number` of its options
+    HEADS = auto()  # how many follow the LSTM
+    OUTPUT_SIZE = auto()  # numbers of a row's output in one step
+    LENGTH = auto()
+
+
+class HeadWords(metaclass=Slots):
+    """The words of a head in a model, int64 each."""
+
+    auto = count().__next__
+    OUTPUTS = auto()
+    ACTIVATION = auto()  # one of ``Activation``
+    LINEAR = auto()  # 0: no Linear layer, the activation alone; its panels are empty
+    SKIP = auto()  # 1: the model's input is added, times the factor
     LENGTH = auto()
 
 
@@ -57,6 +74,8 @@ class State(metaclass=Slots):
     END = auto()  # of c
     STEP_PLAN = auto()  # addresses of two plans: for one step, and for up to STEPS
     PLAN = auto()
+    HEAD = auto()  # address of the record of the first head, or 0
+    ROOM = auto()  # of what the heads read
     LENGTH = auto()
 
 

@@ -1,4 +1,4 @@
-/* An LSTM of numlstm in C and C++: @KIND@ numbers, @TARGET@.
+/* A model of numlstm in C and C++: @KIND@ numbers, @TARGET@.
  *
  * A model is a file of `numlstm export`, read into memory or linked into the program. It is read only: any number of
  * states, on any number of threads, share it. A state is one stream (or one batch of them): h, c, and all memory that a
@@ -50,7 +50,8 @@ int64_t @PREFIX@_hidden_size(const @PREFIX@_model *model);
 int64_t @PREFIX@_num_layers(const @PREFIX@_model *model);
 int64_t @PREFIX@_num_directions(const @PREFIX@_model *model); /* 2 if bidirectional, else 1 */
 int64_t @PREFIX@_proj_size(const @PREFIX@_model *model);      /* 0 for none */
-/* Numbers of a row's output in one step: num_directions times proj_size or, if that is 0, hidden_size. */
+/* Numbers of a row's output in one step: of the last Linear layer behind the LSTM or, if there is none, num_directions
+ * times proj_size or, if that is 0, hidden_size. */
 int64_t @PREFIX@_output_size(const @PREFIX@_model *model);
 
 /* Bytes of memory for a state; 0 if `batch` or `steps` is out of range.

@@ -16,6 +16,7 @@ BUILDERS = {
     "RTNeural's JSON": "json",
     "safetensors": "saved",
 }
+SEQUENTIAL = [name for name, module in BUILDERS.items() if module in ("json", "saved")]  # that give a `Sequential`
 
 
 def load_model(path: formats.Source) -> Model:

@@ -3,8 +3,6 @@ sentences."""
 
 import ctypes
 import re
-import struct
-import zlib
 
 import embedded
 import numpy as np
@@ -12,7 +10,7 @@ import objects
 import pytest
 from click.testing import CliRunner
 from embedded import SIZES, model, run, tool
-from needs import leave_out
+from exported import HERE, Library, changed, sealed
 
 import numlstm
 from numlstm.cli import main
@@ -27,49 +25,6 @@ from numlstm.runtime.packed_weights import Panels, aligned_empty
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
 
 ADDRESSES = range(Header.INPUT, Header.HIDDEN + 1)
-HERE = targets.find("host")
-
-
-class Library:
-    """A library that this process has loaded: the shared one."""
-
-    def __init__(self, number, folder):
-        self.level, self.number = HERE.level(), np.dtype(number)
-        try:
-            command = link.find(HERE)
-        except RuntimeError as error:
-            leave_out(str(error))
-        made = {name: code for name, (code, _) in library.objects(number, self.level, "numlstm").items()}
-        path = folder / HERE.shared.format("numlstm")
-        path.write_bytes(link.shared(command, made, path.name))
-        self.library = ctypes.CDLL(path)
-
-    def __getattr__(self, name):
-        result = {"error_text": ctypes.c_char_p, "h": ctypes.c_void_p, "c": ctypes.c_void_p}.get(name)
-        codes = ("load", "state_init", "step", "forward", "reset")
-        kind = result or (ctypes.c_int32 if name in codes else ctypes.c_int64)
-        function = ctypes.CFUNCTYPE(kind)((f"numlstm_{name}", self.library))
-
-        def call(*arguments):
-            given = [ctypes.c_int64(int(a)) if isinstance(a, (int, np.integer)) else a for a in arguments]
-            return function(*given)
-
-        return call
-
-    def model(self, content):
-        """(code, address) of a model, and what keeps its memory."""
-        memory = aligned_empty(len(content), np.dtype(np.uint8))
-        memory[:] = np.frombuffer(content, np.uint8)
-        result = ctypes.c_int64(0)
-        return self.load(memory.ctypes.data, len(content), ctypes.byref(result)), result.value, memory
-
-    def state(self, model, rows, steps):
-        """(code, address) of a state, and what keeps its memory."""
-        needed = self.state_bytes(model, rows, steps)
-        memory = np.full(max(needed, 1), 0xA5, np.uint8)
-        result = ctypes.c_int64(0)
-        code = self.state_init(model, rows, steps, memory.ctypes.data, needed, ctypes.byref(result))
-        return code, result.value, memory
 
 
 def words(address, count):
@@ -83,13 +38,6 @@ def loaded(request, tmp_path_factory):
 
 def content_of(lstm, level):
     return model_bytes(lstm._panels, level)
-
-
-def sealed(content):
-    """The same with a checksum that is right."""
-    content = bytearray(content)
-    content[24:32] = struct.pack("<q", zlib.crc32(content[32:]))
-    return bytes(content)
 
 
 def planned(lstm, rows, steps, lanes):
@@ -206,12 +154,6 @@ def test_sizes_are_told(loaded):
     assert [getattr(loaded, name)(at) for name in names] == [8, 24, 2, 2, 17, 34]
 
 
-def changed(content, word, value):
-    content = bytearray(content)
-    content[8 * word : 8 * word + 8] = struct.pack("<q", value)
-    return bytes(content)
-
-
 def test_every_error_has_its_code(loaded):
     lstm = model(SIZES[0], loaded.number.name)
     good = content_of(lstm, loaded.level)
@@ -303,13 +245,13 @@ def test_libraries_of_every_target(target, number):
     assert glue.kind == kernel.kind == KINDS[target]
     underscore = "_" if "macos" in target else ""
     api = {f"{underscore}numlstm_{name}" for name in library.FUNCTIONS}
-    inner = f"{underscore}numlstm_kernel"
+    inner = {f"{underscore}numlstm_{name}" for name in ("kernel", "head")}
     checks = {f"{underscore}numlstm_{name}" for name in ("cpuid", "xgetbv")} if "x86_64" in target else set()
     of_c = {"_fltused"} if "windows" in target else set()
-    assert glue.defined == api | checks | (of_c & glue.defined) and glue.undefined == {inner}
-    assert {name for name in kernel.defined if "@" not in name} == {inner} | of_c  # __real@…: COFF's shared constants
+    assert glue.defined == api | checks | (of_c & glue.defined) and glue.undefined == inner
+    assert {name for name in kernel.defined if "@" not in name} == inner | of_c  # __real@…: COFF's shared constants
     assert not kernel.undefined
-    assert sorted(symbols) == sorted([(name, "glue.o") for name in api] + [(inner, "kernel.o")])
+    assert sorted(symbols) == sorted([(name, "glue.o") for name in api] + [(name, "kernel.o") for name in inner])
     for code in found.values():
         assert b"NumbaEnv" not in code and b"numba" not in code
 
