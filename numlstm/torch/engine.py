@@ -77,7 +77,7 @@ class Engine:
 
     def forward(
         self,
-        weights: Sequence[Tensor],
+        lstm: LSTM,
         x: Tensor,
         hx: tuple[Tensor, Tensor] | None,
         masks: Sequence[Tensor],
@@ -86,12 +86,12 @@ class Engine:
         """Output, h_n, c_n, and the numbers that `backward` needs."""
         states = None if hx is None else (_array(hx[0]), _array(hx[1]))
         drawn = [_array(mask) for mask in masks]
-        results = self.passes.forward(self.lstm(weights)._panels, _array(x), states, drawn, sizes)
+        results = self.passes.forward(lstm._panels, _array(x), states, drawn, sizes)
         return tuple(map(_tensor, results))
 
     def backward(
         self,
-        weights: Sequence[Tensor],
+        lstm: LSTM,
         kept: Tensor,
         masks: Sequence[Tensor],
         by_results: Sequence[Tensor | None],
@@ -102,7 +102,7 @@ class Engine:
     ) -> tuple[Tensor | None, ...]:
         """Gradients of the input, h_0, c_0 and the weights."""
         gradients = self.passes.backward(
-            self.lstm(weights)._panels,
+            lstm._panels,
             _array(kept),
             [None if by_result is None else _array(by_result) for by_result in by_results],
             steps,
@@ -131,7 +131,7 @@ def engine(
 
 def _array(tensor: Tensor) -> Array:
     """The tensor's own memory."""
-    array: Array = tensor.detach().numpy()
+    array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
     return array
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from numlstm.autodiff.stateless import SECOND
+from numlstm.torch.engine import Engine
 
 SECOND_OF_TORCH = SECOND.format("torch.nn.LSTM") + " On a CPU: under torch.backends.mkldnn.flags(enabled=False)."
 AHEAD = (
@@ -28,23 +29,29 @@ class RunLSTM(torch.autograd.Function):
 
     @staticmethod
     def forward(*inputs: Any) -> Any:
-        """Run the pass. The inputs are engine, sizes, number of masks, x, h_0, c_0, masks of dropout, and weights."""
-        engine, sizes, count, x, h_0, c_0, *rest = inputs
+        """Run the pass.
+
+        The inputs are the engine, an LSTM with the weights or None, sizes, number of masks, x, h_0, c_0, masks of
+        dropout, and weights.
+        """
+        engine, lstm, sizes, count, x, h_0, c_0, *rest = inputs
         hx = None if h_0 is None else (h_0, c_0)
-        return engine.forward(rest[count:], x, hx, rest[:count], sizes)
+        return engine.forward(lstm or engine.lstm(rest[count:]), x, hx, rest[:count], sizes)
 
     @classmethod
-    def call(cls, *inputs: Any) -> Any:
-        """``apply``, without what that does first for torch.func where no function is transformed."""
-        run: Any = cls if is_transformed() else super(torch.autograd.Function, cls)
-        return run.apply(*inputs)
+    def call(cls, engine: Engine, weights: Sequence[Tensor], *inputs: Any) -> Any:
+        """Run the pass; where no function is transformed, without what ``apply`` does first for torch.func."""
+        if is_transformed():
+            return cls.apply(engine, None, *inputs, *weights)
+        run: Any = super(torch.autograd.Function, cls)
+        return run.apply(engine, engine.lstm(weights), *inputs, *weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Save the weights, whose version is checked; the input and the states are among what is kept."""
-        engine, sizes, count, x, h_0, _, *rest = inputs
+        engine, lstm, sizes, count, x, h_0, _, *rest = inputs
         steps, rows = x.shape[:2] if sizes is None else (len(sizes), int(sizes[0]))
-        ctx.call, ctx.with_hx = (engine, sizes, count, steps, rows), h_0 is not None
+        ctx.call, ctx.with_hx = (engine, lstm, sizes, count, steps, rows), h_0 is not None
         ctx.save_for_backward(output[3], *rest)
         ctx.mark_non_differentiable(output[3])
         ctx.set_materialize_grads(False)
@@ -52,13 +59,11 @@ class RunLSTM(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *by_results: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of what `forward` was given."""
-        engine, sizes, count, steps, rows = ctx.call
+        count = ctx.call[3]
         run = Backward.apply if torch.is_grad_enabled() or is_transformed() else Backward.forward
-        d_input, d_h, d_c, *d_weights = run(
-            engine, sizes, count, steps, rows, ctx.needs_input_grad[3], *by_results[:3], *ctx.saved_tensors
-        )
+        d_input, d_h, d_c, *d_weights = run(*ctx.call, ctx.needs_input_grad[4], *by_results[:3], *ctx.saved_tensors)
         states = (d_h, d_c) if ctx.with_hx else (None, None)
-        return None, None, None, d_input, *states, *(None,) * count, *d_weights
+        return None, None, None, None, d_input, *states, *(None,) * count, *d_weights
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> NoReturn:
@@ -78,13 +83,13 @@ class Backward(torch.autograd.Function):
     def forward(*inputs: Any) -> tuple[Tensor | None, ...]:
         """Backpropagate through time.
 
-        The inputs are engine, sizes, number of masks, T, B, whether the gradient of the input is wanted, the gradients
-        of output, h_n and c_n, the numbers kept, masks, and weights.
+        The inputs are those of `RunLSTM.forward` up to the number of masks, T, B, whether the gradient of the input is
+        wanted, the gradients of output, h_n and c_n, the numbers kept, masks, and weights.
         """
-        engine, sizes, count, steps, rows, input_grad, d_output, d_h, d_c, kept, *rest = inputs
+        engine, lstm, sizes, count, steps, rows, input_grad, d_output, d_h, d_c, kept, *rest = inputs
         by_results, masks, weights = (d_output, d_h, d_c), rest[:count], rest[count:]
         gradients: tuple[Tensor | None, ...] = engine.backward(
-            weights, kept, masks, by_results, steps, rows, sizes, input_grad
+            lstm or engine.lstm(weights), kept, masks, by_results, steps, rows, sizes, input_grad
         )
         return gradients
 

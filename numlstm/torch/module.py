@@ -129,7 +129,7 @@ class LSTM(nn.RNNBase):
             return output, h_n, c_n
         of_sizes = self._engine(weights[0].dtype)
         if keep or masks or is_transformed():
-            output, h_n, c_n, _ = RunLSTM.call(of_sizes, sizes, len(masks), x, h_0, c_0, *masks, *weights)
+            output, h_n, c_n, _ = RunLSTM.call(of_sizes, weights, sizes, len(masks), x, h_0, c_0, *masks)
             return output, h_n, c_n
         return of_sizes.infer(weights, x, hx, sizes)
 

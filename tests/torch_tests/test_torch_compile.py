@@ -30,6 +30,7 @@ def test_compiled_whole_it_has_the_same_gradients(backend):
         {"proj_size": 2, "bias": False, "dtype": torch.float64},
     ]
     for of in flags if backend == "aot_eager" else flags[:1]:
+        torch._dynamo.reset()  # so that no limit on how often a function is compiled is reached
         ours, theirs = pair(**of)
         compiled = torch.compile(ours, fullgraph=True, backend=backend)
         dtype = of.get("dtype", torch.float32)
@@ -70,7 +71,9 @@ def test_the_operator_is_as_pytorch_wants_it():
         hx = states(ours, 4, dtype=torch.float64)
         for of_states in ((None, None), hx):
             call = (x, *of_states, masks, list(ours.parameters()), layers, both, True)
-            torch.library.opcheck(operators.lstm, call)
+            # the fourth, whether graphs have the same outputs, would compare memory between the parts of what is kept
+            checks = "test_schema", "test_autograd_registration", "test_faketensor"
+            torch.library.opcheck(operators.lstm, call, test_utils=checks)
     with pytest.raises(RuntimeError, match=r"weights must have shapes[\s\S]*Theirs are"):
         operators.lstm(
             x, None, None, [], [torch.zeros(8, 3), torch.zeros(8, 2), torch.zeros(7), torch.zeros(8)], 1, False, True
