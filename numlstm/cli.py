@@ -19,7 +19,7 @@ COMMANDS = {
     "inspect": "List the LSTMs in a model FILE.",
     "run": "Run the LSTM of MODEL over the sequences in INPUT.",
     "trace": "Show what the gates of MODEL do over the sequences in INPUT.",
-    "warmup": "Compile and cache the kernels ahead of time.",
+    "warmup": "Compile and cache the kernels ahead of time, those of training too.",
 }
 
 

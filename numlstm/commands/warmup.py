@@ -11,7 +11,7 @@ from numlstm.kernels.loading import cache, registry
 @click.command("warmup")
 @reports_errors
 def command() -> None:
-    """Compile and cache the kernels ahead of time.
+    """Compile and cache the kernels ahead of time, those of training too.
 
     Does nothing for kernels that the package contains. Use it when you build a container image, so that the first
     process compiles nothing. NUMLSTM_CPU selects a lower level than this machine's. The exit code is 1 if the kernels
@@ -19,10 +19,13 @@ def command() -> None:
     """
     uncached = ""
     for dtype in ("float32", "float64"):
-        kernel = registry.kernel(dtype)
-        took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
-        say(f"{dtype} kernels for {kernel.level.name}{took}: {kernel.origin}")
-        uncached = kernel.origin if kernel.origin.startswith(cache.UNKEPT) else uncached
+        for what, kernel in (
+            ("kernels", registry.kernel(dtype)),
+            ("training kernels", registry.training_kernel(dtype)),
+        ):
+            took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
+            say(f"{dtype} {what}kernels for {kernel.level.name}{took}: {kernel.origin}")
+            uncached = kernel.origin if kernel.origin.startswith(cache.UNKEPT) else uncached
     if uncached:
         raise OSError(
             f"the next process has to compile again, since nothing could be cached: {uncached.partition(': ')[2]}\n"

@@ -62,6 +62,9 @@ class TestStart:
         assert result.output.startswith("numlstm ")
 
 
+KERNELS = ("float32", "float32-training", "float64", "float64-training")
+
+
 class TestErrors:
     """One line after "Error:", exit code 2 for what was typed and 1 for what went wrong, never a traceback."""
 
@@ -225,7 +228,9 @@ class TestWarmup:
         assert first.returncode == second.returncode == 0, first.stderr
         for done, said in ((first, "compiled in this process, and cached: "), (second, "cache: ")):
             lines = done.stdout.splitlines()
-            assert [line.split()[0] for line in lines] == ["float32", "float64"]
+            assert [line.split(" for ")[0] for line in lines] == [
+                f"{number} {what}" for number in ("float32", "float64") for what in ("kernels", "training kernels")
+            ]
             assert all(said in line and str(tmp_path) in line for line in lines)
 
     @pytest.mark.slow
@@ -235,7 +240,7 @@ class TestWarmup:
 
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
-        code = {number: jit.object_code(number, registry.level())[0] for number in ("float32", "float64")}
+        code = {name: jit.object_code(name, registry.level())[0] for name in KERNELS}
         monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr(build, "object_code", lambda number, level: code[number])
         monkeypatch.setattr(registry, "_loaded", {})
@@ -252,23 +257,23 @@ class TestWarmup:
         monkeypatch.setattr(registry, "_loaded", {})
         result = invoke("warmup")
         assert result.exit_code == 0
-        assert result.output.count(": shipped: /there") == 2
+        assert result.output.count(": shipped: /there") == 4
 
 
 @pytest.mark.slow
 class TestTelling:
     """A line on a terminal for work of many seconds; elsewhere the log alone tells of it."""
 
-    KERNELS = (
+    FROM_CODE = (
         "import os, sys, types\n"
         "from numlstm.kernels.loading import jit, registry\n"
-        "code = {number: jit.object_code(number, registry.level())[0] for number in ('float32', 'float64')}\n"
+        f"code = {{number: jit.object_code(number, registry.level())[0] for number in {KERNELS}}}\n"
         "build = types.SimpleNamespace(object_code=lambda number, level: code[number])\n"
         "sys.modules['numlstm.kernels.loading.build'] = build\n"  # no test needs to wait for what is made here
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
     )
-    WARMUP = KERNELS + "from numlstm import cli\ncli.main(['warmup'])"
-    LIBRARY = KERNELS + (
+    WARMUP = FROM_CODE + "from numlstm import cli\ncli.main(['warmup'])"
+    LIBRARY = FROM_CODE + (
         "import numlstm\n"
         "for dtype in ('float32', 'float64', 'float32'):\n"
         "    numlstm.LSTM(2, 3, dtype=dtype)([[0.0, 1.0]])\n"
@@ -283,12 +288,12 @@ class TestTelling:
     )
 
     @staticmethod
-    def compiling(once="once"):
+    def compiling(once="once", names=("float32", "float64")):
         from numlstm.kernels.loading import registry
 
         return [
-            f"numlstm: compiling the {number} kernels for {registry.level().name}, {once}; some 15 seconds"
-            for number in ("float32", "float64")
+            f"numlstm: compiling the {name} kernels for {registry.level().name}, {once}; some 15 seconds"
+            for name in names
         ]
 
     def shown(self, code, *args):
@@ -311,9 +316,11 @@ class TestTelling:
         command = [sys.executable, "-c", code, *map(str, args)]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False).stderr
 
-    @pytest.mark.parametrize("code", [WARMUP, LIBRARY], ids=["command", "library"])
-    def test_kernels(self, tmp_path, code):
-        assert self.shown(code, tmp_path / "cache") == self.compiling()
+    @pytest.mark.parametrize(
+        ("code", "names"), [(WARMUP, KERNELS), (LIBRARY, KERNELS[::2])], ids=["command", "library"]
+    )
+    def test_kernels(self, tmp_path, code, names):
+        assert self.shown(code, tmp_path / "cache") == self.compiling(names=names)
         assert self.shown(code, tmp_path / "cache") == []  # they are there
         assert self.elsewhere(code, tmp_path / "other") == ""
 
@@ -349,11 +356,11 @@ class TestTelling:
         (tmp_path / "cache").chmod(0o777)
         warned = "numlstm: kernels are not cached, since others can write to"
         lines = self.shown(self.WARMUP, tmp_path / "cache")
-        assert [line.startswith(warned) for line in lines] == [True, False, True, False, False]
-        assert lines[1:4:2] == self.compiling("for this process alone")
+        assert [line.startswith(warned) for line in lines] == 4 * [True, False] + [False]
+        assert lines[1:8:2] == self.compiling("for this process alone", KERNELS)
         assert lines[-1].startswith("Error: the next process has to compile again")
         lines = self.elsewhere(self.WARMUP, tmp_path / "cache").splitlines()
-        assert [line.startswith(warned) for line in lines] == [True, True, False]
+        assert [line.startswith(warned) for line in lines] == 4 * [True] + [False]
 
     def test_another_process_is_waited_for(self, tmp_path, monkeypatch, caplog):
         """One record, however long it takes; here until patience ends."""
