@@ -224,7 +224,7 @@ class TestWarmup:
     @pytest.mark.slow
     def test_a_second_process_finds_what_the_first_made(self, tmp_path):
         environment = {**os.environ, "NUMLSTM_CACHE_DIR": str(tmp_path / "cache")}
-        first, second = (process("warmup", env=environment) for _ in range(2))
+        first, second = (process("warmup", env=environment, timeout=900) for _ in range(2))
         assert first.returncode == second.returncode == 0, first.stderr
         for done, said in ((first, "compiled in this process, and cached: "), (second, "cache: ")):
             lines = done.stdout.splitlines()

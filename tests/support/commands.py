@@ -51,9 +51,8 @@ def invoke(*arguments: Any) -> Result:
 
 def process(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     """``numlstm`` with these arguments in a process of its own, however it ends."""
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False, **options
-    )
+    options = {"timeout": 300} | options
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, **options)
 
 
 def command_of(*words: str) -> click.Command:
