@@ -64,24 +64,34 @@ class Parameters:
         self.size = ends[-1]
         self.remembered: dict[str, Array] = {}
         self.steps = [0] * len(self.shapes)  # that each parameter has taken; 0: nothing is remembered
-        self._of: Panels | None = None  # the panels that the module was given last, and their numbers
+        owners: list[Any] = list(module._modules().values()) if hasattr(module, "_modules") else [module]
+        counts = [sum(array.size for array in owner.state_dict().values()) for owner in owners]
+        self._owners = list(zip(owners, pairwise(accumulate(counts, initial=1)), strict=True))  # and where theirs are
+        self._panels: dict[int, Panels] = {}  # that each LSTM was given last, which the numbers are of
         self._numbers = np.empty(0)
 
     def numbers(self) -> Array:
         """The parameters as they are now. To be changed in place, and then assigned."""
-        if not isinstance(self.module, Module):
-            arrays = self.module.state_dict().values()
-            return np.concatenate([np.zeros(1, self.module.dtype), *(array.reshape(-1) for array in arrays)])
-        known, self._of = self.module._panels is self._of, None
-        return self._numbers if known else self.module._panels.numbers()
+        known, self._panels = self._panels, {}
+        if self._numbers.dtype != self.module.dtype or not self._numbers.size:
+            self._numbers, known = np.zeros(self.size, self.module.dtype), {}
+        for n, (owner, (begin, end)) in enumerate(self._owners):
+            if not isinstance(owner, Module):
+                self._numbers[begin:end] = np.concatenate([array.reshape(-1) for array in owner.state_dict().values()])
+            elif known.get(n) is not owner._panels:
+                self._numbers[begin:end] = owner._panels.numbers()[1:]
+        return self._numbers
 
     def assign(self, numbers: Array) -> None:
         """Give the module these parameters."""
-        if isinstance(self.module, Module):
-            self.module._panels = self._of = self.module._panels.with_numbers(numbers)
-            self._numbers = numbers
-        else:
-            self.module.load_state_dict(places(numbers, self.shapes), strict=False)
+        for n, (owner, (begin, end)) in enumerate(self._owners):
+            own = np.array(numbers[begin - 1 : end])
+            own[0] = 0
+            if isinstance(owner, Module):
+                owner._panels = self._panels[n] = owner._panels.with_numbers(own)
+            else:
+                shapes = {name: array.shape for name, array in owner.state_dict().items()}
+                owner.load_state_dict(places(own, shapes), strict=False)
 
     def gradient(self, given: Named) -> Array:
         """One array of all gradients, with zeros for those that are not given.

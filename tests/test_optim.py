@@ -162,6 +162,25 @@ def test_an_update_in_the_panels_has_the_bits_of_one_through_state_dicts(indexed
                 assert lstm._panels.data.tobytes() == packed.data.tobytes()
 
 
+def test_a_sequential_takes_the_steps_of_its_layers():
+    """To the bit, whether it is given whole or layer by layer, and whatever is assigned in between."""
+    random = np.random.default_rng(3)
+    pairs = [(numlstm.LSTM(3, 4, seed=0), nn.Linear(4, 2, seed=1)) for _ in range(2)]
+    whole = nn.Sequential({"lstm": pairs[0][0], "drop": nn.Dropout(0.5), "head": pairs[0][1]})
+    ours, theirs = optim.AdamW(whole, lr=0.1), optim.AdamW(list(pairs[1]), lr=0.1)
+    for n in range(4):
+        grads = {name: random.standard_normal(array.shape, np.float32) for name, array in whole.state_dict().items()}
+        if n == 2:
+            for lstm, head in pairs:
+                lstm.bias_hh_l0, head.weight = np.ones(16), np.ones((2, 4))
+        ours.step(grads)
+        theirs.step([{name.removeprefix(prefix): array for name, array in grads.items() if name.startswith(prefix)}
+                     for prefix in ("lstm.", "head.")])  # fmt: skip
+        for one, other in zip(*pairs, strict=True):
+            for name, array in one.state_dict().items():
+                assert array.tobytes() == other.state_dict()[name].tobytes(), (n, name)
+
+
 def test_a_call_under_way_keeps_its_weights_when_they_are_updated():
     lstm, x = numlstm.LSTM(2, 3, seed=0), np.ones((4, 2), np.float32)
     (output, _), backward = lstm.vjp(x)
