@@ -1,18 +1,20 @@
 """What the layers around an LSTM cost: in a call of a small model, and in a step of a streamed amplifier.
 
-``python benchmarks/model.py`` prints both, measured in turns.
+``python benchmarks/model.py`` prints both, and how fast ONNX files run, measured in turns.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
-from numlstm import LSTM, nn
+from numlstm import LSTM, load_model, nn, num_threads
 
 QUICK = os.environ.get("NUMLSTM_BENCH_QUICK") == "1"
 ROUNDS, CALLS = (3, 50) if QUICK else (31, 2_000)
@@ -48,6 +50,31 @@ def step_with_head() -> float:
     return both / alone
 
 
+# small ONNX files of the tests, and what each is given: arrays in the order of its inputs
+FILES = Path(__file__).parents[1] / "tests" / "fixtures" / "models"
+STATE = np.zeros((1, 1, 4), np.float32)
+INPUTS: dict[str, tuple[Any, ...]] = {
+    "amplifier_script": (np.ones((1, 64, 1), np.float32), STATE, STATE),
+    "forecaster_script": (np.ones((2, 32, 2), np.float32),),
+    "sentiment_script": (np.ones((3, 20), np.int64),),
+}
+
+
+def over_onnxruntime(name: str) -> float:
+    """How many times as fast `load_model` runs a file as ONNX Runtime does, both on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    path = FILES / f"{name}.onnx"
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = dict(zip((own.name for own in session.get_inputs()), INPUTS[name], strict=True))
+    model = load_model(path)
+    with num_threads(1):
+        ours, theirs = in_turns(lambda: model(*INPUTS[name]), lambda: session.run(None, given))
+    return theirs / ours
+
+
 class Around:
     """Microseconds that the layers around a small LSTM add to its call; 15 is the aim."""
 
@@ -70,6 +97,21 @@ class Step:
     track_over_bare_step.unit = "of the bare step"  # type: ignore[attr-defined]
 
 
+class OnnxRuntime:
+    """A whole ONNX file, over ONNX Runtime on the same file."""
+
+    params = tuple(INPUTS)
+    param_names = ("file",)
+    timeout = 120.0
+
+    def track_times_faster(self, file: str) -> float:
+        return over_onnxruntime(file)
+
+    track_times_faster.unit = "times as fast as ONNX Runtime"  # type: ignore[attr-defined]
+
+
 if __name__ == "__main__":
     print(f"Embedding, Linear and softmax around an LSTM: {around_a_call():.1f} us a call")
     print(f"a streamed amplifier with its head: {step_with_head():.2f} of the bare step")
+    for file in INPUTS:
+        print(f"{file}.onnx: {over_onnxruntime(file):.2f} times as fast as ONNX Runtime")
