@@ -1,6 +1,7 @@
 """ONNX files of other packages: what they computed is what numlstm computes, or the file says why not."""
 
 import gc
+import json
 import os
 import re
 import subprocess
@@ -170,6 +171,7 @@ def test_time_that_the_graph_reverses_around_a_node(exporter, computed):
         warnings.simplefilter("error")
         net = numlstm.load(path)
     assert net.direction == "reverse"
+    assert "the graph turns time around by the Slice node" in numlstm.list_lstms(path)[0].notes[-1]
     given, want = (computed[f"{path.stem}:{name}"] for name in ("input", "output"))
     assert close(net(given)[0], want)
 
@@ -557,6 +559,57 @@ def test_values_that_are_rounded_on_the_way_are_seen_through(saved):
 def gates_ifgo_of(array):
     i, o, f, g = np.split(array, 4)
     return np.concatenate([i, f, g, o])
+
+
+# ---------------------------------------------------------------- ONNX Runtime's tests of the operator
+
+
+OPERATOR = json.loads((FOLDER / "onnx_runtime.json").read_text())
+
+
+def operator_tests():
+    """Those of another cell than torch.nn.LSTM's are slow: each kind compiles a kernel."""
+    for case in OPERATOR["tests"]:
+        is_plain = case.get("clip", 50) >= 50 and "P" not in case.get("uses", "") and "input_forget" not in case
+        is_plain &= case.get("activations", ["sigmoid"])[0] == "sigmoid"
+        yield pytest.param(case, id=case["name"], marks=[] if is_plain else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("outputs", [("Y", "Y_h", "Y_c"), ("", "Y_h", "Y_c")], ids=["with Y", "without Y"])
+@pytest.mark.parametrize("case", operator_tests())
+def test_the_operator_as_onnx_runtime_tests_it(case, outputs, saved):
+    """Its own numbers and expectations, of five digits and more; Y is zero behind a row's length."""
+    own, direction = OPERATOR["models"][case["model"]], case.get("direction", "forward")
+    directions, units, width, batch = 1 + (direction == "bidirectional"), own["units"], own["features"], case["batch"]
+    shapes = {"W": (4 * units, width), "R": (4 * units, units), "B": (8 * units,), "P": (3 * units,)}
+    arrays = {
+        name: np.broadcast_to(
+            np.reshape(own[name], shapes[name] if np.ndim(own[name]) else ()), (directions, *shapes[name])
+        )
+        for name in ("W", "R", *case.get("uses", ""))
+    }
+    read = ("W", "R", *(name if name in case.get("uses", "") else "" for name in "B   P"))
+    flags = {"hidden_size": units, "input_forget": case.get("input_forget", 0)}
+    flags |= {"clip": float(case["clip"])} if "clip" in case else {}
+    flags["activations"] = case.get("activations", ["sigmoid", "tanh", "tanh"] * directions)
+    node = helper.make_node("LSTM", ["x", *read], outputs, direction=direction, **flags)
+    held = {name: array.astype("f4") for name, array in arrays.items()}
+    x = np.arange(1, 65) if case["X"] == "1 to 64" else case["X"]
+    x = np.reshape(x, (2, batch, width)).astype("f4")
+    path = saved(model([node], tensors_of(held), outputs=[name for name in outputs if name]))
+    shape = (directions, batch, units)
+    states = (np.reshape(case.get(name, 0), shape if name in case else ()) for name in ("h_0", "c_0"))
+    hx = tuple(np.broadcast_to(state, shape).astype("f4") for state in states)
+    net, lengths = numlstm.load(path), case.get("lengths")
+    if 0 in (lengths or ()):  # as torch.nn.LSTM refuses it
+        with pytest.raises(RuntimeError, match="Length of all samples has to be greater than 0"):
+            net(x, hx, lengths=lengths)
+        return
+    output, (h_n, c_n) = net(x, hx, lengths=lengths)
+    made = {"Y": output.reshape(2, batch, directions, units).swapaxes(1, 2), "Y_h": h_n, "Y_c": c_n}
+    for name in made.keys() & case.keys():
+        want = np.broadcast_to(np.reshape(case[name], made[name].shape if case[name] else ()), made[name].shape)
+        assert np.abs(made[name] - want).max() < 1e-4, name
 
 
 # ---------------------------------------------------------------- stacks

@@ -433,6 +433,8 @@ class Finder:
         notes, warnings = self._around(stack)
         warnings = [*said, *warnings]
         notes = [*([note] if note else []), *notes]
+        if time.is_before:
+            notes.append(f"the graph turns time around by {time.before}; the LSTM's direction does the same")
         notes += [f"{node} and its like have the same parameters" for node in alike[:ALIKE]]
         if len(alike) > ALIKE:
             notes.append(f"so have {len(alike) - ALIKE} more")
