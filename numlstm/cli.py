@@ -17,7 +17,7 @@ COMMANDS = {
     "export": "Write the model in MODEL as a library for C, C++ and Rust.",
     "info": "Show versions, the CPU, and which kernels run on it.",
     "inspect": "List the LSTMs in a model FILE.",
-    "run": "Run the LSTM of MODEL over the sequences in INPUT.",
+    "run": "Run the model or the LSTM of MODEL over the sequences in INPUT.",
     "trace": "Show what the gates of MODEL do over the sequences in INPUT.",
     "warmup": "Compile and cache the kernels ahead of time, those of training too.",
 }

@@ -29,7 +29,7 @@ def command(file: Path, tensors: bool) -> None:
     """List the LSTMs in a model FILE.
 
     Prints their names, sizes and dtypes, where they are in the file, and what prevents loading them, if anything. The
-    exit code is 1 if there is none.
+    exit code is 1 if there is none. Of a whole model also prints the layers in order, with the shapes of their outputs.
     """
     with formats.opened(file) as contents:
         lines = _lines(file, contents, tensors)
@@ -49,6 +49,8 @@ def _lines(path: Path, contents: Contents, tensors: bool) -> list[str]:
     else:
         lines.append("It holds no LSTM.")
         lines += [f"  {_sentence(other)}" for other in contents.others]
+    if contents.model is not None:
+        lines += ["", *_summary(contents)]
     rest, known = others(contents)
     what = "other tensor" if known else "tensor"
     lines.append("")
@@ -65,6 +67,16 @@ def _lines(path: Path, contents: Contents, tensors: bool) -> list[str]:
         rows = [(printable(name), str(tensor.shape), tensor.dtype, _mb(tensor.nbytes)) for name, tensor in rest.items()]
         lines += table(("name", "shape", "dtype", "MB"), rows, LEFT)
     return lines
+
+
+def _summary(contents: Contents) -> list[str]:
+    """The layers of a whole model, or why it cannot be run."""
+    from numlstm.models.loading import summary
+
+    try:
+        return str(summary(contents)).splitlines()
+    except Exception as error:  # the LSTMs are listed, whatever is wrong with the layers around them
+        return [f"as a whole it cannot be run: {_sentence(str(error))}"]
 
 
 def others(contents: Contents) -> tuple[dict[str, Tensor], bool]:

@@ -1,4 +1,4 @@
-"""``numlstm run``: an LSTM over sequences in a file, in pieces, so that input and results may exceed the memory.
+"""``numlstm run``: a model, or an LSTM over sequences in a file in pieces: input and results may exceed the memory.
 
 A piece is some rows of the batch and some steps. Rows are independent, and a sequence in one direction may be cut
 anywhere if the state is passed on, so the results have the same bits as those of one call.
@@ -25,6 +25,7 @@ from numlstm.base.validation.shapes import CallShapes, lstm_call, lstm_states
 from numlstm.commands import sequence_files
 from numlstm.commands.disk_array import DiskArray
 from numlstm.commands.messages import one_line, reports_errors, say
+from numlstm.commands.models import running
 from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE, Finite
 from numlstm.lstm import LSTM
 
@@ -50,8 +51,9 @@ class OneInput(click.Command):
 @click.argument("model", type=FILE)
 @click.argument("input", type=FILE)
 @click.option(
-    "-o", "--out", type=FILE, required=True, help="The .npz file for output, h_n and c_n; for Parquet, a folder."
+    "-o", "--out", type=FILE, required=True, help="The .npz or .csv file for the results; for Parquet, a folder."
 )
+@click.option("--hidden", is_flag=True, help="Of a whole model run the LSTM alone: output, h_n and c_n.")
 @STATE
 @NAME
 @BATCH_FIRST
@@ -66,12 +68,12 @@ class OneInput(click.Command):
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Parquet: address of a Dask scheduler, or local.  [default: local]"
 )
-@click.option("--group", metavar="COLUMN", help="Parquet: the column that says which sequence a row belongs to.")
-@click.option("--order", metavar="COLUMN", help="Parquet: the column that orders the steps of a sequence.")
+@click.option("--group", metavar="COLUMN", help="Tables: the column that says which sequence a row belongs to.")
+@click.option("--order", metavar="COLUMN", help="Tables: the column that orders the steps of a sequence.")
 @click.option(
     "--features",
     metavar="COLUMNS",
-    help="Parquet: the columns of the input, separated by commas.  [default: all others]",
+    help="Tables: the columns of the input, separated by commas.  [default: all others]",
 )
 @click.option(
     "--per",
@@ -85,30 +87,49 @@ def command(
     model: Path,
     input: Path,
     out: Path,
+    hidden: bool,
     state: Path | None,
     name: str | None,
     batch_first: bool | None,
     chunk: float,
-    **of_parquet: Any,
+    **of_tables: Any,
 ) -> None:
-    """Run the LSTM of MODEL over the sequences in INPUT.
+    """Run the model or the LSTM of MODEL over the sequences in INPUT.
+
+    Where MODEL describes a whole model, as Keras, ONNX and JSON of amplifiers do, OUT is what the model gives. There,
+    --hidden, --state, --name and --batch-first ask for its LSTM. Where MODEL has weights alone, OUT has output, h_n and
+    c_n of the LSTM. An OUT that ends in .csv is a table.
 
     INPUT is a .npy file of shape (steps, batch, features), or (batch, steps, features) if the batch comes first, or
-    (steps, features); a .npz file with such an array named input and optionally h_0 and c_0; or a .csv file with one
-    row per step. A .npy file may be larger than memory.
+    (steps, features); a .npz file with such an array named input, or arrays by the names of a model's inputs, and
+    optionally h_0 and c_0; or a .csv file with one row per step, of several sequences with --group and --order. For an
+    LSTM a .npy file may be larger than memory.
 
-    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). OUT is then a
-    folder. To resume a job, give the same command again.
+    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). The LSTM runs,
+    and OUT is then a folder. To resume a job, give the same command again.
     """
-    grouped = of_parquet["group"] or of_parquet["order"]
+    grouped = of_tables["group"] or of_tables["order"]
     if input.suffix.lower() == ".parquet" or (input.is_dir() and grouped):
         for option, value in (("--state", state), ("--batch-first", batch_first)):
             if value is not None:
                 raise click.UsageError(f"{option} is not for Parquet")
-        run_parquet(model, input, out, name, **of_parquet)
+        run_parquet(model, input, out, name, **of_tables)
         return
-    if unused := [f"--{option}" for option, value in of_parquet.items() if value]:
+    is_csv = input.suffix.lower() == ".csv"
+    of_csv = ("group", "order", "features") if is_csv else ()
+    if unused := [f"--{option}" for option, value in of_tables.items() if value and option not in of_csv]:
         raise click.UsageError(f"{', '.join(unused)}: for Parquet files, and INPUT is none: {input}")
+    if is_csv and any(of_tables[option] for option in of_csv) and not (of_tables["group"] and of_tables["order"]):
+        raise click.UsageError("--group and --order belong together: which sequence a row belongs to, and which step")
+    asks_lstm = hidden or state is not None or name is not None or batch_first is not None
+    whole = None if asks_lstm else running.whole_model(model)
+    if whole is not None or grouped or out.suffix.lower() == ".csv":
+        if whole is None and state is not None:
+            raise click.UsageError("--state is for a .npz file as OUT, without --group")
+        atomic.apart("OUT", out, "MODEL", model)
+        group, order, features = (of_tables[option] for option in ("group", "order", "features"))
+        running.run(whole or running.lstm_model(model, name, batch_first), input, out, group, order, features)
+        return
     run_file(model, input, out, state, name, batch_first, int(min(chunk * 1e6, 1e18)))
 
 

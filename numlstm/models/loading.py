@@ -6,6 +6,7 @@ from importlib import import_module
 
 from numlstm import formats
 from numlstm.models.protocol import Model
+from numlstm.nn.summary import Summary
 
 # The module here whose ``build(contents)`` makes the model, by `Contents.format`. Imported when a file asks for it.
 BUILDERS = {
@@ -58,6 +59,15 @@ def load_model(path: formats.Source) -> Model:
     """
     with formats.opened(path) as contents:
         return build(contents)
+
+
+def summary(contents: formats.Contents) -> Summary:
+    """The layers of the model that an open file describes, without a run of a graph."""
+    if contents.format == "ONNX":
+        from numlstm.models.onnx.listing import summary_of
+
+        return summary_of(contents.model[0])
+    return build(contents).summary()
 
 
 def build(contents: formats.Contents) -> Model:

@@ -41,6 +41,7 @@ class Kind(NamedTuple):
     integers: bool = False
 
 
+MOST = 1 << 32  # numbers that a layer makes of its input
 TABLE: dict[str, Kind] = {}
 
 
@@ -257,6 +258,8 @@ def _repeat_vector(config: Json, weights: Weights, context: Context) -> Function
     def repeat(x: Array) -> Array:
         if x.ndim != 2:
             raise ValueError(f"its input must be (batch, features); the shape is {x.shape}")
+        if not 0 <= config["n"] * x.size < MOST:
+            raise ValueError(f"its n is {config['n']}, and {x.shape} that many times is more than memory may hold")
         return np.repeat(x[:, None], config["n"], axis=1)
 
     return dropping(repeat)

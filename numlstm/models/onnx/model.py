@@ -7,8 +7,8 @@ once for these shapes.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from numlstm.base.wording import counted
 from numlstm.formats import Contents
 from numlstm.formats.budget import shown
 from numlstm.lstm import LSTM
+from numlstm.models.onnx.listing import summary_of, words
 from numlstm.models.onnx.operator import lstm_operator
 from numlstm.models.onnx.steps import Step
-from numlstm.nn.summary import Row, Summary
+from numlstm.nn.summary import Summary
 
 Dims = list[int | None] | None  # None for no shape, and for an axis of any length
 
@@ -66,6 +67,13 @@ def _whole(proto: Any, path: Any) -> Any:
     return proto
 
 
+class Input(NamedTuple):
+    """An input of a graph."""
+
+    name: str
+    shape: tuple[int | None, ...] | None
+
+
 class OnnxModel:
     """An ONNX model: call it with arrays, in the order of the graph's inputs.
 
@@ -81,6 +89,7 @@ class OnnxModel:
             session = ReferenceEvaluator(proto, new_ops=[lstm_operator()])
         except (RuntimeError, NotImplementedError, TypeError, ValueError, KeyError) as error:
             raise ValueError(f"its graph cannot be run: {error}") from error
+        self._proto = proto
         self.output_names = list(session.output_names)
         constants: dict[str, Any] = {"": None, **session.rt_inits_}
         held = [each for each in proto.graph.input if each.name not in constants]
@@ -88,7 +97,6 @@ class OnnxModel:
         self._types = {each.name: _type(each.type.tensor_type) for each in held}
         self._steps = self._folded(session.rt_nodes_, constants)
         self._constants = constants
-        self._numbers = {each.name: int(np.prod(each.dims)) for each in proto.graph.initializer}
         self._is_static = self._mark_shapes()
         self._last_steps = [step for step in self._steps if not step.is_shape]
         self._of_shapes: dict[tuple[Shape, ...], dict[str, Any]] = {}  # constants and such values, by inputs' shapes
@@ -136,6 +144,11 @@ class OnnxModel:
         return f"OnnxModel({', '.join(self.input_names)} -> {', '.join(self.output_names)})"
 
     @property
+    def inputs(self) -> list[Input]:
+        """Name and shape of each input, with None for an axis of any length."""
+        return [Input(name, None if dims is None else tuple(dims)) for name, (_, dims) in self._types.items()]
+
+    @property
     def layers(self) -> Mapping[str, Any]:
         """The nodes that depend on the numbers of the inputs, by name."""
         return {step.name: step for step in self._steps if not step.is_shape}
@@ -169,7 +182,7 @@ class OnnxModel:
         found = self._run(self._given(inputs))
         return found[0] if len(found) == 1 else found
 
-    def _run(self, given: dict[str, Array], seen: Callable[[str, Any], None] | None = None) -> list[Any]:
+    def _run(self, given: dict[str, Array]) -> list[Any]:
         key = tuple([array.shape for array in given.values()])
         kept = self._of_shapes.get(key)
         if kept is None:
@@ -182,8 +195,6 @@ class OnnxModel:
             found = step(values)
             for name, array in zip(step.outputs, found, strict=False):
                 values[name] = array
-            if seen is not None and not step.is_shape:
-                seen(step.name, found[0])
         if kept is None and self._is_static:
             if len(self._of_shapes) >= KEPT:
                 self._of_shapes.clear()
@@ -220,7 +231,7 @@ class OnnxModel:
                 raise ValueError(f"input {shown(name)!r} must hold whole numbers, {dtype}\nIt holds {array.dtype}.")
             array = array.astype(dtype)
         if not _fits(array.shape, dims):
-            raise ValueError(f"input {shown(name)!r} must have shape {_words(dims)}\nIts shape is {array.shape}.")
+            raise ValueError(f"input {shown(name)!r} must have shape {words(dims)}\nIts shape is {array.shape}.")
         return array
 
     def stream(self, batch_size: int = 1) -> Any:
@@ -231,36 +242,8 @@ class OnnxModel:
         )
 
     def summary(self) -> Summary:
-        """The nodes in order, with output shapes and numbers of parameters."""
-        shapes = self._shapes()
-        rows = [Row(name, "Input", _words(self._types[name][1]), 0) for name in self.input_names]
-        for name, step in self.layers.items():
-            count = sum(
-                np.asarray(self._constants[each]).size for each in step.inputs if each in self._constants and each
-            )
-            rows.append(Row(name, step.node.op_type, shapes.get(name, "?"), count))
-        return Summary(rows)
-
-    def _shapes(self) -> dict[str, str]:
-        """The shapes of outputs in words, found by running the model twice, with other sizes."""
-        found: list[dict[str, Any]] = []
-        for size in (2, 3):
-            seen: dict[str, Any] = {}
-            given = {}
-            for name, (dtype, dims) in self._types.items():
-                if dims is None:
-                    return {}
-                given[name] = np.ones([size if n is None else n for n in dims], dtype)
-            try:
-                self._run(given, seen.__setitem__)
-            except (ValueError, IndexError):  # it needs other sizes
-                return {}
-            found.append({name: np.shape(each) for name, each in seen.items()})
-        return {
-            name: _words([a if a == b else None for a, b in zip(shape, found[1][name], strict=True)])
-            for name, shape in found[0].items()
-            if len(shape) == len(found[1].get(name, ()))
-        }
+        """The nodes in order, with output shapes where the file states them, and numbers of parameters."""
+        return summary_of(self._proto)
 
 
 def _type(stated: Any) -> tuple[np.dtype[Any], Dims]:
@@ -280,9 +263,3 @@ def _fits(shape: Shape, dims: Dims) -> bool:
         if want is not None and want != have:
             return False
     return True
-
-
-def _words(dims: Dims) -> str:
-    if dims is None:
-        return "?"
-    return f"({', '.join('any' if n is None else str(n) for n in dims)}{',' * (len(dims) == 1)})"
