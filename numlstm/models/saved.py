@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from numlstm.base.cell_options import CellOptions
 from numlstm.formats import Contents, Found
 from numlstm.formats.numlstm_config import FLAGS, MODEL
 from numlstm.lstm import LSTM
@@ -66,9 +67,15 @@ def _lstm(name: str, flags: dict[str, Any], lstms: Mapping[str, Found]) -> LSTM:
     found = lstms.get(name)
     if found is None or found.config is None or found.kind != "LSTM":
         raise ValueError(f"layer {name!r} is an LSTM, whose tensors the file lacks" if found is None else found.problem)
-    config = found.config._replace(**{flag: flags[flag] for flag in FLAGS if flag in flags})
+    config, given = found.config, flags.pop("cell_options", {})
+    if given:
+        options: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+        }
+        config = config._replace(cell_options=CellOptions(**options))
     arrays = {key: tensor.read() for key, tensor in found.parameters.items()}
-    lstm = LSTM._from_parameters(found.config, arrays["weight_hh_l0"].dtype, arrays)
+    lstm = LSTM._from_parameters(config, arrays["weight_hh_l0"].dtype, arrays)
     for flag in FLAGS:  # by the setters, which check them
-        setattr(lstm, flag, getattr(config, flag))
+        if flag in flags:
+            setattr(lstm, flag, flags[flag])
     return lstm

@@ -38,7 +38,10 @@ def write(path: str | PathLike[str], layers: Mapping[str, Any], skip: float, sta
 def _described(name: str, layer: Any) -> dict[str, Any]:
     """The kind of a layer and its flags."""
     if isinstance(layer, LSTM):
-        return {"kind": "LSTM"} | {flag: getattr(layer._config, flag) for flag in FLAGS}
+        flags = {flag: getattr(layer._config, flag) for flag in FLAGS if flag != "cell_options"}
+        if not layer.cell_options.plain:
+            flags["cell_options"] = layer.cell_options._asdict()
+        return {"kind": "LSTM"} | flags
     if isinstance(layer, Embedding):
         return {"kind": "Embedding", "padding_idx": layer.padding_idx}
     if isinstance(layer, LayerNorm):
