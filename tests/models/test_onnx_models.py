@@ -109,6 +109,25 @@ def test_lengths_and_states_are_those_of_onnxruntime():
     check([y.transpose(1, 2, 0, 3), h.swapaxes(0, 1), c.swapaxes(0, 1)], expected)
 
 
+def test_an_output_without_a_name_is_no_input():
+    """A second node, whose lengths and states are left out, must not read what the first one leaves without a name."""
+    import onnx
+
+    runtime = pytest.importorskip("onnxruntime")
+    data, given = one_node([4, 2, 1])
+    model = onnx.load_from_string(data)
+    (node,) = model.graph.node
+    second = model.graph.node.add()
+    second.CopyFrom(node)
+    second.input[4:] = ["", "", ""]
+    second.output[:] = ["Y2"]
+    node.output[:] = ["Y", "", "Y_c"]
+    model.graph.output[0].name, model.graph.output[1].name = "Y2", "Y"
+    data = model.SerializeToString()
+    expected = runtime.InferenceSession(data).run(None, dict(zip(("X", "lengths", "h", "c"), given, strict=True)))
+    check(numlstm.load_model(data)(*given), expected)
+
+
 def test_a_node_that_no_lstm_is_like_is_named():
     with pytest.raises(ValueError, match=r"its node .* cannot be run: its attribute"):
         data, _ = one_node([1, 1, 1])

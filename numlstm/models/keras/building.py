@@ -197,7 +197,7 @@ def _recurrent(spec: Json, kind: str, place: Place, context: Context) -> Finish:
 
     def finish() -> Layer:
         lstms = lstms_of(layer, slots)
-        function = Recurrent(lstms, config, inner, (len(layer.forward), len(layer.backward)))
+        function = Recurrent(lstms, config, inner, (len(layer.forward), len(layer.backward)), context)
         numbers = sum(_numbers(own) for own in slots.values())
         return Layer(
             place.name,

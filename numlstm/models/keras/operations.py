@@ -13,8 +13,11 @@ from numlstm.models.keras.signal import Context, Function, Json, Signal, arrays
 
 
 def is_operation(spec: Json) -> bool:
-    """Whether an entry of a model is a function, and no layer."""
-    return str(spec.get("module")).startswith(("keras.src.ops", "keras.ops"))
+    """Whether an entry of a model is a function, and no layer. An .h5 file has no modules, and layers are trainable."""
+    if "module" not in spec:
+        config = spec.get("config")
+        return spec.get("class_name") in OPERATIONS and isinstance(config, dict) and "trainable" not in config
+    return str(spec["module"]).startswith(("keras.src.ops", "keras.ops"))
 
 
 def _taken(x: Array, key: Any) -> Any:
@@ -26,8 +29,9 @@ def _axis(value: Any) -> Any:
 
 
 def _reduced(function: Callable[..., Any]) -> Callable[..., Any]:
-    def reduce(x: Array, *, axis: Any = None, keepdims: bool = False) -> Array:
-        return np.asarray(function(x, axis=_axis(axis), keepdims=keepdims))
+    def reduce(x: Array, *, axis: Any = None, keepdims: bool = False, initial: Any = None) -> Array:
+        more = {} if initial is None else {"initial": initial}
+        return np.asarray(function(x, axis=_axis(axis), keepdims=keepdims, **more))
 
     return reduce
 

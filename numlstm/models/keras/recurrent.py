@@ -16,7 +16,7 @@ from numlstm.base.typing import Array
 from numlstm.formats.keras.layers import Layer as Described
 from numlstm.formats.keras.reader import found_of, parts_of
 from numlstm.lstm import LSTM
-from numlstm.models.keras.signal import Function, Json, Signal, Signals
+from numlstm.models.keras.signal import Context, Function, Json, Signal, Signals
 from numlstm.models.keras.weights import Slot, of_cell
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -78,7 +78,7 @@ class Recurrent:
         The LSTM that has both directions, if one has.
     """
 
-    def __init__(self, lstms: list[LSTM], config: Json, inner: Json, cells: tuple[int, int]) -> None:
+    def __init__(self, lstms: list[LSTM], config: Json, inner: Json, cells: tuple[int, int], context: Context) -> None:
         self.lstms, self.cells = lstms, cells
         self.both = lstms[0] if cells[1] and len(lstms) == 1 else None
         self.forward = Direction(lstms if self.both is not None or not cells[1] else lstms[: cells[0]])
@@ -91,6 +91,8 @@ class Recurrent:
         self.time_major = inner.get("time_major") is True
         self.kept: Pairs | None = None
         self.stateful = inner.get("stateful") is True
+        # Keras 3 gives an array's own mask to a call that takes no other arrays alone
+        self.is_unmasked_with_states = context.version >= (3, 0)
 
     def __call__(self, x: Any, initial_state: Any = None, mask: Signal | None = None, **_: Any) -> Signals:
         """Run over the steps of a batch."""
@@ -99,6 +101,9 @@ class Recurrent:
             initial_state = initial_state if initial_state is not None else more or None
         states = self._states(initial_state)
         kept = x.mask if mask is None else mask.array.astype(bool)
+        handed_on = kept
+        if self.is_unmasked_with_states and initial_state is not None and mask is None:
+            kept = None
         if kept is not None and (kept.ndim != 2 or self.time_major):
             raise ValueError(f"its mask must be (batch, steps) of a batch-first input; the shape is {kept.shape}")
         if kept is not None and kept.all():
@@ -109,7 +114,7 @@ class Recurrent:
             outputs, last = self._run(x.array, states, None)
         if self.stateful:
             self.kept = last
-        return self._returned(outputs, last, kept)
+        return self._returned(outputs, last, kept, handed_on)
 
     def reset(self) -> None:
         """Forget the state that a stateful layer keeps."""
@@ -191,7 +196,7 @@ class Recurrent:
         placed[empty] = 0
         return placed
 
-    def _returned(self, outputs: list[Array], last: Pairs, mask: Array | None) -> Signals:
+    def _returned(self, outputs: list[Array], last: Pairs, mask: Array | None, handed_on: Array | None) -> Signals:
         count = self.cells[0]
         if self.sequences:
             if self.both is not None and self.merge != "concat":
@@ -200,7 +205,7 @@ class Recurrent:
             outputs = [last[count - 1][0], *([last[-1][0]] if self.cells[1] else [])]
             if mask is not None:
                 outputs = [self._last(h, mask, direction) for direction, h in enumerate(outputs)]
-        kept = mask if self.sequences else None
+        kept = handed_on if self.sequences else None
         merge = MERGES.get(self.merge) if self.merge is not None else None
         if len(outputs) == 2 and merge is not None:
             outputs = [merge(*outputs)]

@@ -20,11 +20,12 @@ from numlstm.formats.budget import shown
 from numlstm.lstm import LSTM
 from numlstm.models.onnx.listing import summary_of, words
 from numlstm.models.onnx.operator import lstm_operator
-from numlstm.models.onnx.steps import Step
+from numlstm.models.onnx.steps import Step, told
 from numlstm.nn.summary import Summary
 
 Dims = list[int | None] | None  # None for no shape, and for an axis of any length
 
+FAULTS = (ValueError, IndexError, TypeError, RuntimeError, NotImplementedError, AttributeError)  # of a node
 KEPT = 8  # shapes of inputs whose values are kept
 DRAWS = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 OF_DATA = frozenset(("Compress", "If", "Loop", "NonZero", "NonMaxSuppression", "Scan", "StringSplit", "Unique"))
@@ -50,7 +51,23 @@ SHAPING = {
 def build(contents: Contents) -> OnnxModel:
     """The model of an ONNX file."""
     proto, path = contents.model
-    return OnnxModel(_whole(proto, path))
+    whole = type(proto)()
+    whole.CopyFrom(_whole(proto, path))
+    _name_outputs(whole.graph.node)
+    for function in whole.functions:
+        _name_outputs(function.node)
+    return OnnxModel(whole)
+
+
+def _name_outputs(nodes: Any) -> None:
+    """Give names to outputs without one: the evaluator takes such an output for the inputs that are left out."""
+    for number, node in enumerate(nodes):
+        for index, name in enumerate(node.output):
+            if not name:
+                node.output[index] = f"numlstm: unused output {index} of node {number}"
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _name_outputs(graph.node)
 
 
 def _whole(proto: Any, path: Any) -> Any:
@@ -121,7 +138,10 @@ class OnnxModel:
                 and node.op_type not in (*DRAWS, "LSTM")
             )
             if is_constant:
-                constants.update(zip(step.outputs, step(constants), strict=False))
+                try:
+                    constants.update(zip(step.outputs, step(constants), strict=False))
+                except FAULTS as error:
+                    raise told(step, error) from error
             else:
                 steps.append(step)
         return steps
@@ -191,10 +211,16 @@ class OnnxModel:
         else:
             values = kept | given
             steps = self._last_steps
-        for step in steps:
-            found = step(values)
-            for name, array in zip(step.outputs, found, strict=False):
-                values[name] = array
+        step: Step
+        try:
+            for step in steps:
+                found = step(values)
+                if len(step.outputs) == 1:
+                    values[step.outputs[0]] = found[0]
+                else:
+                    values.update(zip(step.outputs, found, strict=False))
+        except FAULTS as error:
+            raise told(step, error) from error
         if kept is None and self._is_static:
             if len(self._of_shapes) >= KEPT:
                 self._of_shapes.clear()

@@ -23,6 +23,7 @@ def lstm_operator() -> Any:
         """An LSTM node. It keeps its LSTM packed as long as its weights stay the same."""
 
         op_domain = ""
+        layout: int | None  # set by the evaluator, as all attributes
 
         @classmethod
         def op_schema_name(cls) -> str:
@@ -45,7 +46,10 @@ def lstm_operator() -> Any:
                 self.lstm.batch_first = False
             return self.lstm
 
-        def _run(
+        def _run(self, *inputs: Any, **_: Any) -> tuple[Array, ...]:
+            return self.compute(*inputs)
+
+        def compute(
             self,
             X: Array,
             W: Array,
@@ -55,10 +59,9 @@ def lstm_operator() -> Any:
             initial_h: Array | None = None,
             initial_c: Array | None = None,
             P: Array | None = None,
-            *,
-            layout: int | None = None,
-            **_: Any,
         ) -> tuple[Array, ...]:
+            """The results of the node for its inputs."""
+            layout = self.layout
             lstm = self.pack(W, R, B, P)
             states = _states(initial_h, initial_c, layout)
             x = X.swapaxes(0, 1) if layout else X
@@ -66,10 +69,7 @@ def lstm_operator() -> Any:
             if sequence_lens is None or (sequence_lens == steps).all():
                 y, (h, c) = lstm(x, states)
             else:
-                y, (h, c) = lstm(x, states, lengths=np.maximum(sequence_lens, 1))
-                if not sequence_lens.all():  # as in ONNX Runtime, a row without steps has results of zeros
-                    empty = sequence_lens == 0
-                    y[:, empty], h[:, empty], c[:, empty] = 0, 0, 0
+                y, (h, c) = _of_lengths(lstm, x, states, sequence_lens)
             y = y.reshape(steps, batch, len(h), -1)
             results = [y.swapaxes(0, 1), h.swapaxes(0, 1), c.swapaxes(0, 1)] if layout else [y.swapaxes(1, 2), h, c]
             return tuple(each.astype(X.dtype, copy=False) for each in results[: len(self.onnx_node.output)])
@@ -84,6 +84,14 @@ def _states(h: Array | None, c: Array | None, layout: int | None) -> States | No
         return None
     h, c = (np.zeros_like(other) if each is None else each for each, other in ((h, c), (c, h)))
     return (h.swapaxes(0, 1), c.swapaxes(0, 1)) if layout else (h, c)
+
+
+def _of_lengths(lstm: LSTM, x: Array, states: States | None, lengths: Array) -> tuple[Array, States]:
+    """The results for rows of these lengths. As in ONNX Runtime, a row without steps has results of zeros."""
+    y, (h, c) = lstm(x, states, lengths=np.maximum(lengths, 1))
+    empty = lengths == 0
+    y[:, empty], h[:, empty], c[:, empty] = 0, 0, 0
+    return y, (h, c)
 
 
 def _equal(now: Array | None, then: Array | None) -> bool:

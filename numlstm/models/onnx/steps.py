@@ -37,11 +37,7 @@ class Step:
     def __call__(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The results of the node."""
         given = [values[name] for name in self.inputs]
-        try:
-            found = self._in_context(given, values) if self._function is None else self._function(*given)
-        except (ValueError, IndexError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
-            kind = IndexError if isinstance(error, IndexError) else ValueError
-            raise kind(f"node {shown(self.name)!r} ({self.node.op_type}): {error}") from error
+        found = self._in_context(given, values) if self._function is None else self._function(*given)
         return found if type(found[0]) is np.ndarray else [_array(each) for each in found]
 
     def _in_context(self, given: list[Any], values: Mapping[str, Any]) -> Sequence[Any]:
@@ -50,6 +46,12 @@ class Step:
             given[1] = np.array(True)
         found: Sequence[Any] = self.node.run(*given, context=values)
         return found
+
+
+def told(step: Step, error: Exception) -> Exception:
+    """The error of a node, with its name."""
+    kind = IndexError if isinstance(error, IndexError) else ValueError
+    return kind(f"node {shown(step.name)!r} ({step.node.op_type}): {error}")
 
 
 def _array(value: Any) -> Any:
@@ -113,7 +115,12 @@ def _softmax(node: Any, slow: Any) -> Any:
 def _reshape(node: Any, slow: Any) -> Any:
     def reshape(x: Array, shape: Array) -> Sequence[Any]:
         sizes = shape.tolist()
-        return slow(x, shape) if 0 in sizes else (x.reshape(sizes),)
+        if 0 in sizes:
+            if node.allowzero:
+                found: Sequence[Any] = slow(x, shape)
+                return found
+            sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
+        return (x.reshape(sizes),)
 
     return reshape
 
@@ -130,6 +137,7 @@ FAST: dict[str, Callable[[Any, Any], Any]] = {
     "Add": _binary(np.add),
     "Gather": _gather,
     "Gemm": _gemm,
+    "LSTM": lambda node, slow: node.compute,
     "Identity": lambda node, slow: lambda x: (x,),
     "MatMul": _binary(np.matmul),
     "Mul": _binary(np.multiply),
