@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 from needs import leave_out
 
+from numlstm.base.cell_options import of_kernel
 from numlstm.export import library, link, targets
 from numlstm.runtime.packed_weights import aligned_empty
 
@@ -17,7 +18,7 @@ class Library:
     """A library that this process has loaded: the shared one."""
 
     def __init__(self, number, folder):
-        self.level, self.number = HERE.level(), np.dtype(number)
+        self.level, self.number = HERE.level(), np.dtype(of_kernel(number)[0])
         try:
             command = link.find(HERE)
         except RuntimeError as error:
