@@ -95,11 +95,28 @@ def _only_one(module: object) -> Any:
     if inside:
         calls = "\n".join(f"  from_torch(module.get_submodule({name!r}))" for name in inside)
         said += f", which holds {len(inside)} of them\nPass one:\n{calls}"
+    elif other := _in_a_file(module):
+        said += f"\n{other}"
     elif isinstance(module, Mapping):
         said += "\nFor a state dict, make an LSTM of its sizes and call load_state_dict."
     elif isinstance(module, (str, os.PathLike)):
         said += "\nnumlstm.load reads a file."
     raise TypeError(said)
+
+
+def _in_a_file(module: Any) -> str:
+    """What `numlstm.load` reads of a module after quantisation or torch.jit, with its name; "" for others."""
+    if not hasattr(module, "named_modules") or isinstance(module, type):
+        return ""
+    for name, child in module.named_modules():
+        own = f"Its module {name!r}" if name else "It"
+        if type(child).__module__.startswith("torch.ao.nn.quantized.dynamic") and type(child).__name__.startswith(
+            "LSTM"
+        ):
+            return f"{own} is quantised: torch.save the model, and numlstm.load dequantises it."
+        if getattr(child, "original_name", "") in ("LSTM", "LSTMCell"):
+            return f"{own} is TorchScript: torch.jit.save the model, and numlstm.load reads it."
+    return ""
 
 
 def _parameters(module: object, shapes: Mapping[str, Shape]) -> tuple[np.dtype[Any], dict[str, Array]]:

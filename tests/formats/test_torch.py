@@ -705,6 +705,18 @@ def test_a_module_that_contradicts_its_tensors_is_refused(tmp_path):
             numlstm.load(tmp_path / "m.pt")
 
 
+def test_from_torch_names_quantised_and_scripted_modules():
+    torch = need("torch")
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4)).eval()
+    with pytest.raises(TypeError, match=r"Its module '0' is TorchScript: torch\.jit\.save the model"):
+        numlstm.from_torch(torch.jit.script(model))
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.LSTM})
+    with pytest.raises(TypeError, match=r"Its module '0' is quantised: torch\.save the model"):
+        numlstm.from_torch(quantised)
+    with pytest.raises(TypeError, match=r"It is quantised"):
+        numlstm.from_torch(quantised[0])
+
+
 def test_sparse_parameters_are_named(tmp_path):
     torch = need("torch")
     own = torch.nn.LSTM(3, 4).state_dict()
