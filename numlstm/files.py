@@ -10,13 +10,15 @@ import numpy as np
 
 from numlstm import formats, lazy
 from numlstm.base.typing import Array
-from numlstm.base.validation.arguments import FLOAT32, FLOAT64, check_flag
+from numlstm.base.validation.arguments import FLOAT32, FLOAT64, check_flag, weights_kind
 from numlstm.formats import Found, Tensor
 from numlstm.formats.detected import UNSTATED
 from numlstm.lstm import LSTM
 
 
-def load(path: formats.Source, name: str | None = None, *, batch_first: bool | None = None) -> LSTM | Any:
+def load(
+    path: formats.Source, name: str | None = None, *, batch_first: bool | None = None, weights: str | None = None
+) -> LSTM | Any:
     """Return the LSTM in a model file, in eval mode.
 
     A PyTorch state dict does not record ``batch_first``. Pass ``batch_first=True`` if the model was made with it: the
@@ -36,6 +38,8 @@ def load(path: formats.Source, name: str | None = None, *, batch_first: bool | N
     batch_first : bool, optional
         Whether input and output are (batch, steps, features), for a file that does not record it. It cannot override
         the file; to use another layout, assign ``lstm.batch_first``.
+    weights : {"bfloat16", "float32"}, optional
+        Keep the weights of an LSTM in fewer bits, as `LSTM.quantize_weights` does; by default as the file does.
 
     Returns
     -------
@@ -49,7 +53,8 @@ def load(path: formats.Source, name: str | None = None, *, batch_first: bool | N
         The file cannot be opened.
     ValueError
         The file is damaged or of unknown format; it holds no LSTM, none of that name, or several and no name was
-        given; the LSTM is not supported; or `batch_first` contradicts the file or is given for a cell.
+        given; the LSTM is not supported; `batch_first` contradicts the file or is given for a cell; or `weights` is
+        no kind of weights, or not one for this file.
     TypeError
         `batch_first` is not a bool, `name` not a str, or the file none of these.
     ImportError
@@ -71,7 +76,7 @@ def load(path: formats.Source, name: str | None = None, *, batch_first: bool | N
     LSTM(6, 4, num_layers=2, batch_first=True)
     """
     # Typed as "LSTM | Any": type checkers treat it as an LSTM without a cast, and still find misspelt attributes.
-    loaded = read(path, name, batch_first)
+    loaded = read(path, name, batch_first, weights)
     if batch_first is not None:
         check_has_batch_first(path, loaded.found)
     return loaded.module
@@ -125,7 +130,7 @@ class Loaded(NamedTuple):
     contents: formats.Contents
 
 
-def read(path: formats.Source, name: str | None, batch_first: bool | None = None) -> Loaded:
+def read(path: formats.Source, name: str | None, batch_first: bool | None = None, weights: str | None = None) -> Loaded:
     """Load for a function that the user has called: warns at its caller. A cell may be given `batch_first`."""
     if name is not None and not isinstance(name, str):
         hint = f"Did you mean batch_first={name}?" if isinstance(name, bool) else "numlstm.list_lstms lists the names."
@@ -136,7 +141,7 @@ def read(path: formats.Source, name: str | None, batch_first: bool | None = None
         found = pick(contents, name)
         if batch_first is not None:
             found = ordered(found, batch_first)
-        module, suspects = built(found)
+        module, suspects = built(found, weights)
     if found.warning:
         warnings.warn(f"{formats.name_of(path)}: {found.warning}", stacklevel=3)
     if suspects:
@@ -169,13 +174,20 @@ def ordered(found: Found, batch_first: bool) -> Found:
     return found._replace(config=found.config._replace(batch_first=batch_first), notes=notes)
 
 
-def built(found: Found) -> tuple[LSTM | lazy.LSTMCell, list[str]]:
+def built(found: Found, weights: str | None = None) -> tuple[LSTM | lazy.LSTMCell, list[str]]:
     """The module of an entry, in eval mode, and the names of parameters that hold NaN or infinity. Reads the file."""
     dtype = FLOAT64 if any(tensor.dtype == "float64" for tensor in found.parameters.values()) else FLOAT32
     assert found.config is not None, "pick() has raised its problem"
     suspects: list[str] = []
+    config = found.config
+    if weights is not None:
+        if found.kind == "LSTMCell":
+            raise ValueError(
+                f"{found.name or 'its content'} is an LSTMCell, whose weights are those of its dtype alone"
+            )
+        config = config._replace(weights=weights_kind(weights, dtype))
     kind: type[LSTM | lazy.LSTMCell] = lazy.LSTMCell if found.kind == "LSTMCell" else LSTM
-    return kind._from_parameters(found.config, dtype, Read(found.parameters, suspects)), suspects
+    return kind._from_parameters(config, dtype, Read(found.parameters, suspects)), suspects
 
 
 def as_lstm(module: LSTM | lazy.LSTMCell) -> LSTM:

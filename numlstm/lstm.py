@@ -20,12 +20,14 @@ from numlstm.base.typing import Array, Result, States, StatesLike
 from numlstm.base.validation.arguments import (
     check_direction,
     check_flag,
+    check_float_weights,
     check_plain,
     checked_options,
     device_name,
     dropout_probability,
     lstm_config,
     parameter_dtype,
+    weights_kind,
 )
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
@@ -140,7 +142,7 @@ class LSTM(LSTMParameters):
 
     mode = "LSTM"
     _closed = True
-    _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode", "cell_options"}
+    _fixed = Module._fixed | {"num_layers", "bidirectional", "proj_size", "mode", "cell_options", "weights"}
 
     def __init__(  # noqa: PLR0913, PLR0917 (the arguments of torch.nn.LSTM)
         self,
@@ -215,6 +217,11 @@ class LSTM(LSTMParameters):
         return self._config.cell_options
 
     @property
+    def weights(self) -> str:
+        """The number type of the weight matrices: that of `dtype`, or "bfloat16"; see `quantize_weights`."""
+        return self._config.number(self.dtype)
+
+    @property
     def dropout(self) -> float:
         """Probability of zeroing a number between layers, in train mode."""
         return self._config.dropout
@@ -251,7 +258,45 @@ class LSTM(LSTMParameters):
             text += f", direction={config.direction!r}"
         if not config.cell_options.plain:
             text += f", cell_options={config.cell_options!r}"
+        if config.weights:
+            text += f", weights={config.weights!r}"
         return text
+
+    def quantize_weights(self, weights: str) -> LSTM:
+        """Return an LSTM whose weight matrices have fewer bits. Input, states, biases and results stay float32.
+
+        With "bfloat16", each weight is rounded to the nearest number of 8 significant bits, and half as much memory is
+        read at a step. The result has the bits of a float32 LSTM with the rounded weights. `numlstm.reference`
+        computes the same, since `state_dict` returns the rounded weights as float32. See ``docs/quantization.md``.
+
+        Parameters
+        ----------
+        weights : {"bfloat16", "float32"}
+            "float32" returns an LSTM of the present weights, rounded or not.
+
+        Returns
+        -------
+        LSTM
+            A new one, on the CPU, in the mode of this one.
+
+        Raises
+        ------
+        ValueError
+            Another kind of weights, or the LSTM is not in float32.
+
+        Examples
+        --------
+        >>> lstm = LSTM(128, 128, seed=0).eval()
+        >>> quantized = lstm.quantize_weights("bfloat16")
+        >>> quantized
+        LSTM(128, 128, weights='bfloat16')
+        >>> x = np.ones((10, 1, 128), np.float32)
+        >>> bool(np.abs(quantized(x)[0] - lstm(x)[0]).max() < 0.01)
+        True
+        """
+        config = self._config._replace(weights=weights_kind(weights, self.dtype))
+        made = LSTM._from_parameters(config, self.dtype, self._parameters())
+        return made.train(self.training)
 
     @property
     def all_weights(self) -> list[list[Array]]:
@@ -530,6 +575,7 @@ class LSTM(LSTMParameters):
         self._cpu_only("vjp")
         self._forward_only("vjp")
         check_plain("vjp", self)
+        check_float_weights("vjp", self)
         from numlstm.autodiff import calls
 
         model = self._model  # for the whole call, whatever is assigned meanwhile

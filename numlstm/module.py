@@ -20,7 +20,7 @@ import numpy as np
 from numlstm.base.config import Config
 from numlstm.base.fork_locks import fork_safe
 from numlstm.base.typing import Array, Shape
-from numlstm.base.validation.arguments import check_cpu, device_and_dtype, parameter_dtype
+from numlstm.base.validation.arguments import check_cpu, device_and_dtype, parameter_dtype, weights_kind
 from numlstm.base.validation.arrays import as_dtype, loadable_parameters, parameter_array
 from numlstm.base.validation.shapes import CallShapes
 from numlstm.runtime.executor import Executor
@@ -435,6 +435,8 @@ class Module:
         if wanted is not None:
             with changing:
                 if wanted != self._panels.dtype:
+                    if self._config.weights:
+                        weights_kind(self._config.weights, wanted)
                     self._panels = self._packed(wanted, {name: self._parameter(name) for name in self._shapes})
         return self
 

@@ -25,6 +25,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from numlstm.base.typing import Array
+from numlstm.base.validation.arguments import check_float_weights
 from numlstm.base.validation.arrays import as_dtype, real_array
 from numlstm.module import Module
 from numlstm.runtime.packed_weights import Panels, places
@@ -186,6 +187,8 @@ class Optimizer:
                     f"an optimiser is given a module or a list of modules, not a {type(module).__name__}\n"
                     "Pass the LSTM itself, and not its parameters: Adam([lstm, head])."
                 )
+            if isinstance(module, Module) and module._config.weights:
+                check_float_weights(type(self).__name__, module)
         if not self._modules:
             raise ValueError("optimizer got an empty parameter list\nPass a module, or a list of at least one.")
         if len({id(module) for module in self._modules}) < len(self._modules):

@@ -4,11 +4,14 @@ Code that packs, loads, checks or prints parameters takes them from here.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.typing import Shape
 
+QUANTIZED = ("bfloat16",)  # kinds of weights that have fewer bits than the numbers of the LSTM
 DIRECTIONS = ("forward", "reverse", "go_backwards")
 
 
@@ -31,6 +34,8 @@ class Config(NamedTuple):
         in which it is computed.
     cell_options : CellOptions
         Activations and other variants of the cell.
+    weights : str
+        "bfloat16" for matrices that are kept in 16 bits; empty for those in the LSTM's dtype.
     """
 
     input_size: int
@@ -43,6 +48,15 @@ class Config(NamedTuple):
     proj_size: int = 0
     direction: str = "forward"
     cell_options: CellOptions = PLAIN
+    weights: str = ""
+
+    def number(self, dtype: np.dtype[Any]) -> str:
+        """The number type of the kernel for states of this dtype."""
+        return self.weights or dtype.name
+
+    def kernel(self, dtype: np.dtype[Any]) -> str:
+        """The name of the kernel for states of this dtype."""
+        return self.cell_options.kernel(self.number(dtype))
 
     @property
     def needs_whole_sequences(self) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 
 from numlstm import files, formats, reference
 from numlstm.base import atomic, opening
+from numlstm.base.config import QUANTIZED
 from numlstm.base.console import printable, size, table
 from numlstm.base.typing import Array, Path, Result
 from numlstm.commands.messages import reports_errors
@@ -90,12 +91,24 @@ class Trial:
 @click.option("--steps", type=click.IntRange(min=1), help="Steps per sequence.  [default: 50, fewer for large models]")
 @click.option("--batch", type=click.IntRange(min=1), help="Rows of the batch.  [default: 4]")
 @click.option("-o", "--out", type=FILE, help="Also write the report to this file.")
+@click.option("--weights", type=click.Choice(QUANTIZED), help="Also show what rounding the weights would change.")
 @reports_errors
-def command(model: Path, name: str | None, seed: int, steps: int | None, batch: int | None, out: Path | None) -> None:
+def command(
+    model: Path,
+    name: str | None,
+    seed: int,
+    steps: int | None,
+    batch: int | None,
+    out: Path | None,
+    weights: str | None,
+) -> None:
     """Check the LSTM of MODEL against the reference.
 
     Both run on random input, the reference in higher precision. Prints an accuracy report: the file's SHA-256, the
     versions, the errors and their limits. The exit code is 1 if an error is above its limit.
+
+    With --weights, the report also has the largest and the mean change of the output on the same input when the weights
+    are rounded to fewer bits.
     """
     if out is not None:
         atomic.ready(out)
@@ -111,6 +124,8 @@ def command(model: Path, name: str | None, seed: int, steps: int | None, batch: 
     trials = [] if suspects else [_trial(lstm, parameters, kind, seed, steps, batch, bits) for kind in KINDS]
     fault = _fault(trials, suspects)
     lines = [printable(line) for line in _text(model, digest, found, lstm, seed, trials, bits.hexdigest(), fault)]
+    if weights:
+        lines += ["", *_changes(lstm, lstm.quantize_weights(weights), seed, trials)]
     if out is not None:
         with atomic.replacing(out) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
@@ -172,6 +187,17 @@ def _trial(
     for array in _flat(got):
         bits.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
     return Trial(kind, many, rows, _errors(got, want), _errors(plain, want), limit, meaningful)
+
+
+def _changes(lstm: LSTM, quantized: LSTM, seed: int, trials: list[Trial]) -> Iterator[str]:
+    """What rounded weights change, line by line."""
+    rows = []
+    for n, trial in enumerate(trials):
+        x, hx = _input(lstm, trial.kind, trial.steps, trial.batch, np.random.default_rng((seed, n)))
+        change = np.abs(quantized(x, hx)[0] - lstm(x, hx)[0])
+        rows.append([trial.kind.name, *(f"{value:.1e}" for value in (change.max(), change.mean(), trial.ours[0]))])
+    yield f"change of the output by weights in {quantized.weights}"
+    yield from table(("numbers", "largest", f"mean{'':4}", f"error in {lstm.weights}"), rows, left=("numbers",))
 
 
 def _input(
@@ -241,7 +267,7 @@ def _text(
     from importlib.metadata import version
 
     dtype = lstm.dtype
-    kernel = registry.kernel(dtype.name, lstm.cell_options)
+    kernel = registry.kernel(lstm.weights, lstm.cell_options)
     fused = "" if kernel.level.fused else ", no fused multiply-add"
     count = sum(map(prod, lstm._config.parameter_shapes().values()))
     yield f"numlstm check {os.fspath(path)}"

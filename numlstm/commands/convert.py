@@ -14,7 +14,7 @@ from numlstm.base.console import size
 from numlstm.base.wording import counted
 from numlstm.commands import inspect
 from numlstm.commands.messages import reports_errors, say
-from numlstm.commands.options import BATCH_FIRST, FILE, NAME
+from numlstm.commands.options import BATCH_FIRST, FILE, NAME, WEIGHTS
 
 
 @click.command("convert")
@@ -25,8 +25,16 @@ from numlstm.commands.options import BATCH_FIRST, FILE, NAME
     "--dtype", type=click.Choice(["float32", "float64"]), help="Dtype of the saved parameters.  [default: as in IN]"
 )
 @BATCH_FIRST
+@WEIGHTS
 @reports_errors
-def command(source: Path, target: Path, name: str | None, dtype: str | None, batch_first: bool | None) -> None:
+def command(
+    source: Path,
+    target: Path,
+    name: str | None,
+    dtype: str | None,
+    batch_first: bool | None,
+    weights: str | None,
+) -> None:
     """Save the LSTM of model file IN as OUT, in another format.
 
     The suffix of OUT selects the format: .safetensors, .npz or .onnx. Only the LSTM is saved. An existing OUT is
@@ -43,6 +51,8 @@ def command(source: Path, target: Path, name: str | None, dtype: str | None, bat
     more = len(loaded.contents.lstms) - 1
     if dtype is not None:
         module.to(dtype=dtype)
+    if weights is not None:
+        module = files.as_lstm(module).quantize_weights(weights)
     module.save(target)
     say(f"{target}: {module}, {module.dtype}, {size(os.path.getsize(target))}")
     if found.kind == "LSTM" and found.batch_first is None and batch_first is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from numlstm.base.config import QUANTIZED
 from numlstm.bench.hardware import machine
 from numlstm.commands.messages import one_line, reports_errors
 from numlstm.cuda import presence
@@ -31,7 +32,7 @@ def command() -> None:
     cuda = presence.look()
     found = ", ".join(filter(None, (cuda.device, cuda.driver, cuda.extra)))
     _row("CUDA", found if cuda.missing is None else one_line(f"none: {cuda.missing}"))
-    for dtype in ("float32", "float64"):
+    for dtype in ("float32", "float64", *QUANTIZED):
         kernel = registry.kernel(dtype)
         _row(f"{dtype} kernels", f"{kernel.origin}; ready after {kernel.seconds * 1e3:.0f} ms")
 

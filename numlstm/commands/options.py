@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from numlstm.base.config import QUANTIZED
+
 FILE = click.Path(path_type=Path)  # the code that reads or writes the file reports what is wrong with it
 OUTPUT = click.Path(dir_okay=False, path_type=Path)
 
@@ -15,6 +17,7 @@ NAME = click.option("--name", help="Which LSTM to use if the file holds several:
 BATCH_FIRST = click.option(
     "--batch-first/--steps-first", default=None, help="Which axis comes first, if the file does not say."
 )
+WEIGHTS = click.option("--weights", type=click.Choice(["float32", *QUANTIZED]), help="Number type of the weights.")
 STATE = click.option("--state", type=FILE, help="Initial states: the .npz of an earlier run, or one with h_0 and c_0.")
 
 

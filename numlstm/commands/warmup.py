@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from numlstm.base.config import QUANTIZED
 from numlstm.commands.messages import reports_errors, say
 from numlstm.kernels.loading import cache, registry
 
@@ -18,14 +19,12 @@ def command() -> None:
     cannot be cached.
     """
     uncached = ""
-    for dtype in ("float32", "float64"):
-        for what, kernel in (
-            ("kernels", registry.kernel(dtype)),
-            ("training kernels", registry.training_kernel(dtype)),
-        ):
-            took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
-            say(f"{dtype} {what}kernels for {kernel.level.name}{took}: {kernel.origin}")
-            uncached = kernel.origin if kernel.origin.startswith(cache.UNKEPT) else uncached
+    kernels = {f"{number} kernels": registry.kernel(number) for number in ("float32", "float64", *QUANTIZED)}
+    training = {f"{number} training kernels": registry.training_kernel(number) for number in ("float32", "float64")}
+    for what, kernel in (kernels | training).items():
+        took = f", in {kernel.seconds:.1f} s" if kernel.origin.startswith("compiled") else ""
+        say(f"{what} for {kernel.level.name}{took}: {kernel.origin}")
+        uncached = kernel.origin if kernel.origin.startswith(cache.UNKEPT) else uncached
     if uncached:
         raise OSError(
             f"the next process has to compile again, since nothing could be cached: {uncached.partition(': ')[2]}\n"

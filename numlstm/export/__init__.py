@@ -88,7 +88,7 @@ def export(
     model = model_bytes(lstm._panels, wanted, [stage.packed(wanted.lanes(lstm.dtype.name)) for stage in layers])
     linker = link.find(chosen) if shared else None  # fail before the work begins
     atomic.folder(folder)
-    library = _library(chosen, wanted, prefix, lstm.cell_options.kernel(lstm.dtype.name), linker)
+    library = _library(chosen, wanted, prefix, lstm._config.kernel(lstm.dtype), linker)
     for name, content in (library | {MODEL: model}).items():
         path = Path(folder, name)
         with atomic.replacing(path) as file:
@@ -129,7 +129,7 @@ def _library(target: Target, level: Level, prefix: str, kernel: str, linker: lis
     words = {
         "PREFIX": prefix,
         "GUARD": prefix.upper(),
-        "KIND": {"float32": "float", "float64": "double"}[of_kernel(kernel)[0]],
+        "KIND": "double" if of_kernel(kernel)[0] == "float64" else "float",
         "TARGET": f"{target.name}, {level.name}",
         "CODES": _codes(prefix),
         "COMPILE": f"cc -O2 example.c {static_name} -o example",

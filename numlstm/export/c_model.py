@@ -74,7 +74,8 @@ def checksum(words, first, end):
 def loader(options, level, prefix, rules):
     """``load(model, length, result)`` for a cell and a kind of CPU."""
     cell, version_number = cell_number(options), version(options)
-    size, level_number, outputs_of = rules.itemsize, LEVELS[level.name], rules.outputs_of
+    weight_bytes, level_number = rules.weight_bytes, LEVELS[level.name]
+    outputs_of = rules.outputs_of
     cpu_fits, heads_at, heads_fit = cpu_check(prefix, level), layout_of_heads(rules).heads_at, heads_check(rules)
 
     @named("sizes_fit")
@@ -111,7 +112,7 @@ def loader(options, level, prefix, rules):
             return Code.TRUNCATED
         if load_slot(model, Model.CHECKSUM) != checksum(model, Model.CHECKSUM + 1, length >> 3):
             return Code.DAMAGED
-        if load_slot(model, Model.NUMBER) != size:
+        if load_slot(model, Model.NUMBER) != weight_bytes:
             return Code.NUMBER
         if load_slot(model, Model.LEVEL) != level_number:
             return Code.LEVEL

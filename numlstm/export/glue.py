@@ -16,15 +16,14 @@ from numlstm.export.c_model import model_functions
 from numlstm.export.c_state import state_functions
 from numlstm.export.cpu_check import SAVED, cpu_functions
 from numlstm.kernels.compiler import inline
-from numlstm.kernels.entries.head import head_entry, heads
+from numlstm.kernels.entries.head import head_entry
 from numlstm.kernels.instructions import greater, record_at, smaller, store_slot
-from numlstm.kernels.loading.build import bare_module, optimise, target_machine
+from numlstm.kernels.loading.build import bare_module, heads_of, optimise, shapes_of, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.microkernel import Variant
+from numlstm.kernels.plan_layout import BFLOAT16
 from numlstm.kernels.plan_rules import plan_rules
 from numlstm.kernels.recurrence import forward_kernel
-from numlstm.kernels.simd import Simd
-from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32
 
 KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_slot=store_slot, record_at=record_at)
 
@@ -32,8 +31,8 @@ KERNEL = SimpleNamespace(inline=inline, smaller=smaller, greater=greater, store_
 def glue(kernel: str, level: Level, prefix: str) -> dict[str, Any]:
     """The library's functions by name, for a kernel, as `registry` names it, and a kind of CPU."""
     number, options = of_kernel(kernel)
-    lanes = level.lanes(number)
-    rules = SimpleNamespace(**vars(plan_rules(KERNEL, lanes, {"float32": 4, "float64": 8}[number])), lanes=lanes)
+    lanes, size = level.lanes(number), 8 if number == "float64" else 4
+    rules = SimpleNamespace(**vars(plan_rules(KERNEL, lanes, size, number == BFLOAT16)), lanes=lanes)
     functions = model_functions(options, level, prefix, rules) | state_functions(prefix, rules)
     entries = {}
     for name, (function, signature) in functions.items():
@@ -48,9 +47,9 @@ def kernel_object(kernel: str, level: Level, prefix: str) -> bytes:
 
     And of ``void {prefix}_head(int64_t *record, int64_t source, int64_t target, int64_t rows, int64_t given)``.
     """
-    shapes, (number, options) = REGISTERS_32 if level.registers >= 32 else REGISTERS_16, of_kernel(kernel)
-    lanes = level.lanes(number)
-    (head,) = head_entry(heads(Simd(number, lanes, level.fused), shapes)).values()
+    number, options = of_kernel(kernel)
+    lanes, shapes = level.lanes(number), shapes_of(number, level)
+    (head,) = head_entry(heads_of(number, level, shapes)).values()
     entries = {
         f"{prefix}_kernel": forward_kernel(number, lanes, shapes, level.fused, None, Variant(options=options)),
         f"{prefix}_head": head,

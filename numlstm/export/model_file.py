@@ -69,7 +69,7 @@ def model_bytes(panels: Panels, level: Level, heads: Sequence[Head] = ()) -> byt
         (Model.MAGIC, MAGIC),
         (Model.VERSION, version(config.cell_options)),
         (Model.BYTES, HEADER_BYTES + len(weights)),
-        (Model.NUMBER, panels.dtype.itemsize),
+        (Model.NUMBER, panels.rules.weight_bytes),
         (Model.LEVEL, LEVELS[level.name]),
         (Model.INPUT_SIZE, config.input_size),
         (Model.HIDDEN_SIZE, config.hidden_size),

@@ -37,7 +37,7 @@ class Model(metaclass=Slots):
     VERSION = auto()
     BYTES = auto()  # length of the whole
     CHECKSUM = auto()  # CRC-32 (that of zlib) of all bytes after this word
-    NUMBER = auto()  # bytes of a number: 4 or 8
+    NUMBER = auto()  # bytes of a weight: 2 (bfloat16), 4 or 8
     LEVEL = auto()  # one of LEVELS: the panels are packed for its registers
     INPUT_SIZE = auto()
     HIDDEN_SIZE = auto()
@@ -108,7 +108,7 @@ TEXTS = {
     Code.NOT_A_MODEL: "this is no model that numlstm export wrote",
     Code.VERSION: "the model is of another version of the format than this library",
     Code.DAMAGED: "the model is damaged: its checksum is wrong",
-    Code.NUMBER: "the model has numbers of another type (float, double) than this library",
+    Code.NUMBER: "the model has numbers of another type (float, double, weights in bfloat16) than this library",
     Code.LEVEL: "the model was exported for another kind of CPU than this library",
     Code.CPU: "this CPU lacks instructions that the library was built for",
     Code.SIZES: "the model's sizes are beyond the limits, or are not those of its weights",

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
 from numlstm.base import opening
+from numlstm.base.bfloat16 import rounded
 from numlstm.base.config import Config
 from numlstm.base.typing import Path
 from numlstm.formats import detected
@@ -219,6 +220,8 @@ def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) 
     if suffix == ".safetensors":
         from numlstm.formats import safetensors
 
+        if config.weights:
+            parameters = {n: rounded(value) if value.ndim == 2 else value for n, value in parameters.items()}
         data = safetensors.dump(parameters, numlstm_config.metadata(kind, config))
     elif suffix == ".npz":
         from numlstm.formats import npz

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from numlstm.base.cell_options import PLAIN, CellOptions
-from numlstm.base.config import DIRECTIONS, Config
+from numlstm.base.config import DIRECTIONS, QUANTIZED, Config
 from numlstm.formats.detected import UNSTATED, Contents, Found, Kind
 from numlstm.formats.tensor import Tensor
 from numlstm.formats.text import unique
@@ -14,7 +14,7 @@ from numlstm.formats.text import unique
 KEY = "numlstm.config"
 MODEL = "numlstm.model"  # the layers of a whole model: `numlstm.nn.saved`
 LETTERS = 4096  # far more than it has; parsed JSON may take many times its text
-FLAGS = ("batch_first", "dropout", "direction", "cell_options")  # what tensors do not say
+FLAGS = ("batch_first", "dropout", "direction", "cell_options", "weights")  # what tensors do not say
 
 
 def metadata(kind: Kind, config: Config, *, options: bool = True) -> dict[str, str]:
@@ -29,6 +29,8 @@ def metadata(kind: Kind, config: Config, *, options: bool = True) -> dict[str, s
     del known["cell_options"]
     if config.direction == "forward":  # as earlier releases write and read it
         del known["direction"]
+    if not config.weights:
+        del known["weights"]
     if kind == "LSTMCell":
         known = {name: known[name] for name in ("input_size", "hidden_size", "bias")}
     if options and not config.cell_options.plain:
@@ -62,6 +64,7 @@ def _stated(found: Found, text: str) -> Found:
         direction = flags.get("direction", "forward")
         sound = type(batch_first) is bool and type(dropout) in (int, float) and 0 <= dropout <= 1
         sound &= direction in DIRECTIONS and (direction == "forward" or not known.get("bidirectional"))
+        sound &= flags.get("weights", "") in ("", *QUANTIZED)
         if found.config is not None and "cell_options" in flags:  # whose peepholes are tensors
             sound &= flags["cell_options"].peepholes == found.config.cell_options.peepholes
         config = found.config and found.config._replace(**flags)

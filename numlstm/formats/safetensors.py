@@ -137,7 +137,11 @@ def _numbers(file: BinaryIO, begin: int, size: int, dtype: str, shape: tuple[int
 
 
 def dump(parameters: Mapping[str, Any], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file with these arrays and this metadata."""
+    """The bytes of a file with these arrays and this metadata; an array of uint16 holds the bits of bfloat16."""
     from safetensors.numpy import save
 
-    return save(dict(parameters), dict(metadata))
+    data = save(dict(parameters), dict(metadata))
+    numbers = LENGTH + int.from_bytes(data[:LENGTH], "little")
+    header = data[LENGTH:numbers].replace(b'"dtype":"U16"', b'"dtype":"BF16"')  # a type that NumPy lacks
+    header += b" " * (-len(header) % LENGTH)
+    return len(header).to_bytes(LENGTH, "little") + header + data[numbers:]

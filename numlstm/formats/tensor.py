@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from numlstm.base.bfloat16 import widened
 from numlstm.base.typing import Array
 from numlstm.formats.budget import PACKED, Budget
 
@@ -143,24 +144,6 @@ def width(dtype: str) -> int:
     (2, 8)
     """
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-
-
-def widened(bits: Array) -> Array:
-    """Return bfloat16 numbers, given as their bits, in float32. A bfloat16 is the upper half of a float32.
-
-    Parameters
-    ----------
-    bits : ndarray of uint16
-        In native byte order.
-
-    Examples
-    --------
-    >>> widened(np.array([0x3F80, 0xC000, 0x7F80], np.uint16)).tolist()
-    [1.0, -2.0, inf]
-    """
-    wide = bits.astype(np.uint32)
-    wide <<= 16
-    return wide.view(np.float32)
 
 
 def decoded(data: bytes | bytearray | memoryview, dtype: str, shape: tuple[int, ...], byte_order: Order = "<") -> Array:

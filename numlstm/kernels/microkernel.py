@@ -260,6 +260,7 @@ def step_kernel(
     ``tile`` has the instructions on the sums, ``far`` a ``dot`` that prefetches, or is None.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
+    panel_width = simd.in_memory(4) * lanes
     zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
     y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, variant)
 
@@ -267,7 +268,7 @@ def step_kernel(
     def kernel(plan, r, cell, block, of):
         inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
         units = load_slot(cell, Cell.UNITS)
-        panels, gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * width
+        panels, gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * panel_width
         panel = load_slot(cell, Cell.PANEL) + block * gap
         count(plan)
         if load_slot(cell, Cell.HOIST) > 0:
@@ -292,7 +293,7 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.variant)
-    room = simd.scratch(far_rows * width)
+    room, panel_width = simd.scratch(far_rows * width), simd.in_memory(4) * lanes
     if shapes.side_by_side and epilogue.variant == PLAIN:
         finish = rows_side_by_side(simd, shapes.mr[0])
     else:
@@ -304,14 +305,14 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
         inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
         units, hoisted = load_slot(cell, Cell.UNITS), load_slot(cell, Cell.HOIST) > 0
         terms, unit, sums, panels = inputs + outputs, block * lanes, room(), pointer_at(plan, Header.PANELS)
-        x_panel = moved(panels, load_slot(cell, Cell.PANEL) + block * terms * width)
+        x_panel = moved(panels, load_slot(cell, Cell.PANEL) + block * terms * panel_width)
         bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
-        panel, following = moved(x_panel, inputs * width), moved(x_panel, onward * terms * width)
+        panel, following = moved(x_panel, inputs * panel_width), moved(x_panel, onward * terms * panel_width)
         y_stride = y_stride_in(cell)
         far = load_slot(cell, Cell.BEYOND_L2) > 0
         most = far_rows if far else ROWS_AT_ONCE
         if hoisted:
-            following = moved(following, inputs * width)
+            following = moved(following, inputs * panel_width)
         else:
             most //= 2  # the other half of the room is for X
         for first in range(0, rows, most):

@@ -7,11 +7,13 @@ are counted in numbers, addresses in bytes. One home for kernels, planner and te
 
 from enum import IntEnum
 from itertools import count
+from zlib import crc32
 
 FORWARD, BIND, FASTCALL = "numlstm_forward", "numlstm_bind", "numlstm_fastcall"  # the entries of a kernel object
 BACKWARD = "numlstm_backward"  # that of the kernel object of training, beside FORWARD
 HEAD = "numlstm_head"  # what follows an LSTM
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
+BFLOAT16 = "bfloat16"  # the number type of kernels whose weights are bfloat16 and whose other numbers are float32
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
 TAPE_REGISTERS = 5  # registers of a row and block that training keeps: of the gates i, f, g, o, and c
@@ -23,6 +25,11 @@ def lanes_of_last(units: int, lanes: int) -> int:
     """Lanes of the last block: half of a register's where its units fit, so that two of its gates share one."""
     half = lanes // 2
     return half if lanes >= LEAST_HALVED and 0 < units % lanes <= half else lanes
+
+
+def kernel_tag(name: str) -> int:
+    """What tells a kernel from those of other number types and cells."""
+    return crc32(name.encode())
 
 
 KEPT = 1  # of Header.H_0: no address
@@ -165,6 +172,7 @@ class StreamSlots(metaclass=Slots):
 
     auto = count().__next__
     BUSY = auto()  # 0: no thread is in it. The first slot, so that the stream's address is that of the flag
+    KERNEL = auto()  # the `kernel_tag` of the kernel that its plan is for
     INPUT = auto()  # addresses of the buffers that a step without an argument reads and writes
     OUTPUT = auto()
     NEW_ARRAY = auto()  # addresses of functions: PyArray_NewFromDescr, Py_IncRef, Py_DecRef

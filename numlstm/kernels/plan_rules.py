@@ -73,23 +73,26 @@ class CellLayout(NamedTuple):
     end: int
 
 
-def plan_rules(operations: Any, lanes: int, itemsize: int) -> SimpleNamespace:
-    """The rules for registers of ``lanes`` numbers of ``itemsize`` bytes.
+def plan_rules(operations: Any, lanes: int, itemsize: int, paired: bool = False) -> SimpleNamespace:
+    """The rules for registers of ``lanes`` numbers of ``itemsize`` bytes; of weights, two may share a number's memory.
 
     ``operations`` are ``inline``, a decorator; ``smaller`` and ``greater`` of two ints; ``store_slot(plan, slot,
     value)``; and ``record_at(plan, slot)``, the part of a plan from a slot on.
     """
-    layout = layout_rules(operations, lanes)
-    hoisting = hoisting_rules(operations, layout, lanes, itemsize)
+    columns = 2 if paired else 4  # registers of memory that hold the weights of four gates
+    layout = layout_rules(operations, lanes, columns)
+    hoisting = hoisting_rules(operations, layout, lanes, itemsize, columns)
     buffers = buffer_rules(operations, layout, hoisting, lanes)
     writer = plan_writer(operations, layout, hoisting, lanes, itemsize)
-    return SimpleNamespace(itemsize=itemsize, **vars(layout), **vars(hoisting), **vars(buffers), **vars(writer))
+    sizes = SimpleNamespace(itemsize=itemsize, weight_bytes=itemsize // 2 if paired else itemsize)
+    return SimpleNamespace(**vars(sizes), **vars(layout), **vars(hoisting), **vars(buffers), **vars(writer))
 
 
-def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
+def layout_rules(operations: Any, lanes: int, columns: int) -> SimpleNamespace:
     """Where weights lie."""
     inline = operations.inline
     last_lanes, width = inline(lanes_of_last), 4 * lanes
+    behind = 1 if columns < 4 else 0  # numbers that a load of weights in pairs may touch behind a panel
 
     @inline
     def blocks_of(units: Int) -> Int:
@@ -109,16 +112,16 @@ def layout_rules(operations: Any, lanes: int) -> SimpleNamespace:
         """Of a cell whose panels begin at ``panel``, as ``runtime/packed_weights.py`` describes them."""
         blocks = blocks_of(sizes.units)
         packed = (blocks - 1) * lanes + last_lanes(sizes.units, lanes)
-        bias = panel + packed * (inputs_of(sizes, layer) + outputs_of(sizes)) * 4
+        bias = panel + packed * (inputs_of(sizes, layer) + outputs_of(sizes)) * columns
         peepholes = bias + blocks * width
-        hr_panel = peepholes + sizes.peepholes * blocks * PEEPHOLE_GATES * lanes
-        end = hr_panel + blocks_of(sizes.projected) * sizes.units * lanes
+        hr_panel, hr_blocks = peepholes + sizes.peepholes * blocks * PEEPHOLE_GATES * lanes, blocks_of(sizes.projected)
+        end = hr_panel + (hr_blocks // 4 * columns + hr_blocks % 4) * sizes.units * lanes + behind
         return CellLayout(panel, bias, peepholes, hr_panel, (end + (LINE // 4 - 1)) & -(LINE // 4))
 
     return SimpleNamespace(blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout)
 
 
-def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> SimpleNamespace:
+def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int, columns: int) -> SimpleNamespace:
     """How rows are grouped, and what is hoisted."""
     inline, smaller, greater = operations.inline, operations.smaller, operations.greater
     blocks_of, outputs_of, inputs_of = layout.blocks_of, layout.outputs_of, layout.inputs_of
@@ -145,12 +148,13 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> S
         """
         inputs, outputs = inputs_of(sizes, layer), outputs_of(sizes)
         row_bytes = blocks_of(sizes.units) * width * itemsize
-        term_bytes, gates_most = width * itemsize, GATES_MOST // call.apart
+        term_bytes, gates_most = columns * lanes * itemsize, GATES_MOST // call.apart
+        panels_bytes = blocks_of(sizes.units) * term_bytes  # of a feature
         by_k_blocks = smaller(inputs, outputs) * term_bytes >= CACHE_L1
         if call.steps == 1:  # X is used at once: storing it costs more, unless panels are larger still
             by_k_blocks = by_k_blocks and (inputs + outputs) * term_bytes > CACHE_L2 // 4
         fits = gates_most // greater(row_bytes * rows, 1)
-        pays = (rows < FEW_ROWS and (inputs + outputs) * row_bytes > CACHE_L1) or by_k_blocks
+        pays = (rows < FEW_ROWS and (inputs + outputs) * panels_bytes > CACHE_L1) or by_k_blocks
         wanted = pays and call.steps * rows >= 3 and inputs >= 8 and fits >= 1
         if forced.hoist >= 0:
             wanted = forced.hoist > 0
@@ -160,7 +164,7 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int) -> S
             return smaller(forced.hoist_steps, call.steps)
         # panels beyond the second cache are streamed once a chunk: fewer, longer chunks
         gates_bytes = gates_most // 8
-        if inputs * row_bytes > CACHE_L2:
+        if inputs * panels_bytes > CACHE_L2:
             gates_bytes = gates_most // 2
         most_rows = greater(48, gates_bytes // row_bytes)
         return greater(1, smaller(smaller(call.steps, fits), most_rows // rows))
@@ -314,6 +318,6 @@ _PYTHON = SimpleNamespace(inline=_same, smaller=min, greater=max, store_slot=set
 
 
 @lru_cache
-def python_rules(lanes: int, itemsize: int) -> SimpleNamespace:
+def python_rules(lanes: int, itemsize: int, paired: bool = False) -> SimpleNamespace:
     """The rules as functions of Python."""
-    return plan_rules(_PYTHON, lanes, itemsize)
+    return plan_rules(_PYTHON, lanes, itemsize, paired)

@@ -56,7 +56,7 @@ def chain_by_k_blocks(simd: Simd, shapes: Shapes) -> Kernel:
     rows are ``all`` there are, the panel a turn ahead; else, for the ``last`` of them, the panel ``following``. The
     first two tiles ask for all of it; where there are many, of weights beyond L2 (``far``), the first ``SPREAD`` do.
     """
-    moved, width = simd.moved, 4 * simd.lanes
+    moved, width = simd.moved, simd.in_memory(4) * simd.lanes
     half, tallest = width // 2, shapes.mr[0]
     turn = max(1, TURN // (K_BLOCK * width * simd.number.itemsize)) * K_BLOCK  # in terms
     height_of = next_size(shapes.mr)
@@ -166,12 +166,12 @@ def line_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) -> 
 def projection_tile(simd: Simd, height: int, columns: int) -> Kernel:
     """``(plan, r, cell, block, source, stride, gates, gates_stride)``: X of ``height`` rows from r on in a block."""
     pointer_at, moved, width, tile = simd.pointer_at, simd.moved, 4 * simd.lanes, tile_of(simd, height, columns)
-    start, dot, store = tile.start, tile.dot, tile.store
+    start, dot, store, panel_width = tile.start, tile.dot, tile.store, simd.in_memory(4) * simd.lanes
 
     @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
     def kernel(plan, r, cell, block, source, stride, gates, gates_stride):
         inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+        panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * panel_width
         value = start(panels, load_slot(cell, Cell.BIAS) + block * width, 0)
         value = dot(value, panels, panel, 0, 0, inputs, moved(source, r * stride), stride)
         store(gates, r * gates_stride, gates_stride, value)
@@ -182,11 +182,12 @@ def projection_tile(simd: Simd, height: int, columns: int) -> Kernel:
 def projection_by_k_blocks(simd: Simd, chain: Kernel) -> Kernel:
     """``(plan, cell, block, source, stride, count, gates, gates_stride)``: X of some rows in a block."""
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
+    panel_width = simd.in_memory(4) * simd.lanes
 
     @named("project_by_k_blocks")
     def kernel(plan, cell, block, source, stride, count, gates, gates_stride):
         inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * width
+        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * panel_width
         panel = moved(panels, load_slot(cell, Cell.PANEL) + block * panel_gap)
         bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
         for first in range(0, count, ROWS_AT_ONCE):
@@ -226,7 +227,7 @@ def hidden_projection(simd: Simd, shapes: Shapes) -> Kernel:
 
 def hidden_tile(simd: Simd, height: int, columns: int) -> Kernel:
     """``(plan, r, cell, block, target)``: ``height`` rows from r on in ``columns`` blocks, which are 1 or ``QUAD``."""
-    pointer_at, moved, lanes = simd.pointer_at, simd.moved, simd.lanes
+    pointer_at, moved, lanes, quad = simd.pointer_at, simd.moved, simd.lanes, simd.in_memory(QUAD)
     flush, store_part, tile = simd.flush_h, simd.store_part, tile_of(simd, height, columns)
 
     @inline
@@ -248,7 +249,8 @@ def hidden_tile(simd: Simd, height: int, columns: int) -> Kernel:
         units = load_slot(cell, Cell.UNITS)
         padded = (units + lanes - 1) // lanes * lanes
         panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
-        panel = load_slot(cell, Cell.HR_PANEL) + block * units * lanes
+        in_quads = block // QUAD * QUAD
+        panel = load_slot(cell, Cell.HR_PANEL) + (in_quads // QUAD * quad + block - in_quads) * units * lanes
         value = dot(zero(), panels, panel, 0, 0, units, moved(hidden, r * padded), padded)
         at, stride = block * lanes, load_slot(cell, Cell.TARGET_ROW)
         finish(value, moved(target, r * stride + at), stride, load_slot(cell, Cell.OUTPUTS) - at)

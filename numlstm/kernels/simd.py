@@ -21,7 +21,9 @@ from numba.np.numpy_support import from_dtype
 from .activations import FAINTEST
 from .compiler import inline
 from .instructions import INT64, PLAN, instruction
-from .plan_layout import LINE
+from .plan_layout import BFLOAT16, LINE
+
+BYTE = ir.IntType(8)
 
 
 class Register(types.Type):
@@ -46,10 +48,12 @@ class Simd:
 
     ``fused`` says that the CPU has a fused multiply-add. Without one,
     ``fma`` is a multiplication and an addition: other bits, and documented so.
+    With ``number`` "bfloat16", weights are bfloat16 and all else is float32.
     """
 
     def __init__(self, number: np.typing.DTypeLike, lanes: int, fused: bool = True) -> None:
-        self.number: np.dtype[Any] = np.dtype(number)
+        self.paired = number == BFLOAT16  # whether two weights share the memory of a number
+        self.number: np.dtype[Any] = np.dtype(np.float32 if self.paired else number)
         self.lanes, self.fused = lanes, fused
         self.inline = inline
         self.scalar = from_dtype(self.number)
@@ -70,6 +74,10 @@ class Simd:
         """The instructions for registers of half the lanes."""
         return Simd(self.number, self.lanes // 2, self.fused)
 
+    def in_memory(self, columns: int) -> int:
+        """Registers of memory that hold ``columns`` registers of weights."""
+        return -(-columns // 2) if self.paired else columns
+
     # What the instructions are made of ------------------------------------------------------------------------
 
     def constant(self, value: float) -> ir.Value:
@@ -86,6 +94,22 @@ class Simd:
 
     def emit_load(self, builder: ir.IRBuilder, pointer: ir.Value, index: ir.Value) -> ir.Value:
         return builder.load(self.address(builder, pointer, index), align=self.number.itemsize)
+
+    def emit_weights(self, builder: ir.IRBuilder, panel: ir.Value, index: ir.Value, apart: bool) -> list[ir.Value]:
+        """The weights in a register of memory: one of them, or of pairs the lower halves and the upper ones.
+
+        Each half is widened in a register of its own. Where they are ``apart``, each is loaded by itself, two bytes
+        from the other: a tall tile then needs no register for both at once. The last load of a panel ends two bytes
+        behind it, where the bias is, or zeros.
+        """
+        if not self.paired:
+            return [self.emit_load(builder, panel, index)]
+        halves, start = self.integers.as_pointer(), builder.bitcast(builder.gep(panel, [index]), BYTE.as_pointer())
+        words = [builder.load(builder.bitcast(builder.gep(start, [INT64(at)]), halves), align=2)
+                 for at in ((0, 2) if apart else (0,))]  # fmt: skip
+        lower = builder.shl(words[0], self.integer(16))
+        upper = builder.shl(words[1], self.integer(16)) if apart else builder.and_(words[0], self.integer(0xFFFF0000))
+        return [builder.bitcast(half, self.vector) for half in (lower, upper)]
 
     def emit_splat(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
         undefined = ir.Constant(self.vector, ir.Undefined)

@@ -7,8 +7,8 @@ of the hidden projection. LLVM keeps the whole tile in registers, if the registe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +51,8 @@ class Shapes:
 REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1), side_by_side=True)
 # 32 registers: 6 rows x 4 gates + 4 weights + 1 splat
 REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 2, 1))
+# the same with weights of bfloat16: a third block would leave no register to widen them in
+REGISTERS_16_BFLOAT16 = replace(REGISTERS_16, nr=(2, 1))
 
 
 def emit_loop(
@@ -102,7 +104,8 @@ class Tile:
     """The instructions on a tile of ``rows`` batch rows x ``blocks`` panels x ``columns`` registers.
 
     Every index, ``gap`` (from a block to the next) and ``stride`` (from a row to the next) counts numbers. Weights are
-    prefetched ``ahead`` bytes before their use, unless that is 0.
+    prefetched ``ahead`` bytes before their use, unless that is 0. In a panel of bfloat16, a register of memory holds
+    two columns: the even one in the lower halves of its words, the odd one in the upper halves.
 
     Of memory: ``zero``, ``start``, ``load``, ``store``, ``add``. Of products: ``fma`` adds a term to every sum, ``dot``
     a whole chain of them, ``k_blocks`` a chain whose sums stay in memory. ``each`` calls a function for every row and
@@ -114,6 +117,8 @@ class Tile:
         self.size = rows * blocks * columns
         self.type = types.UniTuple(simd.register, self.size)
         self.places = [(j, k) for j in range(blocks) for k in range(columns)]  # of the registers of a row
+        self.panel_columns = simd.in_memory(columns)
+        self.panel_places = [(j, k) for j in range(blocks) for k in range(self.panel_columns)]
         self._memory()
         self._products()
         self._k_blocks()
@@ -133,7 +138,7 @@ class Tile:
     def emit_prefetch(self, builder: ir.IRBuilder, panel: ir.Value, index: ir.Value, gap: ir.Value) -> None:
         """Prefetch the weights that are used ``ahead`` bytes later; once for every cache line of them."""
         size = self.simd.number.itemsize
-        for j, k in self.places:
+        for j, k in self.panel_places:
             if k * self.simd.lanes * size % LINE == 0:
                 where = builder.add(self.column_at(builder, index, gap, j, k), INT64(self.ahead // size))
                 self.simd.emit_prefetch(builder, builder.gep(panel, [where]))
@@ -149,38 +154,43 @@ class Tile:
         first: ir.Value,
         stride: ir.Value,
     ) -> list[ir.Value]:
-        """Every sum plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``."""
+        """Every sum plus ``panel[index + block * gap + column * lanes + lane] * source[first + row * stride]``.
+
+        Of weights in pairs, ``column`` counts registers of memory.
+        """
         simd, width = self.simd, len(self.places)
 
         def splat(r: int) -> ir.Value:
             number = builder.load(builder.gep(source, [self.row_at(builder, first, stride, r)]))
             return simd.emit_splat(builder, number)
 
-        def weight(n: int) -> ir.Value:
-            return simd.emit_load(builder, panel, self.column_at(builder, index, gap, *self.places[n]))
+        def weights() -> Iterator[ir.Value]:
+            for j, k in self.panel_places:
+                where = self.column_at(builder, index, gap, j, k)
+                yield from simd.emit_weights(builder, panel, where, apart=self.rows > 2)[: self.columns]
 
         if self.ahead:
             self.emit_prefetch(builder, panel, index, gap)
         sums = list(sums)
         # The longer side stays in registers and the shorter passes by one at a time: 12 sums, 3 splats and
         # 1 weight fill the 16 registers of AVX2; 24 sums, 4 weights and 1 splat leave 3 of 32.
-        if self.rows <= width:
+        # In pairs, two weights come at once, and two rows leave registers for all four.
+        if self.rows <= width and not (simd.paired and self.rows == 2):
             splats = [splat(r) for r in range(self.rows)]
-            for n in range(width):
-                passing = weight(n)
+            for n, passing in enumerate(weights()):
                 for r in range(self.rows):
                     sums[r * width + n] = simd.emit_fma(builder, passing, splats[r], sums[r * width + n])
         else:
-            weights = [weight(n) for n in range(width)]
+            staying = list(weights())
             for r in range(self.rows):
                 passing = splat(r)
                 for n in range(width):
-                    sums[r * width + n] = simd.emit_fma(builder, weights[n], passing, sums[r * width + n])
+                    sums[r * width + n] = simd.emit_fma(builder, staying[n], passing, sums[r * width + n])
         return sums
 
     def term_at(self, builder: ir.IRBuilder, index: ir.Value, k: ir.Value) -> ir.Value:
         """Index of the weights of term k."""
-        return builder.add(index, builder.mul(k, INT64(self.columns * self.simd.lanes)))
+        return builder.add(index, builder.mul(k, INT64(self.panel_columns * self.simd.lanes)))
 
     # Instructions ---------------------------------------------------------------------------------------------
 
@@ -243,11 +253,11 @@ class Tile:
         self.fma, self.dot = fma, dot
 
     def _k_blocks(self) -> None:
-        term = self.columns * self.simd.lanes  # numbers of a panel for one k
+        term = self.panel_columns * self.simd.lanes  # numbers of a panel for one k
         self.k_blocks, self.k_blocks_spread = self.k_blocks_at(term), self.k_blocks_at(term // SPREAD)
 
     def k_blocks_at(self, pace: int) -> Kernel:
-        term = self.columns * self.simd.lanes
+        term = self.panel_columns * self.simd.lanes
         zero, start, load, store, add, fma = self.zero, self.start, self.load, self.store, self.add, self.fma
         prefetch = self.simd.prefetch(max(1, term * self.blocks * self.simd.number.itemsize // LINE // 2))
 

@@ -75,7 +75,7 @@ class Executor:
     def kernel(self) -> Kernel:
         """The kernel of this dtype, loaded by the first call."""
         if self._kernel is None:
-            self._kernel = registry.kernel(self.dtype.name, self.config.cell_options)
+            self._kernel = registry.kernel(self.config.number(self.dtype), self.config.cell_options)
         return self._kernel
 
     def clear(self) -> None:

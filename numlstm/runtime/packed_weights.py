@@ -6,6 +6,10 @@ b_ih + b_hh as ``[block][gate][lane]``, a tail block with the room of a whole on
 as ``[block][i f o][lane]``. W_hr is ``[block][k][lane]``; each
 four blocks of outputs are interleaved as ``[k][block][lane]``, so that the tile of four gates serves there too. Lanes
 beyond the last unit hold zeros.
+
+Weights in bfloat16 are pairs in 32-bit words. Of four registers, the second shares the words of the first, and the
+fourth those of the third: the even one is the lower half of each word. A tail block has two registers, and W_hr one
+where fewer than four blocks are left, whose upper halves are zeros. Biases are float32.
 """
 
 from __future__ import annotations
@@ -17,10 +21,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numlstm.base.bfloat16 import rounded, widened
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import LINE, PEEPHOLE_GATES, lanes_of_last
+from numlstm.kernels.plan_layout import BFLOAT16, LINE, PEEPHOLE_GATES, lanes_of_last
 from numlstm.kernels.plan_rules import CellLayout, Sizes, python_rules
 from numlstm.runtime.object_layout import address
 
@@ -66,6 +71,9 @@ class Index(NamedTuple):
     biases: list[tuple[str, slice]]  # where each bias is
 
 
+PAIRED = np.dtype("<u2")  # of the bits of weights in bfloat16
+
+
 class Panels:
     """All weights of an LSTM, packed for one number type and register width. Immutable.
 
@@ -78,15 +86,17 @@ class Panels:
         Numbers in a register; by default those of this process's kernels.
     """
 
-    __slots__ = ("_biases", "_index", "_layouts", "config", "data", "dtype", "lanes")
+    __slots__ = ("_biases", "_index", "_layouts", "_paired", "config", "data", "dtype", "lanes", "rules")
 
     def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, lanes: int = 0) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
         self.lanes = lanes or registry.lanes(self.dtype.name)
-        rules, sizes, size = python_rules(self.lanes, self.dtype.itemsize), model_sizes(config), 0
+        self._paired = config.weights == BFLOAT16
+        self.rules = python_rules(self.lanes, self.dtype.itemsize, self._paired)
+        sizes, size = model_sizes(config), 0
         self._layouts: list[CellLayout] = []
         for layer, _, _ in config.cells():
-            self._layouts.append(rules.cell_layout(sizes, layer, size))
+            self._layouts.append(self.rules.cell_layout(sizes, layer, size))
             size = self._layouts[-1].end
         if data is None:
             self.data = aligned_zeros(size, self.dtype)
@@ -136,8 +146,9 @@ class Panels:
     def _of_these_sizes(self, data: Array) -> Panels:
         """Panels over other data."""
         panels = object.__new__(Panels)
-        panels.config, panels.dtype, panels.lanes, panels._layouts = self.config, data.dtype, self.lanes, self._layouts
-        panels.data, panels._biases, panels._index = data, {}, None
+        for same in ("config", "lanes", "rules", "_layouts", "_paired"):
+            setattr(panels, same, getattr(self, same))
+        panels.data, panels.dtype, panels._biases, panels._index = data, data.dtype, {}, None
         return panels
 
     def _made_index(self) -> Index:
@@ -165,7 +176,7 @@ class Panels:
             layer, _, own = self.config.place(name)
             value = np.empty(self.config.cell_shapes(layer)[own], self.dtype)
             for inner, outer in self._pieces(name):
-                value[outer] = inner
+                value[outer] = widened(inner) if inner.dtype == PAIRED else inner
         value.flags.writeable = False
         return value
 
@@ -181,7 +192,7 @@ class Panels:
                 self._biases[name] = np.array(value, self.dtype)
             else:
                 for inner, outer in self._pieces(name):
-                    inner[...] = value[outer]
+                    inner[...] = rounded(value[outer]) if inner.dtype == PAIRED else value[outer]
             del value  # before the next is read
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
@@ -196,7 +207,10 @@ class Panels:
                 self.data[at : at + part.stop - part.start] = of_gate[part]
 
     def _pieces(self, name: str) -> Iterator[tuple[Array, slice | tuple[slice, slice]]]:
-        """A weight matrix block by block: (view of the panel with rows first, its place in the matrix)."""
+        """A weight matrix block by block: (view of the panel with rows first, its place in the matrix).
+
+        Of weights in bfloat16, the view has their bits as uint16.
+        """
         config, lanes = self.config, self.lanes
         layer, direction, kind = config.place(name)
         cell = layer * config.num_directions + direction
@@ -210,20 +224,34 @@ class Panels:
             return
         if kind == "weight_hr":
             blocks = -(-outputs // lanes)
+            at = self._layouts[cell].hr_panel
             for block, part in _blocks(outputs, lanes):
                 group = block // 4 * 4
                 columns, column = (4, block - group) if group + 4 <= blocks else (1, 0)
-                at = self._layouts[cell].hr_panel + (group if columns == 4 else block) * units * lanes
-                panel = self.data[at : at + units * columns * lanes].reshape(units, columns, lanes)
-                yield panel[:, column, : part.stop - part.start].T, (part, slice(None))
+                panel = self._column(at, units, columns, column)
+                yield panel[:, : part.stop - part.start].T, (part, slice(None))
+                if columns == 1 or column == 3:
+                    at += units * self._in_memory(columns) * lanes
             return
         first, last = (0, inputs) if kind == "weight_ih" else (inputs, inputs + outputs)
         for block, part, own in _gate_blocks(units, lanes):
-            at = self._layouts[cell].panel + block * (inputs + outputs) * 4 * lanes
-            panel = self.data[at : at + (inputs + outputs) * 4 * own].reshape(-1, 4, own)
+            at = self._layouts[cell].panel + block * (inputs + outputs) * self._in_memory(4) * lanes
             for gate in range(4):
+                column, lane = divmod(gate * own, lanes)
+                panel = self._column(at, inputs + outputs, 4 * own // lanes, column)
                 rows = slice(gate * units + part.start, gate * units + part.stop)
-                yield panel[first:last, gate, : part.stop - part.start].T, (rows, slice(None))
+                yield panel[first:last, lane : lane + part.stop - part.start].T, (rows, slice(None))
+
+    def _in_memory(self, columns: int) -> int:
+        """Registers of memory that hold ``columns`` registers of weights."""
+        return -(-columns // 2) if self._paired else columns
+
+    def _column(self, at: int, terms: int, columns: int, column: int) -> Array:
+        """A column of a panel at ``at``: ``[term][lane]``."""
+        numbers = self.data[at : at + terms * self._in_memory(columns) * self.lanes]
+        if not self._paired:
+            return numbers.reshape(terms, columns, self.lanes)[:, column]
+        return numbers.view(PAIRED).reshape(terms, -1, self.lanes, 2)[:, column // 2, :, column % 2]
 
 
 def places(numbers: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -17,7 +17,7 @@ import numpy as np
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape
 from numlstm.kernels.plan_layout import LINE_SLOTS, ArraySpec, Cell, Header, Partition, Share, UniformRun
-from numlstm.kernels.plan_rules import CallSizes, Forced, python_rules
+from numlstm.kernels.plan_rules import CallSizes, Forced
 from numlstm.runtime import object_layout
 from numlstm.runtime.cores import YIELD
 from numlstm.runtime.packed_weights import Panels, model_sizes
@@ -176,7 +176,7 @@ def make_plan(
     """
     config, size, (steps, rows, _) = panels.config, panels.dtype.itemsize, shape
     (step, row, _), packed = strides, sizes is not None
-    rules, forced, model = python_rules(panels.lanes, size), settings.forced(), model_sizes(config)
+    rules, forced, model = panels.rules, settings.forced(), model_sizes(config)
     call = CallSizes(
         steps=steps,
         rows=rows,

@@ -12,7 +12,7 @@ import numpy as np
 from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
-from numlstm.base.validation.arguments import parameter_dtype
+from numlstm.base.validation.arguments import parameter_dtype, weights_kind
 from numlstm.base.validation.arrays import own_shape
 from numlstm.base.validation.sessions import (
     BUSY,
@@ -27,7 +27,7 @@ from numlstm.base.validation.sessions import (
     stream_rows,
 )
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import LINE, Header, StreamSlots
+from numlstm.kernels.plan_layout import LINE, Header, StreamSlots, kernel_tag
 from numlstm.kernels.plan_rules import CACHE_L1
 from numlstm.runtime import fast_call, object_layout
 from numlstm.runtime.call import Call
@@ -238,7 +238,8 @@ class Stream(Stateful):
     def _bind(self, plan: Plan) -> None:
         """Make ``step``, and the built-in function that a call tries first."""
         slots, config = self._record, self._config
-        kernel = registry.kernel(self.dtype.name, config.cell_options)
+        number, options = config.number(self.dtype), config.cell_options
+        kernel, slots[StreamSlots.KERNEL] = registry.kernel(number, options), kernel_tag(config.kernel(self.dtype))
         self._exchange = kernel.exchange
         functions = object_layout.functions
         if functions is None:
@@ -458,11 +459,14 @@ class Stream(Stateful):
         raise TypeError(PICKLED)
 
 
-def step_function(dtype: object = None, *, cell_options: CellOptions = PLAIN) -> Callable[[int], int]:
+def step_function(
+    dtype: object = None, *, cell_options: CellOptions = PLAIN, weights: str | None = None
+) -> Callable[[int], int]:
     """Return the C function that runs a step of a stream: ``int64_t step(int64_t stream)``.
 
-    It takes `Stream.address` and does what `Stream.step` does, from `Stream.input` to `Stream.output`. It returns 0,
-    or 1 if another thread is using the stream, and then does nothing. Call it from functions that Numba compiles (with
+    It takes `Stream.address` and does what `Stream.step` does, from `Stream.input` to `Stream.output`. It returns 0.
+    If another thread is using the stream, it returns 1, and if the stream is of another dtype, cell or kind of weights,
+    2; then it does nothing. Call it from functions that Numba compiles (with
     ``nogil=True`` or without), through ctypes, which lets other threads of Python run meanwhile, or from any other
     language by its address, ``ctypes.cast(step, ctypes.c_void_p).value``.
 
@@ -472,6 +476,8 @@ def step_function(dtype: object = None, *, cell_options: CellOptions = PLAIN) ->
         That of the stream: float32 (the default) or float64.
     cell_options : CellOptions
         That of the stream's LSTM: another cell has another function.
+    weights : str, optional
+        Those of the stream's LSTM, if they are quantized: "bfloat16".
 
     Returns
     -------
@@ -481,6 +487,8 @@ def step_function(dtype: object = None, *, cell_options: CellOptions = PLAIN) ->
     ------
     TypeError
         Another dtype.
+    ValueError
+        Unknown weights, or such that are not for that dtype.
 
     Examples
     --------
@@ -494,7 +502,8 @@ def step_function(dtype: object = None, *, cell_options: CellOptions = PLAIN) ->
     >>> bool((stream.output == numlstm.LSTM(2, 3, seed=0)(np.ones((1, 2)))[0]).all())
     True
     """
-    return registry.kernel(parameter_dtype(dtype).name, cell_options).step
+    number = parameter_dtype(dtype)
+    return registry.kernel(weights_kind(weights or number.name, number) or number.name, cell_options).step
 
 
 def _step_by_ctypes(run: Callable[[int], int], record: _Record, at: int) -> Callable[[], None]:

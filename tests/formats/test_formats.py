@@ -17,9 +17,10 @@ from judge import equal, same_bits
 
 import numlstm
 from numlstm import formats
+from numlstm.base.bfloat16 import widened
 from numlstm.base.config import Config
 from numlstm.formats import budget, numlstm_config, safetensors, state_dict, zips
-from numlstm.formats.tensor import Tensor, decoded, widened
+from numlstm.formats.tensor import Tensor, decoded
 
 OWN = (".safetensors", ".npz")
 FLAGS = [

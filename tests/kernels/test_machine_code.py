@@ -9,15 +9,15 @@ from functools import cache
 
 import pytest
 
-from numlstm.kernels.loading.build import assembly
+from numlstm.kernels.loading.build import assembly, shapes_of
 from numlstm.kernels.loading.levels import LEVELS
 from numlstm.kernels.plan_layout import FASTCALL, STREAM_ENTRY
 from numlstm.kernels.simd import SideBySide
-from numlstm.kernels.tile import REGISTERS_16, REGISTERS_32, Shapes
+from numlstm.kernels.tile import Shapes
 
 pytestmark = pytest.mark.slow
 
-SHAPES = {"x86-64-v3": REGISTERS_16, "x86-64-v4": REGISTERS_32}
+LEVELS_BUILT = ("x86-64-v3", "x86-64-v4")
 NUMBERS = ("float32", "float64")
 
 
@@ -67,7 +67,7 @@ def arithmetic(text, name):
     return len(found), sum(x.startswith("vdiv") for x in names)
 
 
-def check(text, shapes):
+def check(text, shapes, ratio=1.5):
     tallest = shapes.mr[0]
     names = [f"recur_{rows}x1" for rows in shapes.mr] + [f"project_{rows}" for rows in shapes.mr]
     names += [f"k_blocks_{rows}{kind}" for rows in shapes.mr for kind in ("", "_spread")]
@@ -83,14 +83,15 @@ def check(text, shapes):
             assert not touches_stack(loop), f"{name} spills: {touches_stack(loop)}"
     for name in (f"recur_{tallest}x1", f"k_blocks_{tallest}", f"project_{tallest}", f"hidden_{tallest}x4"):
         for loop in main_loops(text, name):
-            ratio = len(multiply_adds(loop)) / len(loads(loop))
-            assert ratio >= 1.5, f"{name}: {ratio:.2f} multiply-adds a load"
+            found = len(multiply_adds(loop)) / len(loads(loop))
+            assert found >= ratio, f"{name}: {found:.2f} multiply-adds a load"
 
 
-@pytest.mark.parametrize("level", SHAPES)
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("level", LEVELS_BUILT)
+@pytest.mark.parametrize("number", [*NUMBERS, "bfloat16"])
 def test_main_loops_stay_in_registers(number, level):
-    check(text(number, level), SHAPES[level])
+    # each weight of a tall tile is loaded by itself, so that half as many splats are left for a load
+    check(text(number, level), shapes_of(number, LEVELS[level]), ratio=1.2 if number == "bfloat16" else 1.5)
 
 
 # A function, its divisions, and its other instructions for float32. For six rows, or with rows side by side in three
@@ -98,7 +99,7 @@ def test_main_loops_stay_in_registers(number, level):
 EPILOGUE = {"x86-64-v3": ("epilogue_of_rows", 12, 300), "x86-64-v4": ("epilogue_6", 18, 528)}
 
 
-@pytest.mark.parametrize("level", SHAPES)
+@pytest.mark.parametrize("level", LEVELS_BUILT)
 def test_the_epilogue_grows_by_no_instruction(level):
     """They take as long as 24 terms of a tile's sums, and at small sizes a good part of the time."""
     name, divisions, most = EPILOGUE[level]
@@ -140,7 +141,7 @@ def test_the_check_notices_a_missing_function():
         check(text("float32", "x86-64-v3"), Shapes(mr=(5, 1), nr=(1,), row_pairs=(1,)))
 
 
-@pytest.mark.parametrize("level", SHAPES)
+@pytest.mark.parametrize("level", LEVELS_BUILT)
 def test_the_module_needs_nothing_of_python(level):
     """No symbol of Numba, of Python or of a C library is called or referred to.
 

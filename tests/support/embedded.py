@@ -114,7 +114,9 @@ def differing(lstm, some, results, seed=0):
 
 
 def model(sizes, dtype="float32", seed=1):
-    return numlstm.LSTM(**sizes, dtype=dtype, seed=seed).eval()
+    """An LSTM of these sizes, in a dtype or with weights in bfloat16."""
+    number = "float32" if dtype == "bfloat16" else dtype
+    return numlstm.LSTM(**sizes, dtype=number, seed=seed).eval().quantize_weights(dtype)
 
 
 @cache

@@ -18,7 +18,9 @@ class Library:
     """A library that this process has loaded: the shared one."""
 
     def __init__(self, number, folder):
-        self.level, self.number = HERE.level(), np.dtype(of_kernel(number)[0])
+        self.level, self.kernel = HERE.level(), number
+        dtype = of_kernel(number)[0]
+        self.number = np.dtype("float32" if dtype == "bfloat16" else dtype)
         try:
             command = link.find(HERE)
         except RuntimeError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from numlstm.base.cell_options import PLAIN, CellOptions
-from numlstm.base.config import DIRECTIONS, Config
+from numlstm.base.config import DIRECTIONS, QUANTIZED, Config
 from numlstm.base.validation.arrays import is_torch_tensor
 from numlstm.base.wording import shown
 
@@ -38,6 +38,29 @@ def checked_options(given: object) -> CellOptions:
     if not isinstance(given, CellOptions):
         raise TypeError(f"cell_options must be a numlstm.CellOptions, not {shown(given)}")
     return given
+
+
+def weights_kind(weights: object, dtype: np.dtype[Any]) -> str:
+    """The kind of weights of a configuration: empty for those of the LSTM's own dtype."""
+    if weights == dtype.name:
+        return ""
+    if weights not in QUANTIZED:
+        raise ValueError(f"weights must be {dtype.name!r} or {' or '.join(map(repr, QUANTIZED))}, not {shown(weights)}")
+    if dtype != FLOAT32:
+        raise ValueError(
+            f"weights in {weights} go with float32 inputs, states and results, and the LSTM is in {dtype.name}\n"
+            "Convert it first: to(dtype='float32')."
+        )
+    return str(weights)
+
+
+def check_float_weights(what: str, module: Any) -> None:
+    """Refuse quantized weights where they would have to change a little at a time."""
+    if module.weights != module.dtype.name:
+        raise NotImplementedError(
+            f"{what} needs weights in {module.dtype.name}, and those of {module!r} are rounded\n"
+            f"Use the LSTM that they were rounded from, or quantize_weights({module.dtype.name!r})."
+        )
 
 
 def check_plain(what: str, module: Any) -> None:

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numlstm.base import opening
+from numlstm.base.bfloat16 import widened
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.formats.beside import size_below
 from numlstm.formats.budget import Budget
-from numlstm.formats.tensor import Tensor, decoded, widened, width
+from numlstm.formats.tensor import Tensor, decoded, width
 from numlstm.formats.text import whole
 
 DTYPES = {

@@ -18,12 +18,13 @@ from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
+from numlstm.base.bfloat16 import widened
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.formats import state_dict
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents, Found
-from numlstm.formats.tensor import TENSOR, Quantised, Tensor, hold_numbers, widened, width
+from numlstm.formats.tensor import TENSOR, Quantised, Tensor, hold_numbers, width
 from numlstm.formats.torch.packed import in_layers, unpacked
 from numlstm.formats.torch.script import FLAGS, SIZES
 from numlstm.formats.torch.unpickle import WHAT, Inline, NumpyArray, Object, QuantisedView, Storage, View

@@ -1,7 +1,8 @@
 """The entries of a stream: one step on states that are kept in place.
 
 A stream is an array of ``StreamSlots`` slots with a plan behind them, whose states before and after a step are the same
-memory. ``step(stream)`` is for C and Numba. It returns 0, or 1 if another thread is in it; then it does nothing.
+memory. ``step(stream)`` is for C and Numba. It returns 0. If another thread is in the stream, it returns 1, and if the
+stream is another kernel's, 2; then it does nothing.
 
 ``stream`` is the C function of two built-in functions bound to the array. Without an argument (``METH_NOARGS``) it
 runs one step and returns None. With an input (``METH_O``) it runs all its steps and returns a new array, or None if the
@@ -25,10 +26,10 @@ RECORD = int(StreamSlots.LENGTH)
 MOST_AXES = 3
 
 
-def stream_entries(forward: Kernel, run_heads: Kernel) -> dict[str, Kernel]:
+def stream_entries(forward: Kernel, run_heads: Kernel, tag: int) -> dict[str, Kernel]:
     """``step(stream)``, ``stream(self, input)`` and ``exchange(flag, expected, value)``, by C name."""
     run = one_step(forward, run_heads)
-    return {STEP: step_entry(run), STREAM_ENTRY: stream_entry(run), EXCHANGE: exchange_entry()}
+    return {STEP: step_entry(run, tag), STREAM_ENTRY: stream_entry(run), EXCHANGE: exchange_entry()}
 
 
 def one_step(forward: Kernel, run_heads: Kernel) -> Kernel:
@@ -46,10 +47,12 @@ def one_step(forward: Kernel, run_heads: Kernel) -> Kernel:
     return run
 
 
-def step_entry(run: Kernel) -> Kernel:
+def step_entry(run: Kernel, tag: int) -> Kernel:
     """``step(stream)``."""
 
     def step(stream):
+        if load_slot(stream, StreamSlots.KERNEL) != tag:
+            return 2
         if not enter(stream):
             return 1
         plan = record_at(stream, RECORD)

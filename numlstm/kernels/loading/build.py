@@ -26,10 +26,10 @@ from ..entries.fastcall import fastcall_entries
 from ..entries.head import head_entry, heads
 from ..entries.stream import stream_entries
 from ..microkernel import Variant
-from ..plan_layout import BACKWARD, FORWARD
+from ..plan_layout import BACKWARD, BFLOAT16, FORWARD, kernel_tag
 from ..recurrence import forward_kernel
 from ..simd import Simd
-from ..tile import REGISTERS_16, REGISTERS_32, Shapes
+from ..tile import REGISTERS_16, REGISTERS_16_BFLOAT16, REGISTERS_32, Shapes
 from ..training.backward import backward_kernel
 from .fingerprint import TRAINING, of_training
 from .levels import Level
@@ -87,16 +87,28 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
     module.verify()
 
 
+def shapes_of(number: str, level: Level) -> Shapes:
+    """The tile shapes of a kernel."""
+    if level.registers >= 32:
+        return REGISTERS_32
+    return REGISTERS_16_BFLOAT16 if number == BFLOAT16 else REGISTERS_16
+
+
+def heads_of(number: str, level: Level, shapes: Shapes) -> Kernel:
+    """The kernel of the heads behind an LSTM, whose weights always have the number type of the states."""
+    return heads(Simd("float32" if number == BFLOAT16 else number, level.lanes(number), level.fused), shapes)
+
+
 def engine_entries(name: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
     """The forward kernel by itself, and what Python and a stream call."""
     number, options = of_kernel(name)
     lanes = level.lanes(number)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, Variant(options=options))
-    run_heads = heads(Simd(number, lanes, level.fused), shapes)
+    run_heads = heads_of(number, level, shapes)
     return {
         FORWARD: forward,
         **fastcall_entries(forward),
-        **stream_entries(forward, run_heads),
+        **stream_entries(forward, run_heads, kernel_tag(name)),
         **head_entry(run_heads),
     }
 
@@ -111,7 +123,7 @@ def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Ker
 @global_compiler_lock
 def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
     """The optimised module of the forward kernel for a number type and level, and its target machine."""
-    shapes = shapes or (REGISTERS_32 if level.registers >= 32 else REGISTERS_16)
+    shapes = shapes or shapes_of(number, level)
     make = training_entries if of_training(number) else engine_entries
     entries = make(number.removesuffix(TRAINING), level, shapes)
     module = bare_module(entries)

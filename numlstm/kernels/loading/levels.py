@@ -51,8 +51,8 @@ class Level(NamedTuple):
     pause: tuple[str | int, ...]
 
     def lanes(self, number: str) -> int:
-        """Numbers of the type "float32" or "float64" in a register."""
-        return self.register_bytes // {"float32": 4, "float64": 8}[number]
+        """Numbers of the type "float32" or "float64" in a register; with "bfloat16" as weights it holds float32."""
+        return self.register_bytes // {"float32": 4, "float64": 8, "bfloat16": 4}[number]
 
 
 X86_PAUSE, ARM_PAUSE = ("llvm.x86.sse2.pause",), ("llvm.aarch64.isb", 15)

@@ -16,7 +16,7 @@ from . import fingerprint, prebuilt
 from .levels import LEVELS, Level, this_machine
 
 SHIPPED = tuple(LEVELS[name] for name in ("x86-64-v3", "x86-64-v4"))  # others are built at first use
-NUMBERS = "float32", "float64", "float32-training", "float64-training"
+NUMBERS = "float32", "float64", "bfloat16", "float32-training", "float64-training"
 LINKERS = "ld", "ld.lld"
 # needs no C library and has no undefined names: it loads under any C library, and its bytes are reproducible
 OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
