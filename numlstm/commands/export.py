@@ -51,4 +51,6 @@ def command(model: Path, name: str | None, hidden: bool, **options: Any) -> None
         with formats.opened(model) as contents:
             if contents.model is not None and contents.format in loading.SEQUENTIAL:
                 module = loading.build(contents)
+            elif contents.model is not None:
+                say(f"{model}: the LSTM alone is exported, without the layers around it")
     export(files.load(model, name) if module is None else module, **options, echo=say)

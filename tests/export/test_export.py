@@ -3,6 +3,7 @@ sentences."""
 
 import ctypes
 import re
+from pathlib import Path
 
 import embedded
 import numpy as np
@@ -24,6 +25,7 @@ from numlstm.runtime.packed_weights import Panels, aligned_empty
 
 pytestmark = [pytest.mark.slow, pytest.mark.cpu_level]
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 ADDRESSES = range(Header.INPUT, Header.HIDDEN + 1)
 
 
@@ -320,6 +322,12 @@ def test_the_command(file, tmp_path):
     assert all(name in done.output for name in names)
     header = (tmp_path / "new" / "folder" / "mine.h").read_text()
     assert "@" not in header and "numlstm_" not in header and "MINE_DAMAGED = 6" in header
+
+
+def test_what_stays_behind_is_said(tmp_path):
+    done = command(FIXTURES / "keras" / "keras2_float64.keras", "-o", tmp_path)
+    assert done.exit_code == 0
+    assert "keras2_float64.keras: the LSTM alone is exported, without the layers around it" in done.output
 
 
 @pytest.mark.parametrize(
