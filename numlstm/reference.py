@@ -331,10 +331,12 @@ def cell(
     with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
         i, f, g, o = gate_sums(parameters, x, hx[0], dtype=dtype, flush=flush)
         p_i, p_f, p_o = np.split(np.asarray(parameters.get("weight_ch", (0, 0, 0)), dtype), 3)
-        i, f, g = gate_of(i + p_i * before, options, "i", flush), f + p_f * before, gate_of(g, options, "g", flush)
+        if "weight_ch" in parameters:  # without, 0 times an infinite c would be NaN
+            i, f = i + p_i * before, f + p_f * before
+        i, g = gate_of(i, options, "i", flush), gate_of(g, options, "g", flush)
         f = 1 - i if options is not None and options.input_forget else gate_of(f, options, "f", flush)
         c = _flushed_c(f * before + i * g, flush)
-        o = gate_of(o + p_o * c, options, "o", flush)
+        o = gate_of(o + p_o * c if "weight_ch" in parameters else o, options, "o", flush)
         h = _flushed_h(o * (np.tanh(c) if options is None else activated(options.h, c, flush)), flush)
         if "weight_hr" in parameters:
             h = _flushed_h(h @ np.asarray(parameters["weight_hr"], dtype).T, flush)

@@ -213,8 +213,8 @@ def arguments(function, leave_out=()):
 
 def test_signatures():
     theirs = arguments(rnn.RNNBase.__init__, ("mode",))
-    assert arguments(numlstm.LSTM.__init__, ("seed",)) == theirs and len(theirs) == 11
-    assert arguments(numlstm.LSTMCell.__init__, ("seed",)) == arguments(torch.nn.LSTMCell.__init__)
+    assert arguments(numlstm.LSTM.__init__, ("seed", "cell_options")) == theirs and len(theirs) == 11
+    assert arguments(numlstm.LSTMCell.__init__, ("seed", "cell_options")) == arguments(torch.nn.LSTMCell.__init__)
     for ours, base in ((numlstm.LSTM, torch.nn.LSTM), (numlstm.LSTMCell, torch.nn.LSTMCell)):
         assert arguments(ours.forward, ("lengths", "out")) == arguments(base.forward)
         for name in ("train", "eval", "named_parameters", "parameters", "reset_parameters", "float", "double", "half"):

@@ -12,8 +12,8 @@ def rounded(value: Array) -> Array:
 
     Examples
     --------
-    >>> widened(rounded(np.float32([1 + 2**-8, 1 + 3 * 2**-8, 1e-45, 3.4e38])))
-    array([1.       , 1.015625 , 0.       ,       inf], dtype=float32)
+    >>> widened(rounded(np.float32([1 + 2**-8, 1 + 3 * 2**-8, 1e-45, 3.4e38]))).tolist()
+    [1.0, 1.015625, 0.0, inf]
     """
     bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
     nearest = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numlstm.base.cell_options import CellOptions
+from numlstm.base.validation.arguments import weights_kind
 from numlstm.formats import Contents, Found
 from numlstm.formats.numlstm_config import FLAGS, MODEL
 from numlstm.lstm import LSTM
@@ -74,7 +75,10 @@ def _lstm(name: str, flags: dict[str, Any], lstms: Mapping[str, Found]) -> LSTM:
         }
         config = config._replace(cell_options=CellOptions(**options))
     arrays = {key: tensor.read() for key, tensor in found.parameters.items()}
-    lstm = LSTM._from_parameters(config, arrays["weight_hh_l0"].dtype, arrays)
+    dtype = arrays["weight_hh_l0"].dtype
+    if "weights" in flags:
+        config = config._replace(weights=weights_kind(flags.pop("weights"), dtype))
+    lstm = LSTM._from_parameters(config, dtype, arrays)
     for flag in FLAGS:  # by the setters, which check them
         if flag in flags:
             setattr(lstm, flag, flags[flag])

@@ -38,9 +38,11 @@ def write(path: str | PathLike[str], layers: Mapping[str, Any], skip: float, sta
 def _described(name: str, layer: Any) -> dict[str, Any]:
     """The kind of a layer and its flags."""
     if isinstance(layer, LSTM):
-        flags = {flag: getattr(layer._config, flag) for flag in FLAGS if flag != "cell_options"}
+        flags = {flag: getattr(layer._config, flag) for flag in FLAGS if flag not in ("cell_options", "weights")}
         if not layer.cell_options.plain:
             flags["cell_options"] = layer.cell_options._asdict()
+        if layer._config.weights:
+            flags["weights"] = layer.weights
         return {"kind": "LSTM"} | flags
     if isinstance(layer, Embedding):
         return {"kind": "Embedding", "padding_idx": layer.padding_idx}

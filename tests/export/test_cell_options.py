@@ -2,19 +2,14 @@
 
 import numpy as np
 import pytest
-from exported import Library
+from exported import Library, content_of
 from judge import same_bits
 
 import numlstm
-from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import VERSION, Code, Model
 from numlstm.kernels.loading import registry
 
 OPTIONS = numlstm.CellOptions(f="HardSigmoid", clip=1.0, peepholes=True)
-
-
-def content_of(lstm, level):
-    return model_bytes(lstm._panels, level)
 
 
 def test_models_of_other_cells_have_another_version():

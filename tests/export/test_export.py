@@ -11,7 +11,7 @@ import objects
 import pytest
 from click.testing import CliRunner
 from embedded import SIZES, model, run, tool
-from exported import HERE, Library, changed, sealed
+from exported import HERE, Library, changed, content_of, sealed
 
 import numlstm
 from numlstm.cli import main
@@ -36,10 +36,6 @@ def words(address, count):
 @pytest.fixture(scope="module", params=["float32", "float64", "bfloat16"])
 def loaded(request, tmp_path_factory):
     return Library(request.param, tmp_path_factory.mktemp("library"))
-
-
-def content_of(lstm, level):
-    return model_bytes(lstm._panels, level)
 
 
 def planned(lstm, rows, steps, lanes):

@@ -28,6 +28,7 @@ from numlstm.kernels.instructions import bump_counter, load_slot
 from numlstm.kernels.loading import build, linker, registry
 from numlstm.kernels.loading.entry_points import ENTRIES, callable_kernel
 from numlstm.kernels.plan_layout import Header, Partition, Share
+from numlstm.kernels.plan_rules import python_rules
 from numlstm.runtime import cores, planner, schedule, threads, workers
 from numlstm.runtime.call import Call
 from numlstm.runtime.executor import Executor
@@ -463,6 +464,7 @@ def test_what_all_threads_take_is_bounded(way, count, hidden):
         config=Config(1, hidden, 3, proj_size=1),
         dtype=np.dtype("f4"),
         lanes=16,
+        rules=python_rules(16, size),
         layout=lambda n: types.SimpleNamespace(panel=0, bias=0, hr_panel=0),
     )
     key = (2, batch, 1), (batch * size, size, size), (batch * size, size, size)

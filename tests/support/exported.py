@@ -9,6 +9,7 @@ from needs import leave_out
 
 from numlstm.base.cell_options import of_kernel
 from numlstm.export import library, link, targets
+from numlstm.export.model_file import model_bytes
 from numlstm.runtime.packed_weights import aligned_empty
 
 HERE = targets.find("host")
@@ -69,3 +70,8 @@ def changed(content, word, value):
     content = bytearray(content)
     content[8 * word : 8 * word + 8] = struct.pack("<q", value)
     return bytes(content)
+
+
+def content_of(lstm, level):
+    """The model file of an LSTM."""
+    return model_bytes(lstm._panels, level)

@@ -32,8 +32,9 @@ def need_longdouble() -> None:
 
 def exact(net: Any, x: np.ndarray, hx: Any = None, dtype: Any = np.longdouble) -> Result:
     """What the LSTM's own parameters give in higher precision, by the engine's rule for vanishing numbers."""
+    options = getattr(net, "cell_options", None)
     return reference.lstm(
-        net.state_dict(), x, hx, dtype=dtype, batch_first=net.batch_first, flush=net.dtype, options=net.cell_options
+        net.state_dict(), x, hx, dtype=dtype, batch_first=net.batch_first, flush=net.dtype, options=options
     )
 
 

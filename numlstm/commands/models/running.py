@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numlstm import files, formats
-from numlstm.base import atomic
+from numlstm.base import atomic, opening
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.commands import sequence_files
@@ -132,7 +132,7 @@ def _words(column: Array) -> Array:
 
 def _arrays(model: Any, input: Path) -> list[Any]:
     """What the model is called with, from a ``.npy`` or ``.npz`` file."""
-    with open(input, "rb") as file:
+    with opening.regular(input, "an array file") as file:
         is_archive = file.read(2) == b"PK"
     if not is_archive:
         with sequence_files.opened(input) as given:
