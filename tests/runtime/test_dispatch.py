@@ -560,8 +560,9 @@ def in_the_midst(act, call, calls=3000):
     gc.set_threshold(1)
     try:
         results = []
-        for _ in range(calls):  # results are kept, so that Python has no old tuples to give out again
+        for n in range(calls):  # results are kept, so that Python has no old tuples to give out again
             Collected(acted)
+            _shift = [[] for _ in range(n % 8)]  # the collector runs at another object of the call
             results.append(call())
     finally:
         gc.set_threshold(*thresholds)
