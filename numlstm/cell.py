@@ -1,4 +1,4 @@
-"""LSTMCell: ``torch.nn.LSTMCell`` for inference, in NumPy."""
+"""LSTMCell: ``torch.nn.LSTMCell`` in NumPy, for inference and training."""
 
 from __future__ import annotations
 
@@ -187,6 +187,8 @@ class LSTMCell(CellParameters):
         ------
         ValueError, RuntimeError, TypeError, IndexError, AttributeError
             As `forward` raises them.
+        NotImplementedError
+            The cell has options.
 
         Examples
         --------

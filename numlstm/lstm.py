@@ -1,4 +1,4 @@
-"""LSTM: ``torch.nn.LSTM`` for inference, in NumPy.
+"""LSTM: ``torch.nn.LSTM`` in NumPy, for inference and training.
 
 A call whose shapes were seen before is a fast call (``runtime/fast_call.py``): machine code checks its arrays.
 Otherwise `LSTM._run` checks them, names them in a `Call`, and hands that to the executor (``runtime/executor.py``).
@@ -552,7 +552,7 @@ class LSTM(LSTMParameters):
         ValueError, RuntimeError, TypeError, IndexError
             As `forward` raises them.
         NotImplementedError
-            The LSTM is on CUDA.
+            The LSTM is on CUDA, runs from the last step to the first, or has cell options or rounded weights.
 
         Notes
         -----

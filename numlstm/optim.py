@@ -37,7 +37,7 @@ PART = 1 << 14  # numbers that are updated at a time: what an update reads and w
 
 
 class TrainableModule(Protocol):
-    """What an optimiser asks of a module: an LSTM, an LSTMCell, or a layer of ``numlstm.nn``."""
+    """What an optimiser asks of a module: an LSTM, an LSTMCell, or a layer or `Sequential` of ``numlstm.nn``."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
