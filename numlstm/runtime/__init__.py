@@ -5,5 +5,6 @@ In: arrays whose shapes and dtypes are right. Out: filled results. Knows kernels
 `call` is one pass by names, `executor` runs it: `planner` makes its plan, `schedule` splits it between threads,
 `workspace` has its buffers, `conversion` reads other dtypes. `fast_call` is the shortcut of small calls. `threads`,
 `cores` and `workers`: how many threads, on which cores, and the threads themselves. `packed_weights` packs parameters
-into panels. `object_layout`: where Python's objects keep what kernels read.
+into panels; `head` packs and runs the layers behind an LSTM. `object_layout`: where Python's objects keep what kernels
+read.
 """

@@ -466,18 +466,18 @@ def step_function(
 
     It takes `Stream.address` and does what `Stream.step` does, from `Stream.input` to `Stream.output`. It returns 0.
     If another thread is using the stream, it returns 1, and if the stream is of another dtype, cell or kind of weights,
-    2; then it does nothing. Call it from functions that Numba compiles (with
-    ``nogil=True`` or without), through ctypes, which lets other threads of Python run meanwhile, or from any other
-    language by its address, ``ctypes.cast(step, ctypes.c_void_p).value``.
+    2; then it does nothing. Call it from functions that Numba compiles (with ``nogil=True`` or without), through
+    ctypes, which lets other Python threads run meanwhile, or from any other language by its address,
+    ``ctypes.cast(step, ctypes.c_void_p).value``.
 
     Parameters
     ----------
     dtype : dtype, optional
         That of the stream: float32 (the default) or float64.
     cell_options : CellOptions
-        That of the stream's LSTM: another cell has another function.
-    weights : str, optional
-        Those of the stream's LSTM, if they are quantized: "bfloat16".
+        Those of the stream's LSTM: another cell has another function.
+    weights : {"bfloat16", "float32", "float64"}, optional
+        `LSTM.weights` of the stream's LSTM; by default the dtype.
 
     Returns
     -------
@@ -488,7 +488,7 @@ def step_function(
     TypeError
         Another dtype.
     ValueError
-        Unknown weights, or such that are not for that dtype.
+        The weights are unknown, or do not go with that dtype.
 
     Examples
     --------
