@@ -947,6 +947,11 @@ def test_states_and_lengths_of_the_models_own(saved):
     said, _ = warned("", "h_0", "zero")
     assert "constant h_0 that is not zero, 'h_0': pass it, from numlstm.load_tensors" in said and "c_0" not in said
     assert warned("", "zero", "zero") == ("", ())
+    shape = helper.make_node("ConstantOfShape", ["sizes"], ["h"], value=tensors_of({"": np.full(1, 0.5, "f")})[0])
+    nodes = [shape, lstm(net, more=("", "h", "zero"))]
+    path = saved(model(nodes, tensors_of(arrays | {"sizes": np.array([1, 1, 2])})))
+    with pytest.warns(UserWarning, match="a constant h_0 that is not zero, 'h': pass it$"):
+        assert holds(path, net)
     assert warned("", "zero", "c") == ("", ("the file's model passes c_0, from 'c'",))
     assert "the sequence_lens 'ends'; without lengths every row is as long as the input" in warned("ends")[0]
     assert "the sequence_lens 'lengths', [5, 3];" in warned("lengths", x=(5, 2, 3))[0]
@@ -968,6 +973,11 @@ def test_one_lstm_in_two_places_is_found_once(saved):
     found = numlstm.list_lstms(saved(model([lstm(net), again, third], tensors, outputs=["Y", "Y_2", "Y_1"])))
     assert [each.name for each in found] == ["cell", "cell_1"]
     assert "the LSTM node 'cell_2' and its like have the same parameters" in found[0].notes
+    again.input[0] = "turned"  # time turned around is another LSTM
+    turn = helper.make_node("Slice", ["x", "last", "before", "axis", "last"], ["turned"])
+    tensors += tensors_of({"last": np.array([-1]), "before": np.array([-(2**63)]), "axis": np.array([0])})
+    path = saved(model([lstm(net), turn, again, third], tensors, outputs=["Y", "Y_2", "Y_1"]))
+    assert [each.config.direction for each in numlstm.list_lstms(path)] == ["forward", "go_backwards", "forward"]
 
 
 def test_names_are_unique(saved):

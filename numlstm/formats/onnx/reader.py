@@ -236,13 +236,14 @@ class Finder:
             others += self._written_out()
         found = {order[node]: each for node, each in problems.items()}
         alike: dict[Any, list[Node]] = {}  # the same LSTM in the other branch of an If
-        stacks: dict[Any, list[Layer]] = {}
+        stacks: dict[Any, tuple[list[Layer], Turned]] = {}
         for stack in chains(layers, self.graph, self.constants):
-            key = tuple(layer.key for layer in stack)
+            time = turned(stack, self.graph, self.constants)
+            key = (_direction(stack[0], time)[0], *(layer.key for layer in stack))
             alike.setdefault(key, []).append(stack[0].node)
-            stacks.setdefault(key, stack)
-        for key, stack in stacks.items():
-            found[order[stack[0].node]] = self._stack(stack, alike[key][1:])
+            stacks.setdefault(key, (stack, time))
+        for key, (stack, time) in stacks.items():
+            found[order[stack[0].node]] = self._stack(stack, time, alike[key][1:])
         lstms = [each for _, each in sorted(found.items())]
         if numlstm_config.KEY in metadata and len(lstms) == 1 and not lstms[0].problem:
             lstms = [_as_saved(lstms[0], metadata[numlstm_config.KEY])]
@@ -395,14 +396,13 @@ class Finder:
         steps = shape[axis] if shape is not None and axis < len(shape) else None
         return None if steps is not None and self.constants.extremes(value) == (steps, steps) else value
 
-    def _stack(self, stack: list[Layer], alike: list[Node]) -> Found:
+    def _stack(self, stack: list[Layer], time: Turned, alike: list[Node]) -> Found:
         """The LSTM of these layers; `alike` are the nodes that begin others with the same parameters."""
         first = stack[0]
         name = self._name(first.node, _one_of(layer.prefix for layer in stack))
         where = _where(first.node) + (f" and {len(stack) - 1} above it" if len(stack) > 1 else "")
         if problem := state_dict.too_many_layers(len(stack)):
             return Found(name, "LSTM", None, "", where, problem=problem)
-        time = turned(stack, self.graph, self.constants)
         order, problem, said = _direction(first, time)
         if problem:
             return Found(name, "LSTM", None, "", where, problem=problem)
@@ -467,11 +467,9 @@ class Finder:
             made_of = [value for each in origins for value in each or ()]
             known = list(dict.fromkeys(repr(shown(each.name)) for each in made_of or sources if each is not None))
             names = ", ".join(known[:LENGTHS]) + (", …" if len(known) > LENGTHS else "")
-            if made_of:
-                warnings.append(
-                    f"the file's model has a constant {state} that is not zero, {names}: pass it, from "
-                    "numlstm.load_tensors"
-                )
+            if made_of or [] in origins:  # a ConstantOfShape node has its number in an attribute
+                whence = ", from numlstm.load_tensors" if made_of else ""
+                warnings.append(f"the file's model has a constant {state} that is not zero, {names}: pass it{whence}")
             else:
                 notes.append(f"the file's model passes {state}, from {names}")
         return notes, warnings
