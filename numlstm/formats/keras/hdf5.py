@@ -7,7 +7,8 @@ size is known, and needs numcodecs and fsspec.
 This reader follows the HDF Group's "HDF5 File Format Specification", version 1.1, and needs only NumPy. Each read is
 checked against the file's size, and the sum of all reads against twice that size, which ends any cycle. Allocations are
 charged to the file's budget first. Everything else is refused by name: soft and external links, data in other files,
-virtual datasets, filters other than gzip, shuffle and Fletcher32, and the layouts of ``libver="latest"``.
+virtual datasets, filters other than gzip, shuffle and Fletcher32, and the layouts of ``libver="latest"``. Of these, a
+group that lists up to 8 members in its header is read: the library makes one for each group with a name beyond ASCII.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class _Header:
     layout: tuple[Any, ...] | None = None
     filters: tuple[int, ...] = ()
     group: tuple[int, int] | None = None
+    links: list[tuple[str, int]] | None = None
     attributes: dict[str, Text] = field(default_factory=dict)
 
 
@@ -158,13 +160,14 @@ def _walk(source: _Source, root: int) -> Hdf5:
         source.budget.hold(OBJECT + 2 * len(path), "its groups and datasets")
         header = _header(source, address, path)
         attributes[path] = header.attributes
-        if header.group is not None:
+        if header.group is not None or header.links is not None:
             if address in groups:
                 raise ValueError(f"the group {path!r} has two names, or contains itself")
             if depth > DEPTH:
                 raise ValueError(f"the group {path!r} is nested in more than {DEPTH} others")
             groups.add(address)
-            children = [(f"{path}/{name}" if path else name, at) for name, at in _children(source, *header.group, path)]
+            members = sorted(header.links or ()) if header.group is None else _children(source, *header.group, path)
+            children = [(f"{path}/{name}" if path else name, at) for name, at in members]
             longest = max((len(child) for child, _ in children), default=0)
             if longest > NAME:
                 raise ValueError(f"a path in the group {path[:NAME]!r} has {longest} characters; {NAME} is the limit")
@@ -232,8 +235,44 @@ def _message(source: _Source, header: _Header, kind: int, flags: int, body: byte
         header.group = struct.unpack_from("<QQ", body)
     elif kind == 0x07:
         raise ValueError(f"the numbers of {path!r} are in another file; no other file is opened")
-    elif kind in (0x02, 0x06, 0x0A, 0x15):
+    elif kind == 0x02:
+        _link_info(header, body, path)
+    elif kind == 0x06:
+        source.budget.hold(OBJECT, "its groups and datasets")
+        header.links = [*(header.links or ()), _link(body, path)]
+    elif kind == 0x15:
         raise ValueError(f"{path or 'the root'} is in the newer layout of HDF5 1.8, which is not read\n{AGAIN}")
+
+
+def _link_info(header: _Header, body: bytes, path: str) -> None:
+    """Check that the members of a group are in its header."""
+    _, flags = struct.unpack_from("<BB", body)
+    (heap,) = struct.unpack_from("<Q", body, 10 if flags & 1 else 2)
+    if heap != UNDEFINED:
+        raise ValueError(
+            f"{path or 'the root'} is a group of HDF5 1.8 with more than 8 members, which is not read\n"
+            "The library writes one where a name has letters beyond ASCII: rename these layers, or save as .keras."
+        )
+    header.links = header.links or []
+
+
+def _link(body: bytes, path: str) -> tuple[str, int]:
+    """Name and address of a member."""
+    version, flags = struct.unpack_from("<BB", body)
+    at = 2
+    (kind,) = struct.unpack_from("<B", body, at) if flags & 8 else (0,)
+    at += bool(flags & 8) + 8 * bool(flags & 4) + bool(flags & 16)
+    width = 1 << (flags & 3)
+    length = int.from_bytes(body[at : at + width], "little")
+    at += width
+    name = body[at : at + length].decode()
+    if version != 1 or kind != 0:
+        what = {0: f"a link of version {version}", 1: "a soft link"}.get(kind, "an external link")
+        raise ValueError(f"{name[:NAME]!r} in {path or 'the root'} is {what}, which no model has")
+    if not name or "/" in name or length > NAME:
+        raise ValueError(f"{path or 'the root'} has a member named {name[:NAME]!r}")
+    (address,) = struct.unpack_from("<Q", body, at + length)
+    return name, address
 
 
 def _shape(body: bytes, path: str) -> tuple[int, ...]:
