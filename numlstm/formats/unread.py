@@ -28,6 +28,12 @@ FOLDERS = (  # by a file within
     ("_CHECKPOINT_METADATA", "a checkpoint of Orbax\nRestore it with Orbax, and save its arrays by name: np.savez."),
 )
 STARTS = (
+    (
+        re.compile(rb"version https://git-lfs"),
+        "a pointer of Git LFS, in the place of the model\nFetch the model itself: git lfs pull.",
+    ),
+    (re.compile(rb"\s*<(?:!doctype )?html", re.I), "a web page\nDownload the file itself, not the page that shows it."),
+    (re.compile(rb"\x1f\x8b"), "compressed by gzip\nDecompress it first: gunzip."),
     (re.compile(rb"....TFL3", re.S), f"a TensorFlow Lite model\n{LITE}"),
     (re.compile(rb"(?:all_)?model_checkpoint_path"), f"the list of TensorFlow's checkpoints\n{CHECKPOINT}"),
     # NodeDef within GraphDef: a name, and the name of an operator

@@ -37,6 +37,11 @@ FILES = {
     "checkpoint": (b'model_checkpoint_path: "model.ckpt-7"\n', "the list of TensorFlow's checkpoints\n"),
     "Flax's msgpack": (b"\x81\xa6params\x81\xa4cell\x80", "msgpack, as Flax writes it\nRead it with flax"),
 }
+FILES |= {
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a pointer of Git LFS, in"),
+    "web page": (b"\n<!DOCTYPE html><html>", "a web page\nDownload"),
+    "gzip": (b"\x1f\x8b\x08\0" + bytes(60), "compressed by gzip\nDecompress"),
+}
 FOLDERS = {
     "saved_model.pb": "is a TensorFlow SavedModel\nIf Keras made it",
     "Manifest.json": "is a Core ML package (.mlpackage)\n",
