@@ -67,6 +67,7 @@ def find(tensors: Mapping[str, Tensor], place: str = "tensors") -> tuple[tuple[F
     flags: dict[str, Mapping[str, Any]] = {}
     notes: dict[str, str] = {}
     misfits = []
+    used: set[int] = set()  # tensors that are converted
     for prefix, parts in _groups(tensors).items():
         form = next((form for form in FORMS if form.required <= parts.keys()), None)
         if form is None or (form is HAIKU_LSTM and HAIKU.fullmatch(prefix) is None):
@@ -75,10 +76,12 @@ def find(tensors: Mapping[str, Tensor], place: str = "tensors") -> tuple[tuple[F
             sizes = ", ".join(f"{name} {parts[name].shape}" for name in sorted(parts)[:8])
             misfits.append(f"{shown(prefix)}* is named as {form.by}, but its shapes do not fit: {sizes}")
         elif f"{prefix}weight_ih_l0" not in tensors:
+            used |= {id(tensor) for tensor in parts.values()}
             converted |= {f"{prefix}{name}_l0": tensor for name, tensor in form.converted(parts).items()}
             name = prefix.rstrip(state_dict.SEPARATORS)
             flags[name], notes[name] = form.flags, f"named as {form.by} names its parameters"
-    lstms, others = state_dict.find({**tensors, **converted} if converted else tensors, flags, place)
+    left = {name: tensor for name, tensor in tensors.items() if id(tensor) not in used} if used else tensors
+    lstms, others = state_dict.find({**left, **converted}, flags, place)
     lstms = tuple(
         found._replace(notes=(*found.notes, notes[found.name])) if found.name in notes else found for found in lstms
     )

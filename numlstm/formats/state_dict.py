@@ -7,20 +7,24 @@ are those of ``torch.nn``: ``weight_ih_l0`` in ``torch.nn.LSTM``, ``weight_ih`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from numlstm.base.cell_options import CellOptions
 from numlstm.base.config import Config
 from numlstm.base.wording import counted
 from numlstm.formats.detected import SEVERAL_DTYPES, UNSTATED, Found, Kind
-from numlstm.formats.reparametrized import folded
+from numlstm.formats.reparametrized import PART, folded
 from numlstm.formats.tensor import FLOATS, Tensor, widest
 
 NAME = re.compile(
     r"(?P<prefix>.*?)(?P<own>(?:weight|bias)_(?:ih|hh|hr|ch)(?P<suffix>_l(?P<layer>[0-9]{1,6})(?:_reverse)?)?)", re.S
 )
 SEPARATORS = "./_"
+WITHIN = (".", "/")  # ends of the prefix of a module's parts
+EXTRAS = 4  # names in a warning
+NORM = re.compile("norm", re.I)
 MOST = 4096  # LSTMs in a file
 LAYERS = 4096  # more than anyone trains
 GATES = {1: "a plain RNN", 3: "a GRU"}  # others with these names, by the number of gates in weight_hh
@@ -62,6 +66,7 @@ def find(
     """
     plain = folded(tensors)
     groups: dict[tuple[str, Kind], Group] = {}
+    rest: list[str] = []  # names of other tensors
     for full, tensor in plain.tensors.items():
         match = NAME.fullmatch(full)
         if match is not None:
@@ -69,6 +74,9 @@ def find(
             groups.setdefault((match["prefix"], kind), {})[match["own"]] = tensor
             if len(groups) > MOST:
                 raise ValueError(f"its tensors are named like those of more than {MOST} LSTMs, the limit of a file")
+        elif PART.fullmatch(full) is None:
+            rest.append(full)
+    rest.sort()
     found: list[Found] = []
     others: list[str] = []
     taken: set[str] = set()
@@ -85,10 +93,27 @@ def find(
             if problem := plain.problems.get(prefix, ""):
                 one = one._replace(config=None, parameters={}, problem=problem)
             notes, warning = plain.said(prefix)
+            if extras := _extras(rest, prefix):
+                said = f"its module also has {extras}, so it is no plain torch.nn.{kind}; what these do is left out"
+                notes, warning = (*notes, said), "; ".join(filter(None, (warning, said)))
             found.append(one._replace(notes=(*one.notes, *notes), warning=warning))
     known = {prefix for prefix, _ in groups}
     others += [f"{prefix}*: {problem}" for prefix, problem in plain.problems.items() if prefix not in known]
     return tuple(found), tuple(others)
+
+
+def _extras(others: Sequence[str], prefix: str) -> str:
+    """Tensors of the module with this prefix that are no parameters of an LSTM, such as those of layer norms.
+
+    Without a prefix any tensor may be beside an LSTM, so these are the norms alone.
+    """
+    found = []
+    if not prefix:
+        found = [name for name in others if NORM.search(name)]
+    elif prefix.endswith(WITHIN):
+        begin = bisect_left(others, prefix)
+        found = [name for name in others[begin : begin + EXTRAS + 1] if name.startswith(prefix)]
+    return ", ".join(found[:EXTRAS]) + (", …" if len(found) > EXTRAS else "")
 
 
 def _other_than_lstm(prefix: str, kind: Kind, group: Group) -> str:

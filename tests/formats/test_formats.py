@@ -201,6 +201,21 @@ def test_several_are_listed_and_a_name_picks_one(tmp_path):
         numlstm.load(path, "lstm")
 
 
+def test_other_tensors_of_its_module_are_warned_of(tmp_path):
+    """As of the cells with layer norms in PyTorch's benchmarks, whose parameters have the names of LSTMCell's."""
+    cell = {name.removesuffix("_l0"): value for name, value in parameters(3, 2, prefix="rnn.").items()}
+    more = {"rnn.layernorm_i.weight": np.ones(8, "f"), "fc.weight": np.ones(2, "f")}
+    with pytest.warns(UserWarning, match=r"m.npz: its module also has rnn.layernorm_i.weight, so it is no plain torch"):
+        numlstm.load(write_npz(tmp_path / "m.npz", cell | more))
+    bare = {name.removeprefix("rnn."): value for name, value in (cell | more).items()}
+    with pytest.warns(UserWarning, match=r"m.npz: its module also has layernorm_i.weight,"):
+        numlstm.load(write_npz(tmp_path / "m.npz", bare))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        numlstm.load(write_npz(tmp_path / "m.npz", cell | {"rnn_norm.weight": np.ones(8), "fc.weight": np.ones(2)}))
+        numlstm.load(write_npz(tmp_path / "m.npz", parameters(3, 2) | {"fc.weight": np.ones(2)}))
+
+
 def test_a_cell_and_an_lstm_of_one_prefix_are_two(tmp_path):
     cell = {name.removesuffix("_l0"): value for name, value in parameters(3, 2, prefix="rnn.").items()}
     path = write_npz(tmp_path / "m.npz", parameters(3, 2, prefix="rnn.") | cell)

@@ -560,7 +560,7 @@ def test_a_state_dict_of_paddle_has_each_cell_once(prefix):
     state |= {f"{prefix}{name}": value for name, value in cells.items() if "weight" in name}
     state["StructuredToParameterName@@"] = dict.fromkeys(state, "lstm_0.w_0")
     (found,) = numlstm.list_lstms(pickle.dumps(state, 4))
-    assert str(found).endswith("LSTM(3, 2, num_layers=2), float32")
+    assert str(found).endswith("LSTM(3, 2, num_layers=2), float32") and not found.warning
     assert all(
         same_bits(*pair)
         for pair in zip(numlstm.load(pickle.dumps(state, 4)).parameters(), net.parameters(), strict=True)
@@ -789,6 +789,8 @@ def test_classes_of_their_own_are_noted(tmp_path):
     notes = [note for found in numlstm.list_lstms(tmp_path / "m.pt") for note in found.notes]
     said = "its class is mine.{0}, whose forward may differ from that of torch.nn.{0}"
     assert notes == [said.format("LSTM"), said.format("LSTMCell")]
+    with pytest.warns(UserWarning, match="m.pt: its class is mine.LSTMCell, whose forward may differ"):
+        numlstm.load(tmp_path / "m.pt", "b")
 
 
 def test_a_tensor_alone(tmp_path):

@@ -347,7 +347,8 @@ def _checked(found: Found, container: Container) -> Found:
     kind = container.classes.get(found.name, CLASS + found.kind)
     if kind not in (CLASS + found.kind, QUANTISED + found.kind):
         said = f"its class is {kind}, whose forward may differ from that of torch.nn.{found.kind}"
-        found = found._replace(notes=(*found.notes, said))
+        warning = "; ".join(filter(None, (found.warning, said)))
+        found = found._replace(notes=(*found.notes, said), warning=warning)
     return found
 
 
