@@ -249,7 +249,6 @@ def _index(files: Json, path: str | os.PathLike[str] | None, stack: ExitStack, o
         format = shard.format
         tensors |= {name: tensor for name, tensor in shard.tensors.items() if files.get(name) == location}
     missing = [name for name in files if name not in tensors]
-    lstms, others = state_dict.find(tensors)
-    if missing:
-        others = (*others, f"{shown(missing[0])!r} is not in the file that the index names")
-    return Contents(f"{format} in {len(locations)} files", tensors, lstms, others)
+    if missing:  # layers of an LSTM may be among them
+        raise ValueError(f"{shown(missing[0])!r} is not in {shown(files[missing[0]])!r}, where its index has it")
+    return Contents(f"{format} in {len(locations)} files", tensors, *state_dict.find(tensors))

@@ -177,6 +177,10 @@ def test_weights_in_several_files(tmp_path, suffix):
     assert repr(got) == repr(net) and equal(got.parameters(), net.parameters())
     with pytest.raises(ValueError, match="an index of weights in other files: load it by its path"):
         numlstm.load(index.read_bytes())
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(files, f"model-0.{suffix}")}))
+    with pytest.raises(ValueError, match=f"'rnn.weight_ih_l1' is not in 'model-0.{suffix}', where its index has it"):
+        numlstm.load(index)  # not the one layer that is there
+    index.write_text(json.dumps({"weight_map": files}))
     (tmp_path / f"model-1.{suffix}").unlink()
     with pytest.raises(ValueError, match=f"its index refers to 'model-1.{suffix}', which cannot be read"):
         numlstm.load(index)
