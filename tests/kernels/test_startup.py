@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 # hashlib 3, tempfile 5.
 NEEDED = {
     "numlstm", "safetensors",
-    "__future__", "atexit", "copy", "errno", "json", "codeop", "gc", "keyword", "linecache",
+    "__future__", "atexit", "bisect", "copy", "errno", "json", "codeop", "gc", "keyword", "linecache",
     "org", "textwrap", "threading", "token", "tokenize", "zlib",
 }  # fmt: skip
 LEFT_ALONE = {
@@ -36,6 +36,7 @@ LEFT_ALONE = {
 PACKAGES = os.path.dirname(os.path.dirname(np.__file__))
 FORMATS = {
     "budget", "detected", "numlstm_config", "other_names", "reparametrized", "safetensors", "state_dict", "tensor",
+    "text",
 }  # fmt: skip
 FIRST = """
 import json, sys
