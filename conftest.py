@@ -11,6 +11,8 @@ NEEDS = {
     "torch": ["numlstm/torch/*", "docs/frameworks.md"],
     "dask": ["numlstm/dask/*", "docs/scale.md"],
     "matplotlib": ["docs/draw_panels.py"],
+    "onnx": ["docs/keras_onnx.md"],
+    "pandas": ["numlstm/nn/sequential.py"],
     "sphinx": ["docs/conf.py"],
 }
 
