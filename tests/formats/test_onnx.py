@@ -576,7 +576,7 @@ def operator_tests():
 
 
 @pytest.mark.parametrize("outputs", [("Y", "Y_h", "Y_c"), ("", "Y_h", "Y_c")], ids=["with Y", "without Y"])
-@pytest.mark.parametrize("case", operator_tests())
+@pytest.mark.parametrize("case", list(operator_tests()))
 def test_the_operator_as_onnx_runtime_tests_it(case, outputs, saved):
     """Its own numbers and expectations, of five digits and more; Y is zero behind a row's length."""
     own, direction = OPERATOR["models"][case["model"]], case.get("direction", "forward")
