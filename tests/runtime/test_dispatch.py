@@ -557,12 +557,11 @@ def in_the_midst(act, call, calls=3000):
 
     thresholds = gc.get_threshold()
     gc.collect()
-    gc.set_threshold(1)
     try:
         results = []
         for n in range(calls):  # results are kept, so that Python has no old tuples to give out again
             Collected(acted)
-            _shift = [[] for _ in range(n % 8)]  # the collector runs at another object of the call
+            gc.set_threshold(1 + n % 6)  # so that the collector runs at each of the call's objects in turn
             results.append(call())
     finally:
         gc.set_threshold(*thresholds)
