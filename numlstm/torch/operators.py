@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from numlstm.autodiff.stateless import kept_size
+from numlstm.kernels.loading import registry
 from numlstm.torch.engine import DTYPES, Engine, engine
+
+# What is kept has another size at another level of the CPU. With the level in the names, a graph that was compiled at
+# one level is not taken out of inductor's cache at another.
+LEVEL = registry.level().name.replace("-", "_")
 
 
 def _engine(weights: list[Tensor], num_layers: int, bidirectional: bool) -> Engine:
@@ -25,7 +30,7 @@ def _engine(weights: list[Tensor], num_layers: int, bidirectional: bool) -> Engi
     return of_sizes
 
 
-@torch.library.custom_op("numlstm::lstm", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"numlstm::lstm_{LEVEL}", mutates_args=(), device_types="cpu")
 def lstm(
     x: Tensor,
     h_0: Tensor | None,
@@ -55,7 +60,7 @@ def _(
     return output, *(x.new_empty(shape) for shape in config.state_shapes(rows)), x.new_empty(size)
 
 
-@torch.library.custom_op("numlstm::lstm_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op(f"numlstm::lstm_backward_{LEVEL}", mutates_args=(), device_types="cpu")
 def lstm_backward(
     kept: Tensor,
     masks: list[Tensor],

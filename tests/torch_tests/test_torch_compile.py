@@ -21,9 +21,6 @@ pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 @pytest.fixture(autouse=True)
 def _fresh():
     torch._dynamo.reset()
-    # what is kept has another size at another level of the CPU, and inductor's cache outlives a process
-    with torch.compiler.config.patch(force_disable_caches=True):
-        yield
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
