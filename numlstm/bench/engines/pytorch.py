@@ -11,6 +11,26 @@ from typing import Any
 
 from numlstm.base.typing import Array
 from numlstm.bench.engines.task import LeftOutError, Setting, Task, check_supported, package_version
+from numlstm.bench.grid import Workload
+
+
+def model(workload: Workload, parameters: Mapping[str, Array]) -> Any:
+    """The ``torch.nn.LSTM`` of a workload, in train mode."""
+    package_version("torch")
+    import torch
+
+    config = workload.config
+    lstm = torch.nn.LSTM(
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        batch_first=config.batch_first,
+        bidirectional=config.bidirectional,
+        proj_size=config.proj_size,
+        dtype=getattr(torch, workload.dtype),
+    )
+    lstm.load_state_dict({name: torch.from_numpy(value) for name, value in parameters.items()})
+    return lstm
 
 
 def torch(task: Task) -> dict[str, Setting]:
@@ -20,21 +40,9 @@ def torch(task: Task) -> dict[str, Setting]:
     single steps. The switch between them is global, and so is the number of threads: both are set for a round and then
     restored. ``torch.compile`` does not compile an LSTM; measured, it only adds the overhead of its own call.
     """
-    package_version("torch")
+    lstm = model(task.workload, task.parameters).eval()
     import torch
 
-    config = task.workload.config
-    lstm = torch.nn.LSTM(
-        config.input_size,
-        config.hidden_size,
-        config.num_layers,
-        batch_first=config.batch_first,
-        bidirectional=config.bidirectional,
-        proj_size=config.proj_size,
-        dtype=getattr(torch, task.workload.dtype),
-    )
-    lstm.load_state_dict({name: torch.from_numpy(value) for name, value in task.parameters.items()})
-    lstm.eval()
     x, h_0, c_0 = (torch.from_numpy(array) for array in task.inputs)
 
     def call() -> tuple[Any, Any, Any]:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from numlstm.base.typing import Array
+from numlstm.bench.engines import own as this
+from numlstm.bench.engines import pytorch
 from numlstm.bench.engines.pytorch import torch_setting
 from numlstm.bench.engines.task import LeftOutError, check_supported, package_version
 from numlstm.bench.grid import Workload
@@ -55,22 +57,7 @@ def packed(task: Task) -> tuple[Any, Any]:
 
 def own_model(task: Task) -> Any:
     """The LSTM of the task."""
-    from numlstm.lstm import LSTM
-    from numlstm.runtime.threads import set_num_threads
-
-    set_num_threads(task.threads)
-    config = task.workload.config
-    lstm = LSTM(
-        config.input_size,
-        config.hidden_size,
-        config.num_layers,
-        batch_first=config.batch_first,
-        bidirectional=config.bidirectional,
-        proj_size=config.proj_size,
-        dtype=task.workload.dtype,
-    )
-    lstm.load_state_dict(task.parameters)
-    return lstm
+    return this.model(task.workload, task.parameters, task.threads)
 
 
 def numlstm(task: Task) -> dict[str, Passes]:
@@ -89,20 +76,9 @@ def numlstm(task: Task) -> dict[str, Passes]:
 
 def torch(task: Task) -> dict[str, Passes]:
     """PyTorch's autograd, with oneDNN's LSTM and with its own."""
-    package_version("torch")
+    lstm = pytorch.model(task.workload, task.parameters)
     import torch
 
-    config = task.workload.config
-    lstm = torch.nn.LSTM(
-        config.input_size,
-        config.hidden_size,
-        config.num_layers,
-        batch_first=config.batch_first,
-        bidirectional=config.bidirectional,
-        proj_size=config.proj_size,
-        dtype=getattr(torch, task.workload.dtype),
-    )
-    lstm.load_state_dict({name: torch.from_numpy(value) for name, value in task.parameters.items()})
     names, leaves = zip(*lstm.named_parameters(), strict=True)
     x, d_output = packed(task)
     sizes = None if task.lengths is None else torch.from_numpy(np.array(x.batch_sizes))
@@ -119,7 +95,7 @@ def torch(task: Task) -> dict[str, Passes]:
 
     own = {"its own kernels": Passes(call, gradients, partial(torch_setting, task.threads, onednn=False))}
     backends: Any = torch.backends
-    if not backends.mkldnn.is_available() or task.workload.dtype != "float32" or config.proj_size:
+    if not backends.mkldnn.is_available() or task.workload.dtype != "float32" or task.workload.proj_size:
         return own  # oneDNN's LSTM has neither float64 nor a projection
     return {"oneDNN": Passes(call, gradients, partial(torch_setting, task.threads, onednn=True)), **own}
 
