@@ -560,10 +560,14 @@ def in_the_midst(act, call, calls=3000):
     try:
         results = []
         for n in range(calls):  # results are kept, so that Python has no old tuples to give out again
+            gc.disable()
+            gc.collect(0)  # the collector counts the young objects from here on
             Collected(acted)
-            gc.set_threshold(1 + n % 6)  # so that the collector runs at each of the call's objects in turn
+            gc.set_threshold(1 + n % 20)  # so that the collector runs at each of the call's objects in turn
+            gc.enable()
             results.append(call())
     finally:
+        gc.enable()
         gc.set_threshold(*thresholds)
     assert ran
     return results

@@ -129,7 +129,7 @@ def test_a_call_with_out_allocates_no_array():
     x = np.zeros((50, 64, 16), np.float32)
     output, (h_n, c_n) = lstm(x)
     # the least of a few: a worker that starts meanwhile is measured too
-    assert min(peak(lambda: lstm.forward(x, (h_n, c_n), out=(output, h_n, c_n))) for _ in range(5)) < 8192
+    assert min(peak(lambda: lstm.forward(x, (h_n, c_n), out=(output, h_n, c_n))) for _ in range(5)) < h_n.nbytes
     assert peak(lambda: lstm(x)) > output.nbytes  # the measure does see arrays
 
 
