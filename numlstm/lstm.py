@@ -415,7 +415,8 @@ class LSTM(LSTMParameters):
             default.
         lengths : array_like of int, (batch,), optional
             Steps of each sequence of a padded batch, in any order. The padding is not read. The results have the
-            same bits as those of the packed sequences.
+            same bits as those of the packed sequences. A sequence of length 0 has no output but zeros, and keeps its
+            state.
         out : (ndarray, ndarray, ndarray), optional
             Arrays for output, h_n and c_n: C-contiguous, of the LSTM's dtype and the shapes below. They share no
             memory with each other, the input or the states, except that h_n may be the array passed as h_0, and c_n
@@ -437,7 +438,7 @@ class LSTM(LSTMParameters):
             The input is not 2-D or 3-D, or unbatched with `lengths`; or `out` has the wrong shape, is not
             C-contiguous or writeable, or overlaps another array.
         RuntimeError
-            Sizes of input or states do not fit, or there is no step; with PyTorch's text. Or a length is below 1 or
+            Sizes of input or states do not fit, or there is no step; with PyTorch's text. Or a length is below 0 or
             above the steps of the input, or the parts of a packed sequence do not fit together.
         TypeError
             An array does not hold real numbers, a length is not a whole number, `hx` is not a tuple, `out` has the

@@ -27,7 +27,7 @@ from numlstm.base.validation.shapes import (
 from numlstm.runtime.conversion import convert
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
-from numlstm.sequences.packed_layout import places, sizes_of
+from numlstm.sequences.packed_layout import longest_first, places, sizes_of
 from numlstm.sequences.packing import PackedSequence
 
 MakeMasks = Callable[[], passes.Masks | None]
@@ -83,14 +83,15 @@ class Backward:
         call, panels, layout = self._call, self._panels, self._layout
         dtype = panels.dtype
         given = None if d_output is None else layout.positions_of(d_output, call, dtype)
-        d_h, d_c = self._state_gradients(d_hx)
+        d_states = None if d_hx is None else self._state_gradients(d_hx)
+        d_h, d_c = self._zeros() if d_states is None else layout.states_in(*d_states, call)
         if self._tape is None:
             shapes = panels.config.parameter_shapes().items()
             parameters = {name: np.zeros(shape, dtype) for name, shape in shapes}
             d_input: Array | None = np.empty((0, panels.config.input_size), dtype)
         else:
             d_input, parameters = passes.backward(self._tape, given, d_h, d_c, input_grad)
-        hx = layout.states_out(d_h, d_c, call) if self._with_hx else None
+        hx = layout.states_out(d_h, d_c, call, d_states) if self._with_hx else None
         of_input = layout.input_of(d_input) if input_grad and d_input is not None else None
         return Gradients(of_input, hx, layout.named(parameters))
 
@@ -98,19 +99,19 @@ class Backward:
         """Give the memory back now, not when the last reference goes; the pass cannot be run any more."""
         self._closed, self._tape = True, None
 
+    def _zeros(self) -> States:
+        """Gradients of h_n and c_n if none are given, rows as the positions have them."""
+        config, rows, dtype = self._panels.config, self._layout.rows, self._panels.dtype
+        cells = config.num_layers * config.num_directions
+        return np.zeros((cells, rows, config.output_size), dtype), np.zeros((cells, rows, config.hidden_size), dtype)
+
     def _state_gradients(self, d_hx: Any) -> States:
-        """Gradients of h_n and c_n that may be written to, rows as the positions have them."""
+        """The given gradients of h_n and c_n."""
         call, dtype = self._call, self._panels.dtype
-        if d_hx is None:
-            config, rows = self._panels.config, call.batch
-            cells = config.num_layers * config.num_directions
-            return np.zeros((cells, rows, config.output_size), dtype), np.zeros(
-                (cells, rows, config.hidden_size), dtype
-            )
         d_h, d_c = two_states(d_hx)
         d_h = checked_gradient("the gradient of h_n", d_h, call.hidden, dtype)
         d_c = checked_gradient("the gradient of c_n", d_c, call.cell, dtype)
-        return self._layout.states_in(d_h, d_c, call)
+        return d_h, d_c
 
 
 def copy_numbers(into: Array, given: Array) -> None:
@@ -126,6 +127,7 @@ class Layout:
 
     def __init__(self, call: CallShapes, shape: Shape) -> None:
         self.call, self.shape = call, shape
+        self.rows = call.batch  # that take a step
 
     def _laid_out(self, array: Array) -> Array:
         """(steps, rows, features) as the user sees it, or the other way round; a view."""
@@ -168,8 +170,8 @@ class Layout:
         h, c = (np.array(state[:, None] if call.unbatched else state, order="C") for state in (h, c))
         return h, c
 
-    def states_out(self, h: Array, c: Array, call: CallShapes) -> States:
-        """States as the user sees them."""
+    def states_out(self, h: Array, c: Array, call: CallShapes, given: States | None) -> States:
+        """States as the user sees them. A sequence without steps has those that were given, or zeros."""
         return (h[:, 0], c[:, 0]) if call.unbatched else (h, c)
 
     def named(self, parameters: dict[str, Array]) -> dict[str, Array]:
@@ -193,7 +195,7 @@ class CellLayout(Layout):
         rows = call.batch
         return np.array(h, order="C").reshape(1, rows, -1), np.array(c, order="C").reshape(1, rows, -1)
 
-    def states_out(self, h: Array, c: Array, call: CallShapes) -> States:
+    def states_out(self, h: Array, c: Array, call: CallShapes, given: States | None) -> States:
         return h.reshape(call.hidden), c.reshape(call.cell)
 
     def named(self, parameters: dict[str, Array]) -> dict[str, Array]:
@@ -206,6 +208,7 @@ class PackedLayout(Layout):
     def __init__(self, call: CallShapes, sizes: Array, order: Array | None, back: Array | None) -> None:
         super().__init__(call, ())
         self.sizes, self.order, self.back = sizes, order, back
+        self.rows = int(sizes[0]) if len(sizes) else 0
 
     def fill(self, given: Array) -> Callable[[Array], None]:
         def fill(positions: Array) -> None:
@@ -234,10 +237,12 @@ class PackedLayout(Layout):
             return np.take(h, self.order, axis=1), np.take(c, self.order, axis=1)
         return super().states_in(h, c, call)
 
-    def states_out(self, h: Array, c: Array, call: CallShapes) -> States:
+    def states_out(self, h: Array, c: Array, call: CallShapes, given: States | None) -> States:
         if self.order is None:
             return h, c
-        states = np.empty_like(h), np.empty_like(c)
+        if given is None:
+            given = np.zeros(call.hidden, h.dtype), np.zeros(call.cell, c.dtype)
+        states = given[0].copy(), given[1].copy()
         for state, of_rows in zip(states, (h, c), strict=True):
             state[:, self.order] = of_rows
         return states
@@ -247,7 +252,7 @@ class PaddedLayout(PackedLayout):
     """A padded batch with lengths: the positions are those of the packed sequence; padding is not read."""
 
     def __init__(self, call: CallShapes, shape: Shape, lengths: Array) -> None:
-        order = None if bool((lengths[1:] <= lengths[:-1]).all()) else np.argsort(-lengths, kind="stable")
+        order = longest_first(lengths)
         super().__init__(call, sizes_of(lengths if order is None else lengths[order]), order, None)
         self.shape = shape
         self.at = places(self.sizes, order, shape[1] if call.swap else shape[0], call.batch, call.swap)
@@ -344,9 +349,11 @@ def _run(
     low: bool = False,
 ) -> tuple[Result, Backward]:
     """The forward pass over what the layout says."""
-    if call.batch == 0:
-        empty = tuple(np.empty(shape, panels.dtype) for shape in call[:3])
-        return (empty[0], (empty[1], empty[2])), Backward(None, call, panels, layout, hx is not None)
+    if layout.rows == 0:
+        nothing = np.empty((0, call.output[-1]), panels.dtype)
+        zeros = np.zeros(call.hidden, panels.dtype), np.zeros(call.cell, panels.dtype)
+        result = layout.output_of(nothing), zeros if hx is None else (hx[0].copy(), hx[1].copy())
+        return result, Backward(None, call, panels, layout, hx is not None)
     states = None if hx is None else layout.states_in(*hx, call)
     dropout = masks()
     if isinstance(layout, PackedLayout):
@@ -358,5 +365,5 @@ def _run(
     passed, tape = passes.forward(
         executor, panels, steps, rows, sizes, layout.fill(given), states, dropout, mask_shape, low
     )
-    result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call)
+    result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call, hx)
     return result, Backward(tape, call, panels, layout, hx is not None)

@@ -83,6 +83,10 @@ class Runner:
             steps = x.shape[1] if call.swap else x.shape[0]
             if lengths is not None:
                 each = checked_lengths(lengths, call, x.shape)
+                if not each.all():
+                    raise NotImplementedError(
+                        "lengths of 0 are built for the CPU alone\nLeave out the sequences without steps."
+                    )
                 rows = Rows.of_lengths(each, steps) if call.batch else None
         if hx is not None:
             states = lstm_states(call, states, dtype)

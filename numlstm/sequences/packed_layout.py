@@ -20,8 +20,19 @@ def sizes_of(lengths: Indices) -> Indices:
     >>> sizes_of(np.array([4, 2, 1])).tolist()
     [3, 2, 1, 1]
     """
-    steps = int(lengths[0])
+    steps = int(lengths[0]) if len(lengths) else 0
     return len(lengths) - np.cumsum(np.bincount(lengths, minlength=steps + 1)[:steps])
+
+
+def longest_first(lengths: Indices) -> Indices | None:
+    """The sequences that take a step, the longest first; None if they are all, and in that order already.
+
+    >>> longest_first(np.array([1, 0, 4])).tolist()
+    [2, 0]
+    """
+    if (lengths[1:] <= lengths[:-1]).all() and lengths[-1] > 0:
+        return None
+    return np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
 
 
 def lengths_of(sizes: Indices) -> Indices:

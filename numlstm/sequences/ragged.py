@@ -18,7 +18,7 @@ from numlstm.runtime.call import Call, Dropout
 from numlstm.runtime.conversion import readable
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels
-from numlstm.sequences.packed_layout import gathered, places, sizes_of
+from numlstm.sequences.packed_layout import gathered, longest_first, places, sizes_of
 from numlstm.sequences.packing import PackedSequence
 
 Masks = Callable[[], Dropout | None]
@@ -96,8 +96,8 @@ def _over_padded(
     """Run a padded batch: in place if lengths decrease, packed otherwise."""
     output, h_n, c_n = results
     x, y = (array.swapaxes(0, 1), output.swapaxes(0, 1)) if call.swap else (array, output)
-    is_sorted = bool((counts[1:] <= counts[:-1]).all())
-    if is_sorted and dropout is None and readable(x, panels.dtype) and x.strides[0] != 0:
+    order = longest_first(counts)
+    if order is None and dropout is None and readable(x, panels.dtype) and x.strides[0] != 0:
         sizes, (h_0, c_0) = sizes_of(counts), hx or (None, None)
         executor.run(Call(panels, x, h_0, c_0, y, h_n, c_n, sizes=sizes))
         begins = np.flatnonzero(np.diff(sizes, prepend=0)).tolist()
@@ -105,7 +105,6 @@ def _over_padded(
             y[begin:end, sizes[begin] :] = 0
         y[len(sizes) :] = 0
         return
-    order = None if is_sorted else np.argsort(-counts, kind="stable")
     sizes = sizes_of(counts if order is None else counts[order])
     at = places(sizes, order, len(x), call.batch, call.swap)
     packed = empty((len(at) + 1, call.output[-1]), panels.dtype)
@@ -137,14 +136,18 @@ def _run(
     hx: States | None,
     results: tuple[Array, ...],
 ) -> None:
-    """Run packed rows; states are in the order of the sequences."""
+    """Run packed rows; states are in the order of the sequences. Those of a sequence without steps stay as they are."""
     output, h_n, c_n = results
     h_0, c_0 = hx or (None, None)
     if order is None:
         executor.run(Call(panels, data, h_0, c_0, output, h_n, c_n, dropout, sizes))
         return
+    if len(order) < h_n.shape[1]:
+        h_n[...], c_n[...] = hx or (0, 0)
+    if not len(order):
+        return
     if h_0 is not None and c_0 is not None:
         h_0, c_0 = h_0[:, order], c_0[:, order]
-    h, c = empty(h_n.shape, panels.dtype), empty(c_n.shape, panels.dtype)
+    h, c = (empty((len(state), len(order), state.shape[-1]), panels.dtype) for state in (h_n, c_n))
     executor.run(Call(panels, data, h_0, c_0, output, h, c, dropout, sizes))
     h_n[:, order], c_n[:, order] = h, c

@@ -81,7 +81,7 @@ def test_gradients_of_every_flag_are_those_of_the_reference(hidden, proj, dtype)
         steps, batch = 6, 4
         x, hx = data(lstm, steps, batch)
         hx = hx if with_hx else None
-        lengths = [2, 5, 1, 4] if kind == "lengths" else None
+        lengths = [2, 5, 0, 4] if kind == "lengths" else None
         for row, length in enumerate(lengths or ()):
             x[length:, row] = np.nan
         d_output, d_hx = gradients_for(lstm, steps, batch)
@@ -189,6 +189,18 @@ def test_packed_and_padded_sequences_are_the_same_to_the_bit(dtype):
     assert equal(named(got._replace(input=unpacked)).values(), named(padded).values())
     for row, length in enumerate(lengths):
         assert not padded.input[length:, row].any()
+
+
+@pytest.mark.parametrize("with_hx", [True, False])
+def test_sequences_without_steps_pass_their_gradients_on(with_hx):
+    lstm = make(13, 0, "float32", num_layers=2, bidirectional=True)
+    x, hx = data(lstm, 4, 3)
+    d_output, d_hx = gradients_for(lstm, 4, 3)
+    result, backward = lstm.vjp(x, hx if with_hx else None, lengths=[0, 0, 0])
+    assert equal(result, lstm(x, hx if with_hx else None, lengths=[0, 0, 0]))
+    grads = backward(d_output, d_hx)
+    assert not grads.input.any() and not any(array.any() for array in grads.parameters.values())
+    assert equal(grads.hx, d_hx) if with_hx else grads.hx is None
 
 
 def test_backward_is_pure_and_owns_what_it_needs():

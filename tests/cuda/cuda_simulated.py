@@ -857,6 +857,7 @@ def refusals(net, made):
         lambda: net(made(x), 5),
         lambda: net(made(x), lengths=[3, 1, 1]),
         lambda: net(made(x), lengths=[1, 1]),
+        lambda: net(made(x), lengths=[2, 0, 1]),  # of the CPU alone
         lambda: net(made(x), state, out=(made(out[0]), *state[:1])),
         lambda: net(made(x), state, out=(*map(made, out[:2]), made(out[2][:1].copy()))),
         lambda: net(packed(data=made(wrong[0]))),

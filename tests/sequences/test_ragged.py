@@ -40,6 +40,11 @@ LENGTHS = {
     "of one step": [1, 1, 1],
     "none of all steps": [2, 3, 1],
 }
+EMPTY = {
+    "some without steps": [3, 0, 7, 0, 1],
+    "by length, some without steps": [7, 4, 0, 0],
+    "all without steps": [0, 0, 0],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +68,11 @@ def by_rows(net, x, hx, lengths):
     output, states = np.zeros((*x.shape[:2], features), x.dtype), []
     for row, length in enumerate(lengths):
         given = None if hx is None else (hx[0][:, row], hx[1][:, row])
-        output[:length, row], state = net(x[:length, row], given)
-        states.append(state)
+        if length:
+            output[:length, row], given = net(x[:length, row], given)
+        elif given is None:
+            given = tuple(np.zeros_like(state[:, 0]) for state in data(net, 1, 1)[1])
+        states.append(given)
     return output, tuple(np.stack([state[n] for state in states], axis=1) for n in (0, 1))
 
 
@@ -96,12 +104,15 @@ def test_every_path_gives_each_row_what_it_is_alone(kind, hidden, proj, dtype):
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
-@pytest.mark.parametrize("kind", LENGTHS)
+@pytest.mark.parametrize("kind", LENGTHS | EMPTY)
 def test_any_lengths(kind, flags):
-    net, lengths = numlstm.LSTM(5, 24, seed=1, **flags).eval(), LENGTHS[kind]
+    net, lengths = numlstm.LSTM(5, 24, seed=1, **flags).eval(), (LENGTHS | EMPTY)[kind]
     x, hx = ragged(net, lengths)
     for states in (hx, None):
-        assert equal(net(x, states, lengths=lengths), by_rows(net, x, states, lengths))
+        want = by_rows(net, x, states, lengths)
+        out = tuple(np.full_like(array, np.nan) for array in (want[0], *want[1]))
+        assert equal(net(x, states, lengths=lengths), want)
+        assert equal(net(x, states, lengths=lengths, out=out), want) and same_bits(out[0], want[0])
 
 
 @pytest.mark.parametrize("kind", LENGTHS)

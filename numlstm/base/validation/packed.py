@@ -140,14 +140,14 @@ def _not_1d(whose: str, array: Indices) -> RuntimeError:
 
 
 def checked_lengths(lengths: object, call: CallShapes, shape: Shape) -> Indices:
-    """One length for each sequence of a padded batch of that shape, from 1 to its number of steps."""
+    """One length for each sequence of a padded batch of that shape, from 0 to its number of steps."""
     if call.unbatched:
         raise ValueError(
             "lengths is for a batch, but the input is unbatched\n"
             f"Its shape is {shape}; cut the sequence to its length instead."
         )
     counts = one_length_each(lengths, call.batch)
-    check_range(counts, 1, shape[1] if call.swap else shape[0])
+    check_range(counts, 0, shape[1] if call.swap else shape[0])
     return counts
 
 

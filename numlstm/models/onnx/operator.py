@@ -87,10 +87,9 @@ def _states(h: Array | None, c: Array | None, layout: int | None) -> States | No
 
 
 def _of_lengths(lstm: LSTM, x: Array, states: States | None, lengths: Array) -> tuple[Array, States]:
-    """The results for rows of these lengths. As in ONNX Runtime, a row without steps has results of zeros."""
-    y, (h, c) = lstm(x, states, lengths=np.maximum(lengths, 1))
-    empty = lengths == 0
-    y[:, empty], h[:, empty], c[:, empty] = 0, 0, 0
+    """The results for rows of these lengths. As in ONNX Runtime, the last states of a row without steps are zeros."""
+    y, (h, c) = lstm(x, states, lengths=lengths)
+    h[:, lengths == 0], c[:, lengths == 0] = 0, 0
     return y, (h, c)
 
 
