@@ -153,8 +153,3 @@ def test_a_wrong_input_is_named(name, inputs, error, says):
     model = numlstm.load_model(FIXTURES / "models" / f"{name}_script.onnx")
     with pytest.raises(error, match=re.escape(says)):
         model(*inputs)
-
-
-def test_a_graph_has_no_stream():
-    with pytest.raises(ValueError, match="does not say which axes are steps"):
-        numlstm.load_model(FIXTURES / "models" / "amplifier_script.onnx").stream()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +20,18 @@ from numlstm.base.wording import counted
 from numlstm.formats import Contents
 from numlstm.formats.budget import shown
 from numlstm.lstm import LSTM
+from numlstm.models.onnx.chain import NotAChainError
+from numlstm.models.onnx.layered import Layered
 from numlstm.models.onnx.listing import summary_of, words
 from numlstm.models.onnx.operator import lstm_operator
 from numlstm.models.onnx.steps import Step, told
+from numlstm.nn.sequential import Sequential
 from numlstm.nn.summary import Summary
 
 Dims = list[int | None] | None  # None for no shape, and for an axis of any length
 
 FAULTS = (ValueError, IndexError, TypeError, RuntimeError, NotImplementedError, AttributeError)  # of a node
+HINT = "Call it with whole sequences, or stream the LSTM alone: numlstm.load(path).stream()."
 KEPT = 8  # shapes of inputs whose values are kept
 DRAWS = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 OF_DATA = frozenset(("Compress", "If", "Loop", "NonZero", "NonMaxSuppression", "Scan", "StringSplit", "Unique"))
@@ -199,8 +205,32 @@ class OnnxModel:
         IndexError
             An index beyond the vocabulary.
         """
-        found = self._run(self._given(inputs))
+        given = self._given(inputs)
+        found: list[Any] | None = None
+        if self._layered is not None:
+            with suppress(*FAULTS):  # the evaluator says which node it is
+                found = self._layered(given)
+        if found is None:
+            found = self._run(given)
         return found[0] if len(found) == 1 else found
+
+    @cached_property
+    def _layered(self) -> Layered | None:
+        """The graph as layers, None if it is no chain of them."""
+        try:
+            return self._chain()
+        except NotAChainError:
+            return None
+
+    def _chain(self) -> Layered:
+        names = {
+            each.name: [dim.dim_param for dim in each.type.tensor_type.shape.dim] for each in self._proto.graph.input
+        }
+        return Layered(self._steps, self._constants, self._types, names, self.output_names)
+
+    def sequential(self) -> Sequential:
+        """The graph as the `Sequential` that it is; ValueError names the node by which it is none."""
+        return (self._layered or self._chain()).model
 
     def _run(self, given: dict[str, Array]) -> list[Any]:
         key = tuple([array.shape for array in given.values()])
@@ -261,11 +291,29 @@ class OnnxModel:
         return array
 
     def stream(self, batch_size: int = 1) -> Any:
-        """Raise ValueError: a graph does not say which of its axes are steps."""
-        raise ValueError(
-            "an ONNX graph does not say which axes are steps, so it cannot run step by step\n"
-            "Give the states as inputs of the graph, or stream the LSTM alone: numlstm.load(path).stream()."
-        )
+        """Return the model with a state of its own, step by step: where its graph is a chain of layers.
+
+        The stream is that of a `numlstm.nn.Sequential`: it takes the features of a step, and gives the model's output
+        for it, which is that of the sequence so far if the model takes the last state. It begins with zeros, or with
+        the states of the file, also where the graph is given states.
+
+        Parameters
+        ----------
+        batch_size : int
+            Sequences that run side by side.
+
+        Raises
+        ------
+        ValueError
+            The graph is no chain, or a layer needs later steps. The message names the node.
+        """
+        try:
+            layered = self._layered or self._chain()
+        except NotAChainError as error:
+            raise ValueError(f"the graph cannot run step by step: {error}\n{HINT}") from None
+        if not layered.gives_steps:
+            raise ValueError(f"the graph cannot run step by step: its outputs are states alone\n{HINT}")
+        return layered.model.stream(batch_size)
 
     def summary(self) -> Summary:
         """The nodes in order, with output shapes where the file states them, and numbers of parameters."""

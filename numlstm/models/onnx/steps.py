@@ -29,7 +29,7 @@ class Step:
         self.node, self.name = node, name
         self.inputs, self.outputs = list(node.input), list(node.output)
         self.is_shape = False
-        self._function = _function(node)
+        self.function = _function(node)
 
     def __repr__(self) -> str:
         return f"{self.node.op_type}({self.name!r})"
@@ -37,7 +37,7 @@ class Step:
     def __call__(self, values: Mapping[str, Any]) -> Sequence[Any]:
         """The results of the node."""
         given = [values[name] for name in self.inputs]
-        found = self._in_context(given, values) if self._function is None else self._function(*given)
+        found = self._in_context(given, values) if self.function is None else self.function(*given)
         return found if type(found[0]) is np.ndarray else [_array(each) for each in found]
 
     def _in_context(self, given: list[Any], values: Mapping[str, Any]) -> Sequence[Any]:
@@ -116,7 +116,7 @@ def _reshape(node: Any, slow: Any) -> Any:
     def reshape(x: Array, shape: Array) -> Sequence[Any]:
         sizes = shape.tolist()
         if 0 in sizes:
-            if node.allowzero:
+            if getattr(node, "allowzero", 0):  # since version 14
                 found: Sequence[Any] = slow(x, shape)
                 return found
             sizes = [size or x.shape[axis] for axis, size in enumerate(sizes)]
@@ -126,7 +126,8 @@ def _reshape(node: Any, slow: Any) -> Any:
 
 
 def _squeeze(node: Any, slow: Any) -> Any:
-    return lambda x, axes=None: slow(x, axes) if axes is None else (x.squeeze(tuple(axes.tolist())),)
+    # before version 13 the axes are an attribute, which `slow` has
+    return lambda x, axes=None: slow(x) if axes is None else (x.squeeze(tuple(axes.tolist())),)
 
 
 def _binary(function: Callable[[Array, Array], Array]) -> Callable[[Any, Any], Any]:
