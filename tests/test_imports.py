@@ -47,8 +47,8 @@ ORDER = (
     "reference",  # imports nothing of the rest
     "runtime",
     "kernels.loading",
-    "kernels.entries",
     "kernels.training",
+    "kernels.entries",
     "kernels",
     "base",
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from numlstm.autodiff import passes
 from numlstm.autodiff.gradients import Gradients, checked_gradient
+from numlstm.autodiff.small_calls import SmallShape, SmallTape, small_shape
+from numlstm.autodiff.tape import PLANS_KEPT
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Result, Shape, States
 from numlstm.base.validation.arrays import own_shape, real_array
@@ -39,6 +42,8 @@ class Backward:
     It has the weights of the call, and its numbers in memory of its own: whatever is done to the model and to the
     arrays since, it gives the same, and may be called as often as one likes.
     """
+
+    __slots__ = "__weakref__", "_call", "_closed", "_layout", "_panels", "_tape", "_with_hx"
 
     def __init__(
         self, tape: passes.Tape | None, call: CallShapes, panels: Panels, layout: Layout, with_hx: bool
@@ -80,17 +85,22 @@ class Backward:
             raise RuntimeError(
                 "the backward pass was closed, and its memory is gone\nCall vjp again, and close it later."
             )
-        call, panels, layout = self._call, self._panels, self._layout
+        tape, call, panels, layout = self._tape, self._call, self._panels, self._layout
+        if type(tape) is SmallTape:
+            found = tape.back(d_output, d_hx, input_grad or None, self._with_hx or None)
+            if found is not None:
+                of_input, hx, arrays = found
+                return Gradients(of_input, hx, dict(zip(tape.owner.names, arrays, strict=True)))
         dtype = panels.dtype
         given = None if d_output is None else layout.positions_of(d_output, call, dtype)
         d_states = None if d_hx is None else self._state_gradients(d_hx)
         d_h, d_c = self._zeros() if d_states is None else layout.states_in(*d_states, call)
-        if self._tape is None:
+        if tape is None:
             shapes = panels.config.parameter_shapes().items()
             parameters = {name: np.zeros(shape, dtype) for name, shape in shapes}
             d_input: Array | None = np.empty((0, panels.config.input_size), dtype)
         else:
-            d_input, parameters = passes.backward(self._tape, given, d_h, d_c, input_grad)
+            d_input, parameters = passes.backward(tape, given, d_h, d_c, input_grad)
         hx = layout.states_out(d_h, d_c, call, d_states) if self._with_hx else None
         of_input = layout.input_of(d_input) if input_grad and d_input is not None else None
         return Gradients(of_input, hx, layout.named(parameters))
@@ -366,4 +376,24 @@ def _run(
         executor, panels, steps, rows, sizes, layout.fill(given), states, dropout, mask_shape, low
     )
     result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call, hx)
+    if type(layout) is Layout and not (call.swap or low or tape.plan.layout.drops):
+        _remember(tape, call, layout)
     return result, Backward(tape, call, panels, layout, hx is not None)
+
+
+def _remember(tape: passes.Tape, call: CallShapes, layout: Layout) -> None:
+    """Let calls of this shape be small ones, if they are small."""
+    owner = tape.owner
+    if layout.shape not in owner.small:
+        if len(owner.small) >= PLANS_KEPT:
+            owner.small.clear()
+        shape = small_shape(owner, tape.panels, tape.plan, layout.shape, call[:3])
+        owner.small[layout.shape] = shape and partial(_small_vjp, shape, call, layout)
+
+
+def _small_vjp(
+    shape: SmallShape, call: CallShapes, layout: Layout, panels: Panels, input: Array, hx: Any
+) -> tuple[Result, Backward] | None:
+    """``LSTM.vjp`` of an input of that shape; None if it must be run otherwise."""
+    found = shape.vjp(panels, input, hx)
+    return found and (found[0], Backward(found[1], call, panels, layout, hx is not None))

@@ -13,8 +13,8 @@ import numpy as np
 
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
-from numlstm.kernels.plan_layout import LINE, LINE_SLOTS, TAPE_REGISTERS, Cell, Header, Partition, Share
-from numlstm.kernels.training.backward_layout import RUN, Back, BackCell, ChunkBack, StepBack
+from numlstm.kernels.plan_layout import LINE, TAPE_REGISTERS, Cell, Header, Partition
+from numlstm.kernels.training.backward_layout import OWN_RECORD, RUN, Back, BackCell, ChunkBack, StepBack
 from numlstm.runtime.packed_weights import Panels
 from numlstm.runtime.planner import Plan, PlanKey, TeamPlan, make_plan, make_team_plan
 from numlstm.runtime.schedule import Schedule
@@ -23,9 +23,6 @@ CHUNK_BYTES = 256 << 10  # of the gradients of gates in a chunk: what stays in a
 CHUNK_MOST = 256  # positions of a chunk, of steps of fewer rows
 SEGMENT_BYTES = 1 << 20  # of the gates of a segment, which ``memory="low"`` computes again at once
 QUAD = 4  # registers of a panel of the pass back
-
-
-OWN_RECORD = Share.NEXT_CHUNK + LINE_SLOTS  # slots behind a plan of the pass back: what a thread shares with itself
 
 
 OPTIONAL = {"d_output", "d_input"}  # bases that a call may have nothing for

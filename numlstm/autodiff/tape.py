@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numlstm.autodiff.plans import ForwardTeam, TrainingPlan, gradient_places, make_forward_team, make_training_plan
-from numlstm.base.typing import Array
+from numlstm.base.typing import Array, Shape
 from numlstm.kernels.loading import registry
 from numlstm.runtime.executor import Executor
 from numlstm.runtime.packed_weights import Panels, aligned_empty, aligned_zeros
@@ -31,9 +31,11 @@ class Trainer:
 
     def __init__(self, panels: Panels) -> None:
         self.dtype, self.config = panels.dtype, panels.config
-        kernel = registry.training_kernel(panels.dtype.name)
-        self.run_forward, self.run_backward = kernel.forward, kernel.backward
+        self.kernel = registry.training_kernel(panels.dtype.name)
+        self.run_forward, self.run_backward = self.kernel.forward, self.kernel.backward
         self.plans: dict[tuple[int, int, bool, bool], TrainingPlan] = {}
+        self.small: dict[Shape, Any] = {}  # by the input's, a function that runs small calls, or None
+        self.names = tuple(panels.config.parameter_shapes())
         self.idle: list[Array] = []
         self.transposed: list[Transposed] = []
         self.places = gradient_places(panels.config)

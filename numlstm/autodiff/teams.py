@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from numlstm.autodiff.plans import OWN_RECORD
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading.entry_points import Forward
 from numlstm.kernels.plan_layout import LINE_SLOTS, Header, Partition, Share
+from numlstm.kernels.training.backward_layout import OWN_RECORD
 from numlstm.runtime import planner
 from numlstm.runtime.cores import YIELD
 from numlstm.runtime.object_layout import address

@@ -10,7 +10,8 @@ from itertools import count
 from zlib import crc32
 
 FORWARD, BIND, FASTCALL = "numlstm_forward", "numlstm_bind", "numlstm_fastcall"  # the entries of a kernel object
-BACKWARD = "numlstm_backward"  # that of the kernel object of training, beside FORWARD
+# those of the kernel object of training, beside FORWARD
+BACKWARD, SMALL_VJP, SMALL_BACK = "numlstm_backward", "numlstm_small_vjp", "numlstm_small_back"
 HEAD = "numlstm_head"  # what follows an LSTM
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 BFLOAT16 = "bfloat16"  # the number type of kernels whose weights are bfloat16 and whose other numbers are float32
@@ -33,6 +34,7 @@ def kernel_tag(name: str) -> int:
 
 
 KEPT = 1  # of Header.H_0: no address
+CARRAY = 0x501  # NumPy's flags of an array that is contiguous, aligned and writeable
 SELF_DATA = 16  # where the array that ``fastcall`` is bound to keeps the address of its numbers
 
 

@@ -79,8 +79,9 @@ class Executor:
         return self._kernel
 
     def clear(self) -> None:
-        """Forget plans and fast calls."""
+        """Forget plans, fast calls and what training keeps."""
         self.inline_cache[:] = None, None, None
+        self.training = None
         self.plans.clear()
         for table in self.dispatch_table:
             table.clear()

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from numlstm.base.typing import Array
-from numlstm.kernels.plan_layout import SELF_DATA
+from numlstm.kernels.plan_layout import CARRAY, SELF_DATA
 
 HEAD = object.__basicsize__
 TYPE = HEAD - 8  # the last word of every object's head
 DATA, NDIM, SIZES, STRIDES, DTYPE = HEAD, HEAD + 8, HEAD + 16, HEAD + 24, HEAD + 40
 COUNT, ITEMS = HEAD, tuple.__basicsize__  # of a tuple: the last word of its head, and its items
-NUMPY_ABI, ARRAY_TYPE, NEW_FROM_DESCR = 0x2000000, 2, 94  # NumPy's version 2, and places in its table of functions
+NUMPY_ABI, ARRAY_TYPE, NEW_FROM_DESCR, SET_BASE = 0x2000000, 2, 94, 282  # version 2, and places in NumPy's table
 
 
 def _word(at: int) -> int:
@@ -53,10 +53,16 @@ except Exception:  # another Python: everything works without, a little slower
     readable = False
 
 
+def address(array: Array) -> int:
+    """The address of an array's first number."""
+    return _word(id(array) + DATA) if readable else int(array.ctypes.data)
+
+
 class Functions(NamedTuple):
     """Addresses of C functions that built-in functions of machine code call."""
 
     new_array: int  # PyArray_NewFromDescr
+    set_base: int  # PyArray_SetBaseObject
     new_tuple: int  # PyTuple_New, Py_IncRef, Py_DecRef
     incref: int
     decref: int
@@ -82,10 +88,10 @@ def _functions() -> Functions:
     table = capsule(_multiarray_umath._ARRAY_API, None)
     if ctypes.PYFUNCTYPE(ctypes.c_uint)(_word(table))() != NUMPY_ABI or _word(table + 8 * ARRAY_TYPE) != id(np.ndarray):
         raise NotImplementedError
-    new_array = _word(table + 8 * NEW_FROM_DESCR)
+    new_array, set_base = _word(table + 8 * NEW_FROM_DESCR), _word(table + 8 * SET_BASE)
     names = "PyTuple_New", "Py_IncRef", "Py_DecRef", "PyEval_SaveThread", "PyEval_RestoreThread", "PyErr_SetString"
     of_python = (int(ctypes.cast(ctypes.pythonapi[name], pointer).value or 0) for name in names)
-    functions = Functions(new_array, *of_python)
+    functions = Functions(new_array, set_base, *of_python)
     ctypes.PYFUNCTYPE(None, ctypes.py_object)(functions.incref)(float32 := np.dtype(np.float32))  # the array takes it
     make = ctypes.PYFUNCTYPE(
         ctypes.py_object, pointer, pointer, ctypes.c_int, pointer, pointer, pointer, ctypes.c_int, pointer
@@ -94,6 +100,12 @@ def _functions() -> Functions:
     array = make(id(np.ndarray), id(float32), 2, ctypes.addressof(sizes), None, None, 0, None)
     if type(array) is not np.ndarray or array.dtype is not float32 or array.shape != (3, 5) or not array.flags.carray:
         raise NotImplementedError
+    view_of = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.py_object)(functions.set_base)
+    for taken in (float32, array):
+        ctypes.PYFUNCTYPE(None, ctypes.py_object)(functions.incref)(taken)
+    view = make(id(np.ndarray), id(float32), 2, ctypes.addressof(sizes), None, address(array), CARRAY, None)
+    if view_of(view, array) != 0 or view.base is not array or view.shape != (3, 5) or not view.flags.carray:
+        raise NotImplementedError
     return functions
 
 
@@ -101,8 +113,3 @@ try:
     functions: Functions | None = _functions()
 except Exception:  # calls then go through the executor
     functions = None
-
-
-def address(array: Array) -> int:
-    """The address of an array's first number."""
-    return _word(id(array) + DATA) if readable else int(array.ctypes.data)

@@ -246,9 +246,13 @@ def with_array_specs(plan: Plan, dtype: np.dtype[Any], shapes: Sequence[Shape]) 
     slots[Header.TYPE], slots[Header.DTYPE] = id(np.ndarray), id(dtype)
     slots[Header.MISALIGNED], slots[Header.ARRAY_SPECS] = dtype.itemsize - 1, plan.slots.size
     for n, shape in enumerate(shapes):
-        strides = [dtype.itemsize * prod(shape[k + 1 :]) for k in range(len(shape))]
-        spec = slots[plan.slots.size + n * ArraySpec.LENGTH :]
-        spec[ArraySpec.NDIM] = len(shape)
-        spec[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
-        spec[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides
+        specify(slots[plan.slots.size + n * ArraySpec.LENGTH :], shape, dtype.itemsize)
     return plan._replace(slots=slots)
+
+
+def specify(spec: Array, shape: Shape, itemsize: int) -> None:
+    """Fill in an ``ArraySpec`` for a C-contiguous array of this shape."""
+    strides = [itemsize * prod(shape[k + 1 :]) for k in range(len(shape))]
+    spec[ArraySpec.NDIM] = len(shape)
+    spec[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = shape
+    spec[ArraySpec.STRIDE_0 : ArraySpec.STRIDE_0 + len(shape)] = strides

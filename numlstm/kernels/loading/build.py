@@ -5,8 +5,10 @@ that builds. The object's entries are ``void numlstm_forward(int64_t *plan)``, `
 PyObject *arrays)`` and ``PyObject *numlstm_fastcall(PyObject *self, PyObject *const *arguments, Py_ssize_t count)``. A
 stream's are ``int64_t numlstm_step(int64_t *stream)``, ``PyObject *numlstm_stream(PyObject *self, PyObject *input)``
 and ``int64_t numlstm_exchange(int64_t *flag, int64_t expected, int64_t value)``. A head's is ``void
-numlstm_head(int64_t *record, int64_t source, int64_t target, int64_t rows, int64_t given)``. Nothing in the object is
-undefined: it is given the addresses of the functions of Python and NumPy that it calls.
+numlstm_head(int64_t *record, int64_t source, int64_t target, int64_t rows, int64_t given)``. The object of training
+has two functions of a plan, ``numlstm_forward`` and ``numlstm_backward``, and two that Python calls,
+``numlstm_small_vjp`` and ``numlstm_small_back``. Nothing in an object is undefined: it is given the addresses of the
+functions of Python and NumPy that it calls.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from ..recurrence import forward_kernel
 from ..simd import Simd
 from ..tile import REGISTERS_16, REGISTERS_16_BFLOAT16, REGISTERS_32, Shapes
 from ..training.backward import backward_kernel
+from ..training.calls import small_call_entries
 from .fingerprint import TRAINING, of_training
 from .levels import Level
 
@@ -114,10 +117,12 @@ def engine_entries(name: str, level: Level, shapes: Shapes) -> dict[str, Kernel]
 
 
 def training_entries(number: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:
-    """The forward kernel that keeps what its gradients need, and the backward kernel."""
+    """The forward kernel that keeps what its gradients need, the backward kernel, and both for small calls."""
     lanes = level.lanes(number)
     forward = forward_kernel(number, lanes, shapes, level.fused, level.pause, Variant(keeps=True))
-    return {FORWARD: forward, BACKWARD: backward_kernel(number, lanes, shapes, level.fused, level.pause)}
+    backward = backward_kernel(number, lanes, shapes, level.fused, level.pause)
+    small = small_call_entries(number, lanes, level.fused, forward, backward)
+    return {FORWARD: forward, BACKWARD: backward, **small}
 
 
 @global_compiler_lock

@@ -5,7 +5,18 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..plan_layout import BACKWARD, BIND, EXCHANGE, FASTCALL, FORWARD, HEAD, STEP, STREAM_ENTRY
+from ..plan_layout import (
+    BACKWARD,
+    BIND,
+    EXCHANGE,
+    FASTCALL,
+    FORWARD,
+    HEAD,
+    SMALL_BACK,
+    SMALL_VJP,
+    STEP,
+    STREAM_ENTRY,
+)
 from .levels import Level
 
 Forward = Callable[[int], None]
@@ -15,7 +26,7 @@ Exchange = Callable[[int, int, int], int]
 RunHead = Callable[[int, int, int, int, int], None]
 Bound = Callable[[object], Any]
 ENTRIES = FORWARD, BIND, FASTCALL, STEP, STREAM_ENTRY, EXCHANGE, HEAD
-TRAINING_ENTRIES = FORWARD, BACKWARD
+TRAINING_ENTRIES = FORWARD, BACKWARD, SMALL_VJP, SMALL_BACK
 METHOD_FASTCALL = 0x80  # a built-in function that takes its arguments as a C array
 METHOD_NOARGS, METHOD_O = 0x4, 0x8  # one that takes none, or just one
 
@@ -44,10 +55,15 @@ class Kernel(NamedTuple):
 
 
 class TrainingKernel(NamedTuple):
-    """A loaded kernel for training: ``forward`` also keeps what ``backward`` needs; both take the address of a plan."""
+    """A loaded kernel for training: ``forward`` also keeps what ``backward`` needs; both take the address of a plan.
+
+    ``small_vjp`` and ``small_back`` bind built-in functions to an array of ``SmallCall`` slots.
+    """
 
     forward: Forward
     backward: Forward
+    small_vjp: Bound
+    small_back: Bound
     level: Level
     origin: str
     seconds: float
@@ -58,9 +74,10 @@ def callable_training(
     address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object
 ) -> TrainingKernel:
     """The C functions at the addresses of ``TRAINING_ENTRIES``."""
-    forward, backward = (ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[name]) for name in TRAINING_ENTRIES)
+    forward, backward = (ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address[name]) for name in (FORWARD, BACKWARD))
     forward.code = keep  # type: ignore[attr-defined]  # as that of the other kernel
-    return TrainingKernel(forward, backward, level, origin, time.perf_counter() - begun, keep)
+    vjp, back = (_binder(address[name], keep, name.encode(), METHOD_FASTCALL) for name in (SMALL_VJP, SMALL_BACK))
+    return TrainingKernel(forward, backward, vjp, back, level, origin, time.perf_counter() - begun, keep)
 
 
 def callable_kernel(address: Mapping[str, int], level: Level, origin: str, begun: float, keep: object) -> Kernel:

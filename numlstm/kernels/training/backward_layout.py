@@ -6,8 +6,9 @@ many rows as take each of them, so that a batch of one length and a packed seque
 
 from itertools import count
 
-from ..plan_layout import Header, Slots
+from ..plan_layout import LINE_SLOTS, ArraySpec, Fastcall, Header, Share, Slots
 
+OWN_RECORD = Share.NEXT_CHUNK + LINE_SLOTS  # slots behind a plan of the pass back: what a thread shares with itself
 RUN = 64  # positions whose part of a weight's gradient is summed by itself
 
 
@@ -102,3 +103,41 @@ class ChunkBack(metaclass=Slots):
     RUNS = auto()  # address of int64: where in the chunk runs begin, and the last one ends
     RUN_COUNT = auto()
     LENGTH = auto()
+
+
+class SmallCall(metaclass=Slots):
+    """What the built-in functions of small calls need, behind a ``Fastcall``; the plans of both passes follow.
+
+    All addresses in the plans are set, but those of the arrays that a call takes and makes.
+    """
+
+    auto = count(Fastcall.LENGTH).__next__
+    FORWARD = auto()  # slots of the two plans
+    BACK = auto()
+    INPUT = auto()  # addresses in what the call keeps, and how many numbers are there
+    INPUT_COUNT = auto()
+    OUTPUT = auto()
+    OUTPUT_COUNT = auto()
+    H_0 = auto()
+    H_COUNT = auto()
+    C_0 = auto()
+    C_COUNT = auto()
+    D_H = auto()  # addresses of the gradients of states and of parameters, as the pass back makes them
+    D_C = auto()
+    GRADIENTS = auto()
+    TRANSPOSED = auto()  # 1: the pass back has transposed the weights of this call
+    LAYERS = auto()
+    SET_BASE = auto()  # address of PyArray_SetBaseObject
+    FLAT = auto()  # an ``ArraySpec`` of the array of all gradients
+    PARAMETERS = FLAT + ArraySpec.LENGTH  # how many ``SmallGradient`` records follow
+    LENGTH = PARAMETERS + 1
+
+
+class SmallGradient(metaclass=Slots):
+    """The gradient of a parameter: its array, a view, and where the pass back has made its numbers."""
+
+    SHAPE = 0  # an ``ArraySpec``, without strides
+    SOURCE = ArraySpec.LENGTH  # the first of them in GRADIENTS
+    AT = SOURCE + 1  # and in the array of all gradients
+    COUNT = SOURCE + 2
+    LENGTH = SOURCE + 3
