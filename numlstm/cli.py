@@ -14,7 +14,7 @@ COMMANDS = {
     "check": "Check the LSTM of MODEL against the reference.",
     "convert": "Save the LSTM of model file IN as OUT, in another format.",
     "demo": "Time a small model and forecast atmospheric CO2.",
-    "export": "Write the model in MODEL as a library for C, C++ and Rust.",
+    "export": "Write the model in MODEL as a library for C, C++, Rust and JavaScript.",
     "info": "Show versions, the CPU, and which kernels run on it.",
     "inspect": "List the LSTMs in a model FILE.",
     "run": "Run the model or the LSTM of MODEL over the sequences in INPUT.",

@@ -21,7 +21,8 @@ from numlstm.models import loading
     "--target",
     default="host",
     show_default=True,
-    help="Platform of the library: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos or x86_64-windows.",
+    help="Platform of the library: host, x86_64-linux, aarch64-linux, aarch64-macos, x86_64-macos, x86_64-windows, or "
+    "wasm32 for JavaScript.",
 )
 @click.option(
     "--level",
@@ -40,7 +41,7 @@ from numlstm.models import loading
 @NAME
 @reports_errors
 def command(model: Path, name: str | None, hidden: bool, **options: Any) -> None:
-    """Write the model in MODEL as a library for C, C++ and Rust.
+    """Write the model in MODEL as a library for C, C++, Rust and JavaScript.
 
     That is its LSTM and, in JSON of guitar amplifiers and in files of numlstm's own models, the Linear layers and
     activations behind it. Writes a header, a static library, the model as a binary file and an example in C to DIR.

@@ -1,4 +1,4 @@
-"""``numlstm export``: a model as a library, a header and a model file, for programs in C, C++ and Rust."""
+"""``numlstm export``: a model as a library and a model file, for programs in C, C++, Rust and JavaScript."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from numlstm.base import atomic
 from numlstm.base.cell_options import of_kernel
 from numlstm.cell import LSTMCell
-from numlstm.export import link, targets
+from numlstm.export import link, targets, web
 from numlstm.export.library import objects, static
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import TEXTS, Code
@@ -35,7 +35,7 @@ def export(
     shared: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Write the files that a program needs to run a model without Python: see docs/embedding.md.
+    """Write the files that a program needs to run a model without Python: see docs/embedding.md and docs/web.md.
 
     Parameters
     ----------
@@ -45,14 +45,15 @@ def export(
     folder : path
         Where to write. It is created if it is missing; files of the same names are replaced.
     target : str
-        "host" or one of ``targets.TARGETS``.
+        "host" or one of ``targets.TARGETS``. "wasm32" is for JavaScript: WebAssembly and an ES module.
     level : str, optional
         The instructions that may be used on x86-64: "x86-64-v3" (the default; Haswell, Zen and later), "x86-64-v4"
         (AVX-512), or "x86-64", whose results have other bits.
     prefix : str
         The library's names begin with it. Two libraries in one program need two prefixes.
     shared : bool
-        Whether to link a shared library too. That takes a C compiler or ``ziglang``.
+        Whether to link a shared library too. That takes a C compiler or ``ziglang``. WebAssembly is always linked, by
+        ``wasm-ld`` or ``ziglang``.
     echo : callable
         Called with a line of text about each file.
 
@@ -61,7 +62,7 @@ def export(
     ValueError
         The target, the level or the prefix is invalid, or a size of the model is too large.
     RuntimeError
-        There is no linker for a shared library, or it failed.
+        There is no linker for a shared library or WebAssembly, or it failed.
     ImportError
         Numba or llvmlite is not installed.
     OSError
@@ -86,7 +87,7 @@ def export(
     if isinstance(lstm, LSTM):
         lstm._forward_only("export")
     model = model_bytes(lstm._panels, wanted, [stage.packed(wanted.lanes(lstm.dtype.name)) for stage in layers])
-    linker = link.find(chosen) if shared else None  # fail before the work begins
+    linker = link.find(chosen) if shared or not chosen.static else None  # fail before the work begins
     atomic.folder(folder)
     library = _library(chosen, wanted, prefix, lstm._config.kernel(lstm.dtype), linker)
     for name, content in (library | {MODEL: model}).items():
@@ -125,6 +126,8 @@ def _parts(model: Sequential) -> tuple[LSTM, list[Stage]]:
 
 def _library(target: Target, level: Level, prefix: str, kernel: str, linker: list[str] | None) -> dict[str, bytes]:
     """The files of a library by name, with an example of its use."""
+    if linker is not None and not target.static:
+        return web.files(kernel, prefix, linker)
     static_name, shared_name = target.static.format(prefix), target.shared.format(prefix)
     words = {
         "PREFIX": prefix,

@@ -77,6 +77,8 @@ def _object(
 ) -> bytes:
     """The object of a module, optimised, linked with one that is not. Other objects share ``hidden`` functions."""
     machine = target_machine(level)
+    if level.triple.startswith("wasm") and level.fused:
+        module = with_relaxed_madd(module)
     optimise(module, machine, entries)
     if unoptimised is not None:
         module.link_in(unoptimised)
@@ -90,3 +92,33 @@ def _object(
         module.link_in(llvm.parse_assembly("$_fltused = comdat any\n@_fltused = weak_odr global i32 0, comdat"))
     code: bytes = machine.emit_object(module)
     return code
+
+
+# An FMA of a register, and one of half a register
+_MADD = """
+declare {kind} @llvm.wasm.relaxed.madd.{name}({kind}, {kind}, {kind})
+define {kind} @fma.{name}({kind} %a, {kind} %b, {kind} %c) alwaysinline {{
+  %sum = call {kind} @llvm.wasm.relaxed.madd.{name}({kind} %a, {kind} %b, {kind} %c)
+  ret {kind} %sum
+}}
+"""
+_HALF_MADD = """
+define <2 x float> @fma.v2f32(<2 x float> %a, <2 x float> %b, <2 x float> %c) alwaysinline {
+  %wide_a = shufflevector <2 x float> %a, <2 x float> poison, <4 x i32> <i32 0, i32 1, i32 poison, i32 poison>
+  %wide_b = shufflevector <2 x float> %b, <2 x float> poison, <4 x i32> <i32 0, i32 1, i32 poison, i32 poison>
+  %wide_c = shufflevector <2 x float> %c, <2 x float> poison, <4 x i32> <i32 0, i32 1, i32 poison, i32 poison>
+  %sum = call <4 x float> @llvm.wasm.relaxed.madd.v4f32(<4 x float> %wide_a, <4 x float> %wide_b, <4 x float> %wide_c)
+  %half = shufflevector <4 x float> %sum, <4 x float> poison, <2 x i32> <i32 0, i32 1>
+  ret <2 x float> %half
+}
+"""
+
+
+def with_relaxed_madd(module: llvm.ModuleRef) -> llvm.ModuleRef:
+    """The module with ``relaxed_madd`` of WebAssembly for each FMA; LLVM would call ``fmaf`` for every lane."""
+    named = llvm.parse_assembly(str(module).replace("@llvm.fma.", "@fma."))
+    definitions = "".join(
+        _MADD.format(name=name, kind=kind) for name, kind in (("v4f32", "<4 x float>"), ("v2f64", "<2 x double>"))
+    )
+    named.link_in(llvm.parse_assembly(definitions + _HALF_MADD))
+    return named

@@ -1,4 +1,7 @@
-"""Link a shared library by an installed compiler: the system's for the host, ``ziglang`` for any target."""
+"""Link a shared library by an installed compiler: the system's for the host, ``ziglang`` for any target.
+
+And a module of WebAssembly, by LLVM's linker.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from numlstm.base.requirements import install
@@ -34,6 +37,8 @@ def find(target: Target) -> list[str]:
     RuntimeError
         There is no such compiler.
     """
+    if target.name == "wasm32":
+        return _web_linker()
     names = [f"{target.name}-gnu-gcc"] if target.name.endswith("linux") else []
     if target.name == host():
         if own := os.environ.get("CC"):
@@ -51,6 +56,27 @@ def find(target: Target) -> list[str]:
     )
 
 
+def _web_linker() -> list[str]:
+    """The command of LLVM's linker for WebAssembly."""
+    if path := shutil.which("wasm-ld"):
+        return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "wasm-ld"]
+    raise RuntimeError(f"there is no linker for WebAssembly; wasm-ld of LLVM or ziglang ({install('link')}) would do")
+
+
+def web(command: list[str], objects: Mapping[str, bytes], exported: Iterable[str]) -> bytes:
+    """The WebAssembly module of these objects: its memory, these functions, and nothing imported.
+
+    Raises
+    ------
+    RuntimeError
+        The linker failed; with its message.
+    """
+    exports = [f"--export={name}" for name in ("__heap_base", *exported)]
+    return _linked([*command, "--no-entry", "--strip-debug", "-O3", *exports], objects, "numlstm.wasm")
+
+
 def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes:
     """The shared library of these objects. It depends on no other library.
 
@@ -59,16 +85,21 @@ def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes
     RuntimeError
         The linker failed; with its message.
     """
+    extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
+    if name.endswith(".dll"):
+        extra = ["-Wl,--no-entry"]  # nothing runs when it is loaded
+    if name.endswith(".so"):
+        extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
+    return _linked([*command, "-nostdlib", *extra], objects, name)
+
+
+def _linked(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes:
+    """What a linker makes of these objects."""
     with tempfile.TemporaryDirectory() as folder:
         for member, code in objects.items():
             Path(folder, member).write_bytes(code)
         out = Path(folder, name)
-        extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
-        if name.endswith(".dll"):
-            extra = ["-Wl,--no-entry"]  # nothing runs when it is loaded
-        if name.endswith(".so"):
-            extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
-        line = [*command, "-nostdlib", *extra, "-o", str(out), *objects]
+        line = [*command, "-o", str(out), *objects]
         done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not out.exists():
             said = (done.stderr or done.stdout).strip()[-500:]

@@ -18,7 +18,8 @@ VERSION = 3  # of the layout
 OTHER_CELL = 1 << 16  # added to it in models whose cell has options, so that older libraries refuse them
 HEADER_BYTES = 128  # two cache lines; the panels begin on one if the model does
 HEAD_BYTES = 64
-LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4}  # values of the word LEVEL
+# values of the word LEVEL; both kinds of WebAssembly read the same models
+LEVELS = {"x86-64": 1, "x86-64-v3": 2, "x86-64-v4": 3, "aarch64": 4, "wasm32": 5, "wasm32-relaxed": 5}
 
 # limits of sizes, so that no product of them needs more than 64 bits
 MOST_FEATURES = 1 << 20  # input_size, hidden_size, proj_size

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from numlstm.kernels.loading.levels import LEVELS, Level
 
 X86, ARM = ("x86-64-v3", "x86-64-v4", "x86-64"), ("aarch64",)  # the first is the default
+# WebAssembly with 128-bit SIMD, which has no fused multiply-add; and with relaxed SIMD, where engines have one
+_WASM = "wasm32-unknown-unknown"
+WEB = Level("wasm32", _WASM, "generic", "+simd128,+bulk-memory", 16, 16, fused=False, pause=())
+WEB_RELAXED = WEB._replace(name="wasm32-relaxed", features=f"{WEB.features},+relaxed-simd", fused=True)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A CPU and a system. ``static`` and ``shared`` are patterns of the names of libraries."""
+    """A CPU and a system. ``static`` and ``shared`` are patterns of the names of libraries, if there are such."""
 
     name: str
     triple: str
@@ -33,7 +37,7 @@ class Target:
             name = self.levels[0]
         if name not in self.levels:
             raise ValueError(f"{self.name} has no level {name!r}; it has {', '.join(self.levels)}")
-        level = LEVELS[name]
+        level = (LEVELS | {WEB.name: WEB})[name]
         return level._replace(triple=self.triple, cpu=self.cpu or level.cpu)
 
 
@@ -46,6 +50,7 @@ TARGETS = {
         Target("aarch64-macos", "arm64-apple-macosx11.0.0", ARM, *MAC, cpu="apple-m1"),
         Target("x86_64-macos", "x86_64-apple-macosx10.13.0", X86, *MAC),
         Target("x86_64-windows", "x86_64-pc-windows-msvc", X86, "{}.lib", "{}.dll"),
+        Target("wasm32", _WASM, (WEB.name,), "", "{}.wasm"),
     )
 }
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

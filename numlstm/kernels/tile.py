@@ -53,6 +53,8 @@ REGISTERS_16 = Shapes(mr=(3, 2, 1), nr=(3, 2, 1), row_pairs=(6, 4, 2, 1), side_b
 REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 2, 1))
 # the same with weights of bfloat16: a third block would leave no register to widen them in
 REGISTERS_16_BFLOAT16 = replace(REGISTERS_16, nr=(2, 1))
+# WebAssembly: a browser's compiler loads all weights of a term before the first FMA, and spills those of a third block
+WEBASSEMBLY = replace(REGISTERS_16_BFLOAT16, side_by_side=False)
 
 
 def emit_loop(

@@ -31,7 +31,7 @@ from ..microkernel import Variant
 from ..plan_layout import BACKWARD, BFLOAT16, FORWARD, kernel_tag
 from ..recurrence import forward_kernel
 from ..simd import Simd
-from ..tile import REGISTERS_16, REGISTERS_16_BFLOAT16, REGISTERS_32, Shapes
+from ..tile import REGISTERS_16, REGISTERS_16_BFLOAT16, REGISTERS_32, WEBASSEMBLY, Shapes
 from ..training.backward import backward_kernel
 from ..training.calls import small_call_entries
 from .fingerprint import TRAINING, of_training
@@ -92,6 +92,8 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, entries: tuple
 
 def shapes_of(number: str, level: Level) -> Shapes:
     """The tile shapes of a kernel."""
+    if level.triple.startswith("wasm"):
+        return WEBASSEMBLY
     if level.registers >= 32:
         return REGISTERS_32
     return REGISTERS_16_BFLOAT16 if number == BFLOAT16 else REGISTERS_16

@@ -1,0 +1,3 @@
+import { LSTM } from "./numlstm.js";
+
+onmessage = ({ data: { compiled, x } }) => postMessage(new LSTM(compiled).forward(x));
