@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from numlstm.base.cell_options import CellOptions
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.config import Config
 from numlstm.base.wording import counted
 from numlstm.formats.detected import SEVERAL_DTYPES, UNSTATED, Found, Kind
@@ -193,7 +193,7 @@ def _sizes(prefix: str, kind: Kind, own: Group) -> Config | str:
         bias=any(key.startswith("bias") for key in own),
         bidirectional=any(key.endswith("_reverse") for key in own),
         proj_size=projection,
-        cell_options=CellOptions(peepholes=any(key.startswith("weight_ch") for key in own)),
+        cell_options=CellOptions(peepholes=True) if any(key.startswith("weight_ch") for key in own) else PLAIN,
     )
 
 

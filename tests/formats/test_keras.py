@@ -222,6 +222,47 @@ def test_other_activations_give_what_keras_gave(file, name):
     assert np.abs(h[-1] - known[name]).max() < CLOSE < np.abs(other[-1] - known[name]).max()
 
 
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("name", ["plain", "sigmoid", "both", "cells", "mixed"])
+def test_peepholes_give_what_tensorflow_addons_gave(name, suffix):
+    """By the equations; of the weights alone too, whose activations are assumed to be those."""
+    path, known = FIXTURES / f"keras2_peepholes.{suffix}", kept("keras2_peepholes.npz")
+
+    def run(name, x):
+        lstm = load(path, name)
+        assert lstm.cell_options.peepholes == (name != "mixed/1")
+        return reference.lstm(lstm.state_dict(), x, batch_first=True, options=lstm.cell_options)[0]
+
+    got = run("mixed/1", run("mixed/0", known["x"])) if name == "mixed" else run(name, known["x"])
+    assert np.abs(got - known[name]).max() < CLOSE < np.abs(known[name]).max()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_whole_model_has_peepholes(suffix):
+    known = kept("keras2_peepholes.npz")
+    model = numlstm.load_model(FIXTURES / f"keras2_peepholes.{suffix}")
+    got = model(known["x"].astype(np.float32))
+    for one in ("plain", "both", "cells", "mixed"):
+        assert np.abs(got[one] - known[one]).max() < CLOSE
+
+
+def test_peepholes_without_a_configuration(tmp_path):
+    h5py = need("h5py")
+    path = tmp_path / "alone.h5"
+    path.write_bytes((FIXTURES / "keras2_peepholes.h5").read_bytes())
+    with h5py.File(path, "a") as file:
+        del file.attrs["model_config"]
+    with pytest.warns(UserWarning, match="weights without a configuration"):
+        lstm = numlstm.load(path, "sigmoid")
+    assert numlstm.load(FIXTURES / "keras2_peepholes.h5", "sigmoid").state_dict().keys() == lstm.state_dict().keys()
+    with h5py.File(path, "a") as file:
+        cell = next(iter(file["model_weights/sigmoid/sigmoid"].values()))
+        del cell["output_gate_peephole_weights:0"]
+    with pytest.raises(ValueError, match="has peepholes, but the file lacks some"):
+        numlstm.load(path, "sigmoid")
+
+
 @pytest.mark.parametrize("file", ZOOS)
 @pytest.mark.parametrize(
     "name, says",
@@ -427,8 +468,8 @@ def lstm(**config):
         ({**lstm(), "module": "keras.src.layers"}, ""),
         ({**lstm(), "module": "tensorflow.keras.layers"}, ""),
         (
-            {"class_name": "RNN", "config": {"cell": {"class_name": "PeepholeLSTMCell", "config": {}}}},
-            "PeepholeLSTMCell",
+            {"class_name": "RNN", "config": {"cell": {"class_name": "Mine>PeepholeLSTMCell", "config": {"units": 2}}}},
+            "Mine>PeepholeLSTMCell",
         ),
         (
             {

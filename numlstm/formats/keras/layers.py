@@ -30,7 +30,8 @@ NO_OPS = {  # layers that do nothing in inference
     "SpatialDropout1D",
 }
 OF_KERAS = ("keras", "tf_keras", "tensorflow")  # packages of its own classes
-LSTMS = ("LSTM", "LSTMCell", "CuDNNLSTM")
+PEEPHOLES = "PeepholeLSTMCell"  # of tf.keras.experimental, and of TensorFlow Addons after that
+LSTMS = ("LSTM", "LSTMCell", "CuDNNLSTM", PEEPHOLES)
 ENTRY, CALL = 700, 250  # bytes of memory for a layer in a model, and for each reference to one
 LAYER, CELL, SENTENCE = 1_000, 500, 300  # bytes of memory for a recurrent layer, a cell, a sentence on one
 BETWEEN = 16  # no-ops between two layers that are joined
@@ -53,7 +54,7 @@ class Cell:
     problem : str
         Why it cannot be loaded, a sentence; "" if it can be.
     options : CellOptions
-        Its activations.
+        Its activations, and whether it has peepholes.
     """
 
     units: int
@@ -229,8 +230,10 @@ def kind_of(spec: Json) -> str:
 
 
 def is_own(spec: Json) -> bool:
-    """Whether its class is one of Keras' own, not just of that name."""
+    """Whether its class is one of Keras' own or the cell of TensorFlow Addons, not just of that name."""
     registered = f"{spec.get('class_name')}{spec.get('registered_name') or ''}"
+    if f"Addons>{PEEPHOLES}" in registered:
+        return True
     module = spec.get("module")
     return ">" not in registered and (module is None or str(module).partition(".")[0] in OF_KERAS)
 
@@ -588,7 +591,8 @@ def _cell(spec: Json, place: str, around: _Around, version: tuple[int, int] | No
             problem = f"its {argument} is {shown(found)!r}; supported are {', '.join(NAMES)} and hard_sigmoid"
             if found == "hard_sigmoid":
                 problem = f"its {argument} is {found!r}; {HARD_SIGMOID}"
-    options = CellOptions(functions["recurrent_activation"], functions["activation"], functions["activation"])
+    of_gates, of_cell = functions["recurrent_activation"], functions["activation"]
+    options = CellOptions(of_gates, of_cell, of_cell, peepholes=kind == PEEPHOLES)
     units = units if type(units) is int and units > 0 else 0
     return Cell(units, config.get("use_bias", True) is not False, place, _trainable(config, around), problem, options)
 

@@ -12,22 +12,35 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 import numpy as np
 
+from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.formats.keras.hdf5 import Hdf5, Text
 from numlstm.formats.keras.layers import Cell, Layer
 from numlstm.formats.tensor import FLOATS, Tensor
 
-KERNEL = re.compile(r"(?P<cell>.*/)?(?P<own>kernel|recurrent_kernel|bias)(?:_\d+)?(?::\d+)?", re.S)
+PEEPHOLES = tuple(f"{gate}_gate_peephole_weights" for gate in ("input", "forget", "output"))
+KERNEL = re.compile(
+    rf"(?P<cell>.*/)?(?P<own>kernel|recurrent_kernel|bias|{'|'.join(PEEPHOLES)})(?:_\d+)?(?::\d+)?", re.S
+)
 PLACE = re.compile(
     r"(?P<layer>.*?)(?:/(?P<direction>forward|backward)_layer)?/cell(?:/cells/(?P<cell>lstm_cell(?:_(?P<number>\d+))?))?",
     re.S,
 )
 WITHIN = re.compile(r"(?P<direction>forward|backward)_|stacked_rnn_cells|.*cell(_\d+)?$", re.S)
 OPTIMIZER = ("optimizer", "optimizer_weights")  # moments have the shapes of the weights
+
+
+def own_names(bias: bool, peepholes: bool) -> tuple[str, ...]:
+    """The weights of a cell, in Keras' order."""
+    return ("kernel", "recurrent_kernel", *("bias",) * bias, *PEEPHOLES * peepholes)
+
+
+OWN = {len(own): own for own in map(own_names, (False, True) * 2, (False, False, True, True))}  # by their number
 
 Parameters = dict[str, Tensor]  # by the names of torch.nn without suffix
 
@@ -41,7 +54,8 @@ class Weights:
     group : str
         Their place in the file.
     tensors : dict of str to (str, Tensor)
-        Path and tensor of ``kernel`` (features, 4H), ``recurrent_kernel`` (H, 4H) and ``bias``, if there is one.
+        Path and tensor of ``kernel`` (features, 4H), ``recurrent_kernel`` (H, 4H), ``bias`` and `PEEPHOLES` (H,), of
+        the last two if there are any.
     inner : str
         In the older layout, the path within the outermost layer.
     """
@@ -66,12 +80,9 @@ def placed(file: Hdf5) -> dict[str, Weights]:
         if not path.endswith("/vars") or path.split("/")[0] in OPTIMIZER:
             continue
         place = path.removesuffix("/vars")
-        tensors = {
-            own: (f"{path}/{number}", file.tensors[f"{path}/{number}"])
-            for number, own in enumerate(("kernel", "recurrent_kernel", "bias"))
-            if f"{path}/{number}" in file.tensors
-        }
-        if "kernel" in tensors and "recurrent_kernel" in tensors and f"{path}/3" not in file.tensors:
+        own = OWN.get(next(number for number in count() if f"{path}/{number}" not in file.tensors), ())
+        if own:
+            tensors = {name: (f"{path}/{number}", file.tensors[f"{path}/{number}"]) for number, name in enumerate(own)}
             found[place] = Weights(place, tensors)
     return found
 
@@ -120,11 +131,14 @@ def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters
     """The parameters of a cell in the layout of ``torch.nn``, or a sentence on the weight that does not fit.
 
     Keras' order of gates i, f, c, o is PyTorch's i, f, g, o. Its kernels are transposed, and its one bias is the sum of
-    PyTorch's two. CuDNNLSTM has two biases, and kernels in cuDNN's layout, (H, features) for each gate. Sources:
-    keras/src/layers/rnn/lstm.py of Keras 3, keras/layers/rnn/cudnn_lstm.py and saving/legacy of Keras 2.
+    PyTorch's two. The peepholes of i and f read c before the step, that of o after it, as those of `CellOptions`.
+    CuDNNLSTM has two biases, and kernels in cuDNN's layout, (H, features) for each gate. Sources:
+    keras/src/layers/rnn/lstm.py of Keras 3, keras/layers/rnn/cudnn_lstm.py and saving/legacy of Keras 2,
+    PeepholeLSTMCell in keras/layers/rnn/lstm_v1.py of Keras 2.8 and in tensorflow_addons/rnn/peephole_lstm_cell.py.
     """
     wide = 4 * cell.units
     shapes = {"kernel": (features or "features", wide), "recurrent_kernel": (cell.units, wide), "bias": (wide,)}
+    shapes |= dict.fromkeys(PEEPHOLES, (cell.units,))
     for own, (path, tensor) in weights.tensors.items():
         shape, expected = tensor.shape, shapes[own]
         if tensor.dtype not in FLOATS:
@@ -136,9 +150,15 @@ def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters
             asks = counted(cell.units, "unit") + (
                 f" after {counted(features, 'feature')}" if features and own == "kernel" else ""
             )
-            return f"{path} has shape {shape}; {asks} ask for ({', '.join(map(str, expected))}{',' * (own == 'bias')})"
+            want = ", ".join(map(str, expected)) + "," * (len(expected) == 1)
+            return f"{path} has shape {shape}; {asks} ask for ({want})"
     if cell.bias != ("bias" in weights.tensors):
         said = "has a bias, but the file holds none" if cell.bias else "has no bias, but the file holds one"
+        return f"the layer {said}, in {weights.group}"
+    if [own for own in PEEPHOLES if own in weights.tensors] != list(PEEPHOLES * cell.options.peepholes):
+        said = (
+            "has peepholes, but the file lacks some" if cell.options.peepholes else "has no peepholes, but the file has"
+        )
         return f"the layer {said}, in {weights.group}"
     tensors = {own: tensor for own, (_, tensor) in weights.tensors.items()}
     kernel, recurrent, bias = tensors["kernel"], tensors["recurrent_kernel"], tensors.get("bias")
@@ -152,7 +172,14 @@ def parameters(cell: Cell, weights: Weights, features: int | None) -> Parameters
         halves = (slice(0, wide), slice(wide, 2 * wide))
         for name, half in zip(("bias_ih", "bias_hh"), halves, strict=True):
             found[name] = Tensor((wide,), bias.dtype, partial(_half, bias, half))
+    if cell.options.peepholes:
+        each = [tensors[own] for own in PEEPHOLES]
+        found["weight_ch"] = Tensor((3 * cell.units,), each[0].dtype, partial(_joined, each))
     return found
+
+
+def _joined(each: list[Tensor]) -> Array:
+    return np.concatenate([tensor.read() for tensor in each])
 
 
 def _transposed(kernel: Tensor) -> Array:
@@ -209,7 +236,8 @@ def undescribed(
 
 def _measured(weights: Weights) -> Cell:
     units = weights.tensors["recurrent_kernel"][1].shape[0]
-    return Cell(units, "bias" in weights.tensors, weights.group, True)
+    options = CellOptions(peepholes=True) if PEEPHOLES[0] in weights.tensors else PLAIN
+    return Cell(units, "bias" in weights.tensors, weights.group, True, options=options)
 
 
 def _by_place(by_place: dict[str, Weights]) -> Iterable[tuple[Weights, str, str, int]]:

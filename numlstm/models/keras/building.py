@@ -16,6 +16,7 @@ import numpy as np
 
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.keras import layers as configuration
+from numlstm.formats.keras.weights import own_names
 from numlstm.models.keras import attention, convolution  # noqa: F401  they enter their layers into the table
 from numlstm.models.keras.graph import Graph
 from numlstm.models.keras.layers import TABLE
@@ -185,7 +186,7 @@ def _recurrent(spec: Json, kind: str, place: Place, context: Context) -> Finish:
     cells = (*layer.forward, *layer.backward)
     slots: dict[int, list[Slot]] = {}
     for cell in cells:
-        names = ("kernel", "recurrent_kernel", "bias")[: 3 if cell.bias else 2]
+        names = own_names(cell.bias, cell.options.peepholes)
         group = f"{place.group}{cell.place}"
         own = [
             Slot(group, at, name, place.name, place.group, place.trainable and cell.trainable)

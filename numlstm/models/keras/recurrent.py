@@ -172,18 +172,10 @@ class Recurrent:
 
     def _masked(self, x: Array, states: Pairs | None, mask: Array) -> tuple[list[Array], Pairs]:
         """As `_run`, over the unmasked steps alone."""
-        counts = mask.sum(axis=1)
         if not (mask[:, :-1] >= mask[:, 1:]).all():  # not just padding at the end
             order = np.argsort(~mask, axis=1, kind="stable")
             x = np.take_along_axis(x, order[..., None], axis=1)
-        outputs, last = self._run(x, states, np.maximum(counts, 1))
-        if not counts.all():  # rows without a step keep their states
-            some = (counts > 0)[:, None]
-            before = [(np.zeros_like(h), np.zeros_like(c)) for h, c in last] if states is None else states
-            last = [
-                (np.where(some, h, old_h), np.where(some, c, old_c))
-                for (h, c), (old_h, old_c) in zip(last, before, strict=True)
-            ]
+        outputs, last = self._run(x, states, mask.sum(axis=1))
         if self.sequences:
             outputs = [self._placed(output, mask[:, ::-1] if self.goes_back else mask) for output in outputs]
         return outputs, last
