@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from numlstm import files, formats
 from numlstm.commands.messages import reports_errors, say
 from numlstm.commands.options import FILE, NAME
-from numlstm.export import export
+from numlstm.export import export, parts
 from numlstm.models import loading
+from numlstm.nn.sequential import Sequential
 
 
 @click.command("export")
@@ -43,15 +44,28 @@ from numlstm.models import loading
 def command(model: Path, name: str | None, hidden: bool, **options: Any) -> None:
     """Write the model in MODEL as a library for C, C++, Rust and JavaScript.
 
-    That is its LSTM and, in JSON of guitar amplifiers and in files of numlstm's own models, the Linear layers and
-    activations behind it. Writes a header, a static library, the model as a binary file and an example in C to DIR.
-    Running them needs no Python, and making them needs no C compiler.
+    That is its LSTM and, where MODEL describes a whole model, the Linear layers and activations behind it. Writes a
+    header, a static library, the model as a binary file and an example in C to DIR. Running them needs no Python, and
+    making them needs no C compiler.
     """
-    module: Any = None
-    if name is None and not hidden:
-        with formats.opened(model) as contents:
-            if contents.model is not None and contents.format in loading.SEQUENTIAL:
-                module = loading.build(contents)
-            elif contents.model is not None:
-                say(f"{model}: the LSTM alone is exported, without the layers around it")
+    module = None if hidden or name is not None else _whole(model)
     export(files.load(model, name) if module is None else module, **options, echo=say)
+
+
+def _whole(path: Path) -> Sequential | None:
+    """The model of a file, or None where its LSTM alone is exported, and says why if there are layers around it."""
+    with formats.opened(path) as contents:
+        is_alone = contents.format == "ONNX" and [found.name for found in contents.lstms] == [""]
+        if contents.model is None or is_alone:
+            return None
+        if contents.format in loading.SEQUENTIAL:
+            whole: Any = loading.build(contents)
+            return cast(Sequential, whole)
+        try:
+            model = loading.build(contents).sequential()
+            parts(model)
+        except ValueError as error:
+            why = str(error).partition("\n")[0]
+            say(f"{path}: the LSTM alone is exported, without the layers around it: {why}")
+            return None
+        return model

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
+from typing import Any, Protocol
 
 from numlstm.base import atomic
 from numlstm.base.cell_options import of_kernel
@@ -20,13 +21,20 @@ from numlstm.kernels.loading.levels import Level
 from numlstm.lstm import LSTM
 from numlstm.nn.layers import Dropout
 from numlstm.nn.sequential import Sequential
-from numlstm.nn.stages import HEAD, STATE, Stage
+from numlstm.nn.stages import HEAD, OUTPUT, STATE, Stage
 
 MODEL = "model.numlstm"
 
 
+class Described(Protocol):
+    """A model of a file that may be a chain of layers."""
+
+    def sequential(self) -> Sequential:
+        """The layers; ValueError names what is none."""
+
+
 def export(
-    module: LSTM | LSTMCell | Sequential,
+    module: LSTM | LSTMCell | Sequential | Described,
     folder: str | PathLike[str],
     *,
     target: str = "host",
@@ -39,9 +47,10 @@ def export(
 
     Parameters
     ----------
-    module : LSTM, LSTMCell or Sequential
-        A `Sequential` is an LSTM with Linear layers and the functions relu, sigmoid, tanh and softmax behind it. The
-        parameters are copied as they are now. There is no dropout, as in eval mode.
+    module : LSTM, LSTMCell, Sequential, or another model of `load_model`
+        A `Sequential` is an LSTM with Linear layers and the functions relu, sigmoid, tanh and softmax behind it; a
+        model of Keras or ONNX must be one, as its ``sequential`` says. With `last_state` each step gives what the model
+        gives for the steps so far. The parameters are copied as they are now. There is no dropout, as in eval mode.
     folder : path
         Where to write. It is created if it is missing; files of the same names are replaced.
     target : str
@@ -60,7 +69,8 @@ def export(
     Raises
     ------
     ValueError
-        The target, the level or the prefix is invalid, or a size of the model is too large.
+        The target, the level or the prefix is invalid; a size of the model is too large; or it has a layer that a
+        library does not have. The message names it.
     RuntimeError
         There is no linker for a shared library or WebAssembly, or it failed.
     ImportError
@@ -83,7 +93,9 @@ def export(
         raise ValueError(
             f"prefix is {prefix!r}; it must be a name in C: up to 64 letters, digits and underscores, no digit first"
         )
-    lstm, layers = _parts(module) if isinstance(module, Sequential) else (module, [])
+    if hasattr(module, "sequential"):
+        module = module.sequential()
+    lstm, layers = parts(module) if isinstance(module, Sequential) else (module, [])
     if isinstance(lstm, LSTM):
         lstm._forward_only("export")
     model = model_bytes(lstm._panels, wanted, [stage.packed(wanted.lanes(lstm.dtype.name)) for stage in layers])
@@ -97,7 +109,7 @@ def export(
         echo(f"{fspath(path)}: {len(content)} bytes")
 
 
-def _parts(model: Sequential) -> tuple[LSTM, list[Stage]]:
+def parts(model: Sequential) -> tuple[LSTM, list[Stage]]:
     """The LSTM and the heads of a model; ValueError names what a library does not have."""
     first, *rest = [stage for stage in model._stages if not isinstance(stage.layer, Dropout)]
     if not isinstance(first.layer, LSTM):
@@ -105,23 +117,48 @@ def _parts(model: Sequential) -> tuple[LSTM, list[Stage]]:
             f"layer {first.name!r} comes before the LSTM, where a library has none: {first.layer!r}\n"
             "Apply it in the program that calls the library, and export the rest of the model."
         )
+    stack = [first]
+    while rest and rest[0].kind in (OUTPUT, STATE) and stack[-1].kind == OUTPUT:
+        stack.append(rest.pop(0))
     for stage in rest:
         if stage.kind != HEAD:
             raise ValueError(
                 f"layer {stage.name!r} cannot be exported: it is {stage.layer!r}\n"
                 "A library has one LSTM, and behind it Linear layers and relu, sigmoid, tanh and softmax."
             )
-    if first.kind == STATE:
+    if stack[-1].kind == STATE and stack[-1].layer._config.needs_whole_sequences:
         raise ValueError(
-            f"layer {first.name!r} cannot be exported: last_state follows it, and a library gives each step's output\n"
-            "Export the model without last_state, and take the output of the last step."
+            f"layer {stack[-1].name!r} cannot be exported: last_state follows it, which is no step's output where a "
+            "direction ends with the first step\nExport the model without last_state."
         )
     if model.initial_states:
         raise ValueError(
             "the model begins with states of its own, and a library begins with zeros\n"
-            f"Export its LSTM, model.layers[{first.name!r}], and write the states through the functions h and c."
+            f"Export its LSTM, model.layers[{first.name!r}] (numlstm export --hidden), and write the states through "
+            "the functions h and c."
         )
-    return first.layer, rest
+    return _stacked(stack), rest
+
+
+def _stacked(stages: list[Stage]) -> LSTM:
+    """LSTMs that follow one another as one of several layers."""
+    lstm: LSTM = stages[0].layer
+    if len(stages) == 1:
+        return lstm
+    sizes: dict[str, Any] = {"input_size": lstm.input_size, "num_layers": 1, "dropout": 0.0}
+    arrays, count = {}, 0
+    for stage in stages:
+        own: LSTM = stage.layer
+        if own._config._replace(**sizes) != lstm._config._replace(**sizes):
+            raise ValueError(
+                f"layer {stage.name!r} cannot be exported: it is {own!r}, and its hidden_size or flags are not those "
+                f"of {lstm!r} before it\nA library has one LSTM, whose layers are alike."
+            )
+        for name, array in own.named_parameters():
+            base, _, layer = name.removesuffix("_reverse").rpartition("_l")
+            arrays[f"{base}_l{int(layer) + count}{'_reverse' * name.endswith('_reverse')}"] = array
+        count += own.num_layers
+    return LSTM._from_parameters(lstm._config._replace(num_layers=count), lstm.dtype, arrays)
 
 
 def _library(target: Target, level: Level, prefix: str, kernel: str, linker: list[str] | None) -> dict[str, bytes]:

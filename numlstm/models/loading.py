@@ -34,7 +34,8 @@ def load_model(path: formats.Source) -> Model:
     -------
     Model
         ``model(*inputs)`` gives what the framework's own model gives. ``model.stream()`` runs it step by step, where no
-        layer needs later steps. ``model.layers``, ``model.lstms`` and ``model.summary()`` show what it consists of.
+        layer needs later steps; ``model.sequential()`` is the `Sequential` that it is, if it is a chain of layers.
+        ``model.layers``, ``model.lstms`` and ``model.summary()`` show what it consists of.
 
     Raises
     ------

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from numlstm.lstm import LSTM
+from numlstm.nn.sequential import Sequential
 from numlstm.nn.summary import Summary
 
 
@@ -17,6 +18,9 @@ class Model(Protocol):
 
     def stream(self, batch_size: int = 1) -> Any:
         """The model with a state of its own, step by step; ValueError names a layer that needs later steps."""
+
+    def sequential(self) -> Sequential:
+        """The model as a `Sequential` of the same weights; ValueError names a layer by which it is none."""
 
     @property
     def layers(self) -> Mapping[str, Any]:

@@ -250,6 +250,10 @@ class Sequential:
 
         return output, backward_all
 
+    def sequential(self) -> Self:
+        """Return the model itself, as every model of `numlstm.load_model` that is a chain of layers does."""
+        return self
+
     def stream(self, batch_size: int = 1) -> lazy.Stream | SequentialStream:
         """Return the model with a state of its own that continues from call to call, step by step.
 

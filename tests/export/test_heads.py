@@ -11,7 +11,7 @@ from judge import same_bits
 
 import numlstm
 from numlstm import LSTM, nn
-from numlstm.export import _parts, export
+from numlstm.export import export, parts
 from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import HEAD_BYTES, Code, HeadWords, Model
 
@@ -39,7 +39,7 @@ def models(dtype):
 
 
 def content_of(model, level):
-    lstm, stages = _parts(model)
+    lstm, stages = parts(model)
     return model_bytes(lstm._panels, level, [stage.packed(level.lanes(lstm.dtype.name)) for stage in stages])
 
 
@@ -114,15 +114,56 @@ def test_the_command_exports_an_amplifier(loaded, tmp_path):
     "layers, says",
     [
         ([nn.Embedding(3, 2), LSTM(2, 3)], "layer '0' comes before the LSTM"),
-        ([LSTM(2, 3), LSTM(3, 2)], "layer '1' cannot be exported"),
+        ([LSTM(2, 3), LSTM(3, 2)], "layer '1' cannot be exported: .*hidden_size or flags"),
+        ([LSTM(2, 3), nn.Linear(3, 2), LSTM(2, 3)], "layer '2' cannot be exported"),
+        ([LSTM(2, 3, bidirectional=True), nn.last_state], "layer '0' cannot be exported: last_state follows it"),
         ([LSTM(2, 3), nn.log_softmax], "layer '1' cannot be exported: it is log_softmax"),
-        ([LSTM(2, 3), nn.last_state, nn.Linear(3, 1)], "layer '0' cannot be exported: last_state follows it"),
     ],
 )
 def test_what_a_library_has_not_is_named(layers, says, tmp_path):
     with pytest.raises(ValueError, match=says):
         export(nn.Sequential(*layers), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+MODELS = Path(__file__).parents[1] / "fixtures" / "models"
+
+
+def test_models_of_other_frameworks_are_exported_with_their_heads(loaded, tmp_path):
+    """A step gives what the model gives for the steps so far, also where it takes the last state."""
+    if loaded.number != np.float32:
+        pytest.skip("the fixtures are float32")
+    pytest.importorskip("onnx", exc_type=ImportError)
+    x = np.random.default_rng(0).standard_normal((7, 1, 2)).astype(np.float32)
+    for name, count in (("forecaster_script.onnx", 2), ("amplifier_dynamo.onnx", 1)):
+        path = MODELS / name
+        done = invoke("export", path, "-o", tmp_path)
+        assert "the LSTM alone" not in done.output
+        model = numlstm.load_model(path)
+        given = x if model.lstms[0].input_size == 2 else x[..., :1].copy()
+        stream = model.stream()
+        steps = np.stack([stream(frame if count == 2 else frame[0]) for frame in given]).reshape(7, 1, -1)
+        assert same_bits(results(loaded, (tmp_path / "model.numlstm").read_bytes(), given, steps.shape[2], 0), steps)
+
+
+def test_a_model_of_keras_is_exported_with_its_head(loaded, tmp_path):
+    if loaded.number != np.float64:
+        pytest.skip("the fixture is float64")
+    path = MODELS / "float64.keras"
+    assert "the LSTM alone" not in invoke("export", path, "-o", tmp_path).output
+    model = numlstm.load_model(path)
+    x = np.random.default_rng(0).standard_normal((5, 1, 2))
+    steps = results(loaded, (tmp_path / "model.numlstm").read_bytes(), x, 2, 0)
+    stream = model.sequential().stream()
+    assert same_bits(steps[:, 0], np.stack([stream(frame) for frame in x[:, 0]]))
+    np.testing.assert_allclose(steps[-1], model(x[:, 0][None]), rtol=1e-13)
+
+
+def test_layers_that_follow_one_another_are_one_lstm(tmp_path):
+    stack = nn.Sequential(LSTM(2, 3, bidirectional=True, seed=0), LSTM(6, 3, num_layers=2, bidirectional=True, seed=1))
+    lstm, heads = parts(stack)
+    x = np.random.default_rng(0).standard_normal((5, 2, 2))
+    assert lstm.num_layers == 3 and not heads and same_bits(lstm(x)[0], stack(x))
 
 
 def test_states_to_begin_with_are_named(tmp_path):
@@ -133,4 +174,4 @@ def test_states_to_begin_with_are_named(tmp_path):
 def test_the_example_is_such_a_model():
     example = Path(numlstm.__file__).parents[1] / "examples" / "amplifier.json"
     assert "lin.weight" in json.loads(example.read_text())["state_dict"]
-    assert len(_parts(numlstm.load_model(example))[1]) == 1
+    assert len(parts(numlstm.load_model(example))[1]) == 1

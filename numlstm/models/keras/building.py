@@ -18,6 +18,7 @@ from numlstm.formats.budget import Budget, shown
 from numlstm.formats.keras import layers as configuration
 from numlstm.formats.keras.weights import own_names
 from numlstm.models.keras import attention, convolution  # noqa: F401  they enter their layers into the table
+from numlstm.models.keras.chain import parts_of
 from numlstm.models.keras.graph import Graph
 from numlstm.models.keras.layers import TABLE
 from numlstm.models.keras.operations import is_operation, operation
@@ -145,7 +146,8 @@ def _plain(kind: str, config: Json, place: Place, context: Context) -> Finish:
         function = found.make({**config, "class_name": kind}, weights, context)
         if not found.integers:
             function = _of_dtype(function, context)
-        return Layer(place.name, kind, function, _numbers(slots), steps=found.steps)
+        parts = parts_of(kind, config, weights)
+        return Layer(place.name, kind, function, _numbers(slots), steps=found.steps, parts=parts)
 
     return finish
 
@@ -209,6 +211,7 @@ def _recurrent(spec: Json, kind: str, place: Place, context: Context) -> Finish:
             stream=function.stream,
             sequences=function.sequences,
             reset=function.reset,
+            parts=function.parts,
         )
 
     return finish
@@ -243,7 +246,8 @@ def _time_distributed(spec: Json, place: Place, context: Context) -> Finish:
             return apart(layer.function(rows))
 
         kind = f"TimeDistributed({layer.kind})"
-        return Layer(place.name, kind, apply, layer.parameters, layer.lstms, steps=not layer.lstms)
+        inner_parts = None if layer.lstms else layer.parts  # they work on features alone
+        return Layer(place.name, kind, apply, layer.parameters, layer.lstms, steps=not layer.lstms, parts=inner_parts)
 
     return finish
 

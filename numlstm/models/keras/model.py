@@ -17,10 +17,12 @@ from numlstm.formats.keras import layers as configuration
 from numlstm.formats.keras.reader import Described
 from numlstm.lstm import LSTM
 from numlstm.models.keras.building import Place, places, prepare
+from numlstm.models.keras.chain import sequential_of
 from numlstm.models.keras.graph import Graph, Input, refs_in
 from numlstm.models.keras.signal import Context, Layer, Signal
 from numlstm.models.keras.stream import KerasStream, returned
 from numlstm.models.keras.weights import dtype_of, fill
+from numlstm.nn.sequential import Sequential
 from numlstm.nn.summary import Row, Summary
 
 
@@ -157,6 +159,18 @@ class KerasModel:
             A layer needs later steps, or all at once; or the model has several inputs. The message names the layer.
         """
         return KerasStream(self._graph, self._layers, batch_size, self.inputs[0], self._checked)
+
+    def sequential(self) -> Sequential:
+        """The model as a `numlstm.nn.Sequential` of the same weights, if it is a chain of layers.
+
+        Its numbers are those of the model within rounding. `numlstm export` makes a C library of it.
+
+        Raises
+        ------
+        ValueError
+            A layer does what no layer of a `Sequential` does, such as one that makes a mask. The message names it.
+        """
+        return sequential_of(self._graph, self._layers)
 
     def reset_state(self) -> None:
         """Set the states that stateful layers keep from call to call to zeros, as Keras' reset_state."""

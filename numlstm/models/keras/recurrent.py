@@ -18,6 +18,7 @@ from numlstm.formats.keras.reader import found_of, parts_of
 from numlstm.lstm import LSTM
 from numlstm.models.keras.signal import Context, Function, Json, Signal, Signals
 from numlstm.models.keras.weights import Slot, of_cell
+from numlstm.nn.functions import last_state
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda a, b: np.concatenate([a, b], axis=-1),
@@ -119,6 +120,17 @@ class Recurrent:
     def reset(self) -> None:
         """Forget the state that a stateful layer keeps."""
         self.kept = None
+
+    def parts(self) -> dict[str, Any]:
+        """The LSTMs as layers of `numlstm.nn`; ValueError if the layer does more than they."""
+        if self.returns_states or self.time_major or self.stateful:
+            raise ValueError("returns its states, keeps them, or has its time axis first")
+        if self.cells[1] and (self.both is None or self.merge != "concat"):
+            raise ValueError("merges its directions otherwise than side by side")
+        found: dict[str, Any] = {}
+        for number, lstm in enumerate(self.lstms):
+            found[f"_{number}" if number else ""] = lstm
+        return found if self.sequences else found | {": last state": last_state}
 
     def stream(self, batch_size: int) -> Function:
         """The function of the layer for the steps of a stream, with a state of its own; ValueError if it has none."""

@@ -60,6 +60,8 @@ class Layer:
         Of an LSTM: whether it returns all steps.
     reset : callable or None
         Of a stateful LSTM: forgets its state.
+    parts : callable or None
+        Makes the layers of `numlstm.nn` that it is, by what their names end in, if it is some.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Layer:
     stream: Callable[[int], Function] | None = None
     sequences: bool = False
     reset: Callable[[], None] | None = None
+    parts: Callable[[], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
         return f"{self.kind}({self.name!r})"

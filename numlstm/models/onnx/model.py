@@ -229,7 +229,13 @@ class OnnxModel:
         return Layered(self._steps, self._constants, self._types, names, self.output_names)
 
     def sequential(self) -> Sequential:
-        """The graph as the `Sequential` that it is; ValueError names the node by which it is none."""
+        """The graph as the `numlstm.nn.Sequential` that it is, with its weights; states begin with zeros.
+
+        Raises
+        ------
+        ValueError
+            The graph is no chain of layers. The message names the node in the way.
+        """
         return (self._layered or self._chain()).model
 
     def _run(self, given: dict[str, Array]) -> list[Any]:
