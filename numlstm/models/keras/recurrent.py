@@ -89,6 +89,9 @@ class Recurrent:
         self.returns_states = (config if "return_state" in config else inner).get("return_state") is True
         self.zeros = self.sequences if cells[1] else inner.get("zero_output_for_mask") is True
         self.goes_back = inner.get("go_backwards") is True and not cells[1]
+        if self.goes_back:  # the first one turns the steps around, for all
+            for lstm in lstms[1:]:
+                lstm.direction = "forward"
         self.time_major = inner.get("time_major") is True
         self.kept: Pairs | None = None
         self.stateful = inner.get("stateful") is True
