@@ -173,15 +173,21 @@ def activations(simd):
         return c, size, one_and_exp_of_minus(o)
 
     @inline
+    def c_and_power_of_denominators(under_i, under_f, g, c):
+        """`c_of_denominators` in the same bits, and +-e**-2|g|."""
+        e_g, t = exp_and_less_one(magnitude(g))
+        new = div(with_sign(t, g), mul(under_i, add(t, two())))
+        c, size = flushed(add(div(c, under_f), new), flat())
+        return c, size, with_sign(e_g, g)
+
+    @inline
     def to_c_and_powers(i, f, g, o, c):
         """`to_c` in the same bits, and what a backward pass needs of the gates: e**-i, e**-f, +-e**-2|g|, e**-o."""
-        e_g, t = exp_and_less_one(magnitude(g))
         under_i, e_i = denominator_and_exp(i)
         under_f, e_f = denominator_and_exp(f)
         under_o, e_o = denominator_and_exp(o)
-        new = div(with_sign(t, g), mul(under_i, add(t, two())))
-        c, size = flushed(add(div(c, under_f), new), flat())
-        return c, size, under_o, e_i, e_f, with_sign(e_g, g), e_o
+        c, size, e_g = c_and_power_of_denominators(under_i, under_f, g, c)
+        return c, size, under_o, e_i, e_f, e_g, e_o
 
     @inline
     def to_h(c, size, denominator):
@@ -196,6 +202,8 @@ def activations(simd):
         one_and_exp_of_minus=one_and_exp_of_minus,
         exp_minus_one=exp_minus_one,
         c_of_denominators=c_of_denominators,
+        denominator_and_exp=denominator_and_exp,
+        c_and_power_of_denominators=c_and_power_of_denominators,
         to_c_and_powers=to_c_and_powers,
         exp_and_less_one=exp_and_less_one,
     )

@@ -17,7 +17,7 @@ from numlstm.base.cell_options import CellOptions
 from .activations import activations, other_cell
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, greater, load_slot, smaller, store_slot
-from .plan_layout import PEEPHOLE_GATES, TAPE_REGISTERS, Cell, Header
+from .plan_layout import LINE, PEEPHOLE_GATES, TAPE_REGISTERS, Cell, Header
 from .projection import ROWS_AT_ONCE, far_rows_at_once
 from .simd import SideBySide, Simd
 from .tile import FROM_BIAS, FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
@@ -174,6 +174,25 @@ def kept_of(simd: Simd, variant: Variant) -> Kernel:
 
 
 @cache
+def kept_prefetch(simd: Simd, variant: Variant, rows: int, blocks: int) -> Kernel:
+    """``(plan, cell, block, r, of)``: prefetch where a tile is kept, so that its stores find the cache lines there."""
+    find = kept_of(simd, variant)
+    lines = -(-blocks * variant.registers * simd.lanes * simd.number.itemsize // LINE)
+    prefetch = simd.prefetch_rows(rows, lines)
+
+    @inline
+    def nothing(plan, cell, block, r, of):
+        pass
+
+    @inline
+    def prefetch_kept(plan, cell, block, r, of):
+        kept, stride = find(plan, cell, block, r, of)
+        prefetch(kept, stride)
+
+    return prefetch_kept if variant.keeps else nothing
+
+
+@cache
 def y_stride_of(lanes: int) -> Kernel:
     """``(cell) -> numbers from a row of the new h to the next``.
 
@@ -263,6 +282,7 @@ def step_kernel(
     panel_width = simd.in_memory(4) * lanes
     zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
     y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, variant)
+    prefetch_kept = kept_prefetch(simd, variant, tile.rows, tile.blocks)
 
     @named(name)
     def kernel(plan, r, cell, block, of):
@@ -271,6 +291,7 @@ def step_kernel(
         panels, gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * panel_width
         panel = load_slot(cell, Cell.PANEL) + block * gap
         count(plan)
+        prefetch_kept(plan, cell, block, r, of)
         if load_slot(cell, Cell.HOIST) > 0:
             value = load(of.gates, block * of.gap + r * width, width, of.gap)
         else:
@@ -294,8 +315,9 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.variant)
     room, panel_width = simd.scratch(far_rows * width), simd.in_memory(4) * lanes
-    if shapes.side_by_side and epilogue.variant == PLAIN:
-        finish = rows_side_by_side(simd, shapes.mr[0])
+    prefetch_kept = kept_prefetch(simd, epilogue.variant, 1, 1)
+    if shapes.side_by_side and epilogue.variant.options.plain:
+        finish = rows_side_by_side(simd, shapes.mr[0], epilogue.variant.keeps)
     else:
         ends = {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr}
         finish = for_tiles(shapes.mr, next_size, ends)
@@ -318,6 +340,8 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
         for first in range(0, rows, most):
             count = smaller(most, rows - first)
             gates = moved(of.gates, block * of.gap + first * width)
+            for r in range(first, first + count):
+                prefetch_kept(plan, cell, block, r, of)
             if not hoisted:
                 gates = moved(sums, most * width)
                 chain(plan, far, FROM_BIAS, bias, gates, width, x_panel, panel, inputs,
@@ -350,17 +374,17 @@ def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
     return kernel
 
 
-def rows_side_by_side(simd: Simd, tallest: int) -> Kernel:
-    """``(plan, rows, sums, gates, c, c_stride, y, y_stride, count, ...)``: the epilogue of all rows; changes ``sums``.
+def rows_side_by_side(simd: Simd, tallest: int, keeps: bool) -> Kernel:
+    """``(plan, rows, sums, gates, c, ..., kept, kept_stride)``: the epilogue of all rows; changes ``sums``.
 
-    Nothing is kept for a backward pass: the last two arguments are unused.
     Loop order: three sigmoids of two rows at a time; then c, and last h, of four. Where fewer rows are left, the last
     one is computed again, to the same bits.
     """
     lanes, width = simd.lanes, 4 * simd.lanes
     six, four = SideBySide(simd, 6), SideBySide(simd, 4)
-    denominator, part = activations(six).one_and_exp_of_minus, activations(four)
-    c_of, to_h = part.c_of_denominators, part.to_h
+    of_six, part = activations(six), activations(four)
+    denominator, denominator_and_exp = of_six.one_and_exp_of_minus, of_six.denominator_and_exp
+    c_of, c_and_power_of, to_h = part.c_of_denominators, part.c_and_power_of_denominators, part.to_h
     load_six, store_six, add_six = six.load, six.store, six.add
     load, store, add, load_part, store_part = four.load, four.store, four.add, four.load_part, four.store_part
     i, f, g, o = (gate * lanes for gate in range(4))
@@ -380,12 +404,24 @@ def rows_side_by_side(simd: Simd, tallest: int) -> Kernel:
         for r in range(0, rows, 2):
             a, b = r * width, smaller(r + 1, last) * width
             places = a + i, a + f, a + o, b + i, b + f, b + o
-            store_six(sums, places, denominator(add_six(load_six(gates, places), load_six(sums, places))))
+            of_rows = add_six(load_six(gates, places), load_six(sums, places))
+            if keeps:
+                a, b = r * kept_stride, smaller(r + 1, last) * kept_stride
+                under, powers = denominator_and_exp(of_rows)
+                store_six(kept, (a + i, a + f, a + o, b + i, b + f, b + o), powers)
+            else:
+                under = denominator(of_rows)
+            store_six(sums, places, under)
         for r in range(0, rows, 4):
             of_i, of_f = four_rows(r, last, width, i), four_rows(r, last, width, f)
             of_g, of_c = four_rows(r, last, width, g), four_rows(r, last, c_stride, 0)
             gate = add(load(gates, of_g), load(sums, of_g))
-            new, size = c_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
+            if keeps:
+                new, size, power = c_and_power_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
+                store(kept, four_rows(r, last, kept_stride, g), power)
+                store(kept, four_rows(r, last, kept_stride, 4 * lanes), new)
+            else:
+                new, size = c_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
             store_part(c, of_c, new, count)
             store(sums, of_i, new)
             store(sums, of_g, size)

@@ -250,6 +250,19 @@ class Simd:
 
         return prefetch
 
+    def prefetch_rows(self, rows: int, lines: int) -> Any:
+        """The same at ``rows`` addresses, ``stride`` numbers apart."""
+
+        @instruction(types.void, self.pointer, types.int64)
+        def prefetch_rows(builder, pointer, stride):
+            for r in range(rows):
+                at = builder.mul(stride, INT64(r))
+                for n in range(lines):
+                    where = builder.add(at, INT64(n * LINE // self.number.itemsize))
+                    self.emit_prefetch(builder, builder.gep(pointer, [where]))
+
+        return prefetch_rows
+
     def splat(self, value: float) -> Any:
         """An instruction that gives ``value`` in every lane."""
 

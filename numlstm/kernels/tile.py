@@ -332,6 +332,7 @@ class TileAndTail:
 
     def __init__(self, tile: Tile, tail: Tile) -> None:
         self.tile, self.tail = tile, tail
+        self.rows, self.blocks = 1, tile.blocks + 1
         self.type = types.Tuple([tile.type, tail.type])
         self._memory()
         self._products()
