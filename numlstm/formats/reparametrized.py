@@ -69,8 +69,10 @@ def _normed(v: Array, g: Array) -> Array:
 
 
 def _spectral(orig: Array, u: Array, v: Array) -> Array:
+    """With dim=1, u and v are those of the transposed weight; in a square one u tells, which is along W v."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        weight: Array = orig / (u @ (orig @ v))
+        both = [turned @ v for turned in (orig, orig.T) if turned.shape == (u.size, v.size)]
+        weight: Array = orig / (u @ max(both, key=lambda product: u @ product / np.linalg.norm(product)))
     return weight
 
 
@@ -79,7 +81,7 @@ FORMS = (
     Form("torch.nn.utils.prune", ("orig", "mask"), lambda orig, mask: orig == mask, np.multiply),
     Form("a mask", ("", "mask"), lambda whole, mask: whole == mask, np.multiply),
     Form("weight_norm", ("v", "g"), _per_slice, _normed),
-    Form("spectral_norm", ("orig", "u", "v"), lambda w, u, v: (*u, *v) == w and len(w) == 2, _spectral),
+    Form("spectral_norm", ("orig", "u", "v"), lambda w, u, v: w in ((*u, *v), (*v, *u)) and len(w) == 2, _spectral),
 )
 
 

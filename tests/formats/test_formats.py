@@ -309,7 +309,7 @@ W, H = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
         ({"weight_ih_l0_v": W, "weight_ih_l0_g": W[:4, :1]}, "weight_norm, in shapes that do not fit"),
         ({"weight_ih_l0_v": W.astype(int), "weight_ih_l0_g": W[:, :1]}, "the v of l.weight_ih_l0 holds int64"),
         ({"weight_ih_l0_g": W[:, :1]}, "weight_ih_l0 is stored as g, which is not known: make the weights plain"),
-        ({"weight_ih_l0_orig": W, "weight_ih_l0_u": W[:, 0], "weight_ih_l0_v": W[0, :2]}, "spectral_norm, in shapes"),
+        ({"weight_ih_l0_orig": W, "weight_ih_l0_u": W[:, 0], "weight_ih_l0_v": W[:, 1]}, "spectral_norm, in shapes"),
         ({"parametrizations.weight_ih_l0.original": W}, "is stored as orig, which is not known"),
         ({"parametrizations.weight_ih_l0.original": W, "parametrizations.weight_ih_l0.0.base": W}, "as 0.base, orig,"),
     ],

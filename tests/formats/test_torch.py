@@ -635,6 +635,43 @@ def test_a_legacy_file_cut_short_is_refused(tmp_path):
 # ---------------------------------------------------------------- against torch itself
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["weight_norm", "spectral_norm", "prune"])
+def test_an_export_with_computed_weights_keeps_its_flags(form):
+    """The graph reads what it computes from the parameters, of which none need be left plain."""
+    torch, prune = need("torch"), need("torch.nn.utils.prune")
+    model = torch.nn.Sequential(torch.nn.LSTM(3, 4, batch_first=True)).eval()
+    for name in dict(model[0].named_parameters()):
+        if form == "prune":
+            prune.random_unstructured(model[0], name, 0.3)
+        elif name.startswith("weight"):
+            getattr(torch.nn.utils.parametrizations, form)(model[0], name)
+    model.eval()
+    x, into = torch.randn(2, 5, 3), io.BytesIO()
+    torch.export.save(torch.export.export(model, (x,)), into)
+    (found,) = numlstm.list_lstms(into.getvalue())
+    assert found.batch_first is True and not any("does not say" in note for note in found.notes)
+    want = model(x)[0].detach().numpy()
+    assert np.abs(numlstm.load(into.getvalue())(x.numpy())[0] - want).max() < 1e-6
+
+
+@pytest.mark.parametrize("sizes", [(3, 4), (16, 4)], ids=["wide", "square"])
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("kind", ["parametrizations.spectral_norm", "spectral_norm"])
+def test_spectral_norm_along_either_axis(kind, dim, sizes):
+    torch = need("torch")
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(*sizes)
+    norm = torch.nn.utils.parametrizations.spectral_norm if "." in kind else torch.nn.utils.spectral_norm
+    norm(lstm, "weight_ih_l0", dim=dim)
+    lstm(torch.zeros(1, 1, sizes[0]))  # in train mode, which moves its vectors
+    lstm.eval()
+    x, into = torch.randn(5, 2, sizes[0]), io.BytesIO()
+    torch.save(lstm.state_dict(), into)
+    want = lstm(x)[0].detach().numpy()
+    assert np.abs(numlstm.load(into.getvalue(), batch_first=False)(x.numpy())[0] - want).max() < 1e-6
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("seed", range(6))
 def test_against_torch_itself(seed, zipped, tmp_path):

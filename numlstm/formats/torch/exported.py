@@ -12,6 +12,7 @@ from typing import Any
 from numlstm.base.typing import Array
 from numlstm.formats.budget import Budget, shown
 from numlstm.formats.detected import Contents
+from numlstm.formats.reparametrized import OWN
 from numlstm.formats.tensor import Order, width
 from numlstm.formats.text import parsed_json
 from numlstm.formats.torch import tree
@@ -33,6 +34,7 @@ DTYPES = {
     13: "bfloat16",
 }  # ScalarType of torch/_export/serde/schema.py
 LSTM = "torch.ops.aten.lstm.input"
+OWNED = re.compile(rf"(?P<prefix>.*?)(?:parametrizations\.)?{OWN}(?:[._].*)?", re.S)  # a parameter, or a part of one
 FLAGS = {"batch_first": "as_bool", "dropout": "as_float"}
 
 
@@ -98,18 +100,28 @@ def _tensor(name: str, entry: Any, folder: str, sizes: dict[str, int]) -> View |
 
 
 def _flags(model: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """batch_first and dropout by the name of an LSTM, from the nodes of the graph that read its parameters."""
+    """batch_first and dropout by the name of an LSTM, from the nodes of the graph that read its parameters.
+
+    What is computed from a parameter has its name, as a parameter that weight_norm stores.
+    """
     found: dict[str, dict[str, Any]] = {}
     try:
         graph = model["graph_module"]
         inputs = [spec["parameter"] for spec in graph["signature"]["input_specs"] if "parameter" in spec]
         names = {spec["arg"]["name"]: spec["parameter_name"] for spec in inputs}
         for node in graph["graph"]["nodes"]:
+            given = {part["name"]: part["arg"] for part in node["inputs"]}
             if node["target"] == LSTM:
-                given = {part["name"]: part["arg"] for part in node["inputs"]}
-                first = names.get(given["params"]["as_tensors"][0]["name"], "")
-                known = {flag: given[flag][kind] for flag, kind in FLAGS.items()}
-                found[first.rpartition("weight_ih_l0")[0].rstrip(".")] = known
+                read = (names.get(each["name"], "") for each in given["params"]["as_tensors"])
+                match = next(filter(None, map(OWNED.fullmatch, read)), None)
+                if match is not None:
+                    found[match["prefix"].rstrip(".")] = {flag: given[flag][kind] for flag, kind in FLAGS.items()}
+                continue
+            tensors = (arg["as_tensor"]["name"] for arg in given.values() if "as_tensor" in arg)
+            name = next(filter(None, map(names.get, tensors)), None)
+            for output in node["outputs"] if name is not None else ():
+                if "as_tensor" in output:
+                    names[output["as_tensor"]["name"]] = name
     except (KeyError, TypeError, IndexError, AttributeError):
         return {}  # the graph is of another version: the flags are left open
     return found
