@@ -10,8 +10,7 @@ import numpy as np
 
 from numlstm.autodiff import passes
 from numlstm.autodiff.gradients import Gradients, checked_gradient
-from numlstm.autodiff.small_calls import SmallShape, SmallTape, small_shape
-from numlstm.autodiff.tape import PLANS_KEPT
+from numlstm.autodiff.small_calls import SmallShape, SmallTape, remember
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Result, Shape, States
 from numlstm.base.validation.arrays import own_shape, real_array
@@ -377,18 +376,8 @@ def _run(
     )
     result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call, hx)
     if type(layout) is Layout and not (call.swap or low or tape.plan.layout.drops):
-        _remember(tape, call, layout)
+        remember(tape, layout.shape, call[:3], lambda shape: partial(_small_vjp, shape, call, layout))
     return result, Backward(tape, call, panels, layout, hx is not None)
-
-
-def _remember(tape: passes.Tape, call: CallShapes, layout: Layout) -> None:
-    """Let calls of this shape be small ones, if they are small."""
-    owner = tape.owner
-    if layout.shape not in owner.small:
-        if len(owner.small) >= PLANS_KEPT:
-            owner.small.clear()
-        shape = small_shape(owner, tape.panels, tape.plan, layout.shape, call[:3])
-        owner.small[layout.shape] = shape and partial(_small_vjp, shape, call, layout)
 
 
 def _small_vjp(

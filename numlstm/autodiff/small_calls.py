@@ -6,11 +6,12 @@ what it does not take, `passes` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from numlstm.autodiff.plans import TrainingPlan
-from numlstm.autodiff.tape import Tape, Trainer
+from numlstm.autodiff.tape import PLANS_KEPT, Tape, Trainer
 from numlstm.autodiff.teams import schedule_back
 from numlstm.base.typing import Array, Result, Shape
 from numlstm.kernels.plan_layout import ArraySpec, Fastcall, Header
@@ -22,6 +23,7 @@ from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_record
 from numlstm.runtime.planner import Plan, specify, with_array_specs
 
+SmallVjp = Callable[[Panels, Any, Any], Any]  # of panels, input and hx; None: run the call otherwise
 IDLE = 4  # buffers of a shape that no call uses, at most
 
 
@@ -32,11 +34,11 @@ class Buffers:
     ----------
     vjp, back : callable
         As ``kernels/training/calls.py`` says.
-    kept : array
-        What the forward pass keeps, as a `Tape` has it.
+    kept, interface
+        What the forward pass keeps, and that as NumPy takes an object's memory.
     """
 
-    __slots__ = "__weakref__", "back", "kept", "vjp"
+    __slots__ = "back", "interface", "kept", "vjp"
 
     def __init__(self, shape: SmallShape) -> None:
         owner, plan, config, dtype = shape.owner, shape.plan, shape.owner.config, shape.owner.dtype
@@ -70,6 +72,7 @@ class Buffers:
             slots[slot] = kept + at * dtype.itemsize
         shape.describe(slots)
         self.kept = parts["kept"]
+        self.interface = self.kept.__array_interface__
         self.vjp, self.back = owner.kernel.small_vjp(slots), owner.kernel.small_back(slots)
 
 
@@ -134,21 +137,33 @@ class SmallTape(Tape):
         self.owner, self.panels, self.plan, self.buffer = shape.owner, panels, shape.plan, buffers.kept
         self.masks, self.back, self.lent = [], buffers.back, (shape.idle, buffers)
 
+    @property
+    def interface(self) -> dict[str, Any]:
+        return self.lent[1].interface
+
     def __del__(self) -> None:
         idle, buffers = self.lent
         if len(idle) < IDLE:
             idle.append(buffers)
 
 
-def small_shape(
-    owner: Trainer, panels: Panels, plan: TrainingPlan, input: Shape, results: tuple[Shape, Shape, Shape]
-) -> SmallShape | None:
-    """The small calls of a shape that was run by this plan; None if they are not small, or Python is another one."""
-    config, size = panels.config, panels.dtype.itemsize
+def remember(
+    tape: Tape, input: Shape, results: tuple[Shape, Shape, Shape], run: Callable[[SmallShape], SmallVjp]
+) -> None:
+    """Let the trainer know what runs small calls of a shape, after a call of it: ``run`` of them, or None."""
+    owner = tape.owner
+    if input not in owner.small:
+        if len(owner.small) >= PLANS_KEPT:
+            owner.small.clear()
+        shape = SmallShape(owner, tape.plan, input, results)
+        owner.small[input] = run(shape) if is_small(shape, tape.panels) else None
+
+
+def is_small(shape: SmallShape, panels: Panels) -> bool:
+    """Whether the calls may hold the GIL and buffers of their own, and this Python has all that they need."""
+    owner, plan, config, size = shape.owner, shape.plan, panels.config, panels.dtype.itemsize
     numbers = plan.kept + max(plan.forward_scratch, plan.backward_scratch) + plan.transposed + 2 * owner.gradients
     work = plan.positions * (panels.data.size + STEP_WORK * config.num_layers * config.num_directions)
     if numbers * size > FAST_CALL_BYTES or work > GIL_WORK or plan.long or object_layout.functions is None:
-        return None
-    if schedule_back(config, plan.steps, plan.rows, size, 2) is not None:
-        return None
-    return SmallShape(owner, plan, input, results)
+        return False
+    return schedule_back(config, plan.steps, plan.rows, size, 2) is None

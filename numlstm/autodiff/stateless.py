@@ -9,11 +9,13 @@ import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from numlstm.autodiff import passes
 from numlstm.autodiff.plans import kept_layout
+from numlstm.autodiff.small_calls import SmallTape, remember
 from numlstm.autodiff.tape import Tape, trainer
 from numlstm.base.config import Config
 from numlstm.base.typing import Array, Shape, States
@@ -129,6 +131,7 @@ class Passes:
         self.shapes = config.parameter_shapes()
         self._blank, self._zero = Panels(config, dtype), np.zeros(1, dtype)
         self._last: tuple[Array, Panels] | None = None
+        self._lent: WeakValueDictionary[int, SmallTape] = WeakValueDictionary()  # by the address of what it keeps
 
     def numbers(self, weights: Sequence[Array]) -> Array:
         """Weights in the order of the state dict as one array, as `Panels.numbers` gives them."""
@@ -180,6 +183,9 @@ class Passes:
         sizes : array of int64, (T,), or None
             Of a packed sequence: the rows of each step.
         """
+        is_plain = sizes is None and len(masks) == 0
+        if is_plain and (found := self._small_forward(panels, x, hx)) is not None:
+            return found
         features = self.config.num_directions * self.config.output_size
         steps, rows = x.shape[:2] if sizes is None else (len(sizes), int(sizes[0]))
         drawn: Iterator[Array] = iter(masks)
@@ -194,7 +200,20 @@ class Passes:
         dropout = drop if len(masks) > 0 else None
         passed, tape = passes.forward(self.executor, panels, steps, rows, sizes, fill, hx, dropout, mask_shape)
         output = passed.output.reshape(*x.shape[:-1], features).copy()
+        if is_plain:
+            remember(tape, x.shape, (output.shape, passed.h_n.shape, passed.c_n.shape), lambda shape: shape.vjp)
         return output, passed.h_n, passed.c_n, np.asarray(KeptNumbers(tape))
+
+    def _small_forward(self, panels: Panels, x: Array, hx: States | None) -> tuple[Array, Array, Array, Array] | None:
+        """`forward` of a small call; None if it is none."""
+        run = trainer(self.executor, panels).small.get(x.shape)
+        found = run and run(panels, x, hx)
+        if found is None:
+            return None
+        (output, (h_n, c_n)), tape = found
+        kept = np.asarray(KeptNumbers(tape))
+        self._lent[address(kept)] = tape
+        return output, h_n, c_n, kept
 
     def backward(
         self,
@@ -222,20 +241,33 @@ class Passes:
         input_grad : bool
             Whether that of the input is wanted; else it is None.
         """
+        tape = self._lent.get(address(kept))  # None where kept is a copy
+        if tape is not None and tape.panels is panels:
+            by_output, by_h, by_c = by_results
+            d_hx = None if by_h is None and by_c is None else self._states(by_h, by_c, rows)
+            found = tape.back(by_output, d_hx, input_grad or None, True)
+            if found is not None:
+                d_input, (d_h, d_c), of_weights = found
+                return d_input, d_h, d_c, *of_weights
         owner = trainer(self.executor, panels)
         plan = owner.plan(panels, steps, rows, sizes, len(masks) > 0)
-        tape = Borrowed(owner, panels, plan, _on_cache_line(kept))
-        tape.masks = [mask.reshape(plan.positions, -1) for mask in masks]
-        d_output, *by_states = by_results
+        borrowed = Borrowed(owner, panels, plan, _on_cache_line(kept))
+        borrowed.masks = [mask.reshape(plan.positions, -1) for mask in masks]
+        d_output, by_h, by_c = by_results
         positions = None if d_output is None else np.ascontiguousarray(d_output).reshape(plan.positions, -1)
-        d_h, d_c = (
-            np.zeros(shape, self.dtype) if by_state is None else np.array(by_state, order="C")
-            for by_state, shape in zip(by_states, self.config.state_shapes(rows), strict=True)
-        )
-        d_input, named = passes.backward(tape, positions, d_h, d_c, input_grad)
+        d_h, d_c = (np.array(state, order="C") for state in self._states(by_h, by_c, rows))
+        d_input, named = passes.backward(borrowed, positions, d_h, d_c, input_grad)
         if d_input is not None and sizes is None:
             d_input = d_input.reshape(steps, rows, -1)
         return d_input, d_h, d_c, *(named[name] for name in self.shapes)
+
+    def _states(self, d_h: Array | None, d_c: Array | None, rows: int) -> States:
+        """Gradients of h_n and c_n; zeros for None."""
+        h, c = self.config.state_shapes(rows)
+        return (
+            np.zeros(h, self.dtype) if d_h is None else d_h,
+            np.zeros(c, self.dtype) if d_c is None else d_c,
+        )
 
 
 @lru_cache(PASSES_KEPT)
@@ -248,8 +280,7 @@ class KeptNumbers:
     """The numbers of a tape, as NumPy takes an object's memory: the tape lives as long as an array of them."""
 
     def __init__(self, tape: Tape) -> None:
-        self.tape = tape
-        self.__array_interface__ = tape.buffer[: tape.plan.kept].__array_interface__
+        self.tape, self.__array_interface__ = tape, tape.interface
 
 
 class Borrowed(Tape):

@@ -34,7 +34,7 @@ class Trainer:
         self.kernel = registry.training_kernel(panels.dtype.name)
         self.run_forward, self.run_backward = self.kernel.forward, self.kernel.backward
         self.plans: dict[tuple[int, int, bool, bool], TrainingPlan] = {}
-        self.small: dict[Shape, Any] = {}  # by the input's, a function that runs small calls, or None
+        self.small: dict[Shape, Any] = {}  # by the input's: a `SmallVjp`, or None
         self.names = tuple(panels.config.parameter_shapes())
         self.idle: list[Array] = []
         self.transposed: list[Transposed] = []
@@ -94,6 +94,11 @@ class Tape:
 
     def __del__(self) -> None:
         self.owner.give_back(self.buffer)
+
+    @property
+    def interface(self) -> dict[str, Any]:
+        """The numbers kept, as NumPy takes an object's memory."""
+        return self.buffer[: self.plan.kept].__array_interface__
 
     def part(self, at: int, *shape: int) -> Array:
         """Some of the numbers kept, in a shape."""

@@ -13,6 +13,7 @@ from samples import data
 import numlstm
 from numlstm.autodiff import small_calls
 from numlstm.autodiff.small_calls import SmallTape
+from numlstm.autodiff.stateless import Passes
 from numlstm.runtime import planner
 from numlstm.runtime.schedule import Overrides
 
@@ -243,3 +244,21 @@ def test_threads_share_a_model_and_a_pass():
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_functions_of_weights_and_arrays_run_small_calls_too():
+    """As PyTorch and JAX have them. What is kept may come back as a copy, or beside that of other calls."""
+    lstm, x, d_output = small_one()
+    run, weights = Passes(lstm._config, x.dtype), list(lstm.state_dict().values())
+    panels, d_h = run.panels(weights), np.ones((2, 3, 7), np.float32)
+    want = run.forward(panels, x)
+    first = run.backward(panels, want[3].copy(), (d_output, d_h, None), 4, 3)
+    assert not run._lent
+    for _ in range(3):
+        got, other = run.forward(panels, x), run.forward(panels, x * 2)
+        assert equal(got[:3], want[:3]) and len(run._lent) == 2
+        for kept in (got[3], got[3].copy()):
+            assert equal(run.backward(panels, kept, (d_output, d_h, None), 4, 3), first)
+        assert run.backward(panels, other[3], (None, None, None), 4, 3, input_grad=False)[0] is None
+        del got, other, kept
+        assert not run._lent and run.forward(panels, x)[3].ctypes.data != want[3].ctypes.data
