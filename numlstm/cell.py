@@ -199,8 +199,14 @@ class LSTMCell(CellParameters):
         >>> grads.input.shape, grads.hx, sorted(grads.parameters)
         ((4, 2), None, ['bias_hh', 'bias_ih', 'weight_hh', 'weight_ih'])
         """
+        model = self._model
+        training = model.executor.training
+        if training is not None and type(input) is np.ndarray and (small := training.small.get(input.shape)):
+            found = small(model.panels, input, hx)
+            if found is not None:
+                (_, h_and_c), backward = found
+                return h_and_c, backward
         check_plain("vjp", self)
         from numlstm.autodiff import calls
 
-        model = self._model
         return calls.cell_vjp(model.executor, model.panels, model.config, input, hx)

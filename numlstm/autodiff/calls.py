@@ -89,7 +89,7 @@ class Backward:
             found = tape.back(d_output, d_hx, input_grad or None, self._with_hx or None)
             if found is not None:
                 of_input, hx, arrays = found
-                return Gradients(of_input, hx, dict(zip(tape.owner.names, arrays, strict=True)))
+                return Gradients(of_input, hx, layout.named(dict(zip(tape.owner.names, arrays, strict=True))))
         dtype = panels.dtype
         given = None if d_output is None else layout.positions_of(d_output, call, dtype)
         d_states = None if d_hx is None else self._state_gradients(d_hx)
@@ -375,7 +375,7 @@ def _run(
         executor, panels, steps, rows, sizes, layout.fill(given), states, dropout, mask_shape, low
     )
     result = layout.output_of(passed.output), layout.states_out(passed.h_n, passed.c_n, call, hx)
-    if type(layout) is Layout and not (call.swap or low or tape.plan.layout.drops):
+    if not isinstance(layout, PackedLayout) and not (call.swap or low or tape.plan.layout.drops):
         remember(tape, layout.shape, call[:3], lambda shape: partial(_small_vjp, shape, call, layout))
     return result, Backward(tape, call, panels, layout, hx is not None)
 
@@ -383,6 +383,6 @@ def _run(
 def _small_vjp(
     shape: SmallShape, call: CallShapes, layout: Layout, panels: Panels, input: Array, hx: Any
 ) -> tuple[Result, Backward] | None:
-    """``LSTM.vjp`` of an input of that shape; None if it must be run otherwise."""
+    """What `_run` gives for an input of that shape; None if it must be run otherwise."""
     found = shape.vjp(panels, input, hx)
     return found and (found[0], Backward(found[1], call, panels, layout, hx is not None))

@@ -83,6 +83,30 @@ def test_small_calls_have_the_bits_of_others(dtype, layers, bidirectional, proj_
                 assert equal(list(again.parameters.values()), want[-len(again.parameters) :])
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (5,)], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_small_calls_of_a_cell_have_the_bits_of_others(dtype, shape):
+    cell = numlstm.LSTMCell(5, 7, dtype=dtype, seed=0)
+    random = np.random.default_rng(1)
+    x = random.standard_normal(shape).astype(dtype)
+    states = [random.standard_normal((*shape[:-1], 7)).astype(dtype) for _ in range(5)]
+    hx, d_hx, d_output = tuple(states[:2]), tuple(states[2:4]), states[4]
+    for given in (None, hx):
+        for by_output, by_states in ((d_output, d_hx), (None, d_hx), (d_output, None)):
+            found = []
+            for small in (False, True):
+                if not small:
+                    cell._model.executor.training = None
+                result, backward = cell.vjp(x, given)
+                assert is_small(backward) == small
+                got = backward(by_output, by_states)
+                assert list(got.parameters) == ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+                found.append([*result, got.input, *(got.hx or ()), *got.parameters.values()])
+            assert equal(*found)
+    with pytest.raises(RuntimeError, match="inconsistent input_size"):
+        cell.vjp(x[..., :3])
+
+
 def small_one():
     """An LSTM whose calls of x are small, x and a gradient of the output."""
     lstm = numlstm.LSTM(5, 7, 2, seed=0)
