@@ -25,6 +25,7 @@ ORDER = (
     "demo",
     "bench",
     "dask",
+    "wheels",
     "export",
     "models",
     "torch",

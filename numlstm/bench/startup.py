@@ -189,7 +189,9 @@ def _models(folder: Path, found: Startup, engines: Sequence[str]) -> Array:
 
 def _environment(folder: Path, found: Startup) -> dict[str, str]:
     """Environment variables of the processes, with which numlstm has prebuilt kernels."""
-    from numlstm.kernels.loading import jit, prebuilt, registry, wheel
+    from numlstm.export import targets
+    from numlstm.kernels.loading import jit, prebuilt, registry
+    from numlstm.wheels import libraries
 
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     level, package = registry.level(), PACKAGE
@@ -198,13 +200,15 @@ def _environment(folder: Path, found: Startup) -> dict[str, str]:
         prebuilt.find("float32", level)
         found.kernels = "prebuilt"
     except prebuilt.Unfit as unfit:
-        command = wheel.linker()
+        here = targets.find("host")
+        command = libraries.linker(here)
         if command is None:
             found.kernels = f"from the cache, since {unfit} and there is no linker"
         else:
-            copy = wheel.copy_of_package(folder / "site")
+            copy = libraries.copy_of_package(folder / "site")
             code, _ = jit.object_code("float32", level)
-            wheel.place("float32", level, wheel.linked(code, command), copy / "kernels" / "shipped")
+            library = libraries.linked("float32", code, here, command)
+            libraries.place("float32", level, library, here, copy / "kernels" / "shipped")
             package, found.kernels = copy, "prebuilt, in a copy of this installation"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package.parent), path)))
     return environment

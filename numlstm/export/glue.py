@@ -18,7 +18,7 @@ from numlstm.export.cpu_check import SAVED, cpu_functions
 from numlstm.kernels.compiler import inline
 from numlstm.kernels.entries.head import head_entry
 from numlstm.kernels.instructions import greater, record_at, smaller, store_slot
-from numlstm.kernels.loading.build import bare_module, heads_of, optimise, shapes_of, target_machine
+from numlstm.kernels.loading.build import bare_module, emitted, heads_of, optimise, shapes_of, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.microkernel import Variant
 from numlstm.kernels.plan_layout import BFLOAT16
@@ -88,10 +88,7 @@ def _object(
     undefined = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")} - set(hidden)
     if undefined:
         raise RuntimeError(f"the code for {level.name} refers to {sorted(undefined)}, which nothing here provides")
-    if "windows" in level.triple:  # LLVM refers to this symbol of Microsoft's C library wherever there are floats
-        module.link_in(llvm.parse_assembly("$_fltused = comdat any\n@_fltused = weak_odr global i32 0, comdat"))
-    code: bytes = machine.emit_object(module)
-    return code
+    return emitted(module, machine)
 
 
 # An FMA of a register, and one of half a register

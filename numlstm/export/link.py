@@ -16,8 +16,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from numlstm.base.requirements import install
-from numlstm.export.targets import Target, host
+from numlstm.export.targets import Target
+from numlstm.kernels.loading.levels import host
 
+# Microsoft's C library has this function. LLVM calls it for a frame larger than a page, with the size in rax: Windows
+# gives a thread another page of stack when the one above it is touched. It changes no register but r10 and r11.
+TOUCH_STACK = b"""
+.globl __chkstk
+__chkstk:
+    leaq 8(%rsp), %r10
+    movq %rax, %r11
+1:  cmpq $4096, %r11
+    jbe 2f
+    subq $4096, %r10
+    testq %r10, (%r10)
+    subq $4096, %r11
+    jmp 1b
+2:  subq %r11, %r10
+    testq %r10, (%r10)
+    retq
+"""
 ZIG = {  # zig's names of the targets
     "x86_64-linux": "x86_64-linux-gnu",
     "aarch64-linux": "aarch64-linux-gnu",
@@ -25,6 +43,11 @@ ZIG = {  # zig's names of the targets
     "x86_64-macos": "x86_64-macos",
     "x86_64-windows": "x86_64-windows-gnu",
 }
+
+
+def zig(target: Target) -> list[str]:
+    """The command of the package ziglang, which links for any target."""
+    return [sys.executable, "-m", "ziglang", "cc", "-target", ZIG[target.name], "-shared"]
 
 
 def find(target: Target) -> list[str]:
@@ -48,7 +71,7 @@ def find(target: Target) -> list[str]:
         if path := shutil.which(name):
             return [path, "-shared"]
     if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", ZIG[target.name], "-shared"]
+        return zig(target)
     tried = ", ".join([*names, f"ziglang ({install('link')})"])
     raise RuntimeError(
         f"there is no linker for a shared library for {target.name}; {tried} would do. "
@@ -88,6 +111,7 @@ def shared(command: list[str], objects: Mapping[str, bytes], name: str) -> bytes
     extra = [f"-Wl,-install_name,@rpath/{name}"] if name.endswith(".dylib") else []
     if name.endswith(".dll"):
         extra = ["-Wl,--no-entry"]  # nothing runs when it is loaded
+        objects = {**objects, "chkstk.s": TOUCH_STACK}
     if name.endswith(".so"):
         extra = [f"-Wl,-soname,{name}", "-Wl,-z,noexecstack"]
     return _linked([*command, "-nostdlib", *extra], objects, name)

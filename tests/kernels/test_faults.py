@@ -17,7 +17,8 @@ from faults import MARK, end
 from needs import leave_out
 
 from numlstm.kernels.loading import cache as kernel_cache
-from numlstm.kernels.loading import jit, levels, registry, wheel
+from numlstm.kernels.loading import jit, levels, registry
+from numlstm.wheels import libraries
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.name != "posix", reason="faults of POSIX systems")]
 ALONE = "compiled for this process alone: "
@@ -674,7 +675,7 @@ def test_a_package_that_is_moved(place, bits):
     """Its cache is found again: an object belongs to what the sources say, wherever they are."""
     place.folder("home", "cache")
     first = place.path / "first"
-    wheel.copy_of_package(first)
+    libraries.copy_of_package(first)
     for path in (first, *first.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert place.run("import numlstm; print('AT', numlstm.__file__)\ntell()", FAULTS_PATH=first).right(bits).built == 1

@@ -11,15 +11,20 @@ from needs import leave_out
 from shipping import NUMBERS, computed, ship
 
 import numlstm
-from numlstm.kernels.loading import build, cache, fingerprint, jit, levels, prebuilt, registry, wheel
+from numlstm.export import targets
+from numlstm.kernels.loading import build, cache, fingerprint, jit, levels, prebuilt, registry
+from numlstm.wheels import libraries
 
 pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
+
+
+HERE = targets.find("host")
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU."""
-    package = wheel.copy_of_package(tmp_path_factory.mktemp("shipped"))
+    package = libraries.copy_of_package(tmp_path_factory.mktemp("shipped"))
     for number in NUMBERS:
         ship(package, number, registry.level())
     return package
@@ -49,7 +54,7 @@ def test_nothing_is_imported_for_them_that_could_make_them(package):
 @pytest.mark.parametrize("hidden", [("numba",), ("numba", "llvmlite")])
 def test_where_none_fits_and_none_can_be_made_a_sentence_says_so(tmp_path, hidden):
     """The cache is empty, so that Numba or llvmlite is really missed."""
-    said = computed(wheel.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
+    said = computed(libraries.copy_of_package(tmp_path), hidden, NUMLSTM_CACHE_DIR=str(tmp_path / "cache"))
     assert said["bits"] == {}
     assert f"numlstm has no float32 kernels for this CPU, whose level is {registry.level().name}" in said["error"]
     assert "none came with this installation" in said["error"]
@@ -143,7 +148,7 @@ def test_a_damaged_library_in_a_zipapp_is_not_loaded(package, tmp_path):
 
 def test_a_zipapp_without_kernels_finds_those_in_the_cache(tmp_path):
     """Which are those of the same sources, wherever these stand; no others are taken for them."""
-    said = computed(archive(wheel.copy_of_package(tmp_path), tmp_path), numbers=("float32",))
+    said = computed(archive(libraries.copy_of_package(tmp_path), tmp_path), numbers=("float32",))
     assert said["told"] == [
         f"numlstm: no shipped float32 kernels are used: none came with this installation for {registry.level().name}"
     ]
@@ -256,16 +261,25 @@ def test_the_build_uses_none_of_the_loaders():
 
 
 def test_a_linker_that_fails_is_told_of(monkeypatch, tmp_path):
-    command = wheel.linker()
+    command = libraries.linker(HERE)
     with pytest.raises(RuntimeError, match="does not link the kernels"):
-        wheel.linked(b"no object", command)
+        libraries.linked("float32", b"no object", HERE, command)
     with pytest.raises(RuntimeError, match="does not link the kernels"):
-        wheel.linked(b"", [str(tmp_path / "nowhere")])
-    monkeypatch.setattr(wheel.shutil, "which", lambda name: None)
-    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: None)
-    assert wheel.linker() is None
-    monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda name: name)
-    assert wheel.linker() == [sys.executable, "-m", "ziglang", "ld.lld"]
+        libraries.linked("float32", b"", HERE, [str(tmp_path / "nowhere")])
+    monkeypatch.setattr(libraries.shutil, "which", lambda name: None)
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: None)
+    assert libraries.linker(HERE) is None
+    monkeypatch.setattr(libraries.importlib.util, "find_spec", lambda name: name)
+    assert libraries.linker(HERE)[:4] == [sys.executable, "-m", "ziglang", "ld.lld"]
+
+
+def test_a_linker_of_this_machine_links_for_no_other(monkeypatch):
+    """The system's ld knows one kind of CPU; LLVM's knows all."""
+    monkeypatch.setattr(libraries.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(libraries, "host", lambda: "x86_64-linux")
+    found = {name: libraries.linker(target)[0] for name, target in targets.TARGETS.items()}
+    assert found.pop("x86_64-linux") == "/usr/bin/ld" and found.pop("aarch64-linux") == "/usr/bin/ld.lld"
+    assert set(found.values()) == {sys.executable}
 
 
 @pytest.mark.parametrize(
@@ -282,13 +296,13 @@ def test_a_build_may_ask_for_fewer_levels(monkeypatch, asked, names):
     monkeypatch.delenv("NUMLSTM_BUILD_LEVELS", raising=False)
     if asked is not None:
         monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", asked)
-    assert tuple(level.name for level in wheel.wanted()) == names
+    assert tuple(level.name for level in libraries.wanted(HERE)) == names
 
 
 def test_a_level_that_there_is_none_of_is_no_level_of_a_build(monkeypatch):
     monkeypatch.setenv("NUMLSTM_BUILD_LEVELS", "x86-64-v3,host")
-    with pytest.raises(ValueError, match=r"NUMLSTM_BUILD_LEVELS names 'host'; it may name x86-64-v4, .*, or native"):
-        wheel.wanted()
+    with pytest.raises(ValueError, match=r"NUMLSTM_BUILD_LEVELS names 'host'; for x86_64-linux it may name x86-64"):
+        libraries.wanted(HERE)
 
 
 def test_a_library_that_needs_something_is_refused_by_the_linker():
@@ -302,7 +316,7 @@ def test_a_library_that_needs_something_is_refused_by_the_linker():
     )
     code = build.target_machine(levels.LEVELS["x86-64-v3"]).emit_object(module)
     with pytest.raises(RuntimeError, match="elsewhere"):
-        wheel.linked(code, wheel.linker())
+        libraries.linked("float32", code, HERE, libraries.linker(HERE))
 
 
 @pytest.mark.parametrize("without_sources", [False, True])

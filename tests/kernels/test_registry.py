@@ -81,6 +81,36 @@ def test_levels_follow_the_flags_of_the_cpu(monkeypatch):
         levels.this_machine()
 
 
+def test_numpy_finds_the_level_where_the_system_does_not_say(monkeypatch):
+    """As on macOS and Windows, where Numba need not be there."""
+    if levels.host() != "x86_64-linux":
+        pytest.skip("needs another source to compare with")
+    names = [level.name for level in levels.supported()]
+    for source in ("_c_library_flags", "_file_flags"):
+        monkeypatch.setattr(levels, source, lambda: None)
+    assert [level.name for level in levels.supported()] == names
+    umath = levels.import_module("numpy._core._multiarray_umath")
+    features = dict.fromkeys(("AVX2", "FMA3", "F16C", "AVX512_SKX"), True)
+    for missing, first in ((None, "x86-64-v4"), ("AVX512_SKX", "x86-64-v3"), ("FMA3", "x86-64")):
+        monkeypatch.setattr(umath, "__cpu_features__", features | {missing: False})
+        assert levels.supported()[0].name == first
+
+
+def test_a_level_has_the_calling_convention_of_its_system(monkeypatch):
+    """And its object format. With Linux's, each call of a kernel on Windows would end the process."""
+    monkeypatch.setattr(levels, "_x86_flags", lambda: levels.FEATURES["x86-64-v3"])
+    for machine, system, triple in (
+        ("AMD64", "Windows", "x86_64-pc-windows-msvc"),
+        ("x86_64", "Darwin", "x86_64-apple-macosx10.13.0"),
+        ("arm64", "Darwin", "arm64-apple-macosx11.0.0"),
+        ("aarch64", "Linux", "aarch64-unknown-linux-gnu"),
+        ("x86_64", "FreeBSD", "x86_64-unknown-linux-gnu"),
+    ):
+        monkeypatch.setattr(levels.platform, "machine", lambda machine=machine: machine)
+        monkeypatch.setattr(levels.platform, "system", lambda system=system: system)
+        assert levels.supported()[0].triple == triple
+
+
 @pytest.mark.slow
 def test_without_fused_multiply_add_the_results_are_other_bits_but_close():
     """The level for old CPUs runs here too: right within rounding, and documented as other bits."""

@@ -11,7 +11,8 @@ import pytest
 from shipping import NUMBERS, ship
 
 import numlstm
-from numlstm.kernels.loading import registry, wheel
+from numlstm.kernels.loading import registry
+from numlstm.wheels import libraries
 
 pytestmark = [pytest.mark.cpu_level, pytest.mark.slow]
 
@@ -28,7 +29,7 @@ LEFT_ALONE = {
     "numlstm.commands.check", "numlstm.commands.convert", "numlstm.commands.disk_array", "numlstm.commands.inspect",
     "numlstm.commands.run", "numlstm.commands.sequence_files", "numlstm.dask", "numlstm.demo", "numlstm.interop",
     "numlstm.kernels.loading.build", "numlstm.kernels.loading.cache", "numlstm.kernels.loading.jit",
-    "numlstm.kernels.loading.linker", "numlstm.kernels.loading.wheel", "numlstm.kernels.simd",
+    "numlstm.kernels.loading.linker", "numlstm.kernels.simd",
     "numlstm.parameter_types", "numlstm.reference", "numlstm.sequences.packed_layout",
     "numlstm.sequences.packing", "numlstm.sequences.pool",
     "numlstm.sequences.ragged", "numlstm.sequences.state", "numlstm.sequences.stream", "numlstm.tracing.trace",
@@ -54,7 +55,7 @@ print(json.dumps([sorted(before), sorted(set(sys.modules) - before)]))
 def package(tmp_path_factory):
     """A copy of the package that ships the kernels for this CPU, and a model."""
     folder = tmp_path_factory.mktemp("startup")
-    package = wheel.copy_of_package(folder)
+    package = libraries.copy_of_package(folder)
     for number in NUMBERS:
         ship(package, number, registry.level())
     numlstm.LSTM(5, 7, seed=0).save(folder / "model.safetensors")

@@ -13,7 +13,8 @@ from needs import leave_out, need, need_files
 from shipping import NUMBERS, RUN, computed
 
 import numlstm
-from numlstm.kernels.loading import wheel as kernel_wheel
+from numlstm.export import targets
+from numlstm.wheels import libraries
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def python(tmp_path_factory):
     """The Python of an environment that has PyInstaller and the wheel of numlstm, and no Numba."""
     need_files("PyInstaller")
     need("hatchling")
-    if sys.platform != "linux" or kernel_wheel.linker() is None:
+    if sys.platform != "linux" or libraries.linker(targets.find("host")) is None:
         leave_out("kernels are shipped for Linux, and linked by a linker")
     folder = tmp_path_factory.mktemp("pyinstaller")
     venv.create(folder / "env", with_pip=False)

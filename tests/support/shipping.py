@@ -5,7 +5,9 @@ from pathlib import Path
 
 from commands import child
 
-from numlstm.kernels.loading import jit, wheel
+from numlstm.export import targets
+from numlstm.kernels.loading import jit
+from numlstm.wheels import libraries
 
 NUMBERS = ("float32", "float64")
 RUN = """
@@ -57,7 +59,9 @@ def computed(package, hidden=(), numbers=NUMBERS, **environment):
 
 def ship(package, number, level):
     """Put the library of a number type into a copy of the package; its path."""
-    command = wheel.linker()
+    here = targets.find("host")
+    command = libraries.linker(here)
     assert command, "no linker: binutils, LLVM's lld or the package ziglang"
     code, _ = jit.object_code(number, level)
-    return wheel.place(number, level, wheel.linked(code, command), package / "kernels" / "shipped")
+    library = libraries.linked(number, code, here, command)
+    return libraries.place(number, level, library, here, package / "kernels" / "shipped")

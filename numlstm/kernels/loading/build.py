@@ -142,10 +142,17 @@ def build(number: str, level: Level, shapes: Shapes | None = None) -> tuple[llvm
     return module, machine
 
 
+def emitted(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> bytes:
+    """The object of an optimised module. It refers to nothing outside."""
+    if "windows" in machine.triple:  # LLVM refers to this symbol of Microsoft's C library wherever there are floats
+        module.link_in(llvm.parse_assembly("$_fltused = comdat any\n@_fltused = weak_odr global i32 0, comdat"))
+    code: bytes = machine.emit_object(module)
+    return code
+
+
 def object_code(number: str, level: Level, shapes: Shapes | None = None) -> bytes:
     """The relocatable object file."""
-    module, machine = build(number, level, shapes)
-    return machine.emit_object(module)
+    return emitted(*build(number, level, shapes))
 
 
 def assembly(number: str, level: Level, shapes: Shapes | None = None) -> str:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+from importlib import import_module
 from typing import NamedTuple
 
 
@@ -55,25 +56,46 @@ class Level(NamedTuple):
         return self.register_bytes // {"float32": 4, "float64": 8, "bfloat16": 4}[number]
 
 
+class System(NamedTuple):
+    """A family of CPUs and an operating system, as LLVM names them."""
+
+    triple: str
+    cpu: str = ""  # the oldest CPU, if it is newer than the level's
+
+
+SYSTEMS = {
+    "x86_64-linux": System("x86_64-unknown-linux-gnu"),
+    "aarch64-linux": System("aarch64-unknown-linux-gnu"),
+    "aarch64-macos": System("arm64-apple-macosx11.0.0", "apple-m1"),
+    "x86_64-macos": System("x86_64-apple-macosx10.13.0"),
+    "x86_64-windows": System("x86_64-pc-windows-msvc"),
+    "wasm32": System("wasm32-unknown-unknown"),
+}
 X86_PAUSE, ARM_PAUSE = ("llvm.x86.sse2.pause",), ("llvm.aarch64.isb", 15)
-LEVELS = {
+_X86, _ARM = (SYSTEMS[name].triple for name in ("x86_64-linux", "aarch64-linux"))
+LEVELS = {  # as they are on Linux
     level.name: level
     for level in (
-        Level("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "", 64, 32, fused=True, pause=X86_PAUSE),
-        Level("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 32, 16, fused=True, pause=X86_PAUSE),
-        Level("x86-64", "x86_64-unknown-linux-gnu", "x86-64", "", 16, 16, fused=False, pause=X86_PAUSE),
-        Level(
-            "aarch64",
-            "aarch64-unknown-linux-gnu",
-            "generic",
-            "+neon",
-            16,
-            32,
-            fused=True,
-            pause=ARM_PAUSE,
-        ),
+        Level("x86-64-v4", _X86, "x86-64-v4", "", 64, 32, fused=True, pause=X86_PAUSE),
+        Level("x86-64-v3", _X86, "x86-64-v3", "", 32, 16, fused=True, pause=X86_PAUSE),
+        Level("x86-64", _X86, "x86-64", "", 16, 16, fused=False, pause=X86_PAUSE),
+        Level("aarch64", _ARM, "generic", "+neon", 16, 32, fused=True, pause=ARM_PAUSE),
     )
 }
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+_KERNELS = {"darwin": "macos"}
+
+
+def host() -> str:
+    """The name for the CPU and system of this process; it need not be one of ``SYSTEMS``."""
+    machine, system = platform.machine().lower(), platform.system().lower()
+    return f"{_MACHINES.get(machine, machine)}-{_KERNELS.get(system, system)}"
+
+
+def on(level: Level, system: str) -> Level:
+    """The level with the calling convention, the registers and the object format of a system."""
+    its = SYSTEMS.get(system, System(level.triple))
+    return level._replace(triple=its.triple, cpu=its.cpu or level.cpu)
 
 
 def _c_library_flags() -> set[str] | None:
@@ -105,15 +127,23 @@ def _file_flags() -> set[str] | None:
     return None
 
 
+def _numpy_flags() -> set[str]:
+    """The features of the highest level that NumPy finds. It asks the CPU, and whether the system saves its registers.
+
+    Before version 2.4 it does not tell of BMI, LZCNT and MOVBE, which every CPU with AVX2 and FMA has.
+    """
+    there: dict[str, bool] = import_module("numpy._core._multiarray_umath").__cpu_features__
+    if not all(there.get(name) for name in ("AVX2", "FMA3", "F16C")):
+        return set()
+    return FEATURES["x86-64-v4" if there.get("AVX512_SKX") else "x86-64-v3"]
+
+
 def _x86_flags() -> set[str]:
-    """The CPU features by the names of /proc/cpuinfo: from the C library, that file, or LLVM."""
+    """The CPU features by the names of /proc/cpuinfo: from the C library, that file, or NumPy."""
     for source in (_c_library_flags, _file_flags):
         if (told := source()) is not None:
             return told
-    import llvmlite.binding as llvm
-
-    renamed = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm", "sahf": "lahf_lm"}
-    return {renamed.get(name, name) for name, there in llvm.get_host_cpu_features().items() if there}
+    return _numpy_flags()
 
 
 def supported() -> list[Level]:
@@ -124,15 +154,15 @@ def supported() -> list[Level]:
     RuntimeError
         For a CPU that there are no kernels for.
     """
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
+    machine = host().partition("-")[0]
+    if machine == "x86_64":
         flags = _x86_flags()
         able = [name for name, needs in FEATURES.items() if needs <= flags]
-    elif machine in ("aarch64", "arm64"):
+    elif machine == "aarch64":
         able = ["aarch64"]
     else:
         raise RuntimeError(f"there are no kernels for the CPU {machine!r}; there are some for {', '.join(LEVELS)}")
-    return [LEVELS[name] for name in able]
+    return [on(LEVELS[name], host()) for name in able]
 
 
 def this_machine() -> Level:

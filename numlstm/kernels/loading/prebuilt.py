@@ -17,7 +17,8 @@ from .entry_points import ENTRIES, TRAINING_ENTRIES, Kernel, TrainingKernel, cal
 from .levels import Level
 
 FOLDER = os.path.join(fingerprint.FOLDER, "shipped")
-PREFIX, SUFFIX = "libnumlstm-", ".so"
+PREFIX, SUFFIXES = "libnumlstm-", {"win32": ".dll", "darwin": ".dylib"}
+SUFFIX = SUFFIXES.get(sys.platform, ".so")
 
 
 class Unfit(Exception):
@@ -29,9 +30,9 @@ def checksum(library: bytes) -> str:
     return f"{zlib.crc32(library):08x}"
 
 
-def file_name(number: str, level: Level, source: str, check: str) -> str:
+def file_name(number: str, level: Level, source: str, check: str, suffix: str = SUFFIX) -> str:
     """The file name of the library for a number type and level, with the name of its sources and its checksum."""
-    return f"{PREFIX}{number}-{level.name}-{source}-{check}{SUFFIX}"
+    return f"{PREFIX}{number}-{level.name}-{source}-{check}{suffix}"
 
 
 def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
@@ -42,8 +43,6 @@ def find(number: str, level: Level, folder: str = FOLDER) -> tuple[str, bytes]:
     Unfit
         There is none.
     """
-    if not sys.platform.startswith("linux"):
-        raise Unfit(f"none are shipped for {sys.platform}")
     try:
         there = fingerprint.listed(folder)
     except OSError:
@@ -87,7 +86,7 @@ def _from_archive(name: str, content: bytes) -> ctypes.CDLL:
     """Load a library that is inside a zip archive, by way of a temporary file."""
     from tempfile import TemporaryDirectory
 
-    with TemporaryDirectory(prefix="numlstm-") as folder:
+    with TemporaryDirectory(prefix="numlstm-", ignore_cleanup_errors=True) as folder:  # Windows keeps a loaded file
         path = os.path.join(folder, name)
         with open(path, "wb") as file:
             file.write(content)

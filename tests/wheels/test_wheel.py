@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -15,8 +16,9 @@ from needs import leave_out, need
 from shipping import NUMBERS, RUN, computed
 
 import numlstm
+from numlstm.export import targets
 from numlstm.kernels.loading import fingerprint, prebuilt, registry
-from numlstm.kernels.loading import wheel as kernel_wheel
+from numlstm.wheels import libraries
 
 pytestmark = pytest.mark.system
 
@@ -44,7 +46,7 @@ def wheel(source, folder, **environment):
 
 @pytest.fixture(scope="module", autouse=True)
 def linux():
-    if sys.platform != "linux" or registry.level() not in kernel_wheel.SHIPPED:
+    if sys.platform != "linux" or registry.level().name not in libraries.SHIPPED["x86_64"]:
         leave_out("only wheels for Linux on x86-64 with AVX2 and FMA ship kernels")
 
 
@@ -86,13 +88,13 @@ def contents(path):
 
 
 def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
-    assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.whl")
+    assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64.whl")
     held = contents(built)
     libraries = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
     wanted = {
         (number, level, fingerprint.name(level, training=fingerprint.of_training(number)))
-        for number in kernel_wheel.NUMBERS
-        for level in kernel_wheel.SHIPPED
+        for number in libraries.NUMBERS
+        for level in libraries.wanted(targets.find("host"))
     }
     in_order = sorted(wanted, key=lambda parts: prebuilt.file_name(*parts, ""))
     assert set(libraries) == {
@@ -100,7 +102,8 @@ def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
         for parts, content in zip(in_order, (libraries[name] for name in sorted(libraries)), strict=True)
     }
     (tags,) = (held[name].decode() for name in held if name.endswith("/WHEEL"))
-    assert "Root-Is-Purelib: false" in tags and "Tag: py3-none-manylinux_2_17_x86_64" in tags
+    assert "Root-Is-Purelib: false" in tags
+    assert re.findall("Tag: (.*)", tags) == ["py3-none-manylinux_2_17_x86_64", "py3-none-musllinux_1_1_x86_64"]
 
 
 def test_it_runs_without_numba_and_gives_the_bits_of_this_checkout(built, tmp_path):
@@ -135,7 +138,7 @@ def test_the_sdist_is_whole(unpacked):
         names = run("git", "ls-files", "-z", "--cached", cwd=ROOT).split("\0")
         names = [name for name in names if name and (ROOT / name).exists()]
     else:
-        names = ["hatch_build.py", "README.md", "SECURITY.md", "tests/kernels/test_wheel.py", "benchmarks/forward.py"]
+        names = ["hatch_build.py", "README.md", "SECURITY.md", "tests/wheels/test_wheel.py", "benchmarks/forward.py"]
     assert [name for name in names if not (unpacked / name).exists()] == []
     assert not list(unpacked.rglob("*.so"))
 
