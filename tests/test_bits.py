@@ -5,13 +5,13 @@ prove that it ran. A kernel with the additions of one tile in another order make
 """
 
 import ctypes
-import hashlib
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from bits import DIGEST_OF_ALL, SIZES, digest, run
 from judge import equal
 from needs import leave_out
 from numba import types
@@ -25,13 +25,10 @@ from numlstm.kernels.loading import build, levels, linker, registry
 from numlstm.kernels.plan_layout import LEAST_HALVED, Header, lanes_of_last
 from numlstm.kernels.simd import SideBySide, Simd
 from numlstm.kernels.tile import FROM_ZERO, Tile
-from numlstm.runtime import planner
 from numlstm.runtime.call import Call
 
 pytestmark = pytest.mark.cpu_level
 
-# (hidden_size, proj_size): below, at and beyond one register, and in tails of every kind
-SIZES = [(1, 0), (3, 2), (13, 0), (37, 5), (64, 0), (130, 70)]
 NEVER = 1 << 30  # terms, more than any chain has
 FORCED = {
     "hoisted, long chunks": {"hoist": True},
@@ -62,17 +59,6 @@ def alone():
     """On one thread, whose counters are read; what threads share is in test_threads.py."""
     with numlstm.num_threads(1):
         yield
-
-
-def run(lstm, x, hx=None, **settings):
-    """Results and the kernel's counters."""
-    with planner.override(**settings):
-        lstm(x[:1], hx)  # so that the workspace exists
-        for workspace in lstm._model.executor.idle:
-            workspace.plan = None
-        output, (h_n, c_n) = lstm(x, hx)
-        counts = lstm._model.executor.idle[-1].slots[: Header.LENGTH].copy()
-    return (output, h_n, c_n), counts
 
 
 def every_path(lstm, steps=5, batch=11):
@@ -356,35 +342,16 @@ def test_a_planted_reordered_chain_is_noticed(planted):
 DIGEST = """
 import sys
 sys.path[:0] = {path!r}
-from test_bits import digest
+from bits import digest
 print(digest())
 """
-
-
-def digest():
-    """A hash over results of both dtypes, all flags and many sizes; the draws are of a generator that NumPy froze."""
-    total = hashlib.sha256()
-    for dtype in ("float32", "float64"):
-        for hidden, proj in SIZES:
-            draw = np.random.RandomState(hidden).standard_normal
-            lstm = make(hidden, proj, dtype, num_layers=2, bidirectional=True)
-            lstm.load_state_dict({name: draw(value.shape) / 8 for name, value in lstm.named_parameters()})
-            for batch in (1, 7):
-                x, hx = (
-                    draw((6, batch, 5)).astype(dtype),
-                    [draw(s.shape).astype(dtype) for s in data(lstm, 1, batch)[1]],
-                )
-                x[2] *= 1e3
-                for array in run(lstm, x, tuple(hx))[0]:
-                    total.update(array.tobytes())
-    return total.hexdigest()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(levels.this_machine().name != "x86-64-v4", reason="needs a CPU with AVX-512 to compare with")
 def test_another_level_of_the_cpu_gives_the_same_bits():
     environment = {**os.environ, "NUMLSTM_CPU": "x86-64-v3"}
-    code = DIGEST.format(path=[os.path.dirname(__file__), os.path.join(os.path.dirname(__file__), "support")])
+    code = DIGEST.format(path=[os.path.join(os.path.dirname(__file__), "support")])
     child = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=True
     )
@@ -395,7 +362,7 @@ def test_bits_are_those_of_the_committed_digest():
     """Any CPU with a fused multiply-add gives these bits; another rule of arithmetic would be another digest."""
     if not registry.level().fused:
         leave_out("a CPU without a fused multiply-add gives other bits, and says so")
-    assert digest() == "287db20a4aad374029a349374d34421de2883fe33525528af2c2b06d1ce8b349"
+    assert digest() == DIGEST_OF_ALL
 
 
 def test_kernels_drop_the_gil():

@@ -36,11 +36,11 @@ __chkstk:
     testq %r10, (%r10)
     retq
 """
-ZIG = {  # zig's names of the targets
+ZIG = {  # zig's names of the targets, with the oldest macOS
     "x86_64-linux": "x86_64-linux-gnu",
     "aarch64-linux": "aarch64-linux-gnu",
-    "aarch64-macos": "aarch64-macos",
-    "x86_64-macos": "x86_64-macos",
+    "aarch64-macos": "aarch64-macos.11.0",
+    "x86_64-macos": "x86_64-macos.10.13",
     "x86_64-windows": "x86_64-windows-gnu",
 }
 

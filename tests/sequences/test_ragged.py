@@ -10,13 +10,14 @@ import threading
 
 import numpy as np
 import pytest
+from bits import SIZES
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import DTYPES, UNIT, bits, equal, error, exact, flat, need_longdouble, same_bits
 from random_cases import cases
 from runtime.test_threads import FLAGS, OTHERS, WAYS, Gathered
 from samples import data, make
-from test_bits import FORCED, SIZES
+from test_bits import FORCED
 
 import numlstm
 from numlstm.base.config import Config
