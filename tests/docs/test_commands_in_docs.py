@@ -75,13 +75,14 @@ BLOCKS = [block for page in PAGES for block in Block.all_of(page)]
 # What a command takes beyond the fast suite: words in it, markers, and what must be there.
 TAKES = (
     (r"\bnumlstm export\b", ["system"], ["cc"]),
+    (r"\bnode |\bexamples/web/", ["system"], ["node", "ziglang"]),
     (r"\bc\+\+ ", ["system"], ["c++"]),
     (r"\brustc ", ["system"], ["rustc"]),
     (r"\bnumlstm demo\b", ["slow"], []),
     (r"--plot\b", ["slow"], ["matplotlib"]),
     (r"\bnumlstm bench\b|\bbenchmarks\b", ["slow"], []),
     (r"\.parquet\b|\bdask\b", ["slow"], ["dask", "distributed", "pyarrow"]),
-    (r"speech\.wav", ["slow"], ["onnx", "matplotlib", "silero_vad"]),
+    (r"speech\.wav|\bexamples/web/make\.py", ["slow"], ["onnx", "matplotlib", "silero_vad"]),
     (r"\bserve\.py\b", ["slow"], ["websockets"]),
     (r"\bnumlstm warmup\b", ["slow"], []),
     (r"\bexamples/\w+\.py\b", ["slow"], []),
@@ -98,7 +99,7 @@ def check_needs(text: str) -> None:
         for name in needed if re.search(words, text) else []:
             if name == "silero_vad":
                 need_files(name)
-            elif name in ("cc", "c++", "rustc"):
+            elif name in ("cc", "c++", "rustc", "node"):
                 if shutil.which(name) is None:
                     leave_out(f"needs {name}")
             else:
@@ -328,7 +329,7 @@ def test_commands_of_the_page_of_examples_run(command: str, checkout: Path) -> N
 
 
 def test_every_shell_command_is_in_a_block_that_is_run() -> None:
-    known = {"", "sh", "console", "python", "py", "text", "c", "rust", "yaml", "toml", "math"}
+    known = {"", "sh", "console", "python", "py", "text", "c", "rust", "yaml", "toml", "math", "js"}
     assert {block.language for block in BLOCKS} <= known
     for block in BLOCKS:
         if block.language not in ("sh", "console", "text"):

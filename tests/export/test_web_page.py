@@ -118,3 +118,19 @@ def test_types_and_code_have_the_same_members(amplifier):
     members = set(re.findall(r"^  (?:static |async |get |set )*(\w+)\(", body, re.M))
     members |= set(re.findall(r"^    this\.(\w+) =", body, re.M))
     assert members == declared and len(members) > 15
+
+
+def test_the_code_of_the_page_about_it_runs(amplifier):
+    """The first example of docs/web.md, with numbers of a sine; it ends with a state of zeros."""
+    folder, module = amplifier
+    text = (Path(__file__).parents[2] / "docs" / "web.md").read_text("utf-8")
+    code = text.partition("```js\n")[2].partition("```")[0]
+    given = "const x = [0.5], steps = 9, xs = Float32Array.from({ length: 9 }, (_, n) => n / 10);\n"
+    (folder / "page.mjs").write_text(
+        given + code + "export const results = () => ({ y: [...y], ys: [...ys], h: [...lstm.h] });"
+    )
+    told = Node(folder).call("page.mjs", "results", None)
+    xs = np.concatenate([[0.5], np.arange(9) / 10]).astype(np.float32)
+    want = module(xs.reshape(-1, 1, 1)).ravel()
+    assert np.abs(np.array([*told["y"], *told["ys"]]) - want).max() < TOLERANCE
+    assert len(told["h"]) == 40 and not any(told["h"])

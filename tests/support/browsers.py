@@ -65,6 +65,7 @@ class Node:
         done = subprocess.run(
             [*self.command, "--input-type=module", "-e", code],
             input=json.dumps(given),
+            cwd=self.folder,
             capture_output=True,
             text=True,
             timeout=300,
