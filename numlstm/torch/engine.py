@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,29 @@ from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.lstm import LSTM
 from numlstm.module import Model
+from numlstm.runtime.executor import Executor
 from numlstm.runtime.object_layout import address
+from numlstm.runtime.packed_weights import Panels
 from numlstm.sequences.packing import PackedSequence
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
 class Packed:
-    """An LSTM, and its weights as they were when they were packed."""
+    """Weights in panels, and as they were when they were packed."""
 
-    def __init__(self, lstm: LSTM, copies: Sequence[Array]) -> None:
-        self.lstm, self.copies = lstm, copies
+    def __init__(self, config: Config, executor: Executor, panels: Panels, copies: Sequence[Array]) -> None:
+        self.config, self.executor, self.panels, self.copies = config, executor, panels, copies
         self.memory = [(address(copy), copy.nbytes) for copy in copies]
+
+    @cached_property
+    def lstm(self) -> LSTM:
+        """An LSTM with these weights, in eval mode."""
+        lstm = LSTM.__new__(LSTM)
+        lstm._hold(self.config)
+        lstm._model = Model(self.config, self.panels, self.executor)
+        lstm.training = False
+        return lstm
 
     def has(self, weights: Sequence[Tensor]) -> bool:
         """Whether the bits of these weights are still those."""
@@ -53,18 +64,15 @@ class Engine:
         """Whether they have the shapes of the parameters, in the order of the state dict."""
         return [weight.shape for weight in weights] == self.shapes
 
-    def lstm(self, weights: Sequence[Tensor]) -> LSTM:
-        """An LSTM with these weights, in eval mode."""
+    def packed(self, weights: Sequence[Tensor]) -> Packed:
+        """These weights in panels: those of the last call if no bit has changed since."""
         packed: Packed | None = _packed.get(weights[0])
         plain = [weight if weight.is_contiguous() else weight.contiguous() for weight in weights]
-        if packed is None or packed.lstm._config is not self.config or not packed.has(plain):
+        if packed is None or packed.config is not self.config or not packed.has(plain):
             numbers = self.passes.numbers([_array(weight) for weight in plain])
-            lstm = LSTM.__new__(LSTM)
-            lstm._hold(self.config)
-            lstm._model = Model(self.config, self.passes.packed(numbers), self.passes.executor)
-            lstm.training = False
-            packed = _packed[weights[0]] = Packed(lstm, self.passes.views(numbers))
-        return packed.lstm
+            panels, executor = self.passes.packed(numbers), self.passes.executor
+            packed = _packed[weights[0]] = Packed(self.config, executor, panels, self.passes.views(numbers))
+        return packed
 
     def infer(
         self, weights: Sequence[Tensor], x: Tensor, hx: tuple[Tensor, Tensor] | None, sizes: Array | None
@@ -72,12 +80,12 @@ class Engine:
         """Output, h_n and c_n."""
         given: Any = _array(x) if sizes is None else PackedSequence(_array(x), sizes, None, None)
         states = None if hx is None else (_array(hx[0]), _array(hx[1]))
-        output, (h_n, c_n) = self.lstm(weights)(given, states)
+        output, (h_n, c_n) = self.packed(weights).lstm(given, states)
         return _tensor(output if sizes is None else output.data), _tensor(h_n), _tensor(c_n)
 
     def forward(
         self,
-        lstm: LSTM,
+        packed: Packed,
         x: Tensor,
         hx: tuple[Tensor, Tensor] | None,
         masks: Sequence[Tensor],
@@ -86,12 +94,12 @@ class Engine:
         """Output, h_n, c_n, and the numbers that `backward` needs."""
         states = None if hx is None else (_array(hx[0]), _array(hx[1]))
         drawn = [_array(mask) for mask in masks]
-        results = self.passes.forward(lstm._panels, _array(x), states, drawn, sizes)
+        results = self.passes.forward(packed.panels, _array(x), states, drawn, sizes)
         return tuple(map(_tensor, results))
 
     def backward(
         self,
-        lstm: LSTM,
+        packed: Packed,
         kept: Tensor,
         masks: Sequence[Tensor],
         by_results: Sequence[Tensor | None],
@@ -102,7 +110,7 @@ class Engine:
     ) -> tuple[Tensor | None, ...]:
         """Gradients of the input, h_0, c_0 and the weights."""
         gradients = self.passes.backward(
-            lstm._panels,
+            packed.panels,
             _array(kept),
             [None if by_result is None else _array(by_result) for by_result in by_results],
             steps,

@@ -31,12 +31,12 @@ class RunLSTM(torch.autograd.Function):
     def forward(*inputs: Any) -> Any:
         """Run the pass.
 
-        The inputs are the engine, an LSTM with the weights or None, sizes, number of masks, x, h_0, c_0, masks of
+        The inputs are the engine, the weights in panels or None, sizes, number of masks, x, h_0, c_0, masks of
         dropout, and weights.
         """
-        engine, lstm, sizes, count, x, h_0, c_0, *rest = inputs
+        engine, packed, sizes, count, x, h_0, c_0, *rest = inputs
         hx = None if h_0 is None else (h_0, c_0)
-        return engine.forward(lstm or engine.lstm(rest[count:]), x, hx, rest[:count], sizes)
+        return engine.forward(packed or engine.packed(rest[count:]), x, hx, rest[:count], sizes)
 
     @classmethod
     def call(cls, engine: Engine, weights: Sequence[Tensor], *inputs: Any) -> Any:
@@ -44,14 +44,14 @@ class RunLSTM(torch.autograd.Function):
         if is_transformed():
             return cls.apply(engine, None, *inputs, *weights)
         run: Any = super(torch.autograd.Function, cls)
-        return run.apply(engine, engine.lstm(weights), *inputs, *weights)
+        return run.apply(engine, engine.packed(weights), *inputs, *weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Save the weights, whose version is checked; the input and the states are among what is kept."""
-        engine, lstm, sizes, count, x, h_0, _, *rest = inputs
+        engine, packed, sizes, count, x, h_0, _, *rest = inputs
         steps, rows = x.shape[:2] if sizes is None else (len(sizes), int(sizes[0]))
-        ctx.call, ctx.with_hx = (engine, lstm, sizes, count, steps, rows), h_0 is not None
+        ctx.call, ctx.with_hx = (engine, packed, sizes, count, steps, rows), h_0 is not None
         ctx.save_for_backward(output[3], *rest)
         ctx.mark_non_differentiable(output[3])
         ctx.set_materialize_grads(False)
@@ -86,10 +86,10 @@ class Backward(torch.autograd.Function):
         The inputs are those of `RunLSTM.forward` up to the number of masks, T, B, whether the gradient of the input is
         wanted, the gradients of output, h_n and c_n, the numbers kept, masks, and weights.
         """
-        engine, lstm, sizes, count, steps, rows, input_grad, d_output, d_h, d_c, kept, *rest = inputs
+        engine, packed, sizes, count, steps, rows, input_grad, d_output, d_h, d_c, kept, *rest = inputs
         by_results, masks, weights = (d_output, d_h, d_c), rest[:count], rest[count:]
         gradients: tuple[Tensor | None, ...] = engine.backward(
-            lstm or engine.lstm(weights), kept, masks, by_results, steps, rows, sizes, input_grad
+            packed or engine.packed(weights), kept, masks, by_results, steps, rows, sizes, input_grad
         )
         return gradients
 

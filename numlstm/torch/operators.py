@@ -45,7 +45,7 @@ def lstm(
     of_sizes = _engine(weights, num_layers, bidirectional)
     hx = None if h_0 is None or c_0 is None else (h_0, c_0)
     if keep or masks:
-        output, h_n, c_n, kept = of_sizes.forward(of_sizes.lstm(weights), x, hx, masks, None)
+        output, h_n, c_n, kept = of_sizes.forward(of_sizes.packed(weights), x, hx, masks, None)
         return output, h_n, c_n, kept if keep else x.new_empty(0)
     return *of_sizes.infer(weights, x, hx, None), x.new_empty(0)
 
@@ -75,7 +75,7 @@ def lstm_backward(
     (steps, rows, _), by_results = d_output.shape, (d_output, d_h, d_c)
     of_sizes = _engine(weights, num_layers, bidirectional)
     gradients: list[Any] = [
-        *of_sizes.backward(of_sizes.lstm(weights), kept, masks, by_results, steps, rows, None, True)
+        *of_sizes.backward(of_sizes.packed(weights), kept, masks, by_results, steps, rows, None, True)
     ]
     return gradients
 
