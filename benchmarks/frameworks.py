@@ -1,10 +1,12 @@
-"""Forward and backward pass of an LSTM inside PyTorch: numlstm.torch beside torch.nn.LSTM, on one thread.
+"""Forward and backward pass of an LSTM inside PyTorch, numlstm.torch beside torch.nn.LSTM, and inside JAX.
 
     python benchmarks/frameworks.py              # all workloads, 10 rounds
     python benchmarks/frameworks.py seed -r 50   # one of them, 50 rounds
+    python benchmarks/frameworks.py --jax seed   # numlstm.jax, called by XLA and by callbacks
 
 Rounds of both modules are interleaved. Of each, the least time of the thread counts: a call, backpropagation from a
-gradient of the output, and with "step" an SGD step, after which weights are packed again.
+gradient of the output, and with "step" an SGD step, after which weights are packed again. All is on one thread. JAX has
+threads of its own: there the clock on the wall counts.
 """
 
 from __future__ import annotations
@@ -62,13 +64,46 @@ def passes(ours: bool, name: str, step: bool) -> Callable[[], float]:
     return call
 
 
+def inside_jax(name: str, rounds: int) -> list[float]:
+    """Milliseconds of both passes of numlstm.jax, called by XLA and then by callbacks; packed workloads are padded."""
+    import jax
+
+    from numlstm.jax import host_calls, lstm
+
+    inputs, hidden, layers, directions, steps, batch, repeats = WORKLOADS[name]
+    own = numlstm.LSTM(inputs, hidden, layers, bidirectional=directions == 2, seed=0)
+    parameters, x = own.state_dict(), np.ones((steps, batch, inputs), np.float32)
+    given = {name: jax.numpy.asarray(array) for name, array in parameters.items()}, jax.numpy.asarray(x)
+    found = []
+    for handled in (True, False):
+        host_calls.has_handlers = lambda handled=handled: handled
+        jax.clear_caches()
+        gradients = jax.jit(jax.grad(lambda p, x: (lstm(p, x)[0] ** 2).sum(), (0, 1)))
+        jax.block_until_ready(gradients(*given))
+        times = []
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            for _ in range(repeats):
+                jax.block_until_ready(gradients(*given))
+            times.append((time.perf_counter() - begun) / repeats * 1e3)
+        found.append(min(times))
+    return found
+
+
 def main() -> None:
     """Time the workloads that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", default=list(WORKLOADS), help=", ".join(WORKLOADS))
     parser.add_argument("-r", "--rounds", type=int, default=10)
+    parser.add_argument("--jax", action="store_true", help="inside JAX, in place of PyTorch")
     arguments = parser.parse_args()
     numlstm.set_num_threads(1)
+    if arguments.jax:
+        print("ms                    by XLA   by callbacks   ratio")
+        for name in arguments.workloads:
+            handled, called = inside_jax(name, arguments.rounds)
+            print(f"{name:18s} {handled:9.3f} {called:14.3f} {called / handled:7.2f}", flush=True)
+        return
     print("ms                 numlstm.torch   torch.nn   ratio   with a step: numlstm.torch   torch.nn   ratio")
     for name in arguments.workloads:
         calls = [passes(ours, name, step) for step in (False, True) for ours in (True, False)]
