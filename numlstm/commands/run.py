@@ -28,6 +28,7 @@ from numlstm.commands.messages import one_line, reports_errors, say
 from numlstm.commands.models import running
 from numlstm.commands.options import BATCH_FIRST, FILE, NAME, STATE, Finite
 from numlstm.lstm import LSTM
+from numlstm.models import loading
 
 
 class OneInput(click.Command):
@@ -78,7 +79,7 @@ class OneInput(click.Command):
 @click.option(
     "--per",
     type=click.Choice(["sequence", "step"]),
-    help="Parquet: write a row per sequence or per step.  [default: sequence]",
+    help="Parquet: write a row per sequence or per step.  [default: sequence, or what a whole model gives]",
 )
 @click.option("--whole", is_flag=True, help="Parquet: no sequence spans two files, so rows need no shuffle.")
 @reports_errors
@@ -105,15 +106,15 @@ def command(
     optionally h_0 and c_0; or a .csv file with one row per step, of several sequences with --group and --order. For an
     LSTM a .npy file may be larger than memory.
 
-    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). The LSTM runs,
-    and OUT is then a folder. To resume a job, give the same command again.
+    INPUT may also be Parquet with one row per step: a file, a folder, or a quoted pattern (extra dask). OUT is then a
+    folder. To resume a job, give the same command again.
     """
     grouped = of_tables["group"] or of_tables["order"]
     if input.suffix.lower() == ".parquet" or (input.is_dir() and grouped):
         for option, value in (("--state", state), ("--batch-first", batch_first)):
             if value is not None:
                 raise click.UsageError(f"{option} is not for Parquet")
-        run_parquet(model, input, out, name, **of_tables)
+        run_parquet(model, input, out, name, hidden, **of_tables)
         return
     is_csv = input.suffix.lower() == ".csv"
     of_csv = ("group", "order", "features") if is_csv else ()
@@ -122,7 +123,7 @@ def command(
     if is_csv and any(of_tables[option] for option in of_csv) and not (of_tables["group"] and of_tables["order"]):
         raise click.UsageError("--group and --order belong together: which sequence a row belongs to, and which step")
     asks_lstm = hidden or state is not None or name is not None or batch_first is not None
-    whole = None if asks_lstm else running.whole_model(model)
+    whole = None if asks_lstm else loading.whole_model(model)
     if whole is not None or grouped or out.suffix.lower() == ".csv":
         if whole is None and state is not None:
             raise click.UsageError("--state is for a .npz file as OUT, without --group")
@@ -138,6 +139,7 @@ def run_parquet(
     input: Path,
     out: Path,
     name: str | None,
+    hidden: bool,
     *,
     group: str | None,
     order: str | None,
@@ -159,9 +161,10 @@ def run_parquet(
         group=group,
         order=order,
         features=features.split(",") if features else None,
-        per=per or "sequence",
+        per=per,
         whole=whole,
         name=name,
+        hidden=hidden,
         echo=say,
     )
 

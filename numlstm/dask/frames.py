@@ -1,9 +1,9 @@
-"""An LSTM over DataFrames of sequences: a row is a step, a column names the sequence it belongs to."""
+"""An LSTM or a model over DataFrames of sequences: a row is a step, a column names the sequence it belongs to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import dask.dataframe as dd
 import numpy as np
@@ -13,27 +13,28 @@ from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.dask import model
 from numlstm.lstm import LSTM
+from numlstm.models.batches import Batches
 from numlstm.sequences.packing import PackedSequence
 
 Per = Literal["sequence", "step"]
 
 
 def forward_frame(
-    lstm: LSTM,
+    lstm: Any,
     frame: dd.DataFrame,
     *,
     group: str,
     order: str,
     features: Sequence[str] | None = None,
-    per: Per = "sequence",
+    per: Per | None = None,
     whole: bool = False,
 ) -> dd.DataFrame:
-    """Run an LSTM over sequences of any lengths in a Dask DataFrame, lazily.
+    """Run an LSTM or a model over sequences of any lengths in a Dask DataFrame, lazily.
 
     Parameters
     ----------
-    lstm : LSTM
-        Not in train mode with dropout. Its current parameters are used.
+    lstm : LSTM, or a model of `numlstm.load_model` or `numlstm.nn.Sequential`
+        Not in train mode with dropout. Its current parameters are used. A model has one input and one output.
     frame : dask DataFrame
         A row for each step, in any order.
     group, order : str
@@ -41,8 +42,9 @@ def forward_frame(
         ties.
     features : sequence of str, optional
         The input columns, in the order of the LSTM's features; default: all others.
-    per : {"sequence", "step"}
-        Whether the result has a row for each sequence or for each step.
+    per : {"sequence", "step"}, optional
+        Whether the result has a row for each sequence or for each step; default: of an LSTM for each sequence, of a
+        model for what it gives.
     whole : bool
         Every sequence already lies in one partition: skip the shuffle.
 
@@ -50,15 +52,15 @@ def forward_frame(
     -------
     dask DataFrame
         The column `group`, for steps also `order`, and ``output_0``, ``output_1``, … of the LSTM's dtype. For a step:
-        h of the last layer, of both directions. For a sequence: ``h_n`` of the last layer. Sorted by `group` and
-        `order` within a partition.
+        h of the last layer, of both directions. For a sequence: ``h_n`` of the last layer. Of a model: its output.
+        Sorted by `group` and `order` within a partition.
 
     Raises
     ------
     ValueError
         A column is missing, named twice, or a key named like an output; the number of features is not the LSTM's
-        ``input_size``; or the LSTM is in train mode with dropout. When computed: a key is missing, or two steps of a
-        sequence have the same `order`.
+        ``input_size``; the LSTM is in train mode with dropout; or the model gives no row for each `per`. When computed:
+        a key is missing, or two steps of a sequence have the same `order`.
     TypeError
         A feature column does not hold real numbers.
 
@@ -71,6 +73,7 @@ def forward_frame(
     ['a', 'b']
     """
     _check(lstm, frame, per)
+    per = per_of(lstm, per)
     chosen = chosen_columns(lstm, frame.dtypes, group, order, features)
     if not whole and frame.npartitions > 1:
         frame = frame.shuffle(on=group)
@@ -79,28 +82,55 @@ def forward_frame(
     return frame.map_partitions(frame_piece, model.sent(lstm), **options, meta=meta)
 
 
-def _check(lstm: LSTM, frame: object, per: str) -> None:
-    model.check(lstm)
+def _check(lstm: Any, frame: object, per: str | None) -> None:
+    model.check_model(lstm)
     if not isinstance(frame, dd.DataFrame):
         raise TypeError(
             f"frame is of type {type(frame).__name__}, not a Dask DataFrame\n"
             "dask.dataframe.from_pandas(frame, npartitions=...) makes one of a pandas DataFrame."
         )
-    if per not in ("sequence", "step"):
+    if per not in ("sequence", "step", None):
         raise ValueError(f'per must be "sequence" or "step", not {per!r}')
 
 
-def _empty_result(lstm: LSTM, frame: dd.DataFrame, keys: list[str]) -> pd.DataFrame:
+STEPS = (3, 8, 64)  # with which a model is tried
+
+
+def per_of(lstm: Any, per: Per | None) -> Per:
+    """What a row of the result stands for; ValueError if the model gives none for that."""
+    if isinstance(lstm, LSTM):
+        return per or "sequence"
+    gives: Per = "step" if _tried(lstm).ndim == 3 else "sequence"
+    if per not in (gives, None):
+        raise ValueError(f'the model gives a row for each {gives}, so per must be "{gives}", not {per!r}')
+    return gives
+
+
+def _tried(lstm: Any) -> Array:
+    """The output of a model for one sequence of zeros."""
+    batches = Batches(lstm)
+    for steps in STEPS:
+        try:
+            return batches(np.zeros((1, batches.length or steps, batches.features or 1), batches.dtype))
+        except ValueError as error:
+            problem = error
+    raise problem
+
+
+def _empty_result(lstm: Any, frame: dd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """The columns of the result, which Dask wants to know ahead."""
-    config = lstm._config
-    outputs = _named(np.empty((0, config.num_directions * config.output_size), lstm.dtype))
+    if isinstance(lstm, LSTM):
+        outputs = _named(np.empty((0, lstm._config.num_directions * lstm._config.output_size), lstm.dtype))
+    else:
+        y = _tried(lstm)
+        outputs = _named(np.empty((0, y.shape[-1]), y.dtype))
     for name in keys:
         if name in outputs.columns:
             raise ValueError(f"the column {name!r} has the name of an output; rename it")
     return pd.concat([frame._meta[keys].reset_index(drop=True), outputs], axis=1)
 
 
-def chosen_columns(lstm: LSTM, dtypes: pd.Series, group: str, order: str, features: Sequence[str] | None) -> list[str]:
+def chosen_columns(lstm: Any, dtypes: pd.Series, group: str, order: str, features: Sequence[str] | None) -> list[str]:
     """The names of the feature columns, checked."""
     keys = [group, order]
     chosen = [name for name in dtypes.index if name not in keys] if features is None else list(features)
@@ -110,10 +140,13 @@ def chosen_columns(lstm: LSTM, dtypes: pd.Series, group: str, order: str, featur
             raise missing_column(name, dtypes.index)
         if named.count(name) > 1:
             raise ValueError(f"the column {name!r} is named twice, of group, order and features")
-    if len(chosen) != lstm.input_size:
+    is_lstm = isinstance(lstm, LSTM)
+    size = lstm.input_size if is_lstm else Batches(lstm).features
+    if size not in (len(chosen), None):
+        what = "LSTM's input_size is" if is_lstm else "model's features are"
         raise ValueError(
-            f"there are {len(chosen)} feature columns ({', '.join(map(repr, chosen))}), and the LSTM's input_size is "
-            f"{lstm.input_size}\nName those that are its input, by features."
+            f"there are {len(chosen)} feature columns ({', '.join(map(repr, chosen))}), and the {what} {size}\n"
+            "Name those that are its input, by features."
         )
     for name in chosen:
         kinds = pd.api.types
@@ -136,7 +169,7 @@ def check_keys(frame: pd.DataFrame, names: Sequence[str]) -> None:
 
 
 def frame_piece(
-    frame: pd.DataFrame, lstm: LSTM, *, group: str, order: str, features: list[str], per: Per
+    frame: pd.DataFrame, lstm: Any, *, group: str, order: str, features: list[str], per: Per
 ) -> pd.DataFrame:
     """The result of `forward_frame` for one partition."""
     model.share_cores()
@@ -154,13 +187,34 @@ def frame_piece(
     begins = np.flatnonzero(is_first)
     result = frame[[group]].iloc[begins].reset_index(drop=True) if per == "sequence" else frame[[group, order]]
     with np.errstate(over="ignore"):  # as in a call, numbers beyond the dtype's range become infinite
-        steps = frame[features].to_numpy(lstm.dtype)
-    outputs = _outputs(lstm, steps, np.diff(begins, append=len(frame)), per)
+        steps = frame[features].to_numpy(lstm.dtype if isinstance(lstm, LSTM) else Batches(lstm).dtype)
+    lengths = np.diff(begins, append=len(frame))
+    outputs = _outputs(lstm, steps, lengths, per) if isinstance(lstm, LSTM) else _of_model(lstm, steps, lengths, per)
     return pd.concat([result, _named(outputs)], axis=1)
 
 
 def _named(outputs: Array) -> pd.DataFrame:
     return pd.DataFrame(outputs, columns=[f"output_{n}" for n in range(outputs.shape[1])])
+
+
+def _of_model(lstm: Any, steps: Array, lengths: Array, per: Per) -> Array:
+    """The model's output for each sequence or step. Sequences of one length run as a batch, so that none is padded."""
+    if len(steps) == 0:
+        return np.asarray(_tried(lstm)[:0].reshape(0, _tried(lstm).shape[-1]))
+    batches, begins = Batches(lstm), np.cumsum(lengths) - lengths
+    places, found = [], []
+    for length in np.unique(lengths):
+        sequences = np.flatnonzero(lengths == length)
+        rows = begins[sequences, None] + np.arange(length)
+        y = batches(steps[rows])
+        if (y.ndim == 3) != (per == "step") or (per == "step" and y.shape[1] != length):
+            raise ValueError(f"the model gives an array of shape {y.shape} for {length} steps: no row for each {per}")
+        places.append(rows.ravel() if per == "step" else sequences)
+        found.append(y.reshape(-1, y.shape[-1]))
+    at, outputs = np.concatenate(places), np.concatenate(found)
+    result = np.empty_like(outputs)
+    result[at] = outputs
+    return result
 
 
 def _outputs(lstm: LSTM, steps: Array, lengths: Array, per: Per) -> Array:

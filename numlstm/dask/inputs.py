@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from numlstm.dask.frames import check_keys, chosen_columns, missing_column
 from numlstm.lstm import LSTM
+from numlstm.models.batches import Batches
 
 PIECE = 256 << 20  # bytes read at a time for a shuffle; a row group that is larger is read whole
 
@@ -58,7 +60,7 @@ class Wanted:
         The columns of sequence and step.
     features : tuple of str
     dtype : str
-        Of the LSTM.
+        Of the LSTM or the model.
     """
 
     keys: pa.Schema
@@ -77,7 +79,7 @@ class Wanted:
         return frame
 
 
-def wanted(lstm: LSTM, path: str, group: str, order: str, features: Sequence[str] | None) -> Wanted:
+def wanted(lstm: Any, path: str, group: str, order: str, features: Sequence[str] | None) -> Wanted:
     """The columns to read from every file, by the schema of the first one.
 
     An index that pandas has written is a feature only if it is named as one.
@@ -94,7 +96,8 @@ def wanted(lstm: LSTM, path: str, group: str, order: str, features: Sequence[str
     named = [group, order, *(features or ())]
     dtypes = dtypes[[name in named or name not in index for name in dtypes.index]]
     chosen = chosen_columns(lstm, dtypes, group, order, features)
-    return Wanted(pa.schema([schema.field(name) for name in (group, order)]), tuple(chosen), lstm.dtype.name)
+    dtype = lstm.dtype if isinstance(lstm, LSTM) else Batches(lstm).dtype
+    return Wanted(pa.schema([schema.field(name) for name in (group, order)]), tuple(chosen), dtype.name)
 
 
 def inspected(path: str, wanted: Wanted) -> Input:

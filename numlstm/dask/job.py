@@ -29,10 +29,10 @@ from numlstm.base import atomic
 from numlstm.base.log import watched
 from numlstm.base.wording import counted
 from numlstm.dask import inputs, parts
-from numlstm.dask.frames import Per, forward_frame, frame_piece
+from numlstm.dask.frames import Per, forward_frame, frame_piece, per_of
 from numlstm.dask.inputs import Input, Wanted
-from numlstm.dask.model import check, sent
-from numlstm.lstm import LSTM
+from numlstm.dask.model import check_model, sent
+from numlstm.models.loading import whole_model
 from numlstm.runtime.cores import usable_cores
 
 MANIFEST = "_job.json"  # readers of a folder of Parquet files skip names that begin with _
@@ -56,17 +56,18 @@ def run(  # noqa: PLR0913 (the options of a job)
     group: str,
     order: str,
     features: Sequence[str] | None = None,
-    per: Per = "sequence",
+    per: Per | None = None,
     whole: bool = False,
     name: str | None = None,
+    hidden: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Run the LSTM of a model file over the sequences in Parquet files, and write Parquet files.
+    """Run the model or the LSTM of a file over the sequences in Parquet files, and write Parquet files.
 
     Parameters
     ----------
     model : path
-        As for `numlstm.load`.
+        As for `numlstm.load_model`, or of weights alone for `numlstm.load`.
     pattern : str
         A file, a folder of ``.parquet`` files, or a pattern with ``*``. Workers read the same paths.
     out : path
@@ -76,6 +77,8 @@ def run(  # noqa: PLR0913 (the options of a job)
         The address of a Dask scheduler, or "local": one thread a core in this process, without a port.
     group, order, features, per, whole, name, echo
         As for `forward_frame`; `name` as for `numlstm.load`; a function that prints a line.
+    hidden : bool
+        Of a whole model run the LSTM alone, as with a `name`.
 
     Raises
     ------
@@ -86,11 +89,13 @@ def run(  # noqa: PLR0913 (the options of a job)
         `forward_frame` raises it.
     """
     paths = _inputs(pattern, out)
-    lstm = files.as_lstm(files.load(model, name))
-    check(lstm)
+    described = None if hidden or name is not None else whole_model(model)
+    lstm = files.as_lstm(files.load(model, name)) if described is None else described
+    check_model(lstm)
+    per = per_of(lstm, per)
     wanted = inputs.wanted(lstm, paths[0], group, order, features)
     arranged: Json = {"group": group, "order": order, "per": per}
-    job = _facts(model, name, arranged, features, whole)
+    job = _facts(model, name, arranged, features, whole) | ({"hidden": True} if hidden else {})
     _check_manifest(out, job)
     with _computing(scheduler) as compute:
         given = compute([dask.delayed(inputs.inspected)(path, wanted) for path in paths])
@@ -245,16 +250,14 @@ def _another(out: Path, changed: list[str]) -> ValueError:
 
 
 def _whole_tasks(
-    lstm: LSTM, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
+    lstm: Any, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
 ) -> list[Any]:
     """Tasks that write a part for each file, whose sequences are complete."""
     shared = (wanted, sent(lstm), arranged)
     return [dask.delayed(_write_file)(*cut[n], *shared, *into) for n, into in zip(missing, targets, strict=True)]
 
 
-def _write_file(
-    given: Input, groups: range, wanted: Wanted, lstm: LSTM, arranged: Json, path: str, source: str
-) -> None:
+def _write_file(given: Input, groups: range, wanted: Wanted, lstm: Any, arranged: Json, path: str, source: str) -> None:
     frame = inputs.read(given, groups, wanted)
     try:
         piece = frame_piece(frame, lstm, features=list(wanted.features), **arranged)
@@ -264,7 +267,7 @@ def _write_file(
 
 
 def _shuffled_tasks(
-    lstm: LSTM, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
+    lstm: Any, cut: list[Cut], wanted: Wanted, arranged: Json, missing: list[int], targets: list[Target]
 ) -> list[Any]:
     """Tasks that write the missing parts of all rows, shuffled so that each sequence is in one part."""
     given, groups = zip(*cut, strict=True)

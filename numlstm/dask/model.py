@@ -1,9 +1,12 @@
-"""An LSTM on Dask workers: its parameters are sent to each worker once, and packed there once."""
+"""An LSTM or a model on Dask workers: its parameters are sent to each worker once, and packed there once."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+from typing import Any
 
+import cloudpickle  # type: ignore[import-untyped]
 from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 
@@ -23,17 +26,33 @@ def check(lstm: object) -> None:
         )
 
 
-def sent(lstm: LSTM) -> Delayed:
-    """A task that unpickles the LSTM. The scheduler holds only bytes; workers pass the LSTM on to each other."""
-    token = tokenize(lstm._config, lstm.dtype.name, lstm.training, lstm._parameters())
-    content = pickle.dumps(lstm, pickle.HIGHEST_PROTOCOL)
+def check_model(model: Any) -> None:
+    """Raise TypeError for anything but an LSTM and a model, and ValueError for one whose results would be random."""
+    if isinstance(model, LSTM):
+        check(model)
+    elif not callable(model) or not hasattr(model, "lstms"):
+        raise TypeError(
+            f"lstm is of type {type(model).__name__}, not an LSTM or a model\n"
+            "numlstm.load and numlstm.load_model give one."
+        )
+    elif getattr(model, "training", False):
+        raise ValueError("the model is in train mode: dropout would depend on the chunks\nCall model.eval() first.")
+
+
+def sent(model: Any) -> Delayed:
+    """A task that unpickles the model. The scheduler holds only bytes; workers pass the model on to each other."""
+    if isinstance(model, LSTM):
+        token = tokenize(model._config, model.dtype.name, model.training, model._parameters())
+        content = pickle.dumps(model, pickle.HIGHEST_PROTOCOL)
+    else:  # of Keras it consists of functions
+        content = cloudpickle.dumps(model)
+        token = hashlib.sha256(content).hexdigest()
     return delayed(received, pure=True)(content, dask_key_name=f"numlstm-model-{token}")
 
 
-def received(content: bytes) -> LSTM:
-    """The LSTM on a worker."""
-    lstm: LSTM = pickle.loads(content)
-    return lstm
+def received(content: bytes) -> Any:
+    """The model on a worker."""
+    return pickle.loads(content)
 
 
 def run(lstm: LSTM, input: Array, hx: States | None) -> Result:

@@ -62,6 +62,27 @@ def load_model(path: formats.Source) -> Model:
         return build(contents)
 
 
+HINT = "\n--hidden runs its LSTM alone, whose states may be loaded without the rest."
+
+
+def whole_model(path: formats.Source) -> Model | None:
+    """The model of a file, or None for weights alone and for an LSTM that numlstm wrote as ONNX.
+
+    Raises
+    ------
+    ValueError
+        The model has a layer that cannot be run.
+    """
+    with formats.opened(path) as contents:
+        is_alone = contents.format == "ONNX" and [found.name for found in contents.lstms] == [""]
+        if contents.model is None or is_alone:
+            return None
+        try:
+            return build(contents)
+        except ValueError as error:
+            raise ValueError(f"{error}{HINT}") from error
+
+
 def summary(contents: formats.Contents) -> Summary:
     """The layers of the model that an open file describes, without a run of a graph."""
     if contents.format == "ONNX":

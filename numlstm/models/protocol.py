@@ -19,6 +19,9 @@ class Model(Protocol):
     def stream(self, batch_size: int = 1) -> Any:
         """The model with a state of its own, step by step; ValueError names a layer that needs later steps."""
 
+    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
+        """The model over the sequences of a pandas DataFrame."""
+
     def sequential(self) -> Sequential:
         """The model as a `Sequential` of the same weights; ValueError names a layer by which it is none."""
 

@@ -190,6 +190,14 @@ NONE = {
 }
 
 
+def test_the_axis_of_the_batch_is_known():
+    """So that `numlstm run` on a table, and frames, give a sequence as the graph wants it."""
+    for name, axis in (("steps first", 1), ("features turned behind the steps", 0), ("no batch", 0)):
+        given, body = SHAPES[name]
+        assert numlstm.load_model(graph(f"{given} => {body}", **LSTM, **HEAD, **MORE)).batch_axis == axis
+    assert case("attentive_script")[0].batch_axis == 0  # a graph that is no chain
+
+
 @pytest.mark.parametrize("name", NONE)
 def test_what_is_no_chain_stays_with_the_evaluator(name):
     more = {"first": np.array(0), "fourth": np.array(4), "five": np.array([5]), "column": numbers(2, 1)}

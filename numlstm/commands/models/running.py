@@ -7,35 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from numlstm import files, formats
+from numlstm import files
 from numlstm.base import atomic, opening
 from numlstm.base.typing import Array
 from numlstm.base.wording import counted
 from numlstm.commands import sequence_files
 from numlstm.commands.messages import say
 from numlstm.commands.models import tables
-from numlstm.models.loading import build
 
 Outputs = dict[str, Array]
-HINT = "\n--hidden writes the states of its LSTM, which may be loaded alone."
-
-
-def whole_model(path: Path) -> Any | None:
-    """The model of a file, or None for weights alone and for an LSTM that numlstm wrote as ONNX.
-
-    Raises
-    ------
-    ValueError
-        The model has a layer that cannot be run.
-    """
-    with formats.opened(path) as contents:
-        is_alone = contents.format == "ONNX" and [found.name for found in contents.lstms] == [""]
-        if contents.model is None or is_alone:
-            return None
-        try:
-            return build(contents)
-        except ValueError as error:
-            raise ValueError(f"{error}{HINT}") from error
 
 
 def lstm_model(path: Path, name: str | None, batch_first: bool | None) -> Any:
@@ -110,12 +90,10 @@ def _laid_out(model: Any, table: Array) -> tuple[Array, int | None]:
         raise ValueError(f"the model has {len(inputs)} inputs, {names}: put them into a .npz file by these names")
     shape = inputs[0].shape
     if shape is None or len(shape) == 3:
-        is_steps_first = shape is not None and shape[0] != 1 and shape[1] == 1
-        return (table[:, None], 1) if is_steps_first else (table[None], 0)
+        return (table[:, None], 1) if model.batch_axis == 1 else (table[None], 0)
     if len(shape) == 2 and table.shape[1] == 1:
-        is_steps_first = shape[0] != 1 and shape[1] == 1
         words = _words(table[:, 0])
-        return (words[:, None], 1) if is_steps_first else (words[None], 0)
+        return (words[:, None], 1) if model.batch_axis == 1 else (words[None], 0)
     return table, None  # a row of the table is a sample
 
 

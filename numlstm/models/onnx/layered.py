@@ -14,7 +14,7 @@ import numpy as np
 
 from numlstm.base.typing import Array
 from numlstm.formats.budget import shown
-from numlstm.models.onnx.axes import ROLES, giving, taking
+from numlstm.models.onnx.axes import ROLES, Axes, giving, taking
 from numlstm.models.onnx.chain import Known, NotAChainError, Rows, Value, Walk
 from numlstm.models.onnx.operators import UNKNOWN, is_known, walked
 from numlstm.models.onnx.steps import Step
@@ -62,6 +62,9 @@ class Layered:
         outputs: Sequence[str],
     ) -> None:
         flow = [step for step in steps if not step.is_shape]
+        for at, step in enumerate(flow):
+            if not is_known(step):
+                raise NotAChainError(f"node {shown(step.name)!r} ({step.node.op_type}): {UNKNOWN}", at)
         self.data, states = _inputs(flow, types)
         known = _known(steps, flow, constants, types, names, outputs, self.data)
         walk = _walk(known, self.data, states, flow)
@@ -164,9 +167,6 @@ def _gathered(pieces: Sequence[tuple[str, int, int]], arrays: Mapping[str, Array
 
 def _inputs(flow: Sequence[Step], types: Types) -> tuple[str, list[str]]:
     """The input that holds steps, and those that LSTMs begin with."""
-    for at, step in enumerate(flow):
-        if not is_known(step):
-            raise NotAChainError(f"node {shown(step.name)!r} ({step.node.op_type}): {UNKNOWN}", at)
     source = {step.outputs[0]: step.inputs[0] for step in flow if step.node.op_type in ("Identity", "Slice")}
     states = []
     for step in flow:
@@ -180,6 +180,22 @@ def _inputs(flow: Sequence[Step], types: Types) -> tuple[str, list[str]]:
         said = ", ".join(repr(shown(name)) for name in data)
         raise NotAChainError(f"its inputs {said} are not one, of a known number of axes")
     return data[0], states
+
+
+def input_axes(
+    steps: Sequence[Step], constants: Mapping[str, Any], types: Types, names: Mapping[str, Sequence[str]]
+) -> Axes | None:
+    """What the axes of the one input hold, as far as the way to the first LSTM says it."""
+    flow = [step for step in steps if not step.is_shape]
+    first = next((at for at, step in enumerate(flow) if step.node.op_type == "LSTM"), None)
+    if first is None:
+        return None
+    try:
+        data, states = _inputs(flow, types)
+        known = _known(steps, flow, constants, types, names, (), data)
+        return _walk(known, data, states, flow[: first + 1]).axes
+    except NotAChainError:
+        return None
 
 
 def _known(

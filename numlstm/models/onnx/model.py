@@ -7,7 +7,7 @@ once for these shapes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ from numlstm.base.wording import counted
 from numlstm.formats import Contents
 from numlstm.formats.budget import shown
 from numlstm.lstm import LSTM
+from numlstm.models.batches import forward_frame
 from numlstm.models.onnx.chain import NotAChainError
-from numlstm.models.onnx.layered import Layered
+from numlstm.models.onnx.layered import Layered, input_axes
 from numlstm.models.onnx.listing import summary_of, words
 from numlstm.models.onnx.operator import lstm_operator
 from numlstm.models.onnx.steps import Step, told
@@ -223,10 +224,22 @@ class OnnxModel:
             return None
 
     def _chain(self) -> Layered:
-        names = {
+        return Layered(self._steps, self._constants, self._types, self._axis_names, self.output_names)
+
+    @property
+    def _axis_names(self) -> dict[str, list[str]]:
+        return {
             each.name: [dim.dim_param for dim in each.type.tensor_type.shape.dim] for each in self._proto.graph.input
         }
-        return Layered(self._steps, self._constants, self._types, names, self.output_names)
+
+    @cached_property
+    def batch_axis(self) -> int:
+        """The axis of the input that holds the rows of a batch; 0 where the graph does not say it."""
+        axes = input_axes(self._steps, self._constants, self._types, self._axis_names) or ()
+        return axes.index("B") if "B" in axes else axes.index("") if "" in axes else 0
+
+    def __reduce__(self) -> Any:
+        return _from_bytes, (self._proto.SerializeToString(),)
 
     def sequential(self) -> Sequential:
         """The graph as the `numlstm.nn.Sequential` that it is, with its weights; states begin with zeros.
@@ -321,9 +334,40 @@ class OnnxModel:
             raise ValueError(f"the graph cannot run step by step: its outputs are states alone\n{HINT}")
         return layered.model.stream(batch_size)
 
+    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
+        """Run the model over the sequences of a pandas DataFrame, as `numlstm.nn.Sequential.forward_frame` does.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            A row for each step, in any order.
+        group, order : str
+            The column that names the sequence of a row, and the column that orders its steps, without ties.
+        features : sequence of str, optional
+            The input columns in order; default: all others.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each step, or for each sequence, whichever the model gives.
+
+        Raises
+        ------
+        ValueError
+            As `numlstm.nn.Sequential.forward_frame` raises it; or the model has several inputs or outputs.
+        """
+        return forward_frame(self, frame, group=group, order=order, features=features)
+
     def summary(self) -> Summary:
         """The nodes in order, with output shapes where the file states them, and numbers of parameters."""
         return summary_of(self._proto)
+
+
+def _from_bytes(content: bytes) -> OnnxModel:
+    """The model of a pickle."""
+    from onnx import ModelProto
+
+    return OnnxModel(ModelProto.FromString(content))
 
 
 def _type(stated: Any) -> tuple[np.dtype[Any], Dims]:
