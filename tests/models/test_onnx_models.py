@@ -153,3 +153,40 @@ def test_a_wrong_input_is_named(name, inputs, error, says):
     model = numlstm.load_model(FIXTURES / "models" / f"{name}_script.onnx")
     with pytest.raises(error, match=re.escape(says)):
         model(*inputs)
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_a_quantised_lstm_runs_with_its_weights_as_floats(per_row):
+    import onnx
+
+    runtime = pytest.importorskip("onnxruntime")
+    rng = np.random.default_rng(2)
+    hidden, features = 4, 3
+    weights = {
+        name: rng.normal(0, 0.5, (2, 4 * hidden, n)).astype(np.float32) for name, n in (("W", features), ("R", 4))
+    }
+    held = {"B": rng.normal(0, 0.1, (2, 8 * hidden)).astype(np.float32)}
+    plain = dict(held)
+    for name, weight in weights.items():
+        scale = np.abs(weight).max(axis=2 if per_row else (1, 2)) / np.float32(127)
+        along = scale[..., None] if per_row else scale[:, None, None]
+        whole = np.rint(weight / along)
+        held[name] = whole.astype(np.int8).swapaxes(1, 2).copy()
+        held[f"{name}_scale"], held[f"{name}_zero"] = scale, np.zeros(scale.shape, np.int8)
+        plain[name] = (whole * along).astype(np.float32)
+
+    def content(op, domain, names, arrays):
+        node = onnx.helper.make_node(op, names, ["Y"], "cell", domain=domain, hidden_size=4, direction="bidirectional")
+        x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("X", "Y"))
+        tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+        opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+        graph = onnx.helper.make_graph([node], "g", [x], [y], tensors)
+        return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+
+    names = ["X", "W", "R", "B", "", "", "", "", "W_scale", "W_zero", "R_scale", "R_zero"]
+    data = content("DynamicQuantizeLSTM", "com.microsoft", names, held)
+    x = rng.standard_normal((5, 2, features)).astype(np.float32)
+    with pytest.warns(UserWarning, match="the weights of node 'cell' are quantised"):
+        found = numlstm.load_model(data)(x)
+    np.testing.assert_array_equal(found, numlstm.load_model(content("LSTM", "", names[:4], plain))(x))
+    np.testing.assert_allclose(found, runtime.InferenceSession(data).run(None, {"X": x})[0], atol=0.02)

@@ -25,6 +25,7 @@ from numlstm.models.onnx.chain import NotAChainError
 from numlstm.models.onnx.layered import Layered, input_axes
 from numlstm.models.onnx.listing import summary_of, words
 from numlstm.models.onnx.operator import lstm_operator
+from numlstm.models.onnx.quantised import dequantise
 from numlstm.models.onnx.steps import Step, told
 from numlstm.nn.sequential import Sequential
 from numlstm.nn.summary import Summary
@@ -61,6 +62,7 @@ def build(contents: Contents) -> OnnxModel:
     whole = type(proto)()
     whole.CopyFrom(_whole(proto, path))
     _name_outputs(whole.graph.node)
+    dequantise(whole.graph)
     for function in whole.functions:
         _name_outputs(function.node)
     return OnnxModel(whole)
