@@ -38,7 +38,7 @@ def load(
     batch_first : bool, optional
         Whether input and output are (batch, steps, features), for a file that does not record it. It cannot override
         the file; to use another layout, assign ``lstm.batch_first``.
-    weights : {"bfloat16", "float32"}, optional
+    weights : {"bfloat16", "int8", "float32"}, optional
         Keep the weights of an LSTM in fewer bits, as `LSTM.quantize_weights` does; by default as the file does.
 
     Returns

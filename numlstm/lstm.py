@@ -32,6 +32,7 @@ from numlstm.base.validation.arguments import (
 from numlstm.base.validation.arrays import own_shape, real_array
 from numlstm.base.validation.out import out_arrays
 from numlstm.base.validation.shapes import check_no_lengths, lstm_call, lstm_states
+from numlstm.kernels.plan_layout import INT8
 from numlstm.module import Model, Module, changing
 from numlstm.runtime.call import Call, Dropout
 
@@ -218,7 +219,7 @@ class LSTM(LSTMParameters):
 
     @property
     def weights(self) -> str:
-        """The number type of the weight matrices: that of `dtype`, or "bfloat16"; see `quantize_weights`."""
+        """The number type of the weight matrices: `dtype`'s, "bfloat16" or "int8"; see `quantize_weights`."""
         return self._config.number(self.dtype)
 
     @property
@@ -267,11 +268,14 @@ class LSTM(LSTMParameters):
 
         With "bfloat16", each weight is rounded to the nearest number of 8 significant bits, and half as much memory is
         read at a step. The result has the bits of a float32 LSTM with the rounded weights. `numlstm.reference`
-        computes the same, since `state_dict` returns the rounded weights as float32. See ``docs/quantization.md``.
+        computes the same, since `state_dict` returns the rounded weights as float32.
+
+        With "int8", each row of a weight matrix becomes integers from -127 to 127 and a scale. Input and h are rounded
+        in the same way at each step, and products are summed as integers. See ``docs/quantization.md``.
 
         Parameters
         ----------
-        weights : {"bfloat16", "float32"}
+        weights : {"bfloat16", "int8", "float32"}
             "float32" returns an LSTM of the present weights, rounded or not.
 
         Returns
@@ -282,7 +286,7 @@ class LSTM(LSTMParameters):
         Raises
         ------
         ValueError
-            Another kind of weights, or the LSTM is not in float32.
+            Another kind of weights, the LSTM is not in float32, or a weight is not finite and has no int8.
 
         Examples
         --------
@@ -348,6 +352,8 @@ class LSTM(LSTMParameters):
         if on_cuda:
             self._forward_only("CUDA")
             check_plain("CUDA", self)
+            if self.weights == INT8:
+                raise NotImplementedError(f"weights in int8 run on the CPU alone, and this is {self!r}")
         gpu = _cuda().Runner() if on_cuda else None
         with changing:
             self._model = self._model.replace(gpu=gpu)

@@ -25,6 +25,7 @@ def lstm(
     batch_first: bool = False,
     flush: DTypeLike | None = None,
     options: Any = None,
+    int8: bool = False,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Run an LSTM over whole sequences.
 
@@ -49,6 +50,8 @@ def lstm(
         The dtype of the engine that is judged, or None for pure mathematics; see `cell`.
     options : object, optional
         As for `cell`.
+    int8 : bool
+        As for `cell`.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def lstm(
         for n in range(layer * directions, (layer + 1) * directions):
             state = None if hx is None else (np.asarray(hx[0])[n], np.asarray(hx[1])[n])
             own, reverse = _of_cell(parameters, suffixes[n], dtype), n % directions == 1
-            output, state = _direction(own, seq, state, reverse, flush, options)
+            output, state = _direction(own, seq, state, reverse, flush, options, int8)
             outputs.append(output)
             states.append(state)
         seq = np.concatenate(outputs, axis=-1)
@@ -97,12 +100,18 @@ def _of_cell(parameters: Mapping[str, ArrayLike], suffix: str, dtype: DTypeLike)
 
 
 def _direction(
-    parameters: Mapping[str, Array], seq: Array, state: Any, reverse: bool, flush: DTypeLike | None, options: Any
+    parameters: Mapping[str, Array],
+    seq: Array,
+    state: Any,
+    reverse: bool,
+    flush: DTypeLike | None,
+    options: Any,
+    int8: bool,
 ) -> tuple[Array, tuple[Array, Array]]:
     """One layer in one direction: h of every step, and the state after the last one."""
     steps = []
     for step in seq[::-1] if reverse else seq:
-        state = cell(parameters, step, state, dtype=seq.dtype, flush=flush, options=options)
+        state = cell(parameters, step, state, dtype=seq.dtype, flush=flush, options=options, int8=int8)
         steps.append(state[0])
     return np.stack(steps[::-1] if reverse else steps), state
 
@@ -296,6 +305,7 @@ def cell(
     dtype: DTypeLike = np.longdouble,
     flush: DTypeLike | None = None,
     options: Any = None,
+    int8: bool = False,
 ) -> tuple[Array, Array]:
     """Run one step of one layer in one direction.
 
@@ -318,6 +328,8 @@ def cell(
     options : object, optional
         Other functions than those of the plain cell, by ONNX's names: its ``f``, ``g`` and ``h`` are a name and its
         numbers each, ``clip`` limits the sums before f and g, and ``input_forget`` makes the forget gate 1 - i.
+    int8 : bool
+        Whether weights are rounded to int8, and x and h too, as `int8_products` does; the sums are float32 then.
 
     Returns
     -------
@@ -329,7 +341,7 @@ def cell(
         hx = (np.zeros((*batch, output_size)), np.zeros((*batch, gates_size // 4)))
     before = _flushed_c(np.asarray(hx[1], dtype), flush)
     with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
-        i, f, g, o = gate_sums(parameters, x, hx[0], dtype=dtype, flush=flush)
+        i, f, g, o = gate_sums(parameters, x, hx[0], dtype=dtype, flush=flush, int8=int8)
         p_i, p_f, p_o = np.split(np.asarray(parameters.get("weight_ch", (0, 0, 0)), dtype), 3)
         if "weight_ch" in parameters:  # without, 0 times an infinite c would be NaN
             i, f = i + p_i * before, f + p_f * before
@@ -339,8 +351,55 @@ def cell(
         o = gate_of(o + p_o * c if "weight_ch" in parameters else o, options, "o", flush)
         h = _flushed_h(o * (np.tanh(c) if options is None else activated(options.h, c, flush)), flush)
         if "weight_hr" in parameters:
-            h = _flushed_h(h @ np.asarray(parameters["weight_hr"], dtype).T, flush)
+            w_hr = np.asarray(parameters["weight_hr"], dtype)
+            h = _flushed_h(int8_products(h, w_hr).astype(dtype) if int8 else h @ w_hr.T, flush)
         return h, c
+
+
+def int8_rows(rows: ArrayLike) -> tuple[Array, Array]:
+    """Inputs or states as int8: integers as float32, and the scale of each row, m / 127 with m its largest magnitude.
+
+    A row of numbers below 2**-100 is zeros; the scale of one with NaN or an infinity is NaN.
+
+    Examples
+    --------
+    >>> int8_rows([[1.0, -2.0, 0.01]])[0].tolist()
+    [[64.0, -127.0, 1.0]]
+    """
+    x = np.asarray(rows, np.float32)
+    most = np.abs(x).max(axis=-1, keepdims=True, initial=0)
+    with np.errstate(all="ignore"):
+        integers = np.rint(x * (np.float32(127) / most))
+        faint, sound = most < np.float32(2.0**-100), np.isfinite(most)
+        scales = np.where(sound, most / np.float32(127), np.float32(np.nan))
+        return np.where(faint | ~sound, np.float32(0), integers), np.where(faint, np.float32(0), scales)
+
+
+def int8_weights(matrix: ArrayLike) -> tuple[Array, Array]:
+    """A matrix of finite weights as int8: integers as float32, and the scale of each row.
+
+    The scale is the largest magnitude / 127, rounded up to 16 significant bits, or 0 for a row of numbers below
+    2**-100. So integers times scales are float32 without rounding.
+
+    Examples
+    --------
+    >>> int8_weights([[254.0, -3.0, 1.0]])
+    (array([[127.,  -2.,   0.]], dtype=float32), array([2.], dtype=float32))
+    """
+    w = np.asarray(matrix, np.float32)
+    most = np.abs(w).max(axis=1, initial=0)
+    mantissa, exponent = np.frexp((most / np.float32(127)).astype(np.float64))
+    scales = np.where(most < 2.0**-100, 0, np.ldexp(np.ceil(mantissa * 2**16), exponent - 16)).astype(np.float32)
+    return np.rint(w / np.where(scales > 0, scales, np.float32(np.inf))[:, None]), scales
+
+
+def int8_products(rows: ArrayLike, matrix: ArrayLike) -> Array:
+    """``rows @ matrix.T`` of rounded numbers, in float32: an exact sum of integers, times the scales one by one."""
+    (integers, of_row), (weights, of_weights) = int8_rows(rows), int8_weights(matrix)
+    sums = integers.astype(np.int64) @ weights.astype(np.int64).T
+    with np.errstate(all="ignore"):
+        products: Array = sums.astype(np.float32) * of_row * of_weights
+    return products
 
 
 def gate_sums(
@@ -350,19 +409,26 @@ def gate_sums(
     *,
     dtype: DTypeLike = np.longdouble,
     flush: DTypeLike | None = None,
+    int8: bool = False,
 ) -> list[Array]:
     """i, f, g and o before activation, without peepholes, each (B, hidden_size) or without B.
 
     Parameters
     ----------
-    parameters, x, dtype, flush
+    parameters, x, dtype, flush, int8
         As for `cell`.
     h : array_like
         Of the step before: (B, out), or (out,) unbatched.
     """
     p = {name: np.asarray(value, dtype) for name, value in parameters.items()}
     with np.errstate(all="ignore"):
-        sums = np.asarray(x, dtype) @ p["weight_ih"].T + _flushed_h(np.asarray(h, dtype), flush) @ p["weight_hh"].T
+        before = _flushed_h(np.asarray(h, dtype), flush)
+        if int8:
+            of_x, of_h = int8_products(x, p["weight_ih"]), int8_products(before, p["weight_hh"])
+            if "bias_ih" in p:
+                of_x = (p["bias_ih"].astype(np.float32) + p["bias_hh"].astype(np.float32)) + of_x
+            return np.split((of_x + of_h).astype(dtype), 4, axis=-1)
+        sums = np.asarray(x, dtype) @ p["weight_ih"].T + before @ p["weight_hh"].T
         if "bias_ih" in p:
             sums = sums + (p["bias_ih"] + p["bias_hh"])
         return np.split(sums, 4, axis=-1)

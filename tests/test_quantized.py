@@ -11,7 +11,6 @@ import numlstm
 from numlstm import optim, reference
 from numlstm.base import bfloat16
 from numlstm.cli import main
-from numlstm.runtime import packed_weights
 
 pytestmark = pytest.mark.cpu_level
 
@@ -63,7 +62,7 @@ def test_the_bits_are_those_of_rounded_weights(inputs, units, flags):
 
 
 def test_another_rounding_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(packed_weights, "rounded", lambda x: (np.ascontiguousarray(x).view("u4") >> 16).astype("u2"))
+    monkeypatch.setattr(bfloat16, "rounded", lambda x: (np.ascontiguousarray(x).view("u4") >> 16).astype("u2"))
     assert differences(*pair(6, 20, {})) == list(CALLS)
 
 
@@ -187,7 +186,7 @@ def test_load_and_convert_round(tmp_path):
 
 def test_what_cannot_be_is_refused():
     lstm, double = numlstm.LSTM(2, 3), numlstm.LSTM(2, 3, dtype="float64")
-    with pytest.raises(ValueError, match="weights must be 'float32' or 'bfloat16', not 'int4'"):
+    with pytest.raises(ValueError, match="weights must be 'float32', 'bfloat16' or 'int8', not 'int4'"):
         lstm.quantize_weights("int4")
     with pytest.raises(ValueError, match="go with float32"):
         double.quantize_weights("bfloat16")

@@ -11,7 +11,7 @@ import numpy as np
 from numlstm.base.cell_options import PLAIN, CellOptions
 from numlstm.base.typing import Shape
 
-QUANTIZED = ("bfloat16",)  # kinds of weights that have fewer bits than the numbers of the LSTM
+QUANTIZED = ("bfloat16", "int8")  # kinds of weights that have fewer bits than the numbers of the LSTM
 DIRECTIONS = ("forward", "reverse", "go_backwards")
 
 
@@ -35,7 +35,7 @@ class Config(NamedTuple):
     cell_options : CellOptions
         Activations and other variants of the cell.
     weights : str
-        "bfloat16" for matrices that are kept in 16 bits; empty for those in the LSTM's dtype.
+        "bfloat16" or "int8" for matrices that are kept in 16 or 8 bits; empty for those in the LSTM's dtype.
     """
 
     input_size: int

@@ -26,6 +26,7 @@ from numlstm.commands.messages import reports_errors
 from numlstm.commands.options import FILE, NAME
 from numlstm.formats import Found
 from numlstm.kernels.loading import registry
+from numlstm.kernels.plan_layout import INT8
 from numlstm.lstm import LSTM
 
 NAMES = ("output", "h_n", "c_n")
@@ -120,6 +121,11 @@ def command(
         suffix = "" if found.kind == "LSTM" else "_l0"
         parameters = {key + suffix: tensor.read() for key, tensor in found.parameters.items()}
     lstm = files.as_lstm(module)
+    if lstm.weights == INT8:
+        raise ValueError(
+            f"{model}: its weights are int8, and where the last bit of a number decides how it is rounded, results "
+            "differ by more than any limit\nCheck the float32 model that it was rounded from, with --weights int8."
+        )
     bits = hashlib.sha256()
     trials = [] if suspects else [_trial(lstm, parameters, kind, seed, steps, batch, bits) for kind in KINDS]
     fault = _fault(trials, suspects)

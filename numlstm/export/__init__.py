@@ -18,6 +18,7 @@ from numlstm.export.model_file import model_bytes
 from numlstm.export.model_layout import TEXTS, Code
 from numlstm.export.targets import Target
 from numlstm.kernels.loading.levels import Level
+from numlstm.kernels.plan_layout import INT8
 from numlstm.lstm import LSTM
 from numlstm.nn.layers import Dropout
 from numlstm.nn.sequential import Sequential
@@ -98,6 +99,11 @@ def export(
     lstm, layers = parts(module) if isinstance(module, Sequential) else (module, [])
     if isinstance(lstm, LSTM):
         lstm._forward_only("export")
+    if lstm._config.weights == INT8:
+        raise NotImplementedError(
+            f"exported libraries compute with weights in float32, float64 or bfloat16, and this is {lstm!r}\n"
+            'Export lstm.quantize_weights("bfloat16").'
+        )
     model = model_bytes(lstm._panels, wanted, [stage.packed(wanted.lanes(lstm.dtype.name)) for stage in layers])
     linker = link.find(chosen) if shared or not chosen.static else None  # fail before the work begins
     atomic.folder(folder)

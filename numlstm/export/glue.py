@@ -21,7 +21,6 @@ from numlstm.kernels.instructions import greater, record_at, smaller, store_slot
 from numlstm.kernels.loading.build import bare_module, emitted, heads_of, optimise, shapes_of, target_machine
 from numlstm.kernels.loading.levels import Level
 from numlstm.kernels.microkernel import Variant
-from numlstm.kernels.plan_layout import BFLOAT16
 from numlstm.kernels.plan_rules import plan_rules
 from numlstm.kernels.recurrence import forward_kernel
 
@@ -32,7 +31,7 @@ def glue(kernel: str, level: Level, prefix: str) -> dict[str, Any]:
     """The library's functions by name, for a kernel, as `registry` names it, and a kind of CPU."""
     number, options = of_kernel(kernel)
     lanes, size = level.lanes(number), 8 if number == "float64" else 4
-    rules = SimpleNamespace(**vars(plan_rules(KERNEL, lanes, size, number == BFLOAT16)), lanes=lanes)
+    rules = SimpleNamespace(**vars(plan_rules(KERNEL, lanes, size, number)), lanes=lanes)
     functions = model_functions(options, level, prefix, rules) | state_functions(prefix, rules)
     entries = {}
     for name, (function, signature) in functions.items():

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, BinaryIO
 
-from numlstm.base import opening
-from numlstm.base.bfloat16 import rounded
+from numlstm.base import bfloat16, int8, opening
 from numlstm.base.config import Config
 from numlstm.base.typing import Path
 from numlstm.formats import detected
@@ -220,8 +219,7 @@ def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) 
     if suffix == ".safetensors":
         from numlstm.formats import safetensors
 
-        if config.weights:
-            parameters = {n: rounded(value) if value.ndim == 2 else value for n, value in parameters.items()}
+        parameters = _in_fewer_bits(config.weights, parameters)
         data = safetensors.dump(parameters, numlstm_config.metadata(kind, config))
     elif suffix == ".npz":
         from numlstm.formats import npz
@@ -233,6 +231,22 @@ def written(path: Path, kind: Kind, config: Config, parameters: dict[str, Any]) 
         data = onnx_export.dump(kind, config, parameters)
     with replacing(path) as file:
         file.write(data)
+
+
+def _in_fewer_bits(weights: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Matrices as they are stored with these weights: bfloat16 as bits, int8 with a tensor of scales for each."""
+    from numlstm.formats import safetensors
+
+    stored = {}
+    for name, value in parameters.items():
+        if not weights or value.ndim == 1:
+            stored[name] = value
+        elif weights == "bfloat16":
+            stored[name] = bfloat16.rounded(value)
+        else:
+            stored[name], scales = int8.rounded(value)
+            stored[name + safetensors.SCALE] = scales[:, None]
+    return stored
 
 
 def suffix_written(path: Path) -> str:

@@ -120,7 +120,8 @@ def with_quantised_named(contents: Contents) -> Contents:
     """The contents, with a warning for each LSTM whose weights are integers in the file."""
     lstms = []
     for found in contents.lstms:
-        if any(tensor.is_quantised for tensor in found.parameters.values()):
+        is_own = found.config is not None and found.config.weights
+        if not is_own and any(tensor.is_quantised for tensor in found.parameters.values()):
             warning = "; ".join(filter(None, (found.warning, QUANTISED)))
             found = found._replace(notes=(*found.notes, QUANTISED), warning=warning)
         lstms.append(found)

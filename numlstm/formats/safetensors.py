@@ -13,11 +13,13 @@ from functools import partial
 from math import prod
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from numlstm.base.typing import Array
 from numlstm.formats import numlstm_config, other_names
 from numlstm.formats.budget import Budget
 from numlstm.formats.detected import Contents
-from numlstm.formats.tensor import AXES, Tensor, decoded, width
+from numlstm.formats.tensor import AXES, FLOATS, Quantised, Tensor, decoded, width
 from numlstm.formats.text import unique
 
 DTYPES = {
@@ -44,6 +46,7 @@ BITS = {
 LENGTH = 8  # bytes before the header, which state its length
 HEADER = 100_000_000  # bytes of the longest header, as in the library
 JSON = 32  # bytes of memory for each byte of the header once it is parsed, with the tensors that it describes
+SCALE = "_scale"  # behind the name of an int8 tensor: that of its scales, (rows, 1), as in compressed-tensors
 METADATA = "__metadata__"
 FIELDS = ("dtype", "shape", "data_offsets")
 
@@ -76,7 +79,21 @@ def read(file: BinaryIO, size: int) -> Contents:
         else:
             numbers = partial(_numbers, file, begin + entry.begin, entry.end - entry.begin, dtype, entry.shape)
             tensors[name] = Tensor(entry.shape, dtype, numbers)
-    return numlstm_config.contents("safetensors", tensors, metadata, *other_names.find(tensors | unread))
+    whole = other_names.find(_dequantised(tensors) | unread)
+    return numlstm_config.contents("safetensors", tensors, metadata, *whole)
+
+
+def _dequantised(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with those in int8 that have scales as the numbers that they stand for."""
+    whole, zero = dict(tensors), Tensor.of(np.zeros((), np.int8))
+    for name, tensor in tensors.items():
+        scales = tensors.get(name + SCALE)
+        if tensor.dtype == "int8" and scales is not None and scales.dtype in FLOATS:
+            rows = tensor.shape[:1]
+            if scales.shape in ((*rows, 1), rows, (1,), ()):
+                whole[name] = Quantised(tensor, scales, zero, (*rows, *[1] * (len(tensor.shape) - 1))).tensor()
+                del whole[name + SCALE]
+    return whole
 
 
 def _header(file: BinaryIO, size: int) -> tuple[dict[str, Entry], dict[str, str], int]:

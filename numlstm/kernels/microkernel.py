@@ -279,14 +279,14 @@ def step_kernel(
     ``tile`` has the instructions on the sums, ``far`` a ``dot`` that prefetches, or is None.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
-    panel_width = simd.in_memory(4) * lanes
+    panel_width, terms_of = simd.in_memory(4) * lanes, simd.terms
     zero, start, load, add, dot = tile.zero, tile.start, tile.load, tile.add, by_distance(tile.dot, far)
     y_stride_in, kept_in = y_stride_of(lanes), kept_of(simd, variant)
     prefetch_kept = kept_prefetch(simd, variant, tile.rows, tile.blocks)
 
     @named(name)
     def kernel(plan, r, cell, block, of):
-        inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
+        inputs, outputs = terms_of(load_slot(cell, Cell.INPUTS)), terms_of(load_slot(cell, Cell.OUTPUTS))
         units = load_slot(cell, Cell.UNITS)
         panels, gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * panel_width
         panel = load_slot(cell, Cell.PANEL) + block * gap
@@ -314,7 +314,7 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.variant)
-    room, panel_width = simd.scratch(far_rows * width), simd.in_memory(4) * lanes
+    room, panel_width, terms_of = simd.scratch(far_rows * width), simd.in_memory(4) * lanes, simd.terms
     prefetch_kept = kept_prefetch(simd, epilogue.variant, 1, 1)
     if shapes.side_by_side and epilogue.variant.options.plain:
         finish = rows_side_by_side(simd, shapes.mr[0], epilogue.variant.keeps)
@@ -324,7 +324,7 @@ def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kern
 
     @named("step_by_k_blocks")
     def step(plan, cell, block, onward, rows, of):
-        inputs, outputs = load_slot(cell, Cell.INPUTS), load_slot(cell, Cell.OUTPUTS)
+        inputs, outputs = terms_of(load_slot(cell, Cell.INPUTS)), terms_of(load_slot(cell, Cell.OUTPUTS))
         units, hoisted = load_slot(cell, Cell.UNITS), load_slot(cell, Cell.HOIST) > 0
         terms, unit, sums, panels = inputs + outputs, block * lanes, room(), pointer_at(plan, Header.PANELS)
         x_panel = moved(panels, load_slot(cell, Cell.PANEL) + block * terms * panel_width)

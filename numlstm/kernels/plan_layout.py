@@ -15,6 +15,7 @@ BACKWARD, SMALL_VJP, SMALL_BACK = "numlstm_backward", "numlstm_small_vjp", "numl
 HEAD = "numlstm_head"  # what follows an LSTM
 STEP, STREAM_ENTRY, EXCHANGE = "numlstm_step", "numlstm_stream", "numlstm_exchange"  # those of a stream
 BFLOAT16 = "bfloat16"  # the number type of kernels whose weights are bfloat16 and whose other numbers are float32
+INT8 = "int8"  # likewise, of int8; inputs and h are rounded to int8 before they are multiplied
 LINE = 64  # bytes of a cache line; a register load that crosses two costs two
 LINE_SLOTS = LINE // 8  # int64 of a cache line
 TAPE_REGISTERS = 5  # registers of a row and block that training keeps: of the gates i, f, g, o, and c
@@ -67,6 +68,7 @@ class Header(metaclass=Slots):
     BELOW = auto()  # the sequence between two layers, where output cannot serve
     GATES = auto()  # the hoisted projection of a chunk: [block][step][row][gate][lane]
     HIDDEN = auto()  # h before W_hr: [row][unit]
+    ROUNDED = auto()  # inputs and h of the rows of a step, rounded to int8; each thread has its own
     SERPENTINE = auto()  # 1: the kernel has run an odd number of steps of this plan, the last one forwards
     # how threads share a call; each thread has its own slots, which differ in THREAD_INDEX and in buffers
     PARTITION = auto()  # one of ``Partition``

@@ -12,7 +12,7 @@ from operator import setitem
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from numlstm.kernels.plan_layout import LINE, PEEPHOLE_GATES, Cell, Header, lanes_of_last
+from numlstm.kernels.plan_layout import BFLOAT16, INT8, LINE, PEEPHOLE_GATES, Cell, Header, lanes_of_last
 
 CACHE_L1 = 32 << 10
 CACHE_L2 = 512 << 10  # the part of a second-level cache that can be counted on
@@ -73,26 +73,37 @@ class CellLayout(NamedTuple):
     end: int
 
 
-def plan_rules(operations: Any, lanes: int, itemsize: int, paired: bool = False) -> SimpleNamespace:
-    """The rules for registers of ``lanes`` numbers of ``itemsize`` bytes; of weights, two may share a number's memory.
+def plan_rules(operations: Any, lanes: int, itemsize: int, weights: str = "") -> SimpleNamespace:
+    """The rules for registers of ``lanes`` numbers of ``itemsize`` bytes, and weights that may have fewer.
 
     ``operations`` are ``inline``, a decorator; ``smaller`` and ``greater`` of two ints; ``store_slot(plan, slot,
     value)``; and ``record_at(plan, slot)``, the part of a plan from a slot on.
     """
-    columns = 2 if paired else 4  # registers of memory that hold the weights of four gates
-    layout = layout_rules(operations, lanes, columns)
+    columns = 2 if weights == BFLOAT16 else 4  # registers of memory that hold the weights of four gates
+    rounds = weights == INT8
+    layout = layout_rules(operations, lanes, columns, rounds)
     hoisting = hoisting_rules(operations, layout, lanes, itemsize, columns)
-    buffers = buffer_rules(operations, layout, hoisting, lanes)
+    buffers = buffer_rules(operations, layout, hoisting, lanes, rounds)
     writer = plan_writer(operations, layout, hoisting, lanes, itemsize)
-    sizes = SimpleNamespace(itemsize=itemsize, weight_bytes=itemsize // 2 if paired else itemsize)
+    sizes = SimpleNamespace(itemsize=itemsize, weight_bytes={BFLOAT16: 2, INT8: 1}.get(weights, itemsize))
     return SimpleNamespace(**vars(sizes), **vars(layout), **vars(hoisting), **vars(buffers), **vars(writer))
 
 
-def layout_rules(operations: Any, lanes: int, columns: int) -> SimpleNamespace:
+def layout_rules(operations: Any, lanes: int, columns: int, rounds: bool) -> SimpleNamespace:
     """Where weights lie."""
     inline = operations.inline
     last_lanes, width = inline(lanes_of_last), 4 * lanes
     behind = 1 if columns < 4 else 0  # numbers that a load of weights in pairs may touch behind a panel
+
+    @inline
+    def one_each(features: Int) -> Int:
+        return features
+
+    @inline
+    def four_each(features: Int) -> Int:
+        return ((features + 3) >> 2) + 2
+
+    terms_of = four_each if rounds else one_each  # terms of a panel, as ``Simd.terms``
 
     @inline
     def blocks_of(units: Int) -> Int:
@@ -112,20 +123,22 @@ def layout_rules(operations: Any, lanes: int, columns: int) -> SimpleNamespace:
         """Of a cell whose panels begin at ``panel``, as ``runtime/packed_weights.py`` describes them."""
         blocks = blocks_of(sizes.units)
         packed = (blocks - 1) * lanes + last_lanes(sizes.units, lanes)
-        bias = panel + packed * (inputs_of(sizes, layer) + outputs_of(sizes)) * columns
+        bias = panel + packed * (terms_of(inputs_of(sizes, layer)) + terms_of(outputs_of(sizes))) * columns
         peepholes = bias + blocks * width
         hr_panel, hr_blocks = peepholes + sizes.peepholes * blocks * PEEPHOLE_GATES * lanes, blocks_of(sizes.projected)
-        end = hr_panel + (hr_blocks // 4 * columns + hr_blocks % 4) * sizes.units * lanes + behind
+        end = hr_panel + (hr_blocks // 4 * columns + hr_blocks % 4) * terms_of(sizes.units) * lanes + behind
         return CellLayout(panel, bias, peepholes, hr_panel, (end + (LINE // 4 - 1)) & -(LINE // 4))
 
-    return SimpleNamespace(blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout)
+    return SimpleNamespace(
+        blocks_of=blocks_of, outputs_of=outputs_of, inputs_of=inputs_of, cell_layout=cell_layout, terms_of=terms_of
+    )
 
 
 def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int, columns: int) -> SimpleNamespace:
     """How rows are grouped, and what is hoisted."""
     inline, smaller, greater = operations.inline, operations.smaller, operations.greater
     blocks_of, outputs_of, inputs_of = layout.blocks_of, layout.outputs_of, layout.inputs_of
-    width = 4 * lanes
+    terms_of, width = layout.terms_of, 4 * lanes
 
     @inline
     def group_of(sizes: Sizes, call: CallSizes, forced: Forced) -> Int:
@@ -146,7 +159,8 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int, colu
         It pays where the panels are too big for the first cache, and the recurrence has too few rows to use them for
         long; or where a single panel is, for X and R are then summed as `chain_by_k_blocks` says.
         """
-        inputs, outputs = inputs_of(sizes, layer), outputs_of(sizes)
+        features = inputs_of(sizes, layer)
+        inputs, outputs = terms_of(features), terms_of(outputs_of(sizes))
         row_bytes = blocks_of(sizes.units) * width * itemsize
         term_bytes, gates_most = columns * lanes * itemsize, GATES_MOST // call.apart
         panels_bytes = blocks_of(sizes.units) * term_bytes  # of a feature
@@ -155,7 +169,7 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int, colu
             by_k_blocks = by_k_blocks and (inputs + outputs) * term_bytes > CACHE_L2 // 4
         fits = gates_most // greater(row_bytes * rows, 1)
         pays = (rows < FEW_ROWS and (inputs + outputs) * panels_bytes > CACHE_L1) or by_k_blocks
-        wanted = pays and call.steps * rows >= 3 and inputs >= 8 and fits >= 1
+        wanted = pays and call.steps * rows >= 3 and features >= 8 and fits >= 1
         if forced.hoist >= 0:
             wanted = forced.hoist > 0
         if not wanted:
@@ -182,10 +196,11 @@ def hoisting_rules(operations: Any, layout: Any, lanes: int, itemsize: int, colu
     return SimpleNamespace(group_of=group_of, hoisted=hoisted)
 
 
-def buffer_rules(operations: Any, layout: Any, hoisting: Any, lanes: int) -> SimpleNamespace:
+def buffer_rules(operations: Any, layout: Any, hoisting: Any, lanes: int, rounds: bool) -> SimpleNamespace:
     """The sizes of the buffers of a call."""
     inline, smaller, greater = operations.inline, operations.smaller, operations.greater
     blocks_of, group_of, hoisted = layout.blocks_of, hoisting.group_of, hoisting.hoisted
+    terms_of, inputs_of, outputs_of = layout.terms_of, layout.inputs_of, layout.outputs_of
     width = 4 * lanes
 
     @inline
@@ -194,8 +209,21 @@ def buffer_rules(operations: Any, layout: Any, hoisting: Any, lanes: int) -> Sim
         most = 0
         for layer in range(smaller(2, sizes.layers)):  # the third is like the second
             steps, rows = hoisted(sizes, call, forced, layer)
-            most = greater(most, steps * rows * blocks_of(sizes.units) * width)
+            row = blocks_of(sizes.units) * width
+            if rounds:
+                row += terms_of(inputs_of(sizes, layer))
+            most = greater(most, steps * rows * row)
         return most
+
+    @inline
+    def rounded_numbers(sizes: Sizes, call: CallSizes, forced: Forced) -> Int:
+        """Numbers of the buffer of inputs and h in int8."""
+        if not rounds:
+            return 0
+        row = terms_of(sizes.units)
+        for layer in range(smaller(2, sizes.layers)):
+            row = greater(row, terms_of(inputs_of(sizes, layer)) + terms_of(outputs_of(sizes)))
+        return smaller(group_of(sizes, call, forced), call.rows) * row
 
     @inline
     def hidden_numbers(sizes: Sizes, call: CallSizes, forced: Forced) -> Int:
@@ -204,7 +232,7 @@ def buffer_rules(operations: Any, layout: Any, hoisting: Any, lanes: int) -> Sim
             return 0
         return smaller(group_of(sizes, call, forced), call.rows) * blocks_of(sizes.units) * lanes
 
-    return SimpleNamespace(gates_numbers=gates_numbers, hidden_numbers=hidden_numbers)
+    return SimpleNamespace(gates_numbers=gates_numbers, hidden_numbers=hidden_numbers, rounded_numbers=rounded_numbers)
 
 
 def plan_writer(operations: Any, layout: Any, hoisting: Any, lanes: int, itemsize: int) -> SimpleNamespace:
@@ -318,6 +346,6 @@ _PYTHON = SimpleNamespace(inline=_same, smaller=min, greater=max, store_slot=set
 
 
 @lru_cache
-def python_rules(lanes: int, itemsize: int, paired: bool = False) -> SimpleNamespace:
+def python_rules(lanes: int, itemsize: int, weights: str = "") -> SimpleNamespace:
     """The rules as functions of Python."""
-    return plan_rules(_PYTHON, lanes, itemsize, paired)
+    return plan_rules(_PYTHON, lanes, itemsize, weights)

@@ -106,7 +106,7 @@ def k_blocks_kernel(simd: Simd, height: int, spread: bool) -> Kernel:
     return kernel
 
 
-def input_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) -> Kernel:
+def input_projection(simd: Simd, shapes: Shapes, chain: Kernel | None, halved: bool) -> Kernel:
     """``(plan, begin, end, cell, source, steps, rows)``: the chain X of ``steps`` x ``rows`` of some blocks.
 
     The blocks are [begin, end). ``source`` is the input of the first step.
@@ -142,14 +142,25 @@ def input_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) ->
     return project
 
 
-def line_projection(simd: Simd, shapes: Shapes, chain: Kernel, halved: bool) -> Kernel:
+def line_projection(simd: Simd, shapes: Shapes, chain: Kernel | None, halved: bool) -> Kernel:
     """``(plan, cell, block, tail, source, stride, count, gates, gates_stride)``: X of rows that are evenly spaced."""
-    tallest, by_k_blocks = shapes.mr[0], projection_by_k_blocks(simd, chain)
+    tallest = shapes.mr[0]
     tiles = for_tiles(shapes.mr, next_size, {n: projection_tile(simd, n, 4) for n in shapes.mr})
     tail_tiles = tiles
     if halved:
         of_pairs = {n: projection_tile(simd, n, PAIRS) for n in shapes.row_pairs}
         tail_tiles = for_tiles(shapes.row_pairs, largest_size, of_pairs)
+
+    @inline
+    def line_by_tiles(plan, cell, block, tail, source, stride, count, gates, gates_stride):
+        if tail:
+            tail_tiles(plan, count, cell, block, source, stride, gates, gates_stride)
+        else:
+            tiles(plan, count, cell, block, source, stride, gates, gates_stride)
+
+    if chain is None:
+        return line_by_tiles
+    by_k_blocks = projection_by_k_blocks(simd, chain)
 
     @inline
     def line(plan, cell, block, tail, source, stride, count, gates, gates_stride):
@@ -167,11 +178,13 @@ def projection_tile(simd: Simd, height: int, columns: int) -> Kernel:
     """``(plan, r, cell, block, source, stride, gates, gates_stride)``: X of ``height`` rows from r on in a block."""
     pointer_at, moved, width, tile = simd.pointer_at, simd.moved, 4 * simd.lanes, tile_of(simd, height, columns)
     start, dot, store, panel_width = tile.start, tile.dot, tile.store, simd.in_memory(4) * simd.lanes
+    terms_of = simd.terms
 
     @named(f"project_{height}" if columns == 4 else f"project_{height}_half")
     def kernel(plan, r, cell, block, source, stride, gates, gates_stride):
-        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel = load_slot(cell, Cell.PANEL) + block * (inputs + load_slot(cell, Cell.OUTPUTS)) * panel_width
+        inputs, outputs = terms_of(load_slot(cell, Cell.INPUTS)), terms_of(load_slot(cell, Cell.OUTPUTS))
+        panels = pointer_at(plan, Header.PANELS)
+        panel = load_slot(cell, Cell.PANEL) + block * (inputs + outputs) * panel_width
         value = start(panels, load_slot(cell, Cell.BIAS) + block * width, 0)
         value = dot(value, panels, panel, 0, 0, inputs, moved(source, r * stride), stride)
         store(gates, r * gates_stride, gates_stride, value)
@@ -182,12 +195,12 @@ def projection_tile(simd: Simd, height: int, columns: int) -> Kernel:
 def projection_by_k_blocks(simd: Simd, chain: Kernel) -> Kernel:
     """``(plan, cell, block, source, stride, count, gates, gates_stride)``: X of some rows in a block."""
     pointer_at, moved, width = simd.pointer_at, simd.moved, 4 * simd.lanes
-    panel_width = simd.in_memory(4) * simd.lanes
+    panel_width, terms_of = simd.in_memory(4) * simd.lanes, simd.terms
 
     @named("project_by_k_blocks")
     def kernel(plan, cell, block, source, stride, count, gates, gates_stride):
-        inputs, panels = load_slot(cell, Cell.INPUTS), pointer_at(plan, Header.PANELS)
-        panel_gap = (inputs + load_slot(cell, Cell.OUTPUTS)) * panel_width
+        inputs, outputs = terms_of(load_slot(cell, Cell.INPUTS)), terms_of(load_slot(cell, Cell.OUTPUTS))
+        panels, panel_gap = pointer_at(plan, Header.PANELS), (inputs + outputs) * panel_width
         panel = moved(panels, load_slot(cell, Cell.PANEL) + block * panel_gap)
         bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
         for first in range(0, count, ROWS_AT_ONCE):
@@ -228,6 +241,8 @@ def hidden_projection(simd: Simd, shapes: Shapes) -> Kernel:
 def hidden_tile(simd: Simd, height: int, columns: int) -> Kernel:
     """``(plan, r, cell, block, target)``: ``height`` rows from r on in ``columns`` blocks, which are 1 or ``QUAD``."""
     pointer_at, moved, lanes, quad = simd.pointer_at, simd.moved, simd.lanes, simd.in_memory(QUAD)
+    terms_of, rounds = simd.terms, simd.rounds
+    source_slot = int(Header.ROUNDED if rounds else Header.HIDDEN)
     flush, store_part, tile = simd.flush_h, simd.store_part, tile_of(simd, height, columns)
 
     @inline
@@ -247,11 +262,12 @@ def hidden_tile(simd: Simd, height: int, columns: int) -> Kernel:
     @named(f"hidden_{height}x{columns}")
     def kernel(plan, r, cell, block, target):
         units = load_slot(cell, Cell.UNITS)
-        padded = (units + lanes - 1) // lanes * lanes
-        panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, Header.HIDDEN)
+        terms = terms_of(units)
+        padded = terms if rounds else (units + lanes - 1) // lanes * lanes
+        panels, hidden = pointer_at(plan, Header.PANELS), pointer_at(plan, source_slot)
         in_quads = block // QUAD * QUAD
-        panel = load_slot(cell, Cell.HR_PANEL) + (in_quads // QUAD * quad + block - in_quads) * units * lanes
-        value = dot(zero(), panels, panel, 0, 0, units, moved(hidden, r * padded), padded)
+        panel = load_slot(cell, Cell.HR_PANEL) + (in_quads // QUAD * quad + block - in_quads) * terms * lanes
+        value = dot(zero(), panels, panel, 0, 0, terms, moved(hidden, r * padded), padded)
         at, stride = block * lanes, load_slot(cell, Cell.TARGET_ROW)
         finish(value, moved(target, r * stride + at), stride, load_slot(cell, Cell.OUTPUTS) - at)
 

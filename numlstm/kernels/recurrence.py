@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from .compiler import Kernel, inline, named
 from .instructions import bump_counter, load_slot, record_at, smaller
+from .int8 import steps
 from .microkernel import PLAIN, Operands, Variant, cell_epilogue, recurrent_tile, step_by_k_blocks
 from .packed import packed_runner
 from .parallel import parallel_forward, serial_forward
@@ -57,15 +58,14 @@ def forward_kernel(
     Without a ``pause`` instruction it is a smaller one, which shares no call and takes no packed sequence.
     """
     simd = Simd(number, lanes, fused)
-    chain = chain_by_k_blocks(simd, shapes)
+    chain: Kernel | None = (steps.integer_chain if simd.rounds else chain_by_k_blocks)(simd, shapes)
     step, tile = cell_step(simd, shapes, chain, variant)
-    phases = Phases(
-        initial_states(simd),
-        input_projection(simd, shapes, chain, lanes >= LEAST_HALVED),
-        step,
-        hidden_projection(simd, shapes),
-        final_states(simd),
-    )
+    project = (steps.rounded_input if simd.rounds else input_projection)(simd, shapes, chain, lanes >= LEAST_HALVED)
+    project_hidden = hidden_projection(simd, shapes)
+    if simd.rounds:
+        step, tile = steps.on_rounded(simd, step, tile)
+        project_hidden = steps.rounding_hidden(simd, project_hidden)
+    phases = Phases(initial_states(simd), project, step, project_hidden, final_states(simd))
     run_cell = with_single_rows(
         cell_runner("cell", simd, phases, serial_for),
         row_runner(simd, phases),
@@ -121,6 +121,8 @@ def cell_runner(name: str, simd: Simd, phases: Phases, spread: ForChunks) -> Ker
     """
     pointer_at, moved, lanes, width = simd.pointer_at, simd.moved, simd.lanes, 4 * simd.lanes
     set_states, project_input, recur, project_hidden, put_states = map(spread, phases)
+    if simd.rounds:
+        project_input = steps.rounding_first(simd, project_input, spread)
 
     @named(name)
     def run_cell(plan, cell, first, rows, from_step, to_step, phase):
@@ -339,7 +341,7 @@ def copier(simd: Simd) -> Kernel:
     return copy
 
 
-def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, variant: Variant) -> tuple[Kernel, Kernel]:
+def cell_step(simd: Simd, shapes: Shapes, chain: Kernel | None, variant: Variant) -> tuple[Kernel, Kernel]:
     """Two kernels. ``(plan, begin, end, cell, rows, step, of)``: one step of some rows in the blocks [begin, end).
 
     ``(n, plan, r, cell, block, of)``: one step of the row r in a tile of the n blocks from ``block`` on.
@@ -361,7 +363,8 @@ def cell_step(simd: Simd, shapes: Shapes, chain: Kernel, variant: Variant) -> tu
     # without tail blocks, these two are never called
     wide_tail, tail_tiles = last_block(simd, of_single, shapes) if simd.lanes >= LEAST_HALVED else (wide, tiles)
     row_step = row_after_row(simd, shapes, tile)
-    block_step = block_after_block(shapes, tiles, tail_tiles, step_by_k_blocks(simd, epilogue, shapes, chain))
+    in_turns = None if chain is None else step_by_k_blocks(simd, epilogue, shapes, chain)
+    block_step = block_after_block(shapes, tiles, tail_tiles, in_turns)
 
     @inline
     def run_step(plan, begin, end, cell, rows, step, of):
@@ -406,12 +409,24 @@ def row_after_row(simd: Simd, shapes: Shapes, tile: Kernel) -> Kernel:
     return row_step
 
 
-def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_blocks: Kernel) -> Kernel:
+def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_blocks: Kernel | None) -> Kernel:
     """One step in the blocks [begin, end), block after block: all rows pass over a panel while it is in cache.
 
     Panels beyond L2 are prefetched, which only ``by_k_blocks`` does, so that it also serves a single tile of rows then.
     """
     tallest, sums_x = shapes.mr[0], shapes.side_by_side
+
+    @inline
+    def by_tiles(plan, cell, rows, odd, whole, begin, end, of):
+        for n in range(begin, end):
+            block = begin + end - 1 - n if odd else n
+            if block >= whole:
+                tail_tiles(plan, rows, cell, block, of)
+            else:
+                tiles(plan, rows, cell, block, of)
+
+    if by_k_blocks is None:
+        return by_tiles
 
     @inline
     def block_step(plan, cell, rows, odd, whole, begin, end, of):

@@ -21,9 +21,16 @@ from numba.np.numpy_support import from_dtype
 from .activations import FAINTEST
 from .compiler import inline
 from .instructions import INT64, PLAN, instruction
-from .plan_layout import BFLOAT16, LINE
+from .int8.products import rounded_terms
+from .plan_layout import BFLOAT16, INT8, LINE
 
 BYTE = ir.IntType(8)
+
+
+@inline
+def all_features(features):
+    """Terms of a panel: one for each feature."""
+    return features
 
 
 class Register(types.Type):
@@ -48,12 +55,15 @@ class Simd:
 
     ``fused`` says that the CPU has a fused multiply-add. Without one,
     ``fma`` is a multiplication and an addition: other bits, and documented so.
-    With ``number`` "bfloat16", weights are bfloat16 and all else is float32.
+    With ``number`` "bfloat16", weights are bfloat16 and all else is float32. With "int8", a number of a panel is four
+    weights, as ``int8/products.py`` describes.
     """
 
     def __init__(self, number: np.typing.DTypeLike, lanes: int, fused: bool = True) -> None:
         self.paired = number == BFLOAT16  # whether two weights share the memory of a number
-        self.number: np.dtype[Any] = np.dtype(np.float32 if self.paired else number)
+        self.rounds = number == INT8  # whether weights are int8, and inputs are rounded to int8
+        self.number: np.dtype[Any] = np.dtype(np.float32 if self.paired or self.rounds else number)
+        self.terms = rounded_terms if self.rounds else all_features
         self.lanes, self.fused = lanes, fused
         self.inline = inline
         self.scalar = from_dtype(self.number)

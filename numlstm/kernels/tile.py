@@ -17,6 +17,7 @@ from numba.core import cgutils, types
 
 from .compiler import Kernel, inline
 from .instructions import INT64, fixed_intrinsic, instruction, load_slot, smaller
+from .int8.products import IntegerDot
 from .plan_layout import LEAST_HALVED, LINE, Header
 from .simd import Simd
 
@@ -34,7 +35,7 @@ class Shapes:
     """Tile shapes for one kind of CPU.
 
     ``mr``: heights of tiles of several rows x one block, tallest first, 1 last.
-    ``nr``: how many blocks of one row run side by side, most first, 1 last.
+    ``nr``: how many blocks of one row run side by side: every number from the most to 1.
     ``row_pairs``: heights of tiles of a block with half the lanes, whose rows are finished two by two; even, but 1
     last.
     ``side_by_side``: whether several tiles have one epilogue, with the chains of several rows side by side. 16
@@ -55,6 +56,10 @@ REGISTERS_32 = Shapes(mr=(6, 4, 3, 2, 1), nr=(4, 3, 2, 1), row_pairs=(12, 6, 4, 
 REGISTERS_16_BFLOAT16 = replace(REGISTERS_16, nr=(2, 1))
 # WebAssembly: a browser's compiler loads all weights of a term before the first FMA, and spills those of a third block
 WEBASSEMBLY = replace(REGISTERS_16_BFLOAT16, side_by_side=False)
+# with int8 an input takes two registers, and products take one before they are added
+REGISTERS_16_INT8 = replace(REGISTERS_16, mr=(2, 1), nr=(2, 1), row_pairs=(4, 2, 1))
+# sums of integers wait for few cycles, so that few shapes serve
+REGISTERS_32_INT8 = Shapes(mr=(6, 2, 1), nr=(2, 1), row_pairs=(6, 2, 1))
 
 
 def emit_loop(
@@ -100,6 +105,24 @@ def emit_chain(
 
     sums = emit_loop(builder, INT64(0), at_most(INT64(K_BLOCK)), 1, sums, term)
     return emit_loop(builder, INT64(K_BLOCK), count, K_BLOCK, sums, k_block)
+
+
+def emit_integers(builder: ir.IRBuilder, dots: Sequence[IntegerDot], sums: Values) -> Values:
+    """``sums`` of tiles with int8 weights, one behind the other, plus their products with a rounded row."""
+    sizes = [dot.tile.size for dot in dots]
+
+    def parts(values: Values) -> Iterator[tuple[IntegerDot, Values]]:
+        at = 0
+        for dot, size in zip(dots, sizes, strict=True):
+            yield dot, values[at : at + size]
+            at += size
+
+    def term(k: ir.Value, integers: Values) -> Values:
+        return [each for dot, part in parts(integers) for each in dot.term(k, part)]
+
+    integers = emit_loop(builder, INT64(0), dots[0].terms, 1, [each for dot in dots for each in dot.starts()], term)
+    of_sums = (part for _, part in parts(sums))
+    return [each for (dot, part), own in zip(parts(integers), of_sums, strict=True) for each in dot.finished(part, own)]
 
 
 class Tile:
@@ -245,6 +268,9 @@ class Tile:
         def dot(builder, value, panel, index, gap, first, count, source, stride):
             """``count`` terms in order of k, whose weights are those of ``first`` + k in the panel at ``index``."""
             index = self.term_at(builder, index, first)
+            if simd.rounds:
+                integers = IntegerDot(builder, self, panel, index, gap, source, stride, count)
+                return emit_integers(builder, [integers], self.unpacked(builder, value))
 
             def term(k, sums):
                 where = self.term_at(builder, index, k)
@@ -364,10 +390,19 @@ class TileAndTail:
         tile, tail = self.tile, self.tail
         P, at = tile.simd.pointer, types.int64
 
+        def packed(builder, sums):
+            return [cgutils.pack_array(builder, part) for part in (sums[: tile.size], sums[tile.size :])]
+
         @instruction(self.type, self.type, P, at, at, at, at, P, at)
         def dot(builder, value, panel, index, gap, first, count, source, stride):
             behind = builder.add(index, builder.mul(gap, INT64(tile.blocks)))
             index, behind = tile.term_at(builder, index, first), tail.term_at(builder, behind, first)
+            whole, ending = (builder.extract_value(value, n) for n in range(2))
+            sums = [*tile.unpacked(builder, whole), *tail.unpacked(builder, ending)]
+            if tile.simd.rounds:
+                dots = [IntegerDot(builder, part, panel, at, gap, source, stride, count)
+                        for part, at in ((tile, index), (tail, behind))]  # fmt: skip
+                return packed(builder, emit_integers(builder, dots, sums))
 
             def term(k, sums):
                 of_tile, of_tail = tile.term_at(builder, index, k), tail.term_at(builder, behind, k)
@@ -376,10 +411,7 @@ class TileAndTail:
                     *tail.emit_term(builder, sums[tile.size :], panel, of_tail, gap, source, k, stride),
                 ]
 
-            whole, ending = (builder.extract_value(value, n) for n in range(2))
-            sums = [*tile.unpacked(builder, whole), *tail.unpacked(builder, ending)]
-            sums = emit_chain(builder, tile.simd.constant(0), count, sums, term)
-            return [cgutils.pack_array(builder, part) for part in (sums[: tile.size], sums[tile.size :])]
+            return packed(builder, emit_chain(builder, tile.simd.constant(0), count, sums, term))
 
         self.dot = dot
 

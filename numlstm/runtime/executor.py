@@ -29,7 +29,7 @@ from numlstm.runtime.packed_weights import Panels
 from numlstm.runtime.planner import Plan, PlanKey, TeamPlan, make_plan, make_team_plan
 from numlstm.runtime.threads import get_num_threads
 from numlstm.runtime.workers import Team, Work
-from numlstm.runtime.workspace import KEEP_BYTES, Workspace
+from numlstm.runtime.workspace import BUFFERS, KEEP_BYTES, Workspace
 
 PLANS_KEPT = 64  # shapes whose plans, and fast calls, an executor remembers
 FAST_CALL_BYTES = KEEP_BYTES // PLANS_KEPT  # buffers of a fast call, which it keeps to itself
@@ -293,7 +293,7 @@ class Executor:
             for width in (features, results[0][-1])
         )
         plan = self.plan(call.panels, ((steps, rows, features), strides, output_strides, 0))
-        buffers = (plan.below + plan.gates + plan.hidden) * size
+        buffers = sum(getattr(plan, name) for name in BUFFERS.values()) * size
         if plan.long or buffers > FAST_CALL_BYTES:  # its start is not what it costs
             return
         cells = self.config.num_layers * self.config.num_directions

@@ -13,11 +13,12 @@ import numpy as np
 
 from numlstm.base.typing import Array, Result, Shape
 from numlstm.kernels.loading.entry_points import Kernel
-from numlstm.kernels.plan_layout import ArraySpec, Fastcall, Header
+from numlstm.kernels.plan_layout import ArraySpec, Fastcall
 from numlstm.runtime import object_layout
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import aligned_record
 from numlstm.runtime.planner import Plan, with_array_specs
+from numlstm.runtime.workspace import BUFFERS
 
 FastCall = Callable[[Any, Any, Array], Result | None]  # of input, hx and the panels' data; None: run the call otherwise
 
@@ -53,7 +54,7 @@ def make(
     plan = with_array_specs(plan, dtype, (input, *results[1:]))
     length = int(Fastcall.LENGTH)
     slots, buffers = aligned_record(
-        length + plan.slots.size, dtype, below=plan.below, gates=plan.gates, hidden=plan.hidden
+        length + plan.slots.size, dtype, **{name: getattr(plan, name) for name in BUFFERS.values()}
     )
     slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(tuple), object_layout.COUNT
     slots[Fastcall.NEW_ARRAY : Fastcall.DECREF + 1] = (
@@ -69,6 +70,6 @@ def make(
         spec[ArraySpec.NDIM], spec[ArraySpec.SIZE_0 : ArraySpec.SIZE_0 + len(shape)] = len(shape), shape
     header = slots[length:]
     header[:] = plan.slots
-    header[[Header.BELOW, Header.GATES, Header.HIDDEN]] = [address(buffer) for buffer in buffers.values()]
+    header[list(BUFFERS)] = [address(buffer) for buffer in buffers.values()]
     run: FastCall = kernel.fastcall(slots)
     return run

@@ -10,6 +10,8 @@ beyond the last unit hold zeros.
 Weights in bfloat16 are pairs in 32-bit words. Of four registers, the second shares the words of the first, and the
 fourth those of the third: the even one is the lower half of each word. A tail block has two registers, and W_hr one
 where fewer than four blocks are left, whose upper halves are zeros. Biases are float32.
+
+Weights in int8 are four in a 32-bit word, of four features; `kernels/int8/products.py` says what stands behind them.
 """
 
 from __future__ import annotations
@@ -21,11 +23,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numlstm.base.bfloat16 import rounded, widened
+from numlstm.base import bfloat16, int8
 from numlstm.base.config import Config
 from numlstm.base.typing import Array
 from numlstm.kernels.loading import registry
-from numlstm.kernels.plan_layout import BFLOAT16, LINE, PEEPHOLE_GATES, lanes_of_last
+from numlstm.kernels.plan_layout import BFLOAT16, INT8, LINE, PEEPHOLE_GATES, lanes_of_last
 from numlstm.kernels.plan_rules import CellLayout, Sizes, python_rules
 from numlstm.runtime.object_layout import address
 
@@ -71,6 +73,8 @@ class Index(NamedTuple):
     biases: list[tuple[str, slice]]  # where each bias is
 
 
+LARGEST = np.finfo(np.float32).max / 127  # scales below it give finite weights
+MOST_FEATURES = 1 << 17  # whose products of integers, each at most 127 * 127, have a sum below 2**31
 PAIRED = np.dtype("<u2")  # of the bits of weights in bfloat16
 
 
@@ -90,9 +94,13 @@ class Panels:
 
     def __init__(self, config: Config, dtype: np.dtype[Any], data: Array | None = None, lanes: int = 0) -> None:
         self.config, self.dtype = config, np.dtype(dtype)
-        self.lanes = lanes or registry.lanes(self.dtype.name)
+        self.lanes = lanes or registry.lanes(config.number(self.dtype))
         self._paired = config.weights == BFLOAT16
-        self.rules = python_rules(self.lanes, self.dtype.itemsize, self._paired)
+        if config.weights == INT8 and (most := max(config.input_size, 2 * config.hidden_size)) > MOST_FEATURES:
+            raise ValueError(
+                f"weights in int8 take at most {MOST_FEATURES} features, of which there may be {most} here"
+            )
+        self.rules = python_rules(self.lanes, self.dtype.itemsize, config.weights)
         sizes, size = model_sizes(config), 0
         self._layouts: list[CellLayout] = []
         for layer, _, _ in config.cells():
@@ -176,7 +184,7 @@ class Panels:
             layer, _, own = self.config.place(name)
             value = np.empty(self.config.cell_shapes(layer)[own], self.dtype)
             for inner, outer in self._pieces(name):
-                value[outer] = widened(inner) if inner.dtype == PAIRED else inner
+                value[outer] = self._unpacked(inner, value[outer].shape)
         value.flags.writeable = False
         return value
 
@@ -192,12 +200,30 @@ class Panels:
                 self._biases[name] = np.array(value, self.dtype)
             else:
                 for inner, outer in self._pieces(name):
-                    inner[...] = rounded(value[outer]) if inner.dtype == PAIRED else value[outer]
+                    self._pack_into(inner, value[outer], name)
             del value  # before the next is read
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
                 if f"bias_ih{suffix}" in filled or f"bias_hh{suffix}" in filled:
                     self._fill_bias(cell, self._biases[f"bias_ih{suffix}"] + self._biases[f"bias_hh{suffix}"])
+
+    def _pack_into(self, inner: Array, value: Array, name: str) -> None:
+        """Write numbers into a view of the panel."""
+        if inner.dtype == PAIRED:
+            inner[...] = bfloat16.rounded(value)
+        elif inner.ndim == 1 or self.config.weights != INT8:
+            inner[...] = value
+        else:
+            pack_integers(inner.T, np.asarray(value, self.dtype), name)
+
+    def _unpacked(self, inner: Array, shape: tuple[int, ...]) -> Array:
+        """The numbers, of this shape, in a view of the panel."""
+        if inner.dtype == PAIRED:
+            return bfloat16.widened(inner)
+        if inner.ndim == 1 or self.config.weights != INT8:
+            return inner
+        words = np.ascontiguousarray(inner.view(np.int32)[:, :-2])
+        return int8.widened(words.view(np.int8)[:, : shape[1]], inner[:, -2])
 
     def _fill_bias(self, cell: int, bias: Array) -> None:
         start, width = self._layouts[cell].bias, 4 * self.lanes
@@ -209,12 +235,13 @@ class Panels:
     def _pieces(self, name: str) -> Iterator[tuple[Array, slice | tuple[slice, slice]]]:
         """A weight matrix block by block: (view of the panel with rows first, its place in the matrix).
 
-        Of weights in bfloat16, the view has their bits as uint16.
+        Of weights in bfloat16, the view has their bits as uint16; of int8, it has the words of four and what is behind.
         """
         config, lanes = self.config, self.lanes
         layer, direction, kind = config.place(name)
         cell = layer * config.num_directions + direction
-        inputs, outputs, units = config.layer_input_size(layer), config.output_size, config.hidden_size
+        terms_of, outputs, units = self.rules.terms_of, config.output_size, config.hidden_size
+        input_terms, output_terms = terms_of(config.layer_input_size(layer)), terms_of(outputs)
         if kind == "weight_ch":
             for block, part in _blocks(units, lanes):
                 for gate in range(PEEPHOLE_GATES):
@@ -228,17 +255,18 @@ class Panels:
             for block, part in _blocks(outputs, lanes):
                 group = block // 4 * 4
                 columns, column = (4, block - group) if group + 4 <= blocks else (1, 0)
-                panel = self._column(at, units, columns, column)
+                panel = self._column(at, terms_of(units), columns, column)
                 yield panel[:, : part.stop - part.start].T, (part, slice(None))
                 if columns == 1 or column == 3:
-                    at += units * self._in_memory(columns) * lanes
+                    at += terms_of(units) * self._in_memory(columns) * lanes
             return
-        first, last = (0, inputs) if kind == "weight_ih" else (inputs, inputs + outputs)
+        terms = input_terms + output_terms
+        first, last = (0, input_terms) if kind == "weight_ih" else (input_terms, terms)
         for block, part, own in _gate_blocks(units, lanes):
-            at = self._layouts[cell].panel + block * (inputs + outputs) * self._in_memory(4) * lanes
+            at = self._layouts[cell].panel + block * terms * self._in_memory(4) * lanes
             for gate in range(4):
                 column, lane = divmod(gate * own, lanes)
-                panel = self._column(at, inputs + outputs, 4 * own // lanes, column)
+                panel = self._column(at, terms, 4 * own // lanes, column)
                 rows = slice(gate * units + part.start, gate * units + part.stop)
                 yield panel[first:last, lane : lane + part.stop - part.start].T, (rows, slice(None))
 
@@ -252,6 +280,29 @@ class Panels:
         if not self._paired:
             return numbers.reshape(terms, columns, self.lanes)[:, column]
         return numbers.view(PAIRED).reshape(terms, -1, self.lanes, 2)[:, column // 2, :, column % 2]
+
+
+def pack_integers(terms: Array, weights: Array, name: str) -> None:
+    """Write rows of weights into the terms ``[k][row]`` of a panel: words of four, scales, and -128 times their sums.
+
+    Raises
+    ------
+    ValueError
+        A weight is not finite.
+    """
+    with np.errstate(invalid="ignore"):
+        integers, scales = int8.rounded(weights)
+    if not (scales < LARGEST).all():
+        raise ValueError(
+            f"{name} has numbers that are not finite or too large, and weights in int8 must be below 3.4e38\n"
+            "Look for what made them NaN or infinite, or keep the weights in float32."
+        )
+    words = np.zeros((len(integers), 4 * (len(terms) - 2)), np.int8)
+    words[:, : integers.shape[1]] = integers
+    as_words = terms.view(np.int32)
+    as_words[:-2] = words.view(np.int32).T
+    terms[-2] = scales
+    as_words[-1] = -128 * integers.sum(axis=1, dtype=np.int32)
 
 
 def places(numbers: Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:

@@ -72,6 +72,7 @@ class Plan(NamedTuple):
     long: bool  # whether there is enough work for more than one thread
     # by the limit of threads, made on first use; None where one thread is to run the call
     teams: dict[int, TeamPlan | None]
+    rounded: int = 0  # of x and h in int8
 
 
 class TeamPlan(NamedTuple):
@@ -200,6 +201,7 @@ def make_plan(
         below=positions * config.num_directions * config.output_size if config.num_layers > 1 else 0,
         gates=rules.gates_numbers(model, call, forced),
         hidden=rules.hidden_numbers(model, call, forced),
+        rounded=rules.rounded_numbers(model, call, forced),
         long=_choose(config, shape, sizes, size, 2) is not None,
         teams={},
     )

@@ -13,6 +13,7 @@ from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import aligned_empty
 from numlstm.runtime.planner import Plan
 
+BUFFERS = {Header.BELOW: "below", Header.GATES: "gates", Header.HIDDEN: "hidden", Header.ROUNDED: "rounded"}
 KEEP_BYTES = 16 << 20  # a buffer of at most this size is kept, however little of it the next call needs
 
 
@@ -40,7 +41,7 @@ class Workspace:
     def adopt(self, plan: Plan) -> None:
         """Make room for a plan, and copy its slots."""
         slots = plan.slots.copy()
-        for slot, name in ((Header.BELOW, "below"), (Header.GATES, "gates"), (Header.HIDDEN, "hidden")):
+        for slot, name in BUFFERS.items():
             slots[slot] = address(self.room(name, getattr(plan, name)))
         self.slots = slots
         self.words = memoryview(slots.data)  # reading and writing one number takes NumPy longer

@@ -190,6 +190,7 @@ class Stream(Stateful):
             below=plan.below,
             gates=plan.gates,
             hidden=plan.hidden,
+            rounded=plan.rounded,
             states=-(-h_count // of_line) * of_line + c_count,  # so that c begins on a line
             input=rows * config.input_size,
             output=rows * self._features,
@@ -212,6 +213,7 @@ class Stream(Stateful):
             Header.BELOW: buffers["below"],
             Header.GATES: buffers["gates"],
             Header.HIDDEN: buffers["hidden"],
+            Header.ROUNDED: buffers["rounded"],
         }.items():
             header[slot] = address(array)
         self._record, self.address = slots.view(_Record), address(slots)
@@ -476,7 +478,7 @@ def step_function(
         That of the stream: float32 (the default) or float64.
     cell_options : CellOptions
         Those of the stream's LSTM: another cell has another function.
-    weights : {"bfloat16", "float32", "float64"}, optional
+    weights : {"bfloat16", "int8", "float32", "float64"}, optional
         `LSTM.weights` of the stream's LSTM; by default the dtype.
 
     Returns

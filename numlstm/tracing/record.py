@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from numlstm.base import int8
 from numlstm.base.typing import Array, States
 from numlstm.base.validation.shapes import CallShapes
+from numlstm.kernels.plan_layout import INT8
 from numlstm.reference import activated
 from numlstm.runtime.call import Call, Dropout
 from numlstm.runtime.conversion import convert
@@ -140,6 +142,8 @@ def _gates(
             end, of_rows = min(begin + chunk_steps, steps), slice(row, row + chunk_rows)
             x_read = x[begin:end, of_rows].astype(wide, order="C")
             h_read = _previous(h[:, of_rows], first[of_rows], begin, end, reverse).astype(wide, order="C")
+            if config.weights == INT8:
+                x_read, h_read = (int8.rounded_inputs(read.astype(dtype)) for read in (x_read, h_read))
             with np.errstate(all="ignore"):  # infinities, NaN and underflow are values here, not accidents
                 sums = _products(x_read.reshape(-1, features), w_x)
                 sums += _products(h_read.reshape(-1, config.output_size), w_h)

@@ -19,7 +19,7 @@ from numlstm.kernels.loading.entry_points import ENTRIES, TRAINING_ENTRIES
 from numlstm.kernels.loading.levels import Level, host, this_machine
 
 SHIPPED = {"x86_64": ("x86-64-v3", "x86-64-v4"), "aarch64": ("aarch64",)}  # others are built at first use
-NUMBERS = "float32", "float64", "bfloat16", "float32-training", "float64-training"
+NUMBERS = "float32", "float64", "bfloat16", "int8", "float32-training", "float64-training"
 LINKERS = "ld", "ld.lld"  # the first is for this machine alone
 # needs no C library and has no undefined names: it loads under any C library, and its bytes are reproducible
 OPTIONS = ["-shared", "-s", "--build-id=none", "--hash-style=both", "-z", "defs", "-z", "noexecstack", "-z", "relro"]
@@ -116,7 +116,8 @@ def build_all(folder: Path, target: Target) -> None:
     """Build all libraries of a wheel, on all cores."""
     levels = wanted(target)
     with ProcessPoolExecutor(min(os.cpu_count() or 1, 4), get_context("spawn")) as pool:
-        for made in [pool.submit(build, number, level, target, folder) for level in levels for number in NUMBERS]:
+        built = [(number, level.of(number)) for level in levels for number in NUMBERS]
+        for made in [pool.submit(build, *each, target, folder) for each in built]:
             print(made.result().name)
 
 

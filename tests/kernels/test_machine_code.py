@@ -26,7 +26,7 @@ def text(number, level, shapes=None):
     return assembly(number, LEVELS[level], shapes)
 
 
-def main_loops(text, name):
+def main_loops(text, name, wanted="vfmadd"):
     """The instructions of the innermost loops with multiply-adds in the function of that name."""
     function = re.search(rf"^{name}:\n(.*?)^\s*\.size\s+{name},", text, re.DOTALL | re.MULTILINE)
     assert function, f"there is no function {name} in the module"
@@ -40,7 +40,7 @@ def main_loops(text, name):
         start = labels.get(jump[1], n) if jump else n
         body = [x for x in lines[start:n] if x and not x.startswith(".")]
         backward = [x for x in body if (j := re.match(r"j\w+\s+(\.L\w+)$", x)) and start <= labels.get(j[1], -1) < n]
-        if start < n and not backward and any(x.startswith("vfmadd") for x in body):
+        if start < n and not backward and any(x.startswith(wanted) for x in body):
             loops.append([x.replace("(%rbp", "(stack") if "b" in stack else x for x in [*body, line]])
     assert loops, f"{name} has no loop with multiply-adds"
     return loops
@@ -134,6 +134,26 @@ def test_the_check_notices_a_tile_that_does_not_fit():
     too_tall = Shapes(mr=(4, 1), nr=(1,), row_pairs=(1,))
     with pytest.raises(AssertionError, match="spills"):
         check(text("float32", "x86-64-v3", too_tall), too_tall)
+
+
+# A product's instructions, and how many of the last a load there are in the loop of the tallest tile
+INTEGERS = {"x86-64-v3": (("vpsignb", "vpmaddubsw", "vpmaddwd", "vpaddd"), 1.3), "x86-64-v4-vnni": (("vpdpbusd",), 2.3)}
+
+
+@pytest.mark.parametrize("level", INTEGERS)
+def test_sums_of_int8_products_stay_in_registers(level):
+    names, ratio = INTEGERS[level]
+    code, shapes = text("int8", level), shapes_of("int8", LEVELS[level])
+    functions = [f"recur_1x{blocks}" for blocks in shapes.nr] + [f"project_{rows}" for rows in shapes.mr]
+    functions += [f"recur_1x{blocks}_half" for blocks in shapes.nr] + [f"hidden_{rows}x4" for rows in shapes.mr]
+    for name in functions:
+        loops = main_loops(code, name, names[-2 if len(names) > 1 else 0])
+        for loop in loops:
+            assert not touches_stack(loop), f"{name} spills: {touches_stack(loop)}"
+            counts = {each: sum(x.startswith(each) for x in loop) for each in names}
+            assert len(set(counts.values())) == 1, f"{name} has other instructions: {counts}"
+    (loop,) = main_loops(code, f"project_{shapes.mr[0]}", names[0])
+    assert sum(x.startswith(names[0]) for x in loop) / len(loads(loop)) >= ratio
 
 
 def test_the_check_notices_a_missing_function():

@@ -34,7 +34,8 @@ def work():
     results["steps"] = np.stack([stream(row) for row in x.astype("f4")])
     lstm.save("model.safetensors")
     results["file"] = numlstm.load("model.safetensors")(x)[0]
-    results["bfloat16"] = numlstm.load("model.safetensors").quantize_weights("bfloat16")(x)[0]
+    for kind in ("bfloat16", "int8"):
+        results[kind] = numlstm.load("model.safetensors").quantize_weights(kind)(x)[0]
     for dtype in ("float32", "float64"):
         (y, _), backward = numlstm.LSTM(5, 37, dtype=dtype, seed=0).vjp(x)
         gradients = backward(np.ones_like(y))

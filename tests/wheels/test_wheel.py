@@ -90,16 +90,16 @@ def contents(path):
 def test_it_holds_the_kernels_of_both_levels_and_says_what_it_is_for(built):
     assert built.name.endswith("-py3-none-manylinux_2_17_x86_64.musllinux_1_1_x86_64.whl")
     held = contents(built)
-    libraries = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
+    shipped = {name: content for name, content in held.items() if name.startswith("numlstm/kernels/shipped/")}
     wanted = {
-        (number, level, fingerprint.name(level, training=fingerprint.of_training(number)))
+        (number, level.of(number), fingerprint.name(level.of(number), training=fingerprint.of_training(number)))
         for number in libraries.NUMBERS
         for level in libraries.wanted(targets.find("host"))
     }
     in_order = sorted(wanted, key=lambda parts: prebuilt.file_name(*parts, ""))
-    assert set(libraries) == {
+    assert set(shipped) == {
         f"numlstm/kernels/shipped/{prebuilt.file_name(*parts, prebuilt.checksum(content))}"
-        for parts, content in zip(in_order, (libraries[name] for name in sorted(libraries)), strict=True)
+        for parts, content in zip(in_order, (shipped[name] for name in sorted(shipped)), strict=True)
     }
     (tags,) = (held[name].decode() for name in held if name.endswith("/WHEEL"))
     assert "Root-Is-Purelib: false" in tags

@@ -45,7 +45,8 @@ def weights_kind(weights: object, dtype: np.dtype[Any]) -> str:
     if weights == dtype.name:
         return ""
     if weights not in QUANTIZED:
-        raise ValueError(f"weights must be {dtype.name!r} or {' or '.join(map(repr, QUANTIZED))}, not {shown(weights)}")
+        known = ", ".join(map(repr, (dtype.name, *QUANTIZED[:-1])))
+        raise ValueError(f"weights must be {known} or {QUANTIZED[-1]!r}, not {shown(weights)}")
     if dtype != FLOAT32:
         raise ValueError(
             f"weights in {weights} go with float32 inputs, states and results, and the LSTM is in {dtype.name}\n"

@@ -28,10 +28,18 @@ from ..entries.fastcall import fastcall_entries
 from ..entries.head import head_entry, heads
 from ..entries.stream import stream_entries
 from ..microkernel import Variant
-from ..plan_layout import BACKWARD, BFLOAT16, FORWARD, kernel_tag
+from ..plan_layout import BACKWARD, BFLOAT16, FORWARD, INT8, kernel_tag
 from ..recurrence import forward_kernel
 from ..simd import Simd
-from ..tile import REGISTERS_16, REGISTERS_16_BFLOAT16, REGISTERS_32, WEBASSEMBLY, Shapes
+from ..tile import (
+    REGISTERS_16,
+    REGISTERS_16_BFLOAT16,
+    REGISTERS_16_INT8,
+    REGISTERS_32,
+    REGISTERS_32_INT8,
+    WEBASSEMBLY,
+    Shapes,
+)
 from ..training.backward import backward_kernel
 from ..training.calls import small_call_entries
 from .fingerprint import TRAINING, of_training
@@ -95,13 +103,13 @@ def shapes_of(number: str, level: Level) -> Shapes:
     if level.triple.startswith("wasm"):
         return WEBASSEMBLY
     if level.registers >= 32:
-        return REGISTERS_32
-    return REGISTERS_16_BFLOAT16 if number == BFLOAT16 else REGISTERS_16
+        return REGISTERS_32_INT8 if number == INT8 else REGISTERS_32
+    return {BFLOAT16: REGISTERS_16_BFLOAT16, INT8: REGISTERS_16_INT8}.get(number, REGISTERS_16)
 
 
 def heads_of(number: str, level: Level, shapes: Shapes) -> Kernel:
     """The kernel of the heads behind an LSTM, whose weights always have the number type of the states."""
-    return heads(Simd("float32" if number == BFLOAT16 else number, level.lanes(number), level.fused), shapes)
+    return heads(Simd("float32" if number in (BFLOAT16, INT8) else number, level.lanes(number), level.fused), shapes)
 
 
 def engine_entries(name: str, level: Level, shapes: Shapes) -> dict[str, Kernel]:

@@ -49,7 +49,7 @@ def deciding(folder: str = FOLDER, ending: str = ".py", *, training: bool = Fals
         return []
     compilers = [name for name in listed(os.path.join(folder, "loading")) if name.removesuffix(ending) in COMPILERS]
     kernels += [f"loading/{name}" for name in compilers]
-    for below in ("entries", "training") if training else ("entries",):
+    for below in ("entries", "int8", "training") if training else ("entries", "int8"):
         kernels += [f"{below}/{n}" for n in listed(os.path.join(folder, below)) if n.endswith(ending) and n != initial]
     return sorted(kernels)
 

@@ -1,8 +1,11 @@
 """The levels of CPUs that kernels are built for, and which of them this machine has."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import platform
+from collections.abc import Collection
 from importlib import import_module
 from typing import NamedTuple
 
@@ -23,11 +26,15 @@ LEAVES = (
     Leaf(0x7, 1, 1, {"bmi1": 3, "avx2": 5, "bmi2": 8, "avx512f": 16, "avx512dq": 17, "avx512cd": 28, "avx512bw": 30,
                      "avx512vl": 31}),
     Leaf(0x80000001, 2, 2, {"lahf_lm": 0, "abm": 5}),
+    Leaf(0x7, 1, 2, {"avx512_vnni": 11}),
 )
 # fmt: on
-_V4 = {name for leaf in LEAVES for name in leaf.bits}
+VNNI = "x86-64-v4-vnni"  # the level of kernels with int8 weights on CPUs of x86-64-v4 that have it
+_ALL = {name for leaf in LEAVES for name in leaf.bits}
+_V4 = _ALL - {"avx512_vnni"}
 # The features that make a level, by the x86-64 psABI
 FEATURES = {
+    VNNI: _ALL,
     "x86-64-v4": _V4,
     "x86-64-v3": {name for name in _V4 if not name.startswith("avx512")},
     "x86-64": set[str](),
@@ -52,8 +59,18 @@ class Level(NamedTuple):
     pause: tuple[str | int, ...]
 
     def lanes(self, number: str) -> int:
-        """Numbers of the type "float32" or "float64" in a register; with "bfloat16" as weights it holds float32."""
-        return self.register_bytes // {"float32": 4, "float64": 8, "bfloat16": 4}[number]
+        """Numbers of this type in a register; with "bfloat16" or "int8" as weights it holds float32."""
+        return self.register_bytes // (8 if number == "float64" else 4)
+
+    def of(self, number: str, flags: Collection[str] = ("avx512_vnni",)) -> Level:
+        """The level that kernels of this number type are built for, on a CPU with these features.
+
+        With AVX-512 they need VNNI for int8 weights; without it AVX2 is the faster way.
+        """
+        if number.partition(",")[0] != "int8" or self.name != "x86-64-v4":
+            return self
+        level = LEVELS[VNNI if "avx512_vnni" in flags else "x86-64-v3"]
+        return level._replace(triple=self.triple)
 
 
 class System(NamedTuple):
@@ -76,6 +93,7 @@ _X86, _ARM = (SYSTEMS[name].triple for name in ("x86_64-linux", "aarch64-linux")
 LEVELS = {  # as they are on Linux
     level.name: level
     for level in (
+        Level(VNNI, _X86, "x86-64-v4", "+avx512vnni", 64, 32, fused=True, pause=X86_PAUSE),
         Level("x86-64-v4", _X86, "x86-64-v4", "", 64, 32, fused=True, pause=X86_PAUSE),
         Level("x86-64-v3", _X86, "x86-64-v3", "", 32, 16, fused=True, pause=X86_PAUSE),
         Level("x86-64", _X86, "x86-64", "", 16, 16, fused=False, pause=X86_PAUSE),
@@ -157,12 +175,17 @@ def supported() -> list[Level]:
     machine = host().partition("-")[0]
     if machine == "x86_64":
         flags = _x86_flags()
-        able = [name for name, needs in FEATURES.items() if needs <= flags]
+        able = [name for name, needs in FEATURES.items() if needs <= flags and name != VNNI]
     elif machine == "aarch64":
         able = ["aarch64"]
     else:
         raise RuntimeError(f"there are no kernels for the CPU {machine!r}; there are some for {', '.join(LEVELS)}")
     return [on(LEVELS[name], host()) for name in able]
+
+
+def x86_flags() -> set[str]:
+    """The CPU features by the names of /proc/cpuinfo; none on another kind of CPU."""
+    return _x86_flags() if host().startswith("x86_64-") else set()
 
 
 def this_machine() -> Level:

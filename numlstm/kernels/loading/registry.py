@@ -18,7 +18,7 @@ from numlstm.base.fork_locks import fork_safe, let_forks_pass
 from . import prebuilt
 from .entry_points import Kernel, TrainingKernel
 from .fingerprint import TRAINING
-from .levels import Level, this_machine
+from .levels import Level, this_machine, x86_flags
 
 if not os.path.isdir(prebuilt.FOLDER):  # jit imports it, and a fork must not come amid an import
     import logging  # noqa: F401
@@ -32,9 +32,15 @@ def level() -> Level:
     return this_machine()
 
 
+@cache
+def level_of(number: str) -> Level:
+    """The level of the kernels of this name."""
+    return level().of(number, x86_flags())
+
+
 def lanes(number: str) -> int:
     """Numbers of this type in a register of this process's kernels."""
-    return level().lanes(number)
+    return level_of(number).lanes(number)
 
 
 def kernel(number: str, options: CellOptions = PLAIN) -> Kernel:
@@ -62,7 +68,7 @@ def _load(number: str) -> Kernel | TrainingKernel:
             loaded = _loaded.get(number)
             if loaded is None:
                 try:
-                    loaded = _loaded[number] = prebuilt.load(number, level(), begun)
+                    loaded = _loaded[number] = prebuilt.load(number, level_of(number), begun)
                 except prebuilt.Unfit as unfit:
                     reason = str(unfit)
                     # under the lock: a child that is forked amid an import would wait for its end forever
@@ -72,5 +78,5 @@ def _load(number: str) -> Kernel | TrainingKernel:
         with jit.lock:
             loaded = _loaded.get(number)
             if loaded is None:
-                loaded = _loaded[number] = jit.kernel(number, level(), reason, begun)
+                loaded = _loaded[number] = jit.kernel(number, level_of(number), reason, begun)
     return loaded
