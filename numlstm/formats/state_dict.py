@@ -138,6 +138,8 @@ def _one(name: str, prefix: str, kind: Kind, group: Group, flags: Mapping[str, A
             problem = f"{names[key]} holds {tensor.dtype}, not floating-point numbers of 16 bits or more"
             if "int" in tensor.dtype:
                 problem += "; quantised weights are not supported: save the model before it is quantised"
+            elif "F8" in tensor.dtype or "float8" in tensor.dtype:
+                problem += "; weights in float8 are not read: save them in float16, bfloat16 or float32"
             return found._replace(problem=problem)
     config = _sizes(prefix, kind, own)
     if isinstance(config, str):

@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import equal, same_bits
+from needs import need
+from safetensors.numpy import save_file
 
 import numlstm
 from numlstm import formats
@@ -295,6 +297,16 @@ def test_a_mask_beside_a_weight_is_applied_with_a_warning(tmp_path, suffix):
         net = numlstm.load(path)
     assert same_bits(net.weight_hh_l0, arrays["rnn.weight_hh_l0"] * mask)
     assert same_bits(net.weight_ih_l0, arrays["rnn.weight_ih_l0"])
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2"])
+def test_weights_in_float8_are_named(tmp_path, dtype):
+    """In a file that the library of the format writes."""
+    need("ml_dtypes")
+    state = {name: array.astype(dtype) for name, array in numlstm.LSTM(3, 4, seed=0).state_dict().items()}
+    save_file(state, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"holds F8_E\dM\d, .*float8 are not read: save them in float16"):
+        numlstm.load(tmp_path / "m.safetensors")
 
 
 W, H = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)

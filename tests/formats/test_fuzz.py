@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from fuzz import READERS
 from needs import need
+from safetensors.numpy import save_file
 
 import numlstm
 
@@ -25,6 +26,7 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 SOURCES = {
     "npz-flax": "names/flax.npz",
     "npz-haiku": "names/haiku.npz",
+    "npz-mlx": "names/mlx.npz",
     "torch-zip": "torch/checkpoint.pt",
     "torchscript": "torch/scripted.pt",
     "torch-module": "torch/module.pt",
@@ -32,6 +34,10 @@ SOURCES = {
     "torch-arrays": "torch/arrays.pt",
     "torch-pickle": "torch/state.pkl",
     "torch-quantised": "torch/quantized_module.pt",
+    "torch-quantised-state": "torch/quantized.pt",
+    "torch-quantised-script": "torch/quantized_frozen.pt",
+    "torch-policy": "torch/policy.zip",
+    "torch-paddle": "names/paddle.pdparams",
     "torch-frozen": "torch/frozen.pt",
     "torch-export": "torch/exported.pt2",
     "json-state": "json/guitarml.json",
@@ -39,8 +45,10 @@ SOURCES = {
     "json-weights": "json/amp.nam",
     "onnx": "onnx/torch_script_tagger.onnx",
     "onnx-reversed": "onnx/torch_script_backwards.onnx",
+    "onnx-options": "cells/all.onnx",
     "keras": "keras/keras3_stack.keras",
     "keras2-h5": "keras/keras2_stack.h5",
+    "keras2-peepholes": "keras/keras2_peepholes_alone.keras",
 }
 
 
@@ -53,6 +61,20 @@ def valid(form, folder):
     if form == "torch-pickle-0":
         (folder / "valid.pkl").write_bytes(pickle.dumps(numlstm.load_tensors(FIXTURES / "torch/arrays.pkl"), 0))
         return folder / "valid.pkl"
+    if form == "npz-norms":
+        tensors = numlstm.load_tensors(FIXTURES / "torch/weight_norm.pt")
+        np.savez(folder / "valid.npz", **tensors)
+        return folder / "valid.npz"
+    if form == "shards":
+        files = {name: f"{name[:6]}.safetensors" for name in net.state_dict()}
+        for file in set(files.values()):
+            save_file({name: net.state_dict()[name] for name in files if files[name] == file}, folder / file)
+        (folder / "valid.json").write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}))
+        return folder / "valid.json"
+    if form == "onnx-quantised":
+        dynamic = need("onnxruntime.quantization").quantize_dynamic
+        dynamic(FIXTURES / "onnx/torch_script_plain.onnx", folder / "valid.onnx")
+        return folder / "valid.onnx"
     if form.startswith("onnx"):
         need("onnx")
     return FIXTURES / SOURCES[form]

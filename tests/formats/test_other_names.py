@@ -45,6 +45,12 @@ def test_it_computes_what_the_library_computed(name):
     np.testing.assert_allclose(lstm(outputs["input"])[0], outputs[Path(name).stem], atol=5e-7)
 
 
+def test_a_state_dict_of_paddle():
+    lstm, outputs = numlstm.load(FOLDER / "paddle.pdparams", batch_first=False), arrays("outputs.npz")
+    assert repr(lstm) == "LSTM(3, 4, num_layers=2, bidirectional=True)"
+    np.testing.assert_allclose(lstm(outputs["input"])[0], outputs["paddle"], atol=5e-7)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_tensor_keeps_its_name_and_layout(name):
     tensors = numlstm.load_tensors(FOLDER / name)
