@@ -1,14 +1,19 @@
 """What ``numlstm export --target wasm32`` writes, in Node and in headless Chromium: Python's bits, faults, workers."""
 
+import platform
+
 import numpy as np
 import pytest
 from browsers import FMA, TOLERANCE, Node, chromium, content_of, exported
 from embedded import SIZES, model
+from exported import Library
 from judge import same_bits
 
 import numlstm
 from numlstm import nn
 from numlstm.export import MODEL, export, link, targets
+from numlstm.export.model_file import model_bytes
+from numlstm.export.model_layout import Code
 
 pytestmark = [pytest.mark.slow, pytest.mark.system]
 
@@ -77,6 +82,24 @@ def test_the_numbers_of_python(place, folder, kernel, plain):
                 assert np.abs(numbers - want).max() < TOLERANCE, case["model"]
                 differing += not same_bits(numbers, want)
     assert told["fused"] or differing > 20
+
+
+def test_without_relaxed_simd_the_bits_are_those_of_level_x86_64(tmp_path):
+    """A C library for any x86-64 has no fused multiply-add either, and registers of the same width."""
+    if platform.machine() != "x86_64":
+        pytest.skip("runs a library for x86-64")
+    lstm, steps = model(SIZES[5], "float32"), 9
+    exported(lstm, tmp_path)
+    x = np.random.default_rng(0).standard_normal((steps, 2, lstm.input_size)).astype(np.float32)
+    case = {"model": MODEL, "x": x.ravel().tolist(), "steps": steps, "batch": 2, "room": 4, "piece": steps}
+    told = Node(tmp_path).call("checks.mjs", "outputs", {"plain": True, "cases": [case]})
+    native = Library("float32", tmp_path, "x86-64")
+    _, at, _kept = native.model(model_bytes(lstm._panels, native.level))
+    _, state, _memory = native.state(at, 2, 4)
+    want = np.empty((steps, 2, lstm.hidden_size), np.float32)
+    assert native.forward(state, steps, x.ctypes.data, want.ctypes.data) == Code.OK
+    assert not told["fused"] and same_bits(np.array(told["results"][0][0], np.float32).reshape(want.shape), want)
+    assert not same_bits(want, lstm(x)[0])
 
 
 def test_small_and_without_imports(folder):

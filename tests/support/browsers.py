@@ -14,7 +14,7 @@ from typing import Any
 from needs import leave_out, need
 
 from numlstm import nn
-from numlstm.export import _parts, export, targets
+from numlstm.export import export, parts, targets
 from numlstm.export.model_file import model_bytes
 
 SOURCES = Path(__file__).parents[1] / "export" / "web"
@@ -31,7 +31,7 @@ def exported(module, folder):
 
 
 def content_of(module):
-    lstm, stages = _parts(module) if isinstance(module, nn.Sequential) else (module, [])
+    lstm, stages = parts(module) if isinstance(module, nn.Sequential) else (module, [])
     return model_bytes(
         lstm._panels, targets.WEB, [stage.packed(targets.WEB.lanes(lstm.dtype.name)) for stage in stages]
     )

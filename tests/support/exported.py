@@ -18,8 +18,8 @@ HERE = targets.find("host")
 class Library:
     """A library that this process has loaded: the shared one."""
 
-    def __init__(self, number, folder):
-        self.level, self.kernel = HERE.level(), number
+    def __init__(self, number, folder, level=None):
+        self.level, self.kernel = HERE.level(level), number
         dtype = of_kernel(number)[0]
         self.number = np.dtype("float32" if dtype == "bfloat16" else dtype)
         try:
