@@ -53,7 +53,7 @@ said = work()
 origins = {{name: kernel.origin for name, kernel in registry._loaded.items()}}
 print(json.dumps([said, origins, object_layout.functions is not None, "numba" in sys.modules]))
 """
-FILES = ["test_contract.py", "sequences/test_pool.py"]
+FILES = ["test_contract.py", "runtime/test_head.py", "formats/test_formats.py"]  # those that need no Numba
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_its_kernels_give_the_bits_of_this_cpu(site, tmp_path, monkeypatch):
 
 
 def test_info_says_where_they_came_from(site):
-    told = aarch64.done(aarch64.python(), "-m", "numlstm", "info", PYTHONPATH=str(site))
+    told = aarch64.done(aarch64.python(), "-P", "-m", "numlstm", "info", PYTHONPATH=str(site))
     assert "kernels for      aarch64: 32 registers of 128 bits, fused multiply-add" in told
     assert f"float32 kernels  shipped: {site}" in told
 
@@ -94,5 +94,5 @@ def test_the_contract_holds(site):
     """The very tests of this CPU; those that need PyTorch or Numba are elsewhere."""
     options = ["-q", "-n0", "-p", "no:cacheprovider", "-c", TESTS.parent / "pyproject.toml"]
     files = [TESTS / name for name in FILES]
-    told = aarch64.done(aarch64.python(), "-m", "pytest", *options, *files, PYTHONPATH=str(site), NUMLSTM_CI="0")
+    told = aarch64.done(aarch64.python(), "-P", "-m", "pytest", *options, *files, PYTHONPATH=str(site), NUMLSTM_CI="0")
     assert "passed" in told.splitlines()[-1], told[-2000:]
