@@ -273,7 +273,10 @@ def test_saturated_gates_keep_the_digits_of_their_gradients(bias, dtype):
         assert error < {"float32": 1e-6, "float64": 1e-14}[dtype] + np.finfo(dtype).eps / 2 * abs(bias)
 
 
-@pytest.mark.parametrize(("kind", "most", "share"), [("plain", 1.5, 0.05), ("projected", 2.5, 0.1), ("packed", 2, 0.1)])
+KINDS = [("plain", 1.2, 0.03), ("projected", 2.2, 0.09), ("packed", 1.5, 0.09)]
+
+
+@pytest.mark.parametrize(("kind", "most", "share"), KINDS)
 def test_error_is_that_of_torch_at_most(kind, most, share):
     """In float32: the worse of torch's paths and a rounding of the largest entry; ``most`` times that in a ``share``.
 
