@@ -58,6 +58,9 @@ def valid(form, folder):
     if form in ("safetensors", "npz"):
         net.save(folder / f"valid.{form}")
         return folder / f"valid.{form}"
+    if form == "safetensors-int8":
+        net.quantize_weights("int8").save(folder / "valid.safetensors")
+        return folder / "valid.safetensors"
     if form == "torch-pickle-0":
         (folder / "valid.pkl").write_bytes(pickle.dumps(numlstm.load_tensors(FIXTURES / "torch/arrays.pkl"), 0))
         return folder / "valid.pkl"

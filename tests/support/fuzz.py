@@ -64,7 +64,7 @@ def mutant(form: str, valid: bytes, number: int) -> bytes:
     rng = random.Random(f"{form} {number}")
     if valid.startswith(b"PK"):
         return _zip_mutant(valid, rng)
-    if form == "safetensors":
+    if form.startswith("safetensors"):
         length = int.from_bytes(valid[:8], "little")
         header, numbers = valid[8 : 8 + length], valid[8 + length :]
         if rng.random() < 0.8:
@@ -107,6 +107,7 @@ def _zip_mutant(valid: bytes, rng: random.Random) -> bytes:
 
 READERS = {
     "safetensors": ("safetensors", "read"),
+    "safetensors-int8": ("safetensors", "read"),
     "npz": ("npz", "read"),
     "npz-flax": ("npz", "read"),
     "npz-haiku": ("npz", "read"),
