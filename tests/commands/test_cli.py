@@ -203,7 +203,7 @@ class TestInfo:
         rows = {line[:16].strip(): line[17:] for line in result.output.splitlines()}
         assert list(rows) == [
             "versions", "Python", "CPU", "cores", "threads", "caches", "kernels for", "cache folder", "CUDA",
-            "float32 kernels", "float64 kernels", "bfloat16 kernels",
+            "float32 kernels", "float64 kernels", "bfloat16 kernels", "int8 kernels",
         ]  # fmt: skip
         assert all(rows.values())
         assert f"numlstm {engines.package_version('numlstm')}" in rows["versions"]
@@ -257,7 +257,7 @@ class TestWarmup:
         monkeypatch.setattr(registry, "_loaded", {})
         result = invoke("warmup")
         assert result.exit_code == 0
-        assert result.output.count(": shipped: /there") == 5
+        assert result.output.count(": shipped: /there") == 6
 
 
 @pytest.mark.slow
