@@ -9,6 +9,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from numlstm.base.typing import Array
@@ -16,20 +17,20 @@ from numlstm.base.validation.arrays import real_array
 from numlstm.base.validation.shapes import lstm_call, lstm_states, two_states
 from numlstm.dask import model
 from numlstm.lstm import LSTM
+from numlstm.models.batches import Batches
 
 
-def forward(
-    lstm: LSTM, array: da.Array, hx: Sequence[da.Array | Array] | None = None
-) -> tuple[da.Array, tuple[da.Array, da.Array]]:
-    """Run an LSTM over a Dask array of sequences, lazily.
+def forward(lstm: Any, array: da.Array, hx: Sequence[da.Array | Array] | None = None) -> Any:
+    """Run an LSTM or a model over a Dask array of sequences, lazily.
 
     A chunk of the batch is a chain of tasks, one for each chunk of the steps, which passes the state on. Chains are
     independent. Results have the bits of a single call of `lstm`.
 
     Parameters
     ----------
-    lstm : LSTM
-        Not in train mode with dropout. Its current parameters are used, and sent to each worker once.
+    lstm : LSTM, or a model of `numlstm.load_model` or `numlstm.nn.Sequential`
+        Not in train mode with dropout. Its current parameters are used, and sent to each worker once. A model has one
+        input and one output, and all axes but the batch in one chunk.
     array : dask array
         The `input` of `LSTM.forward`: (steps, batch, input_size), (batch, steps, input_size) with ``batch_first``, or
         (steps, input_size). All features must be in one chunk; so must all steps, if the LSTM is bidirectional.
@@ -41,7 +42,7 @@ def forward(
     output : dask array
         Shaped as by `LSTM.forward`, and chunked like `array`.
     (h_n, c_n) : tuple of dask array
-        The states after the last step, chunked over the batch like `array`.
+        The states after the last step, chunked over the batch like `array`. A model gives its output alone.
 
     Raises
     ------
@@ -57,12 +58,14 @@ def forward(
     >>> bool((output.compute() == lstm(x)[0]).all())
     True
     """
-    model.check(lstm)
+    model.check_model(lstm)
     if not isinstance(array, da.Array):
         raise TypeError(
             f"array is of type {type(array).__name__}, not a Dask array\n"
             "dask.array.from_array(array, chunks=...) makes one of a NumPy array; lstm(array) takes that itself."
         )
+    if not isinstance(lstm, LSTM):
+        return _of_model(lstm, array, hx)
     config = lstm._config
     states = None if hx is None else tuple(da.asarray(state) for state in two_states(hx))
     unbatched = _check_call(lstm, array, states)
@@ -77,6 +80,32 @@ def forward(
     if unbatched:
         output, h_n, c_n = output[0] if batch_axis == 0 else output[:, 0], h_n[:, 0], c_n[:, 0]
     return output, (h_n, c_n)
+
+
+def _of_model(whole: Any, array: da.Array, hx: object) -> da.Array:
+    """A whole model, a task for each chunk of the batch."""
+    if hx is not None:
+        raise ValueError("hx is for an LSTM: a model begins with states of its own")
+    axis = Batches(whole).axis
+    split = [other for other in range(array.ndim) if other != axis and array.numblocks[other] > 1]
+    if split:
+        raise ValueError(
+            f"axis {split[0]} lies in {array.numblocks[split[0]]} chunks; a model needs all but the batch in "
+            f"one\nRechunk: array.rechunk({{{split[0]}: -1}})."
+        )
+    given = _stand_in("array", array)
+    real_array("array", given[:0])
+    sizes = [[rows if other == axis else size for other, size in enumerate(array.shape)] for rows in (1, 2)]
+    one, two = (whole(np.zeros(shape, array.dtype)) for shape in sizes)
+    if not isinstance(one, np.ndarray):
+        raise ValueError(f"the model gives {len(one)} outputs; an array takes a model of one output")
+    at = next(n for n, (a, b) in enumerate(zip(one.shape, two.shape, strict=True)) if a != b)
+    task = model.sent(whole)
+    parts = []
+    for block, rows in zip(array.to_delayed().ravel(), array.chunks[axis], strict=True):
+        shape = (*one.shape[:at], rows, *one.shape[at + 1 :])
+        parts.append(da.from_delayed(delayed(model.run_whole)(task, block), shape, one.dtype))
+    return da.concatenate(parts, axis=at)
 
 
 def _check_call(lstm: LSTM, array: da.Array, states: tuple[da.Array, ...] | None) -> bool:

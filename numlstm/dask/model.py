@@ -61,6 +61,13 @@ def run(lstm: LSTM, input: Array, hx: States | None) -> Result:
     return lstm(input, hx)
 
 
+def run_whole(model: Any, input: Array) -> Array:
+    """A whole model over one chunk of the batch, on a worker."""
+    share_cores()
+    output: Array = model(input)
+    return output
+
+
 def share_cores() -> None:
     """Limit calls in a Dask worker to the worker's number of threads, in total.
 

@@ -30,6 +30,8 @@ class Batches:
         Numbers of a step; None if the model does not say it.
     length : int or None
         Steps of a sequence, where the model takes no other number.
+    axis : int
+        Of the input: that of the rows of a batch.
     dtype : dtype
         Of the input.
 
@@ -49,14 +51,14 @@ class Batches:
             first = next(iter(model.layers.values()))
             self.has_words = isinstance(first, Embedding)
             self.features = 1 if self.has_words else _features(model)
-            self._axis = 0 if any(lstm.batch_first for lstm in model.lstms) else 1
+            self.axis = 0 if any(lstm.batch_first for lstm in model.lstms) else 1
         else:
             shape = _shape(model)
             self.has_words = len(shape) == 2
             self.features = 1 if self.has_words else shape[2]
-            self._axis = model.batch_axis
-            self.length = shape[1 - self._axis]
-            self._rows = shape[self._axis] if getattr(model, "output_names", None) else None
+            self.axis = model.batch_axis
+            self.length = shape[1 - self.axis]
+            self._rows = shape[self.axis] if getattr(model, "output_names", None) else None
         self.dtype = np.dtype(getattr(model, "dtype", np.float32))
 
     def __call__(self, x: Array) -> Array:
@@ -76,11 +78,11 @@ class Batches:
         return self._called(x)
 
     def _called(self, x: Array) -> Array:
-        found = self.model(x.swapaxes(0, 1) if self._axis == 1 else x)
+        found = self.model(x.swapaxes(0, 1) if self.axis == 1 else x)
         if not isinstance(found, np.ndarray):
             raise ValueError(f"the model gives {len(found)} outputs; a table takes a model of one output")
         y: Array = found
-        if self._axis == 1 and y.ndim > 2 and y.shape[:2] == (x.shape[1], x.shape[0]):
+        if self.axis == 1 and y.ndim > 2 and y.shape[:2] == (x.shape[1], x.shape[0]):
             y = y.swapaxes(0, 1)
         if len(y) != len(x) or y.ndim > 3:
             raise ValueError(f"the model gives an array of shape {y.shape} for {len(x)} sequences, which is no table")

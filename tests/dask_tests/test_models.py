@@ -18,9 +18,11 @@ pytestmark = pytest.mark.slow
 need("dask")
 need("pyarrow")
 need("onnx")
+import dask.array as da  # noqa: E402
 import dask.dataframe as dd  # noqa: E402
 import pandas as pd  # noqa: E402
 
+import numlstm.dask  # noqa: E402
 from numlstm.dask import forward_frame  # noqa: E402
 
 MODELS = Path(__file__).parents[1] / "fixtures" / "models"
@@ -111,6 +113,22 @@ def test_what_does_not_fit_is_named_at_once(model, options, error, says):
     frame = dd.from_pandas(table(False)[0], npartitions=1)
     with pytest.raises(error, match=says):
         forward_frame(model(), frame, **KEYS, **options)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_arrays_give_what_a_call_gives(name):
+    model, has_words = CASES[name][0](), "sentiment" in name or "steps" in name
+    rng = np.random.default_rng(3)
+    x = rng.integers(1, 12, (6, 6)) if has_words else rng.standard_normal((6, 6, 2)).astype(np.float32)
+    axis = 1 if name in ("by hand", "steps first") else 0
+    result = numlstm.dask.forward(model, da.from_array(x, chunks={axis: 4}))
+    expected = model(x)
+    assert result.shape == expected.shape and result.dtype == expected.dtype and result.npartitions == 2
+    np.testing.assert_allclose(result.compute(), expected, rtol=1e-6, atol=1e-7)
+    with pytest.raises(ValueError, match=f"axis {1 - axis} lies in 3 chunks"):
+        numlstm.dask.forward(model, da.from_array(x, chunks={1 - axis: 2}))
+    with pytest.raises(ValueError, match="hx is for an LSTM"):
+        numlstm.dask.forward(model, da.from_array(x), (x, x))
 
 
 def test_other_columns_than_the_model_takes_are_named():
