@@ -200,7 +200,10 @@ class Panels:
                 self._biases[name] = np.array(value, self.dtype)
             else:
                 for inner, outer in self._pieces(name):
-                    self._pack_into(inner, value[outer], name)
+                    if self.config.weights:
+                        self._pack_into(inner, value[outer], name)
+                    else:
+                        inner[...] = value[outer]
             del value  # before the next is read
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
@@ -241,6 +244,7 @@ class Panels:
         layer, direction, kind = config.place(name)
         cell = layer * config.num_directions + direction
         terms_of, outputs, units = self.rules.terms_of, config.output_size, config.hidden_size
+        halves = 1 + self._paired
         input_terms, output_terms = terms_of(config.layer_input_size(layer)), terms_of(outputs)
         if kind == "weight_ch":
             for block, part in _blocks(units, lanes):
@@ -255,8 +259,8 @@ class Panels:
             for block, part in _blocks(outputs, lanes):
                 group = block // 4 * 4
                 columns, column = (4, block - group) if group + 4 <= blocks else (1, 0)
-                panel = self._column(at, terms_of(units), columns, column)
-                yield panel[:, : part.stop - part.start].T, (part, slice(None))
+                panel = self._registers(at, terms_of(units), columns)
+                yield panel[:, column // halves, column % halves, : part.stop - part.start].T, (part, slice(None))
                 if columns == 1 or column == 3:
                     at += terms_of(units) * self._in_memory(columns) * lanes
             return
@@ -264,22 +268,22 @@ class Panels:
         first, last = (0, input_terms) if kind == "weight_ih" else (input_terms, terms)
         for block, part, own in _gate_blocks(units, lanes):
             at = self._layouts[cell].panel + block * terms * self._in_memory(4) * lanes
+            panel, size = self._registers(at, terms, 4 * own // lanes)[first:last], part.stop - part.start
             for gate in range(4):
                 column, lane = divmod(gate * own, lanes)
-                panel = self._column(at, terms, 4 * own // lanes, column)
                 rows = slice(gate * units + part.start, gate * units + part.stop)
-                yield panel[first:last, lane : lane + part.stop - part.start].T, (rows, slice(None))
+                yield panel[:, column // halves, column % halves, lane : lane + size].T, (rows, slice(None))
 
     def _in_memory(self, columns: int) -> int:
         """Registers of memory that hold ``columns`` registers of weights."""
         return -(-columns // 2) if self._paired else columns
 
-    def _column(self, at: int, terms: int, columns: int, column: int) -> Array:
-        """A column of a panel at ``at``: ``[term][lane]``."""
+    def _registers(self, at: int, terms: int, columns: int) -> Array:
+        """The panel at ``at``: ``[term][register of memory][half][lane]``, with two halves in bfloat16 and else one."""
         numbers = self.data[at : at + terms * self._in_memory(columns) * self.lanes]
         if not self._paired:
-            return numbers.reshape(terms, columns, self.lanes)[:, column]
-        return numbers.view(PAIRED).reshape(terms, -1, self.lanes, 2)[:, column // 2, :, column % 2]
+            return numbers.reshape(terms, columns, 1, self.lanes)
+        return numbers.view(PAIRED).reshape(terms, -1, self.lanes, 2).swapaxes(2, 3)
 
 
 def pack_integers(terms: Array, weights: Array, name: str) -> None:
