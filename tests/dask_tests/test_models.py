@@ -3,7 +3,6 @@
 import pickle
 from pathlib import Path
 
-import cloudpickle
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,6 +17,7 @@ pytestmark = pytest.mark.slow
 need("dask")
 need("pyarrow")
 need("onnx")
+cloudpickle = need("cloudpickle")  # of Dask
 import dask.array as da  # noqa: E402
 import dask.dataframe as dd  # noqa: E402
 import pandas as pd  # noqa: E402
