@@ -244,6 +244,31 @@ def test_few_rows_take_turns_where_no_cache_holds_the_panels():
         assert (far[Header.K_BLOCKS] > near[Header.K_BLOCKS]) == (rows > 1) and equal(got, want)
 
 
+def few_rows(lstm):
+    """Whether few rows have the bits that they have one by one, and how many epilogues there were."""
+    for rows in (2, 3, 5, 6, 7):
+        x, hx = data(lstm, 5, rows)
+        want, _ = run(lstm, x, hx, mr=1)
+        for hoist in (False, True):
+            got, count = run(lstm, x, hx, hoist=hoist, k_block_min=1, beyond_l2=True)
+            yield rows, hoist, equal(got, want), count[Header.TILES]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("proj", [0, 5])
+def test_few_rows_finish_several_blocks_at_once(dtype, proj):
+    """Four chains or more are side by side then; a block of fewer units is finished by itself."""
+    lanes = registry.lanes(dtype)
+    for units in (4 * lanes, 9 * lanes - 1, 14 * lanes):  # none beside the four; eight and another; twelve and two
+        steps, blocks = 5, -(-units // lanes)
+        for rows, hoist, same, epilogues in few_rows(make(units, proj, dtype)):
+            assert same, (units, rows, hoist)
+            at_once = (6 if hoist else 3) // rows * 4
+            if shapes().side_by_side and at_once:
+                whole = units // lanes // 4 * 4
+                assert epilogues == steps * (-(-whole // at_once) + blocks - whole), (units, rows, hoist)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_two_gates_share_a_register_where_half_of_one_holds_the_last_units(dtype):
     """Of one row beside the blocks before, of several two by two; whole registers elsewhere."""
@@ -297,6 +322,8 @@ def test_a_planted_mixture_of_rows_side_by_side_is_noticed(monkeypatch):
     monkeypatch.setattr(microkernel, "SideBySide", Crossed)
     put_in_place(monkeypatch, Simd)
     assert ("not hoisted" in every_path(make(13, 0, "float32"))) == shapes().side_by_side
+    lstm = make(4 * registry.lanes("float32"), 0, "float32")
+    assert any(same for *_, same, _ in few_rows(lstm)) != shapes().side_by_side
 
 
 @pytest.fixture

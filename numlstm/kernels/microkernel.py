@@ -23,6 +23,7 @@ from .simd import SideBySide, Simd
 from .tile import FROM_BIAS, FROM_ZERO, Shapes, Tile, for_tiles, next_size, tile_of
 
 PREFETCH_DISTANCE = 1024  # bytes; 512 and 2048 were measured to be worse or equal
+ABREAST = 4  # rows whose c and h are computed side by side
 
 
 class Operands(NamedTuple):
@@ -307,53 +308,78 @@ def step_kernel(
     return kernel
 
 
-def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kernel) -> Kernel:
-    """``(plan, cell, block, onward, rows, of)``: one step of all rows in a block, by ``chain``.
+def step_by_k_blocks(simd: Simd, epilogue: Epilogue, shapes: Shapes, chain: Kernel) -> tuple[Kernel, Kernel]:
+    """Two kernels. ``(plan, cell, block, blocks, onward, rows, of)``: one step of all rows in blocks, by ``chain``.
 
-    Where X is not hoisted, it is summed here, before R. The next block is ``onward`` by 1 or -1.
+    The first of them is ``block``, and the next one ``onward`` by 1 or -1. Where X is not hoisted, it is summed here,
+    before R. ``(cell, rows, left)``: how many of the blocks that are ``left`` to take at once, so that few rows, too,
+    have ``ABREAST`` chains for the epilogue.
     """
     lanes, width, pointer_at, moved = simd.lanes, 4 * simd.lanes, simd.pointer_at, simd.moved
     far_rows, y_stride_in, kept_in = far_rows_at_once(simd), y_stride_of(lanes), kept_of(simd, epilogue.variant)
     room, panel_width, terms_of = simd.scratch(far_rows * width), simd.in_memory(4) * lanes, simd.terms
+    tallest = shapes.mr[0]
     prefetch_kept = kept_prefetch(simd, epilogue.variant, 1, 1)
-    if shapes.side_by_side and epilogue.variant.options.plain:
-        finish = rows_side_by_side(simd, shapes.mr[0], epilogue.variant.keeps)
+    side_by_side = shapes.side_by_side and epilogue.variant.options.plain
+    if side_by_side:
+        of_rows, of_blocks = rows_side_by_side(simd, epilogue.variant.keeps)
     else:
         ends = {height: epilogue_kernel(simd, epilogue, height) for height in shapes.mr}
-        finish = for_tiles(shapes.mr, next_size, ends)
+        of_tiles = for_tiles(shapes.mr, next_size, ends)
+
+    @inline
+    def most_rows(cell):
+        """Rows for which there is room."""
+        most = far_rows if load_slot(cell, Cell.BEYOND_L2) > 0 else ROWS_AT_ONCE
+        return most if load_slot(cell, Cell.HOIST) > 0 else most // 2  # the other half of the room is for X
+
+    @inline
+    def blocks_at_once(cell, rows, left):
+        if side_by_side and rows * ABREAST <= most_rows(cell) and left >= ABREAST:
+            return smaller(most_rows(cell) // ABREAST // rows, left // ABREAST) * ABREAST
+        return 1
 
     @named("step_by_k_blocks")
-    def step(plan, cell, block, onward, rows, of):
+    def step(plan, cell, block, blocks, onward, rows, of):
         inputs, outputs = terms_of(load_slot(cell, Cell.INPUTS)), terms_of(load_slot(cell, Cell.OUTPUTS))
         units, hoisted = load_slot(cell, Cell.UNITS), load_slot(cell, Cell.HOIST) > 0
-        terms, unit, sums, panels = inputs + outputs, block * lanes, room(), pointer_at(plan, Header.PANELS)
-        x_panel = moved(panels, load_slot(cell, Cell.PANEL) + block * terms * panel_width)
-        bias = moved(panels, load_slot(cell, Cell.BIAS) + block * width)
-        panel, following = moved(x_panel, inputs * panel_width), moved(x_panel, onward * terms * panel_width)
-        y_stride = y_stride_in(cell)
-        far = load_slot(cell, Cell.BEYOND_L2) > 0
-        most = far_rows if far else ROWS_AT_ONCE
-        if hoisted:
-            following = moved(following, inputs * panel_width)
-        else:
-            most //= 2  # the other half of the room is for X
+        terms, sums, panels = inputs + outputs, room(), pointer_at(plan, Header.PANELS)
+        y_stride, far, most = y_stride_in(cell), load_slot(cell, Cell.BEYOND_L2) > 0, most_rows(cell)
+        lowest, sums_row = block if onward > 0 else block - blocks + 1, blocks * width
+        unit = lowest * lanes
         for first in range(0, rows, most):
             count = smaller(most, rows - first)
-            gates = moved(of.gates, block * of.gap + first * width)
-            for r in range(first, first + count):
-                prefetch_kept(plan, cell, block, r, of)
+            gates, gap, gates_row = moved(of.gates, lowest * of.gap + first * width), of.gap, width
             if not hoisted:
-                gates = moved(sums, most * width)
-                chain(plan, far, FROM_BIAS, bias, gates, width, x_panel, panel, inputs,
-                      moved(of.x, first * of.x_stride), of.x_stride, count, count == rows, False)  # fmt: skip
+                gates, gap, gates_row = moved(sums, most * width), width, sums_row
             h = moved(of.h, first * of.h_stride)
-            chain(plan, far, FROM_ZERO, panel, sums, width, panel, following, outputs,
-                  h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
-            kept, kept_stride = kept_in(plan, cell, block, first, of)
-            finish(plan, count, sums, gates, moved(of.c, first * units + unit), units,
-                   moved(of.y, first * y_stride + unit), y_stride, units - unit, kept, kept_stride)  # fmt: skip
+            for n in range(block, block + blocks * onward, onward):
+                for r in range(first, first + count):
+                    prefetch_kept(plan, cell, n, r, of)
+                x_panel, at = moved(panels, load_slot(cell, Cell.PANEL) + n * terms * panel_width), n - lowest
+                panel, following = moved(x_panel, inputs * panel_width), moved(x_panel, onward * terms * panel_width)
+                if hoisted:
+                    following = moved(following, inputs * panel_width)
+                else:
+                    bias = moved(panels, load_slot(cell, Cell.BIAS) + n * width)
+                    chain(plan, far, FROM_BIAS, bias, moved(gates, at * gap), gates_row, x_panel, panel, inputs,
+                          moved(of.x, first * of.x_stride), of.x_stride, count, count == rows, False)  # fmt: skip
+                chain(plan, far, FROM_ZERO, panel, moved(sums, at * width), sums_row, panel, following, outputs,
+                      h, of.h_stride, count, count == rows, first + count == rows)  # fmt: skip
+            c, y = moved(of.c, first * units + unit), moved(of.y, first * y_stride + unit)
+            kept, kept_stride = kept_in(plan, cell, lowest, first, of)
+            if not side_by_side:
+                of_tiles(plan, count, sums, gates, c, units, y, y_stride, units - unit, kept, kept_stride)
+            else:
+                bump_counter(plan, Header.TILES)
+                height = smaller(count, smaller(tallest, load_slot(plan, Header.MR)))
+                store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
+                if blocks == 1:
+                    of_rows(count, sums, gates, c, units, y, y_stride, units - unit, kept, kept_stride)
+                else:
+                    of_blocks(count, blocks, sums, gates, gates_row, gap, c, units, y, y_stride, kept, kept_stride)
 
-    return step
+    return step, blocks_at_once
 
 
 def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
@@ -374,14 +400,18 @@ def epilogue_kernel(simd: Simd, epilogue: Epilogue, height: int) -> Kernel:
     return kernel
 
 
-def rows_side_by_side(simd: Simd, tallest: int, keeps: bool) -> Kernel:
-    """``(plan, rows, sums, gates, c, ..., kept, kept_stride)``: the epilogue of all rows; changes ``sums``.
+def rows_side_by_side(simd: Simd, keeps: bool) -> tuple[Kernel, Kernel]:
+    """Two kernels, for all rows of a block, and for a few rows of some blocks: the epilogue, several chains at once.
 
-    Loop order: three sigmoids of two rows at a time; then c, and last h, of four. Where fewer rows are left, the last
-    one is computed again, to the same bits.
+    ``(rows, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride)``, and ``(rows, blocks, sums, gates,
+    gates_row, gap, c, c_stride, y, y_stride, kept, kept_stride)``: ``sums`` (of R) are ``[row][block][gate][lane]``,
+    and are changed. ``gates`` (X) are ``gates_row`` apart from row to row, and ``gap`` from block to block; those of
+    one block are laid out as ``sums``.
+    Loop order: three sigmoids of two chains at a time; then c, and last h, of four. Chains are those of rows, or else
+    of the blocks of a row. Where fewer are left, the last one is computed again, to the same bits.
     """
-    lanes, width = simd.lanes, 4 * simd.lanes
-    six, four = SideBySide(simd, 6), SideBySide(simd, 4)
+    lanes, width, moved = simd.lanes, 4 * simd.lanes, simd.moved
+    six, four = SideBySide(simd, 6), SideBySide(simd, ABREAST)
     of_six, part = activations(six), activations(four)
     denominator, denominator_and_exp = of_six.one_and_exp_of_minus, of_six.denominator_and_exp
     c_of, c_and_power_of, to_h = part.c_of_denominators, part.c_and_power_of_denominators, part.to_h
@@ -395,39 +425,57 @@ def rows_side_by_side(simd: Simd, tallest: int, keeps: bool) -> Kernel:
         return (r * stride + at, smaller(r + 1, last) * stride + at,
                 smaller(r + 2, last) * stride + at, smaller(r + 3, last) * stride + at)  # fmt: skip
 
-    @named("epilogue_of_rows")
-    def kernel(plan, rows, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride):
-        bump_counter(plan, Header.TILES)
-        height = smaller(rows, smaller(tallest, load_slot(plan, Header.MR)))
-        store_slot(plan, Header.TALL, greater(height, load_slot(plan, Header.TALL)))
-        last = rows - 1
-        for r in range(0, rows, 2):
-            a, b = r * width, smaller(r + 1, last) * width
-            places = a + i, a + f, a + o, b + i, b + f, b + o
-            of_rows = add_six(load_six(gates, places), load_six(sums, places))
-            if keeps:
-                a, b = r * kept_stride, smaller(r + 1, last) * kept_stride
-                under, powers = denominator_and_exp(of_rows)
-                store_six(kept, (a + i, a + f, a + o, b + i, b + f, b + o), powers)
-            else:
-                under = denominator(of_rows)
-            store_six(sums, places, under)
-        for r in range(0, rows, 4):
-            of_i, of_f = four_rows(r, last, width, i), four_rows(r, last, width, f)
-            of_g, of_c = four_rows(r, last, width, g), four_rows(r, last, c_stride, 0)
-            gate = add(load(gates, of_g), load(sums, of_g))
-            if keeps:
-                new, size, power = c_and_power_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
-                store(kept, four_rows(r, last, kept_stride, g), power)
-                store(kept, four_rows(r, last, kept_stride, 4 * lanes), new)
-            else:
-                new, size = c_of(load(sums, of_i), load(sums, of_f), gate, load_part(c, of_c, count))
-            store_part(c, of_c, new, count)
-            store(sums, of_i, new)
-            store(sums, of_g, size)
-        for r in range(0, rows, 4):
-            new, size = load(sums, four_rows(r, last, width, i)), load(sums, four_rows(r, last, width, g))
-            h = to_h(new, size, load(sums, four_rows(r, last, width, o)))
-            store_part(y, four_rows(r, last, y_stride, 0), h, count)
+    @inline
+    def of_two(r, last, stride):
+        """Where i, f and o of two rows stand."""
+        a, b = r * stride, smaller(r + 1, last) * stride
+        return a + i, a + f, a + o, b + i, b + f, b + o
 
-    return kernel
+    @inline
+    def finish(times, rows, sums, gates, gates_next, gates_stride, c, c_next, c_stride, y, y_next, y_stride, count,
+               kept, kept_next, kept_stride):  # fmt: skip
+        last = rows - 1
+        for n in range(times):
+            R, X, to = moved(sums, n * rows * width), moved(gates, n * gates_next), moved(kept, n * kept_next)
+            for r in range(0, rows, 2):
+                of_r = of_two(r, last, width)
+                value = add_six(load_six(X, of_two(r, last, gates_stride)), load_six(R, of_r))
+                if keeps:
+                    under, powers = denominator_and_exp(value)
+                    store_six(to, of_two(r, last, kept_stride), powers)
+                else:
+                    under = denominator(value)
+                store_six(R, of_r, under)
+        for n in range(times):
+            R, X, at = moved(sums, n * rows * width), moved(gates, n * gates_next), moved(c, n * c_next)
+            to = moved(kept, n * kept_next)
+            for r in range(0, rows, ABREAST):
+                of_i, of_f = four_rows(r, last, width, i), four_rows(r, last, width, f)
+                of_g, of_c = four_rows(r, last, width, g), four_rows(r, last, c_stride, 0)
+                gate = add(load(X, four_rows(r, last, gates_stride, g)), load(R, of_g))
+                if keeps:
+                    new, size, power = c_and_power_of(load(R, of_i), load(R, of_f), gate, load_part(at, of_c, count))
+                    store(to, four_rows(r, last, kept_stride, g), power)
+                    store(to, four_rows(r, last, kept_stride, 4 * lanes), new)
+                else:
+                    new, size = c_of(load(R, of_i), load(R, of_f), gate, load_part(at, of_c, count))
+                store_part(at, of_c, new, count)
+                store(R, of_i, new)
+                store(R, of_g, size)
+        for n in range(times):
+            R, at = moved(sums, n * rows * width), moved(y, n * y_next)
+            for r in range(0, rows, ABREAST):
+                new, size = load(R, four_rows(r, last, width, i)), load(R, four_rows(r, last, width, g))
+                h = to_h(new, size, load(R, four_rows(r, last, width, o)))
+                store_part(at, four_rows(r, last, y_stride, 0), h, count)
+
+    @named("epilogue_of_rows")
+    def of_rows(rows, sums, gates, c, c_stride, y, y_stride, count, kept, kept_stride):
+        finish(1, rows, sums, gates, 0, width, c, 0, c_stride, y, 0, y_stride, count, kept, 0, kept_stride)
+
+    @named("epilogue_of_blocks")
+    def of_blocks(rows, blocks, sums, gates, gates_row, gap, c, c_stride, y, y_stride, kept, kept_stride):
+        finish(rows, blocks, sums, gates, gates_row, gap, c, c_stride, lanes, y, y_stride, lanes, lanes,
+               kept, kept_stride, TAPE_REGISTERS * lanes)  # fmt: skip
+
+    return of_rows, of_blocks

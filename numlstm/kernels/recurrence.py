@@ -364,7 +364,7 @@ def cell_step(simd: Simd, shapes: Shapes, chain: Kernel | None, variant: Variant
     wide_tail, tail_tiles = last_block(simd, of_single, shapes) if simd.lanes >= LEAST_HALVED else (wide, tiles)
     row_step = row_after_row(simd, shapes, tile)
     in_turns = None if chain is None else step_by_k_blocks(simd, epilogue, shapes, chain)
-    block_step = block_after_block(shapes, tiles, tail_tiles, in_turns)
+    block_step = block_after_block(shapes, simd.lanes, tiles, tail_tiles, in_turns)
 
     @inline
     def run_step(plan, begin, end, cell, rows, step, of):
@@ -409,7 +409,9 @@ def row_after_row(simd: Simd, shapes: Shapes, tile: Kernel) -> Kernel:
     return row_step
 
 
-def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_blocks: Kernel | None) -> Kernel:
+def block_after_block(
+    shapes: Shapes, lanes: int, tiles: Kernel, tail_tiles: Kernel, by_k_blocks: tuple[Kernel, Kernel] | None
+) -> Kernel:
     """One step in the blocks [begin, end), block after block: all rows pass over a panel while it is in cache.
 
     Panels beyond L2 are prefetched, which only ``by_k_blocks`` does, so that it also serves a single tile of rows then.
@@ -427,6 +429,7 @@ def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_bl
 
     if by_k_blocks is None:
         return by_tiles
+    step, blocks_at_once = by_k_blocks
 
     @inline
     def block_step(plan, cell, rows, odd, whole, begin, end, of):
@@ -435,14 +438,17 @@ def block_after_block(shapes: Shapes, tiles: Kernel, tail_tiles: Kernel, by_k_bl
             and (rows > tallest or load_slot(cell, Cell.BEYOND_L2) > 0)
             and load_slot(cell, Cell.OUTPUTS) >= load_slot(plan, Header.K_BLOCK_MIN)
         )
-        onward = -1 if odd else 1
-        for n in range(begin, end):
-            block = begin + end - 1 - n if odd else n
+        onward, full, done = -1 if odd else 1, load_slot(cell, Cell.UNITS) // lanes, begin
+        while done < end:
+            block, blocks = begin + end - 1 - done if odd else done, 1
             if block >= whole:
                 tail_tiles(plan, rows, cell, block, of)
             elif in_turns:
-                by_k_blocks(plan, cell, block, onward, rows, of)
+                if block < full:  # the last one may have fewer units, and is done by itself
+                    blocks = blocks_at_once(cell, rows, end - done if odd else smaller(end, full) - done)
+                step(plan, cell, block, blocks, onward, rows, of)
             else:
                 tiles(plan, rows, cell, block, of)
+            done += blocks
 
     return block_step

@@ -118,8 +118,9 @@ def side_by_side(loop, chains):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_chains_of_several_rows_run_side_by_side(number):
-    code = text(number, "x86-64-v3")
-    assert all(side_by_side(loop, n) for loop, n in zip(main_loops(code, "epilogue_of_rows"), (6, 4, 4), strict=True))
+    for name in ("epilogue_of_rows", "epilogue_of_blocks"):
+        loops = main_loops(text(number, "x86-64-v3"), name)
+        assert all(side_by_side(loop, n) for loop, n in zip(loops, (6, 4, 4), strict=True))
 
 
 def test_the_check_notices_chains_one_after_the_other(monkeypatch):
