@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from judge import same_bits
 
 import numlstm
 from numlstm import optim, reference
@@ -42,10 +43,6 @@ FORCED = (
 DIGEST = "d4030d6e008e0e03"
 
 
-def same(a, b):
-    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
 def made(inputs, units, flags, seed=0):
     return numlstm.LSTM(inputs, units, **flags, seed=seed).eval().quantize_weights("int8")
 
@@ -70,7 +67,7 @@ def steps_that_differ(lstm, x):
         gates = np.concatenate(reference.gate_sums(own, step, h, dtype=np.float32, int8=True), axis=1)
         want = cell(gates[None], (np.zeros_like(h)[None], c[None]))[1]
         got = lstm(step[None], (h[None], c[None]))[1]
-        if not all(map(same, want, got)):
+        if not all(map(same_bits, want, got)):
             found.append(t)
         h, c = got[0][0], got[1][0]
     return found
@@ -105,7 +102,7 @@ def test_weights_are_rounded_as_the_reference_does():
     w[3] = 0
     integers, scales = int8.rounded(w)
     expected, expected_scales = reference.int8_weights(w)
-    assert np.array_equal(integers, expected) and same(scales, expected_scales) and scales[3] == 0
+    assert np.array_equal(integers, expected) and same_bits(scales, expected_scales) and scales[3] == 0
     assert (np.abs(integers).max(axis=1)[np.arange(40) != 3] == 127).all()
     exact = integers.astype(np.float64) * scales[:, None]
     assert np.array_equal(int8.widened(integers, scales), exact)
@@ -142,10 +139,10 @@ def test_rows_and_steps_are_independent_of_the_others():
     x = numbers(9, 5, 6)
     output, (h_n, c_n) = lstm(x)
     for row in range(5):
-        assert same(lstm(x[:, row : row + 1])[0][:, 0], output[:, row])
+        assert same_bits(lstm(x[:, row : row + 1])[0][:, 0], output[:, row])
     first, state = lstm(x[:4])
     last, (h, c) = lstm(x[4:], state)
-    assert same(np.concatenate([first, last]), output) and same(h, h_n) and same(c, c_n)
+    assert same_bits(np.concatenate([first, last]), output) and same_bits(h, h_n) and same_bits(c, c_n)
 
 
 def test_streams_pools_and_packed_sequences_have_the_same_bits():
@@ -153,19 +150,19 @@ def test_streams_pools_and_packed_sequences_have_the_same_bits():
     x = numbers(9, 6)
     want, _ = lstm(x)
     stream = lstm.stream()
-    assert same(np.stack([stream(step) for step in x]), want)
-    assert same(lstm.stream()(x[:, None])[:, 0], want)
+    assert same_bits(np.stack([stream(step) for step in x]), want)
+    assert same_bits(lstm.stream()(x[:, None])[:, 0], want)
     pool = lstm.pool()
     session = pool.open()
-    assert same(np.stack([pool.step({session: step})[session] for step in x]), want)
+    assert same_bits(np.stack([pool.step({session: step})[session] for step in x]), want)
     packed = numlstm.pack_sequence([x, x[:4]])
     outputs, _ = numlstm.pad_packed_sequence(lstm(packed)[0])
-    assert same(outputs[:, 0], want) and same(outputs[:4, 1], want[:4])
+    assert same_bits(outputs[:, 0], want) and same_bits(outputs[:4, 1], want[:4])
     padded, out = np.stack([x, x], 1), lstm(np.stack([x, x], 1))
-    assert same(lstm(padded, lengths=[9, 4])[0][:4], out[0][:4])
+    assert same_bits(lstm(padded, lengths=[9, 4])[0][:4], out[0][:4])
     into = tuple(np.empty_like(part) for part in (out[0], *out[1]))
     lstm(padded, out=into)
-    assert same(into[0], out[0])
+    assert same_bits(into[0], out[0])
 
 
 @pytest.mark.parametrize("call", [(64, 256, {"num_layers": 2}, 20, 8), (40, 200, {"bidirectional": True}, 9, 1),
@@ -197,7 +194,7 @@ def test_a_row_with_a_number_that_is_not_finite_is_nan(value):
     got = lstm(x)[0]
     assert np.isnan(got[1:, 1]).all()
     got[1:, 1] = want[1:, 1]
-    assert same(got, want)
+    assert same_bits(got, want)
     h_0 = np.zeros((1, 3, 40), np.float32)
     h_0[0, 2, 39] = value
     assert np.isnan(lstm(x, (h_0, np.zeros_like(h_0)))[0][:, 2]).all()
@@ -207,7 +204,7 @@ def test_small_and_large_numbers():
     lstm = made(4, 8, {})
     zeros = lstm(np.zeros((2, 1, 4), np.float32))[0]
     for faint in (2.0**-101, 1e-45):
-        assert same(lstm(np.full((2, 1, 4), faint, np.float32))[0], zeros)
+        assert same_bits(lstm(np.full((2, 1, 4), faint, np.float32))[0], zeros)
     large = lstm(np.full((2, 1, 4), 3e38, np.float32))[0]
     assert np.isfinite(large).all()
     h_0 = np.full((1, 1, 8), 50, np.float32)  # beyond what a cell computes, and not cut off
@@ -245,10 +242,10 @@ def test_a_quantized_lstm_says_so_and_is_copied_as_one():
     assert (lstm.weights, lstm.dtype, lstm.training) == ("int8", np.float32, False)
     x = np.ones((3, 6), np.float32)
     for twin in (pickle.loads(pickle.dumps(lstm)), copy.copy(lstm), copy.deepcopy(lstm)):
-        assert twin.weights == "int8" and same(twin(x)[0], lstm(x)[0])
+        assert twin.weights == "int8" and same_bits(twin(x)[0], lstm(x)[0])
     floats = lstm.quantize_weights("float32")
-    assert floats.weights == "float32" and all(map(same, floats.parameters(), lstm.parameters()))
-    assert same(floats.quantize_weights("int8")(x)[0], lstm(x)[0])
+    assert floats.weights == "float32" and all(map(same_bits, floats.parameters(), lstm.parameters()))
+    assert same_bits(floats.quantize_weights("int8")(x)[0], lstm(x)[0])
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
@@ -257,8 +254,8 @@ def test_files_keep_them(tmp_path, suffix):
     quantized, path, x = lstm.quantize_weights("int8"), tmp_path / f"model{suffix}", numbers(5, 64)
     quantized.save(path)
     loaded = numlstm.load(path)
-    assert loaded.weights == "int8" and all(map(same, loaded.parameters(), quantized.parameters()))
-    assert same(loaded(x)[0], quantized(x)[0])
+    assert loaded.weights == "int8" and all(map(same_bits, loaded.parameters(), quantized.parameters()))
+    assert same_bits(loaded(x)[0], quantized(x)[0])
     assert numlstm.load(path, weights="float32").weights == "float32"
     result = CliRunner().invoke(main, ["inspect", str(path)])
     assert result.exit_code == 0, result.output
@@ -270,7 +267,7 @@ def test_files_keep_them(tmp_path, suffix):
             kinds = {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
             whole = file.get_tensor("weight_hh_l0") * file.get_tensor("weight_hh_l0_scale")
         assert kinds["weight_hh_l0"] == ("I8", [256, 64]) and kinds["weight_hh_l0_scale"] == ("F32", [256, 1])
-        assert kinds["bias_ih_l0"] == ("F32", [256]) and same(whole, quantized.weight_hh_l0)
+        assert kinds["bias_ih_l0"] == ("F32", [256]) and same_bits(whole, quantized.weight_hh_l0)
         assert path.stat().st_size < 0.3 * 4 * (2 * 256 * 64 + 512)
 
 
@@ -317,7 +314,7 @@ def test_load_convert_and_check_round(tmp_path):
     lstm.save(tmp_path / "a.npz")
     want = lstm.quantize_weights("int8")
     loaded = numlstm.load(tmp_path / "a.npz", weights="int8")
-    assert loaded.weights == "int8" and all(map(same, loaded.parameters(), want.parameters()))
+    assert loaded.weights == "int8" and all(map(same_bits, loaded.parameters(), want.parameters()))
     files = str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors")
     result = CliRunner().invoke(main, ["convert", *files, "--weights", "int8"])
     assert result.exit_code == 0 and "weights='int8'" in result.output
@@ -332,7 +329,7 @@ def test_a_trace_has_the_gates_of_rounded_numbers():
     lstm = made(6, 20, {})
     x = numbers(4, 6)
     trace = lstm.trace(x)
-    assert same(trace.output, lstm(x)[0])
+    assert same_bits(trace.output, lstm(x)[0])
     own = {name.removesuffix("_l0"): value for name, value in lstm.state_dict().items()}
     cell = next(iter(trace.cells.values()))
     i = reference.gate_sums(own, x[1:], cell.h[:-1], dtype=np.float32, int8=True)[0]

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from judge import same_bits
 
 import numlstm
 from numlstm import optim, reference
@@ -25,10 +26,6 @@ SIZES = (
     (20, 130, {"num_layers": 2}),
 )
 CALLS = ((1, 1), (5, 1), (4, 2), (6, 3), (3, 7), (9, 30))  # steps, rows
-
-
-def same(a, b):
-    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
 def rounded_nearest(x):
@@ -51,7 +48,7 @@ def differences(lstm, quantized):
     for steps, rows in CALLS:
         x = rng.standard_normal((steps, rows, lstm.input_size), np.float32)
         (output, states), (got, got_states) = lstm(x), quantized(x)
-        if not (same(output, got) and all(map(same, states, got_states))):
+        if not (same_bits(output, got) and all(map(same_bits, states, got_states))):
             found.append((steps, rows))
     return found
 
@@ -74,7 +71,7 @@ def test_rounding_goes_to_the_nearest_number():
             np.float32(1) + np.arange(-8, 9, dtype=np.float32) * np.float32(2.0**-9),  # ties among them
         ]
     )
-    assert same(bfloat16.widened(bfloat16.rounded(x)), rounded_nearest(x))
+    assert same_bits(bfloat16.widened(bfloat16.rounded(x)), rounded_nearest(x))
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, 0.0, -0.0, 1e-45, np.float32(2.0**-133)])
@@ -82,7 +79,7 @@ def test_special_weights_are_kept_or_become_zero(value):
     lstm = numlstm.LSTM(2, 3, seed=0)
     lstm.weight_ih_l0 = np.full((12, 2), value, np.float32)
     got = lstm.quantize_weights("bfloat16").weight_ih_l0
-    assert same(got, np.full((12, 2), 0 if value == 1e-45 else value, np.float32))
+    assert same_bits(got, np.full((12, 2), 0 if value == 1e-45 else value, np.float32))
 
 
 def test_nan_stays_nan():
@@ -95,22 +92,22 @@ def test_streams_pools_and_packed_sequences_have_the_same_bits():
     x = np.random.default_rng(0).standard_normal((9, 6), np.float32)
     want, _ = lstm(x)
     stream = quantized.stream()
-    assert same(np.stack([stream(step) for step in x]), want)
-    assert same(quantized.stream()(x[:, None])[:, 0], want)
+    assert same_bits(np.stack([stream(step) for step in x]), want)
+    assert same_bits(quantized.stream()(x[:, None])[:, 0], want)
     pool = quantized.pool()
     session = pool.open()
-    assert same(np.stack([pool.step({session: step})[session] for step in x]), want)
+    assert same_bits(np.stack([pool.step({session: step})[session] for step in x]), want)
     packed = numlstm.pack_sequence([x, x[:4]])
-    assert same(quantized(packed)[0].data, lstm(packed)[0].data)
+    assert same_bits(quantized(packed)[0].data, lstm(packed)[0].data)
     padded = np.stack([x, x], 1)
-    assert same(quantized(padded, lengths=[9, 4])[0], lstm(padded, lengths=[9, 4])[0])
+    assert same_bits(quantized(padded, lengths=[9, 4])[0], lstm(padded, lengths=[9, 4])[0])
 
 
 def test_several_threads_have_the_same_bits():
     lstm, quantized = pair(64, 256, {"num_layers": 2})
     x = np.random.default_rng(0).standard_normal((20, 8, 64), np.float32)
     with numlstm.num_threads(3):
-        assert same(quantized(x)[0], lstm(x)[0])
+        assert same_bits(quantized(x)[0], lstm(x)[0])
 
 
 def test_half_the_memory_is_read():
@@ -131,9 +128,9 @@ def test_a_quantized_lstm_says_so_and_is_copied_as_one():
     assert (lstm.weights, lstm.dtype, lstm.training) == ("bfloat16", np.float32, False)
     x = np.ones((3, 6), np.float32)
     for twin in (pickle.loads(pickle.dumps(lstm)), copy.copy(lstm), copy.deepcopy(lstm)):
-        assert twin.weights == "bfloat16" and same(twin(x)[0], lstm(x)[0])
+        assert twin.weights == "bfloat16" and same_bits(twin(x)[0], lstm(x)[0])
     back = lstm.quantize_weights("float32")
-    assert back.weights == "float32" and all(map(same, back.parameters(), lstm.parameters()))
+    assert back.weights == "float32" and all(map(same_bits, back.parameters(), lstm.parameters()))
 
 
 def test_assigned_weights_are_rounded_too():
@@ -148,7 +145,7 @@ def test_files_keep_them(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
     quantized.save(path)
     loaded = numlstm.load(path)
-    assert loaded.weights == "bfloat16" and all(map(same, loaded.parameters(), quantized.parameters()))
+    assert loaded.weights == "bfloat16" and all(map(same_bits, loaded.parameters(), quantized.parameters()))
     assert numlstm.load(path, weights="float32").weights == "float32"
     if suffix == ".safetensors":
         whole = tmp_path / "whole.safetensors"
@@ -168,7 +165,7 @@ def test_a_file_of_rounded_weights_loads_anywhere(tmp_path):
     quantized.save(tmp_path / "model.safetensors")
     module = torch.nn.LSTM(6, 4)
     module.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert same(module.weight_ih_l0.detach().numpy(), quantized.weight_ih_l0)
+    assert same_bits(module.weight_ih_l0.detach().numpy(), quantized.weight_ih_l0)
 
 
 def test_load_and_convert_round(tmp_path):
@@ -176,7 +173,7 @@ def test_load_and_convert_round(tmp_path):
     lstm.save(tmp_path / "a.npz")
     want = lstm.quantize_weights("bfloat16")
     loaded = numlstm.load(tmp_path / "a.npz", weights="bfloat16")
-    assert loaded.weights == "bfloat16" and all(map(same, loaded.parameters(), want.parameters()))
+    assert loaded.weights == "bfloat16" and all(map(same_bits, loaded.parameters(), want.parameters()))
     result = CliRunner().invoke(
         main, ["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors"), "--weights", "bfloat16"]
     )

@@ -206,7 +206,7 @@ def opens(tree):
                 yield node.lineno, name
 
 
-OWN = ("kernels/", "bench/", "demo/", "cuda/", "dask/", "export/")  # their own files, or another opener
+OWN = ("kernels/", "wheels/", "bench/", "demo/", "cuda/", "dask/", "export/")  # their own files, or another opener
 SYSTEM = {"runtime/cores.py", "base/opening.py", "base/atomic.py"}  # /proc, the one place, and the one that writes
 
 

@@ -34,7 +34,7 @@ rng = np.random.default_rng(5)
 
 
 def numbers(*shape):
-    return rng.standard_normal(shape).astype(np.float32)
+    return rng.standard_normal(shape, np.float32)
 
 
 LSTM = {"W": numbers(1, 16, 3), "R": numbers(1, 16, 4), "B": numbers(1, 32)}
