@@ -299,7 +299,8 @@ def turned(stack: list[Layer], graph: Graph, constants: Constants) -> Turned:
 
     def before(value: Value) -> Iterable[Value]:
         node = graph.maker(value)
-        return graph.inputs_of(node) if node is not None and passes(node) else ()
+        # more than are looked at would be resolved for nothing, of a node with thousands of inputs for each LSTM
+        return islice(graph.inputs_of(node), BETWEEN) if node is not None and passes(node) else ()
 
     def after(value: Value) -> Iterator[Value]:
         for use in graph.readers(value):
