@@ -183,8 +183,9 @@ class Panels:
         else:
             layer, _, own = self.config.place(name)
             value = np.empty(self.config.cell_shapes(layer)[own], self.dtype)
+            of_gates = self._by_gates(name, value)
             for inner, outer in self._pieces(name):
-                value[outer] = self._unpacked(inner, value[outer].shape)
+                of_gates[outer] = self._unpacked(inner, of_gates[outer].shape)
         value.flags.writeable = False
         return value
 
@@ -199,11 +200,13 @@ class Panels:
             if name.startswith("bias"):
                 self._biases[name] = np.array(value, self.dtype)
             else:
+                of_gates = self._by_gates(name, value)
                 for inner, outer in self._pieces(name):
                     if self.config.weights:
-                        self._pack_into(inner, value[outer], name)
+                        self._pack_into(inner, of_gates[outer], name)
                     else:
-                        inner[...] = value[outer]
+                        inner[...] = of_gates[outer]
+                del of_gates
             del value  # before the next is read
         if self.config.bias:
             for cell, (_, _, suffix) in enumerate(self.config.cells()):
@@ -235,8 +238,14 @@ class Panels:
                 at = start + block * width + gate * lanes
                 self.data[at : at + part.stop - part.start] = of_gate[part]
 
-    def _pieces(self, name: str) -> Iterator[tuple[Array, slice | tuple[slice, slice]]]:
-        """A weight matrix block by block: (view of the panel with rows first, its place in the matrix).
+    def _by_gates(self, name: str, value: Array) -> Array:
+        """A weight matrix, ``[gate][row]``. W_hr has one for all."""
+        _, _, kind = self.config.place(name)
+        gates = {"weight_hr": 1, "weight_ch": PEEPHOLE_GATES}.get(kind, 4)
+        return value.reshape(gates, -1, *value.shape[1:])
+
+    def _pieces(self, name: str) -> Iterator[tuple[Array, tuple[int | slice, slice]]]:
+        """A weight matrix block by block: (view of the panel with rows first, its gate or all four, and rows).
 
         Of weights in bfloat16, the view has their bits as uint16; of int8, it has the words of four and what is behind.
         """
@@ -250,8 +259,7 @@ class Panels:
             for block, part in _blocks(units, lanes):
                 for gate in range(PEEPHOLE_GATES):
                     at = self._layouts[cell].peepholes + (block * PEEPHOLE_GATES + gate) * lanes
-                    where = slice(gate * units + part.start, gate * units + part.stop)
-                    yield self.data[at : at + part.stop - part.start], where
+                    yield self.data[at : at + part.stop - part.start], (gate, part)
             return
         if kind == "weight_hr":
             blocks = -(-outputs // lanes)
@@ -260,7 +268,7 @@ class Panels:
                 group = block // 4 * 4
                 columns, column = (4, block - group) if group + 4 <= blocks else (1, 0)
                 panel = self._registers(at, terms_of(units), columns)
-                yield panel[:, column // halves, column % halves, : part.stop - part.start].T, (part, slice(None))
+                yield panel[:, column // halves, column % halves, : part.stop - part.start].T, (0, part)
                 if columns == 1 or column == 3:
                     at += terms_of(units) * self._in_memory(columns) * lanes
             return
@@ -269,10 +277,12 @@ class Panels:
         for block, part, own in _gate_blocks(units, lanes):
             at = self._layouts[cell].panel + block * terms * self._in_memory(4) * lanes
             panel, size = self._registers(at, terms, 4 * own // lanes)[first:last], part.stop - part.start
+            if own == lanes and not config.weights:  # one copy for all gates
+                yield panel[:, :, 0, :size].transpose(1, 2, 0), (slice(None), part)
+                continue
             for gate in range(4):
                 column, lane = divmod(gate * own, lanes)
-                rows = slice(gate * units + part.start, gate * units + part.stop)
-                yield panel[:, column // halves, column % halves, lane : lane + size].T, (rows, slice(None))
+                yield panel[:, column // halves, column % halves, lane : lane + size].T, (gate, part)
 
     def _in_memory(self, columns: int) -> int:
         """Registers of memory that hold ``columns`` registers of weights."""
