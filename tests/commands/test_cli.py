@@ -62,7 +62,7 @@ class TestStart:
         assert result.output.startswith("numlstm ")
 
 
-KERNELS = ("float32", "float64", "bfloat16", "float32-training", "float64-training")
+KERNELS = ("float32", "float64", "bfloat16", "int8", "float32-training", "float64-training")
 
 
 class TestErrors:
@@ -240,7 +240,7 @@ class TestWarmup:
 
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache").chmod(0o777)
-        code = {name: jit.object_code(name, registry.level())[0] for name in KERNELS}
+        code = {name: jit.object_code(name, registry.level_of(name))[0] for name in KERNELS}
         monkeypatch.setenv("NUMLSTM_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setattr(build, "object_code", lambda number, level: code[number])
         monkeypatch.setattr(registry, "_loaded", {})
@@ -267,7 +267,7 @@ class TestTelling:
     FROM_CODE = (
         "import os, sys, types\n"
         "from numlstm.kernels.loading import jit, registry\n"
-        f"code = {{number: jit.object_code(number, registry.level())[0] for number in {KERNELS}}}\n"
+        f"code = {{number: jit.object_code(number, registry.level_of(number))[0] for number in {KERNELS}}}\n"
         "build = types.SimpleNamespace(object_code=lambda number, level: code[number])\n"
         "sys.modules['numlstm.kernels.loading.build'] = build\n"  # no test needs to wait for what is made here
         "os.environ['NUMLSTM_CACHE_DIR'] = sys.argv[1]\n"
@@ -292,7 +292,7 @@ class TestTelling:
         from numlstm.kernels.loading import registry
 
         return [
-            f"numlstm: compiling the {name} kernels for {registry.level().name}, {once}; some 15 seconds"
+            f"numlstm: compiling the {name} kernels for {registry.level_of(name).name}, {once}; some 15 seconds"
             for name in names
         ]
 

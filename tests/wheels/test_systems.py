@@ -59,7 +59,7 @@ def test_it_exports_the_entries_and_needs_nothing(made):
         assert facts.undefined <= {"dyld_stub_binder"}
 
 
-@pytest.mark.parametrize("name", targets.TARGETS)
+@pytest.mark.parametrize("name", sorted(targets.TARGETS.keys() - {"wasm32"}))
 def test_the_same_object_links_to_the_same_bytes(name):
     """Or else the same commit gave another wheel on each day."""
     import llvmlite.binding as llvm
