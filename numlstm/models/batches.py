@@ -13,12 +13,34 @@ from numlstm.nn.layers import Embedding
 from numlstm.nn.sequential import Sequential
 
 
-def forward_frame(model: Any, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
-    """The results of a model for the sequences of a pandas DataFrame, as `Sequential.forward_frame` gives them."""
-    batches = Batches(model)
-    return frames.forward_frame(
-        batches, frame, group=group, order=order, features=features, batch_first=True, indices=False
-    )
+class RunsFrames:
+    """A model that runs over tables."""
+
+    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
+        """Run the model over the sequences of a pandas DataFrame, as `numlstm.nn.Sequential.forward_frame` does.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            A row for each step, in any order.
+        group, order : str
+            The column that names the sequence of a row, and the column that orders its steps, without ties.
+        features : sequence of str, optional
+            The input columns in order; default: all others.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each step, or for each sequence, whichever the model gives.
+
+        Raises
+        ------
+        ValueError
+            As `numlstm.nn.Sequential.forward_frame` raises it; or the model has several inputs or outputs.
+        """
+        return frames.forward_frame(
+            Batches(self), frame, group=group, order=order, features=features, batch_first=True, indices=False
+        )
 
 
 class Batches:

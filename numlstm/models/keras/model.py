@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -16,7 +16,7 @@ from numlstm.formats.budget import shown
 from numlstm.formats.keras import layers as configuration
 from numlstm.formats.keras.reader import Described
 from numlstm.lstm import LSTM
-from numlstm.models.batches import forward_frame
+from numlstm.models.batches import RunsFrames
 from numlstm.models.keras.building import Place, places, prepare
 from numlstm.models.keras.chain import sequential_of
 from numlstm.models.keras.graph import Graph, Input, refs_in
@@ -54,7 +54,7 @@ def build(contents: Contents) -> KerasModel:
 LARGEST = 1 << 20  # numbers of an input that a summary makes up
 
 
-class KerasModel:
+class KerasModel(RunsFrames):
     """A Keras model in eval mode: call it with arrays, as the model of Keras.
 
     Attributes
@@ -182,30 +182,6 @@ class KerasModel:
         for layer in self._layers.values():
             if layer.reset is not None:
                 layer.reset()
-
-    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
-        """Run the model over the sequences of a pandas DataFrame, as `numlstm.nn.Sequential.forward_frame` does.
-
-        Parameters
-        ----------
-        frame : pandas.DataFrame
-            A row for each step, in any order.
-        group, order : str
-            The column that names the sequence of a row, and the column that orders its steps, without ties.
-        features : sequence of str, optional
-            The input columns in order; default: all others.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each step, or for each sequence, whichever the model gives.
-
-        Raises
-        ------
-        ValueError
-            As `numlstm.nn.Sequential.forward_frame` raises it; or the model has several inputs or outputs.
-        """
-        return forward_frame(self, frame, group=group, order=order, features=features)
 
     def summary(self) -> Summary:
         """The layers in order, with output shapes and numbers of parameters."""

@@ -7,7 +7,7 @@ once for these shapes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from numlstm.base.wording import counted
 from numlstm.formats import Contents
 from numlstm.formats.budget import shown
 from numlstm.lstm import LSTM
-from numlstm.models.batches import forward_frame
+from numlstm.models.batches import RunsFrames
 from numlstm.models.onnx.chain import NotAChainError
 from numlstm.models.onnx.layered import Layered, input_axes
 from numlstm.models.onnx.listing import summary_of, words
@@ -100,7 +100,7 @@ class Input(NamedTuple):
     shape: tuple[int | None, ...] | None
 
 
-class OnnxModel:
+class OnnxModel(RunsFrames):
     """An ONNX model: call it with arrays, in the order of the graph's inputs.
 
     Attributes
@@ -335,30 +335,6 @@ class OnnxModel:
         if not layered.gives_steps:
             raise ValueError(f"the graph cannot run step by step: its outputs are states alone\n{HINT}")
         return layered.model.stream(batch_size)
-
-    def forward_frame(self, frame: Any, *, group: str, order: str, features: Sequence[str] | None = None) -> Any:
-        """Run the model over the sequences of a pandas DataFrame, as `numlstm.nn.Sequential.forward_frame` does.
-
-        Parameters
-        ----------
-        frame : pandas.DataFrame
-            A row for each step, in any order.
-        group, order : str
-            The column that names the sequence of a row, and the column that orders its steps, without ties.
-        features : sequence of str, optional
-            The input columns in order; default: all others.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each step, or for each sequence, whichever the model gives.
-
-        Raises
-        ------
-        ValueError
-            As `numlstm.nn.Sequential.forward_frame` raises it; or the model has several inputs or outputs.
-        """
-        return forward_frame(self, frame, group=group, order=order, features=features)
 
     def summary(self) -> Summary:
         """The nodes in order, with output shapes where the file states them, and numbers of parameters."""
