@@ -18,7 +18,7 @@ from numlstm.kernels.plan_layout import ArraySpec, Fastcall, Header
 from numlstm.kernels.training.backward_layout import OWN_RECORD, SmallCall, SmallGradient
 from numlstm.runtime import object_layout
 from numlstm.runtime.executor import FAST_CALL_BYTES, STEP_WORK
-from numlstm.runtime.fast_call import GIL_WORK
+from numlstm.runtime.fast_call import GIL_WORK, describe_objects
 from numlstm.runtime.object_layout import address
 from numlstm.runtime.packed_weights import Panels, aligned_record
 from numlstm.runtime.planner import Plan, specify, with_array_specs
@@ -97,13 +97,7 @@ class SmallShape:
         """Say how objects are recognised and made."""
         functions, config, size = object_layout.functions, self.owner.config, self.owner.dtype.itemsize
         assert functions is not None
-        slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(tuple), object_layout.COUNT
-        slots[Fastcall.NEW_ARRAY : Fastcall.DECREF + 1] = (
-            functions.new_array,
-            functions.new_tuple,
-            functions.incref,
-            functions.decref,
-        )
+        describe_objects(slots, functions)
         slots[SmallCall.SET_BASE] = functions.set_base
         slots[SmallCall.INPUT_COUNT], slots[SmallCall.OUTPUT_COUNT] = prod(self.input), prod(self.results[0])
         slots[SmallCall.LAYERS], slots[SmallCall.PARAMETERS] = config.num_layers, len(self.owner.places)

@@ -56,13 +56,7 @@ def make(
     slots, buffers = aligned_record(
         length + plan.slots.size, dtype, **{name: getattr(plan, name) for name in BUFFERS.values()}
     )
-    slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(tuple), object_layout.COUNT
-    slots[Fastcall.NEW_ARRAY : Fastcall.DECREF + 1] = (
-        functions.new_array,
-        functions.new_tuple,
-        functions.incref,
-        functions.decref,
-    )
+    describe_objects(slots, functions)
     if work > GIL_WORK:
         slots[Fastcall.SAVE_THREAD], slots[Fastcall.RESTORE_THREAD] = functions.save_thread, functions.restore_thread
     for n, shape in enumerate(results):
@@ -73,3 +67,14 @@ def make(
     header[list(BUFFERS)] = [address(buffer) for buffer in buffers.values()]
     run: FastCall = kernel.fastcall(slots)
     return run
+
+
+def describe_objects(slots: Array, functions: object_layout.Functions) -> None:
+    """Say in the slots of a built-in function how objects are recognised and made."""
+    slots[Fastcall.TUPLE], slots[Fastcall.COUNT_AT] = id(tuple), object_layout.COUNT
+    slots[Fastcall.NEW_ARRAY : Fastcall.DECREF + 1] = (
+        functions.new_array,
+        functions.new_tuple,
+        functions.incref,
+        functions.decref,
+    )
