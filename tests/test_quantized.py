@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from judge import same_bits
+from samples import CALLS, SIZES
 
 import numlstm
 from numlstm import optim, reference
@@ -14,18 +15,6 @@ from numlstm.base import bfloat16
 from numlstm.cli import main
 
 pytestmark = pytest.mark.cpu_level
-
-# input, hidden, and what else: whole and tail blocks, few and many, each kind of last group of W_hr
-SIZES = (
-    (1, 40, {}),
-    (6, 4, {"num_layers": 2}),
-    (5, 7, {"bidirectional": True}),
-    (3, 24, {"bias": False}),
-    (10, 50, {"num_layers": 2, "bidirectional": True, "proj_size": 20}),
-    (40, 136, {"proj_size": 70}),
-    (20, 130, {"num_layers": 2}),
-)
-CALLS = ((1, 1), (5, 1), (4, 2), (6, 3), (3, 7), (9, 30))  # steps, rows
 
 
 def rounded_nearest(x):
@@ -53,7 +42,7 @@ def differences(lstm, quantized):
     return found
 
 
-@pytest.mark.parametrize(("inputs", "units", "flags"), SIZES)
+@pytest.mark.parametrize(("inputs", "units", "flags"), [*SIZES, (20, 130, {"num_layers": 2})])
 def test_the_bits_are_those_of_rounded_weights(inputs, units, flags):
     assert differences(*pair(inputs, units, flags)) == []
 
@@ -122,15 +111,17 @@ def test_the_reference_agrees():
     assert np.abs(quantized(x)[0] - want).max() < 2**-22
 
 
-def test_a_quantized_lstm_says_so_and_is_copied_as_one():
-    _, lstm = pair(6, 4, {"num_layers": 2})
-    assert repr(lstm) == "LSTM(6, 4, num_layers=2, weights='bfloat16')"
-    assert (lstm.weights, lstm.dtype, lstm.training) == ("bfloat16", np.float32, False)
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_a_quantized_lstm_says_so_and_is_copied_as_one(weights):
+    lstm = numlstm.LSTM(6, 4, num_layers=2, seed=0).eval().quantize_weights(weights)
+    assert repr(lstm) == f"LSTM(6, 4, num_layers=2, weights='{weights}')"
+    assert (lstm.weights, lstm.dtype, lstm.training) == (weights, np.float32, False)
     x = np.ones((3, 6), np.float32)
     for twin in (pickle.loads(pickle.dumps(lstm)), copy.copy(lstm), copy.deepcopy(lstm)):
-        assert twin.weights == "bfloat16" and same_bits(twin(x)[0], lstm(x)[0])
+        assert twin.weights == weights and same_bits(twin(x)[0], lstm(x)[0])
     back = lstm.quantize_weights("float32")
     assert back.weights == "float32" and all(map(same_bits, back.parameters(), lstm.parameters()))
+    assert same_bits(back.quantize_weights(weights)(x)[0], lstm(x)[0])
 
 
 def test_assigned_weights_are_rounded_too():
@@ -168,26 +159,28 @@ def test_a_file_of_rounded_weights_loads_anywhere(tmp_path):
     assert same_bits(module.weight_ih_l0.detach().numpy(), quantized.weight_ih_l0)
 
 
-def test_load_and_convert_round(tmp_path):
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_load_and_convert_round(tmp_path, weights):
     lstm = numlstm.LSTM(64, 64, seed=0)
     lstm.save(tmp_path / "a.npz")
-    want = lstm.quantize_weights("bfloat16")
-    loaded = numlstm.load(tmp_path / "a.npz", weights="bfloat16")
-    assert loaded.weights == "bfloat16" and all(map(same_bits, loaded.parameters(), want.parameters()))
+    want = lstm.quantize_weights(weights)
+    loaded = numlstm.load(tmp_path / "a.npz", weights=weights)
+    assert loaded.weights == weights and all(map(same_bits, loaded.parameters(), want.parameters()))
     result = CliRunner().invoke(
-        main, ["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors"), "--weights", "bfloat16"]
+        main, ["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.safetensors"), "--weights", weights]
     )
-    assert result.exit_code == 0 and "weights='bfloat16'" in result.output
-    assert numlstm.load(tmp_path / "b.safetensors").weights == "bfloat16"
+    assert result.exit_code == 0 and f"weights='{weights}'" in result.output
+    assert numlstm.load(tmp_path / "b.safetensors").weights == weights
 
 
-def test_what_cannot_be_is_refused():
+@pytest.mark.parametrize("weights", ["bfloat16", "int8"])
+def test_what_cannot_be_is_refused(weights):
     lstm, double = numlstm.LSTM(2, 3), numlstm.LSTM(2, 3, dtype="float64")
     with pytest.raises(ValueError, match="weights must be 'float32', 'bfloat16' or 'int8', not 'int4'"):
         lstm.quantize_weights("int4")
     with pytest.raises(ValueError, match="go with float32"):
-        double.quantize_weights("bfloat16")
-    quantized = lstm.quantize_weights("bfloat16")
+        double.quantize_weights(weights)
+    quantized = lstm.quantize_weights(weights)
     with pytest.raises(ValueError, match="go with float32"):
         quantized.double()
     with pytest.raises(NotImplementedError, match="vjp needs weights in float32"):
@@ -196,7 +189,7 @@ def test_what_cannot_be_is_refused():
         optim.Adam(quantized)
     with pytest.raises(AttributeError, match="cannot be changed"):
         quantized.weights = "float32"
-    assert quantized.dtype == np.float32 and quantized.weights == "bfloat16"
+    assert quantized.dtype == np.float32 and quantized.weights == weights
 
 
 def test_a_step_function_refuses_streams_of_another_kernel():

@@ -10,6 +10,17 @@ import numlstm
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# input, hidden, and what else: whole and tail blocks, few and many, each kind of last group of W_hr
+SIZES: tuple[tuple[int, int, dict[str, Any]], ...] = (
+    (1, 40, {}),
+    (6, 4, {"num_layers": 2}),
+    (5, 7, {"bidirectional": True}),
+    (3, 24, {"bias": False}),
+    (10, 50, {"num_layers": 2, "bidirectional": True, "proj_size": 20}),
+    (40, 136, {"proj_size": 70}),
+)
+CALLS = ((1, 1), (5, 1), (4, 2), (6, 3), (3, 7), (9, 30))  # steps, rows
+
 
 def make(hidden: int = 37, proj_size: int = 0, dtype: str = "float32", **flags: Any) -> numlstm.LSTM:
     """An LSTM in eval mode of 5 features. Its 37 units fill no register of any CPU."""
